@@ -1,0 +1,1 @@
+"""Verdicts on cancelled orders: did the seller induce the cancellation?"""

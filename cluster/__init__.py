@@ -1,0 +1,1 @@
+"""Infrastructure shared by both products: settings, storage, commit, Ray sessions, tracking."""

@@ -1,0 +1,64 @@
+"""The whole command line of a job: settings in, one line of error out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from cluster.settings import Settings, describe_settings, load_settings
+
+S = TypeVar("S", bound=Settings)
+
+
+def run_job(
+    main: Callable[[S], None], cls: type[S], *, defaults: Path | None = None, arguments: Sequence[str] | None = None
+) -> None:
+    """Read settings, run `main`, and leave with a status that a scheduler understands.
+
+    `--help` lists the settings, `--dry-run` prints them resolved, `--NAME` is short for `NAME=true`.
+    Status 0: done; 1: an outside system failed, run it again; 2: input or settings are wrong.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(
+        level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if {"--help", "-h"} & set(arguments):
+        print(_help(main, cls, defaults))
+        return
+    dry_run = "--dry-run" in arguments
+    overrides = [_expand_flag(argument) for argument in arguments if argument != "--dry-run"]
+    try:
+        job = load_settings(cls, overrides, defaults=defaults)
+        if dry_run:
+            print(job.model_dump_json(indent=2))
+            return
+        main(job)
+    except ValueError as error:
+        _leave(error, status=2)
+    except RuntimeError as error:
+        _leave(error, status=1)
+
+
+def _expand_flag(argument: str) -> str:
+    if argument.startswith("--") and "=" not in argument:
+        return f"{argument[2:].replace('-', '_')}=true"
+    return argument
+
+
+def _leave(error: Exception, *, status: int) -> None:
+    """Print the sentence, not the stack: LOG_LEVEL=debug shows where it came from."""
+    logging.getLogger(__name__).debug("job failed", exc_info=error)
+    cause = getattr(error, "cause", None)  # Ray wraps what a worker raised
+    print(f"error: {cause or error}", file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def _help(main: Callable[[S], None], cls: type[Settings], defaults: Path | None) -> str:
+    module = sys.modules[main.__module__]
+    rows = [f"  {name} = {default}\n      {text}".rstrip() for name, default, text in describe_settings(cls)]
+    source = f"Defaults are read from {defaults.name}.\n" if defaults and defaults.exists() else ""
+    return f"{(module.__doc__ or '').strip()}\n\nSettings ([file.toml] [name=value …]):\n{source}" + "\n".join(rows)

@@ -1,0 +1,189 @@
+"""Bytes on a local disk or in an S3 bucket, behind one set of functions.
+
+Locations are strings (`s3://bucket/key` or a path): `Path` would fold the two slashes. S3 is reached
+through s3fs; the endpoint and the credentials come from the usual AWS_* variables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+_PARALLEL_REQUESTS = 16
+_S3_OPTIONS: dict[str, Any] = {
+    # The one retry policy for object storage: botocore's standard mode repeats 500, 502, 503, 504, throttling
+    # and broken connections with exponential backoff and jitter, about two minutes in all.
+    "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 10}, "connect_timeout": 10, "read_timeout": 60},
+    # Another process may have written since: a cached listing would hide its manifests.
+    "use_listings_cache": False,
+}
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in a listing; `version` changes when its content does (ETag, or modification time)."""
+
+    url: str
+    size_bytes: int
+    version: str
+
+
+def open_filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """Return the file system of a location and the path inside it.
+
+    Raises:
+        ValueError: If the scheme is neither a path, file:// nor s3://.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme == "file":
+        path = url.removeprefix("file://")
+        return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+    if scheme == "s3":
+        return fsspec.filesystem("s3", **_S3_OPTIONS), url.removeprefix("s3://").rstrip("/")
+    raise ValueError(f"{url}: unknown storage {scheme}://, expected a local path or s3://bucket/key")
+
+
+def join_url(base: str, *names: str) -> str:
+    """Append path parts to a location."""
+    return "/".join([base.rstrip("/"), *names])
+
+
+def read_bytes(url: str) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    filesystem, path = open_filesystem(url)
+    return filesystem.cat_file(path)
+
+
+def read_ranges(urls: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
+    """Read one byte range of each file, in parallel where the storage is remote."""
+    if not urls:
+        return []
+    filesystem, _ = open_filesystem(urls[0])
+    paths = [open_filesystem(url)[1] for url in urls]
+    return filesystem.cat_ranges(paths, list(starts), list(ends), on_error="raise")
+
+
+def exists(url: str) -> bool:
+    """Tell whether a file or folder is there."""
+    filesystem, path = open_filesystem(url)
+    return filesystem.exists(path)
+
+
+def list_files(url: str, *, suffix: str = "") -> list[StoredFile]:
+    """List the files under a folder, or the file itself, sorted by location; none if nothing is there."""
+    filesystem, path = open_filesystem(url)
+    try:
+        found = filesystem.find(path, detail=True)
+    except FileNotFoundError:
+        return []
+    prefix = "s3://" if url.startswith("s3://") else ""
+    files = [
+        StoredFile(prefix + name, int(info["size"]), str(info.get("ETag") or info.get("mtime", "")).strip('"'))
+        for name, info in found.items()
+        if name.endswith(suffix) and info.get("type") == "file"
+    ]
+    return sorted(files, key=lambda file: file.url)
+
+
+def write_bytes(url: str, data: bytes) -> None:
+    """Write a file whole: a reader sees the old content or the new, never a part."""
+    filesystem, path = open_filesystem(url)
+    if "file" in filesystem.protocol:
+        temporary = _write_beside(path, data)
+        os.replace(temporary, path)  # noqa: PTH105
+    else:
+        filesystem.pipe_file(path, data)
+
+
+def create_exclusive(url: str, data: bytes) -> bool:
+    """Write a file only if there is none, in one atomic step.
+
+    Returns:
+        True if this call's bytes are what is stored, False if somebody else was first. A request that
+        was applied but answered with an error is repeated and then finds its own bytes: still True.
+    """
+    filesystem, path = open_filesystem(url)
+    try:
+        if "file" in filesystem.protocol:
+            temporary = _write_beside(path, data)
+            try:
+                os.link(temporary, path)  # unlike rename, link refuses an existing name
+            finally:
+                os.unlink(temporary)  # noqa: PTH108
+        else:
+            filesystem.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return read_bytes(url) == data
+    return True
+
+
+def _write_beside(path: str, data: bytes) -> str:
+    folder = os.path.dirname(path)  # noqa: PTH120
+    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")  # noqa: PTH118
+    with open(temporary, "wb") as file:  # noqa: PTH123
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+def copy_files(sources: Sequence[str], targets: Sequence[str]) -> None:
+    """Copy files within one storage, on the server where it can; a target that exists is replaced."""
+
+    def copy(source: str, target: str) -> None:
+        filesystem, path = open_filesystem(source)
+        if "file" in filesystem.protocol:
+            write_bytes(target, read_bytes(source))
+        else:
+            filesystem.copy(path, open_filesystem(target)[1])
+
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
+        list(pool.map(copy, sources, targets, strict=True))
+
+
+def remove(url: str) -> None:
+    """Remove a file or a folder with all in it; nothing to remove is fine."""
+    filesystem, path = open_filesystem(url)
+    if filesystem.exists(path):
+        filesystem.rm(path, recursive=True)
+
+
+def fetch_folder(url: str, cache_dir: str) -> str:
+    """Make the files of a folder available on the local disk and return where.
+
+    A local folder is used in place. A remote one is copied once per content into `cache_dir`; a copy
+    that another process makes at the same time is as good.
+    """
+    if not url.startswith("s3://"):
+        return open_filesystem(url)[1]
+    files = list_files(url)
+    if not files:
+        raise ValueError(f"{url}: no files there")
+    listing = repr([(file.url, file.size_bytes, file.version) for file in files])
+    target = os.path.join(cache_dir, hashlib.sha256(listing.encode()).hexdigest()[:24])  # noqa: PTH118
+    if not os.path.isdir(target):  # noqa: PTH112
+        partial = f"{target}.{uuid.uuid4().hex}"
+        filesystem, path = open_filesystem(url)
+        for file in files:
+            remote = file.url.removeprefix("s3://")
+            local = os.path.join(partial, remote.removeprefix(path).lstrip("/"))  # noqa: PTH118
+            os.makedirs(os.path.dirname(local), exist_ok=True)  # noqa: PTH103, PTH120
+            filesystem.get_file(remote, local)
+        try:
+            os.rename(partial, target)  # noqa: PTH104
+        except OSError:
+            remove(partial)
+    return target

@@ -161,15 +161,15 @@ def remove(url: str) -> None:
         filesystem.rm(path, recursive=True)
 
 
-def fetch_folder(url: str, cache_dir: str) -> str:
-    """Make the files of a folder available on the local disk and return where.
+def fetch_folder(url: str, cache_dir: str, *, skip_suffix: str = "") -> str:
+    """Make the files of a folder, less those of one suffix, available on the local disk and return where.
 
     A local folder is used in place. A remote one is copied once per content into `cache_dir`; a copy
     that another process makes at the same time is as good.
     """
     if not url.startswith("s3://"):
         return open_filesystem(url)[1]
-    files = list_files(url)
+    files = [file for file in list_files(url) if not (skip_suffix and file.url.endswith(skip_suffix))]
     if not files:
         raise ValueError(f"{url}: no files there")
     listing = repr([(file.url, file.size_bytes, file.version) for file in files])

@@ -1,0 +1,61 @@
+"""A connection to Ray: the cluster that is there, or one of this machine's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import Field
+
+from cluster.settings import Settings
+
+_PROJECT = Path(__file__).resolve().parent.parent
+_SHARED_VARIABLES = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "HF_HUB_OFFLINE", "LOG_LEVEL")
+"""Addresses that workers need too. Secrets are not sent: a runtime environment is shown in the dashboard."""
+
+
+class SessionSettings(Settings):
+    """Which Ray to use."""
+
+    address: str | None = None
+    """Address of a cluster. None: RAY_ADDRESS, as `ray job submit` sets it, or a local Ray for this run."""
+
+    num_cpus: int | None = Field(default=None, ge=1)
+    """CPU cores of a local Ray; None: all of this machine's."""
+
+    object_store_gib: float = Field(default=1.0, gt=0)
+    """GiB of shared memory of a local Ray for blocks on their way between steps."""
+
+
+@contextmanager
+def ray_session(settings: SessionSettings) -> Iterator[None]:
+    """Connect to Ray for the length of a `with` block; a Ray that was connected before is left as it was.
+
+    Driver and workers run in one environment: the cluster's image holds the pinned packages, the code
+    comes with the job's working directory, addresses come with the driver's variables.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    environment: dict = {"env_vars": {name: os.environ[name] for name in _SHARED_VARIABLES if name in os.environ}}
+    local: dict = {}
+    if not address:
+        local = {
+            "num_cpus": settings.num_cpus,
+            "object_store_memory": int(settings.object_store_gib * 2**30),
+            "include_dashboard": False,
+        }
+    elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        # Not submitted as a job, which would bring the code along: send it.
+        environment |= {"working_dir": str(_PROJECT), "excludes": [".git", ".venv*", "var", "docs", "tests"]}
+    ray.init(address or "local", runtime_env=environment, logging_level=logging.WARNING, log_to_driver=True, **local)
+    try:
+        yield
+    finally:
+        ray.shutdown()

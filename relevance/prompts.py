@@ -77,7 +77,8 @@ def product_texts(products: pa.Table) -> pa.Array:
             text = _fold_white_space(products[column])
             heading_array = pc.if_else(pc.greater(pc.binary_length(text), 0), heading, None)
             parts.append(pc.binary_join_element_wise(heading_array, text, "", null_handling="emit_null"))
-    joined = pc.binary_join_element_wise(*parts, "", null_handling="skip")
+    # Arrow drops a row in which every part is null, hence the first part that never is.
+    joined = pc.binary_join_element_wise("", *parts, "", null_handling="skip")
     return joined.combine_chunks() if isinstance(joined, pa.ChunkedArray) else joined
 
 

@@ -1,0 +1,75 @@
+"""The model that gives labels: which files, which prompt, and the fingerprint that names both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.model_files import ModelFiles, fetch_model, resolve_model
+from relevance.engine import Engine
+from relevance.engine_settings import EngineSettings
+from relevance.prompts import PromptEncoder, load_prompt_settings
+
+
+@dataclass(frozen=True)
+class LabelModel:
+    """Pinned model and adapter. Cheap to send to workers, which fetch the files on their own machine."""
+
+    base: ModelFiles
+    adapter: ModelFiles | None
+    quantization: str
+    cache_dir: str
+
+    @property
+    def version(self) -> str:
+        """Registry name and version (or folder and digest), adapter, quantisation: `model_version` of a score."""
+        adapter = f"+{self.adapter.version}" if self.adapter else ""
+        return f"{self.base.version}{adapter}:{self.quantization}"
+
+    def fetch(self, *, weights: bool = True) -> tuple[Path, Path | None]:
+        """Bring base and adapter to this machine; without `weights` only what the prompt needs."""
+        base = fetch_model(self.base, cache_dir=self.cache_dir, weights=weights)
+        adapter = fetch_model(self.adapter, cache_dir=self.cache_dir, weights=weights) if self.adapter else None
+        return base, adapter
+
+    def encoder(self) -> PromptEncoder:
+        """Load the tokeniser and the prompt that the model (or its adapter) was trained on."""
+        from transformers import AutoTokenizer
+
+        base, adapter = self.fetch(weights=False)
+        prompt_from = adapter if adapter and (adapter / "prompt.json").exists() else base
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+        return PromptEncoder(tokenizer, load_prompt_settings(prompt_from))
+
+
+def open_label_model(name: str, adapter: str | None, *, quantization: str, cache_dir: str) -> LabelModel:
+    """Pin a model by name (see `cluster.model_files`).
+
+    Raises:
+        ValueError: If the model or the adapter is not found.
+    """
+    return LabelModel(
+        base=resolve_model(name),
+        adapter=resolve_model(adapter) if adapter else None,
+        quantization=quantization,
+        cache_dir=cache_dir,
+    )
+
+
+def fingerprint(model: LabelModel, encoder: PromptEncoder) -> str:
+    """Name everything that decides a pair's label besides the pair; hex, 16 digits.
+
+    Model and adapter are named by the digest of their files, tokeniser included.
+    """
+    parts = [model.base.digest, model.adapter.digest if model.adapter else None, model.quantization, encoder.digest]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def load_label_engine(settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> Engine:
+    """Fetch the weights to this machine and start the engine that the settings name."""
+    base, adapter = model.fetch()
+    from relevance.engine_loading import load_engine
+
+    return load_engine(base, adapter_dir=adapter, label_ids=label_ids, settings=settings)

@@ -1,0 +1,104 @@
+"""Labels already given, by fingerprint and content: what was scored yesterday is not computed today.
+
+Content-addressed and append-only: an entry says what this model and prompt give for these texts, so
+two runs that write the same entry agree and need no coordination. A file holds one shard's new
+entries and carries the shard's range of product hashes in its name, so a later day, cut into
+another number of shards, opens only the files that overlap its own range.
+
+    <store>/<fingerprint>/<first hash>-<last hash>-<random>.parquet
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster import storage
+
+DIGEST_BYTES = 16
+
+STORE_SCHEMA = pa.schema(
+    [
+        ("content", pa.binary(DIGEST_BYTES)),
+        *((f"p_{index}", pa.float32()) for index in range(4)),
+        ("label_mass", pa.float32()),
+    ]
+)
+
+
+def content_digests(product_texts: pa.Array, queries: pa.Array) -> pa.Array:
+    """Digest what the model reads of each pair, fixed-size binary (n,); neighbours often share the product."""
+    digests, last_text, product = [], None, hashlib.blake2b(digest_size=DIGEST_BYTES)
+    for text, query in zip(product_texts.to_pylist(), queries.to_pylist(), strict=True):
+        if text != last_text:
+            # The length keeps (ab, c) and (a, bc) apart.
+            encoded = text.encode()
+            product = hashlib.blake2b(len(encoded).to_bytes(8, "little") + encoded, digest_size=DIGEST_BYTES)
+            last_text = text
+        pair = product.copy()
+        pair.update(query.encode())
+        digests.append(pair.digest())
+    return pa.array(digests, pa.binary(DIGEST_BYTES))
+
+
+@dataclass(frozen=True)
+class LabelStore:
+    """The entries of one fingerprint. Cheap to send to workers."""
+
+    url: str
+    fingerprint: str
+
+    @property
+    def folder(self) -> str:
+        return storage.join_url(self.url, self.fingerprint)
+
+    def files(self) -> list[str]:
+        """List the store's files, once per run: shards then pick theirs by name."""
+        return [file.url for file in storage.list_files(self.folder, suffix=".parquet")]
+
+    def lookup(self, files: Sequence[str], hash_range: tuple[int, int], digests: pa.Array) -> tuple[np.ndarray, ...]:
+        """Find the digests among the entries of a hash range.
+
+        Returns:
+            Where each was found, bool (n,); its probabilities, float32 (n, 4); its label mass, float32 (n,).
+        """
+        n = len(digests)
+        probabilities, mass = np.zeros((n, 4), np.float32), np.zeros(n, np.float32)
+        overlapping = [file for file in files if _overlaps(file, hash_range)]
+        if not overlapping or not n:
+            return np.zeros(n, bool), probabilities, mass
+        entries = pa.concat_tables([_read(file) for file in overlapping]).combine_chunks()
+        index = pc.index_in(digests, value_set=entries["content"].combine_chunks())
+        found = np.asarray(pc.is_valid(index))
+        rows = np.asarray(pc.fill_null(index, 0))[found]
+        for column in range(4):
+            probabilities[found, column] = np.asarray(entries[f"p_{column}"])[rows]
+        mass[found] = np.asarray(entries["label_mass"])[rows]
+        return found, probabilities, mass
+
+    def add(self, hash_range: tuple[int, int], digests: pa.Array, probabilities: np.ndarray, mass: np.ndarray) -> None:
+        """Append a shard's new entries; arrays as `lookup` returns them."""
+        if not len(digests):
+            return
+        columns = [digests, *(pa.array(probabilities[:, column]) for column in range(4)), pa.array(mass)]
+        buffer = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_arrays(columns, schema=STORE_SCHEMA), buffer, compression="zstd")
+        first, end = hash_range
+        name = f"{first:016x}-{end - 1:016x}-{uuid.uuid4().hex[:12]}.parquet"
+        storage.write_bytes(storage.join_url(self.folder, name), buffer.getvalue())
+
+
+def _overlaps(file: str, hash_range: tuple[int, int]) -> bool:
+    first, last = (int(part, 16) for part in file.rpartition("/")[2].split("-")[:2])
+    return first < hash_range[1] and last >= hash_range[0]
+
+
+def _read(file: str) -> pa.Table:
+    return pq.read_table(pa.BufferReader(storage.read_bytes(file)))

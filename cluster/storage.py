@@ -151,7 +151,7 @@ def copy_files(sources: Sequence[str], targets: Sequence[str]) -> None:
             filesystem.copy(path, open_filesystem(target)[1])
 
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
-        list(pool.map(copy, sources, targets, strict=True))
+        list(pool.map(copy, sources, targets))
 
 
 def remove(url: str) -> None:

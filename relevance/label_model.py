@@ -70,6 +70,9 @@ def fingerprint(model: LabelModel, encoder: PromptEncoder) -> str:
 def load_label_engine(settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> Engine:
     """Fetch the weights to this machine and start the engine that the settings name."""
     base, adapter = model.fetch()
+    from transformers.utils import logging as transformers_logging
+
     from relevance.engine_loading import load_engine
 
+    transformers_logging.disable_progress_bar()  # one per actor in the driver's log
     return load_engine(base, adapter_dir=adapter, label_ids=label_ids, settings=settings)

@@ -136,10 +136,12 @@ class _Progress:
 
     def __init__(self, total: int, done: int) -> None:
         self._total, self._done = total, done
-        self._started, self._at_start = time.monotonic(), done
+        self._started, self._at_start = 0.0, done
         self._prompt_tokens = self._computed_tokens = 0
 
     def add(self, figures: Mapping[str, Any]) -> None:
+        # The clock starts with the first shard's first pair: loading the model says nothing of the rate.
+        self._started = self._started or time.monotonic() - figures["engine_seconds"]
         self._done += figures["read"]
         self._prompt_tokens += figures["prompt_tokens"]
         self._computed_tokens += figures["computed_tokens"]

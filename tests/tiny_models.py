@@ -39,7 +39,7 @@ def save_tiny_model(folder: Path, *, family: str = "llama", seed: int = 0, weigh
     """Write a random two-layer model of a family ("llama", "qwen2", "qwen3", "gpt2") with tokeniser and prompt."""
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = save_tiny_tokenizer(folder)
-    save_prompt_settings(PromptSettings(guidelines="brief", product_token_budget=64, query_token_budget=24), folder)
+    save_prompt_settings(PromptSettings(guidelines="brief", product_token_budget=128, query_token_budget=96), folder)
     if not weights:
         return folder
     import torch

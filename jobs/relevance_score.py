@@ -1,0 +1,70 @@
+"""Label a day of query-product pairs: exact, substitute, complement or irrelevant.
+
+Reads pairs (parquet, CSV or JSONL; a folder or a file, local or s3://) from `input`. Writes one row per pair
+under `output`, with a report and run.json beside them, visible all at once by `_SUCCESS`. Safe to resubmit:
+a finished day says so, a killed one goes on from its last committed shard.
+
+    python -m jobs.relevance_score input=s3://bucket/pairs/ds=2026-11-22 output=s3://bucket/scores
+    ray job submit --working-dir . -- python -m jobs.relevance_score input=… output=… model=… scoring.engine=vllm
+
+`--estimate` scores a sample and prints the expected time, cost and actors; nothing is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from relevance.scoring_report import ReportSettings, ScoringReport
+
+from cluster.launch import run_job
+from cluster.session import SessionSettings, ray_session
+from cluster.settings import Settings
+from cluster.tracking import TrackingSettings, tracked_run
+from relevance.estimating import estimate_day, print_estimate
+from relevance.label_model import open_label_model
+from relevance.scoring_day import score_day
+from relevance.scoring_run import ScoringSettings, open_run
+
+
+class ScoreJob(Settings):
+    """The scoring job's settings."""
+
+    input: str
+    """Pairs to label: a file or folder of parquet, CSV or JSONL, local or s3://."""
+
+    output: str
+    """Folder for the scores; the input's `ds=…` partition keeps its name below it."""
+
+    model: str = "relevance/small_model"
+    """Causal language model: folder, s3:// folder, models:/name@alias of MLflow, or hub id."""
+
+    adapter: str | None = None
+    """LoRA adapter on top of the model, named like a model; null: the model is merged already."""
+
+    cache_dir: str = "~/.cache/marketplace-llm"
+    """Where remote models are kept on each machine."""
+
+    estimate: bool = False
+    """Score a sample, print the expected time, cost and actors for the whole input, and stop."""
+
+    scoring: ScoringSettings = ScoringSettings()
+    report: ReportSettings = ReportSettings()
+    session: SessionSettings = SessionSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def main(job: ScoreJob) -> None:
+    """Score, commit and report."""
+    model = open_label_model(job.model, job.adapter, quantization=job.scoring.quantization, cache_dir=job.cache_dir)
+    run = open_run(job.input, job.output, model, job.scoring)
+    with ray_session(job.session):
+        if job.estimate:
+            print_estimate(estimate_day(run, gpu_hour_price=job.report.gpu_hour_price), run)
+            return
+        with tracked_run("relevance_score", job, job.tracking) as tracked:
+            report = ScoringReport(run, job.report, tracked)
+            report.print_summary(score_day(run, extras=report.files))
+
+
+if __name__ == "__main__":
+    run_job(main, ScoreJob, defaults=Path(__file__).with_suffix(".toml"))

@@ -1,0 +1,51 @@
+"""Servers that tests share: an S3 API, a local Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.s3_server import S3Server
+from tests.tiny_models import save_tiny_model
+
+SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+"""Real and reviewed data beside the project; tests that need it skip where it is not at hand."""
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    server = S3Server()
+    os.environ.update(server.environment())  # before Ray starts: its workers inherit the address
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, request: pytest.FixtureRequest) -> str:
+    """An empty bucket of the test's own, as s3://name."""
+    import re
+
+    import s3fs
+
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-") + f"-{os.urandom(3).hex()}"
+    s3fs.S3FileSystem(endpoint_url=s3_server.url).mkdir(name)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_server: S3Server) -> Iterator[str]:
+    """A local Ray of two cores; its address, for drivers in processes of their own."""
+    import ray
+
+    context = ray.init("local", num_cpus=2, object_store_memory=300 * 2**20, include_dashboard=False)
+    yield context.address_info["gcs_address"]
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with tokeniser and prompt."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")

@@ -141,7 +141,7 @@ class Groups:
     def spread(self, values: Array) -> tuple[Array, Array, Array, Array]:
         """Compute `spread_of` for every event."""
         count = self.count()
-        mean = ratio(self.total(values), count)
+        mean = self.total(values) / np.where(count > 0.0, count, nan)
         ordered = np.append(values[np.lexsort((values, self.owner))], nan)
         lengths = count.astype(np.int64)
         starts = np.cumsum(lengths) - lengths
@@ -150,7 +150,7 @@ class Groups:
         median = np.where(some, (ordered[np.where(some, low, -1)] + ordered[np.where(some, high, -1)]) / 2, nan)
         largest = ordered[np.where(some, starts + lengths - 1, -1)]
         distance = values - mean[self.owner]
-        deviation = np.sqrt(ratio(self.total(distance * distance), np.where(lengths > 1, count, nan)))
+        deviation = np.sqrt(self.total(distance * distance) / np.where(count > 1.0, count, nan))
         return mean, median, largest, deviation
 
     def _assign(self, owner: npt.NDArray[np.int64], values: Array) -> Array:

@@ -182,7 +182,8 @@ def _linears(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
 
 
 def _empty_layer(layer: nn.Module, kind: str, memory: ActivationMemory) -> Int8Linear | Fp8Linear:
-    inputs, outputs, bias = layer.in_features, layer.out_features, layer.bias is not None
+    inputs, outputs = (layer.nx, layer.nf) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
+    bias = layer.bias is not None
     if kind == "int8":
         return Int8Linear(inputs, outputs, bias=bias, memory=memory)
     return Fp8Linear(inputs, outputs, bias=bias)

@@ -47,6 +47,26 @@ class PackedRows:
     """int64 (n,): place of the last token of each pair, where the label is predicted."""
 
 
+def prompt_lengths(batch: TokenBatch) -> np.ndarray:
+    """Count the tokens of each pair's prompt, int64 (n,).
+
+    Raises:
+        ValueError: If a query has no token: its label would be predicted from its product alone.
+    """
+    products = np.fromiter(map(len, batch.products), np.int64, len(batch.products))
+    queries = np.fromiter(map(len, batch.queries), np.int64, len(batch.queries))
+    empty = np.flatnonzero(queries[batch.query_of_pair] == 0)
+    if len(empty):
+        raise ValueError(f"query of pair {empty[0]} of the batch has no token: expected one or more per query")
+    return len(batch.guidelines) + products[batch.product_of_pair] + queries[batch.query_of_pair]
+
+
+def write_prompt(batch: TokenBatch, pair: int) -> list[int]:
+    """Write one pair's prompt out."""
+    product, query = batch.products[batch.product_of_pair[pair]], batch.queries[batch.query_of_pair[pair]]
+    return [*batch.guidelines, *product, *query]
+
+
 def product_groups(batch: TokenBatch) -> list[tuple[int, int]]:
     """Find the (start, stop) of each run of pairs with one product."""
     if not len(batch):

@@ -24,7 +24,16 @@ from relevance.fp8_linear import Fp8Linear
 from relevance.int8_linear import Int8Linear
 from relevance.label_head import LabelHead
 from relevance.model_loading import load_model
-from relevance.prefix_rows import PackedRows, Row, pack_rows, plan_forwards, plan_rows, query_rows
+from relevance.prefix_rows import (
+    PackedRows,
+    Row,
+    pack_rows,
+    plan_forwards,
+    plan_rows,
+    prompt_lengths,
+    query_rows,
+    write_prompt,
+)
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +100,7 @@ class TransformersEngine:
         Raises:
             ValueError: If a query has no token: its label would be predicted from another's.
         """
-        lengths = _prompt_lengths(batch)
+        lengths = prompt_lengths(batch)
         if not len(batch):
             return LabelScores(np.empty((0, 4), np.float32), np.empty(0, np.float32), 0, 0)
         scores = _Scores(len(batch), prompt_tokens=int(lengths.sum()))
@@ -157,12 +166,12 @@ class TransformersEngine:
 
     def _score_unshared(self, batch: TokenBatch, scores: _Scores) -> None:
         """Write every prompt out: padded batches, sorted by length, through the model's own output layer."""
-        rows = [Row(pair, pair + 1, int(length)) for pair, length in enumerate(_prompt_lengths(batch))]
+        rows = [Row(pair, pair + 1, int(length)) for pair, length in enumerate(prompt_lengths(batch))]
         for forward in plan_forwards(rows, self._max_forward_tokens):
             pairs = np.array([row.start for row in forward])
             ids_BL = np.zeros((len(forward), forward[0].num_tokens), np.int64)
             for number, row in enumerate(forward):
-                ids_BL[number, : row.num_tokens] = _prompt(batch, row.start)
+                ids_BL[number, : row.num_tokens] = write_prompt(batch, row.start)
             last_B = torch.tensor([row.num_tokens - 1 for row in forward], device=self._device)
             kept, places = last_B.unique(return_inverse=True)
             ids = torch.from_numpy(ids_BL).to(self._device)
@@ -231,21 +240,6 @@ def _block_mask(segments_BL: torch.Tensor, prefix_tokens: int, dtype: torch.dtyp
     mask = torch.zeros(rows, 1, length, prefix_tokens + length, dtype=dtype, device=segments_BL.device)
     mask[:, 0, :, prefix_tokens:].masked_fill_(~((same | product) & causal), torch.finfo(dtype).min)
     return mask
-
-
-def _prompt(batch: TokenBatch, pair: int) -> list[int]:
-    product, query = batch.products[batch.product_of_pair[pair]], batch.queries[batch.query_of_pair[pair]]
-    return [*batch.guidelines, *product, *query]
-
-
-def _prompt_lengths(batch: TokenBatch) -> np.ndarray:
-    """Tokens of each pair's prompt, int64 (n,)."""
-    products = np.fromiter(map(len, batch.products), np.int64, len(batch.products))
-    queries = np.fromiter(map(len, batch.queries), np.int64, len(batch.queries))
-    empty = np.flatnonzero(queries[batch.query_of_pair] == 0)
-    if len(empty):
-        raise ValueError(f"query of pair {empty[0]} of the batch has no token: expected one or more per query")
-    return len(batch.guidelines) + products[batch.product_of_pair] + queries[batch.query_of_pair]
 
 
 def _probe_batch(vocab_size: int) -> TokenBatch:

@@ -41,7 +41,7 @@ class S3Server:
     def __init__(self) -> None:
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._app = DomainDispatcherApplication(create_backend_app, "s3")
+        self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._handle, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.requests: list[tuple[str, str]] = []
@@ -93,8 +93,10 @@ class S3Server:
             return self._app(environ, start_response)
         if fault.apply:
             list(self._app(environ, lambda *_: None))
+        else:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         code = {500: "InternalError", 503: "SlowDown"}.get(fault.status, "Error")
         body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
-        environ["wsgi.input"].read()
-        start_response(f"{fault.status} {code}", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+        start_response(f"{fault.status} {code}", headers)
         return [body]

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+
+from cluster import storage
+from cluster.commit import Output, read_job_manifest
+
+PLAN = {"input": "a", "model": "m1", "num_shards": 2}
+
+
+def _finish(output: Output, unit: str, content: bytes) -> bool:
+    name = output.write_data(unit, content)
+    return output.commit_unit("shards", unit, {"data": name, "num_rows": len(content)})
+
+
+def _publish(output: Output) -> bool:
+    manifests = output.manifests("shards")
+    output.publish({f"part-{unit}": manifest["data"] for unit, manifest in manifests.items()})
+    return output.commit(PLAN, {"files": sorted(f"part-{unit}" for unit in manifests)})
+
+
+def _visible(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("part-*")}
+
+
+def test_nothing_is_visible_before_all_is(tmp_path: Path) -> None:
+    output = Output(str(tmp_path / "day"))
+    assert output.open(PLAN) is None
+    assert _finish(output, "0", b"zero")
+    assert _finish(output, "1", b"one")
+    assert _visible(tmp_path / "day") == {}
+    assert read_job_manifest(output.url) is None
+    assert _publish(output)
+    assert _visible(tmp_path / "day") == {"part-0": b"zero", "part-1": b"one"}
+    assert Output(output.url).open(PLAN)["files"] == ["part-0", "part-1"]
+
+
+def test_the_first_attempt_wins_and_a_late_one_changes_nothing(tmp_path: Path) -> None:
+    early, late = Output(str(tmp_path)), Output(str(tmp_path))
+    early.open(PLAN)
+    late.open(PLAN)
+    name_of_late = late.write_data("0", b"late")
+    assert _finish(early, "0", b"early")
+    assert not late.commit_unit("shards", "0", {"data": name_of_late})
+    assert _finish(early, "1", b"x")
+    assert _publish(late)  # whoever publishes takes the winners' data
+    assert not _publish(early)
+    early.clean_up()
+    assert late.commit_unit("shards", "0", {"data": name_of_late})  # wakes up when all is over
+    assert _visible(tmp_path)["part-0"] == b"early"
+    assert Output(str(tmp_path)).open(PLAN)["files"] == ["part-0", "part-1"]
+
+
+def test_a_resumed_run_finds_what_is_finished(tmp_path: Path) -> None:
+    killed = Output(str(tmp_path))
+    killed.open(PLAN)
+    _finish(killed, "0", b"zero")
+    killed.write_data("1", b"half")  # killed before its manifest
+    resumed = Output(str(tmp_path))
+    assert resumed.open(PLAN) is None
+    assert list(resumed.manifests("shards")) == ["0"]
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_another_plan_is_refused_naming_what_differs(tmp_path: Path, committed: bool) -> None:
+    output = Output(str(tmp_path))
+    output.open(PLAN)
+    if committed:
+        _publish(output)
+    with pytest.raises(ValueError, match=r"holds a run with different model: choose another output, or remove"):
+        Output(str(tmp_path)).open({**PLAN, "model": "m2"})
+
+
+def test_staging_stays_until_the_job_is_committed(tmp_path: Path) -> None:
+    output = Output(str(tmp_path))
+    output.open(PLAN)
+    _finish(output, "0", b"zero")
+    output.clean_up()
+    assert output.manifests("shards")
+    _publish(output)
+    output.clean_up()
+    assert not storage.exists(str(tmp_path / "_staging"))

@@ -1,0 +1,96 @@
+import threading
+from pathlib import Path
+
+import pytest
+
+from cluster import storage
+from tests.s3_server import S3Server
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "f") if request.param == "local" else request.getfixturevalue("bucket") + "/f"
+
+
+def test_bytes_come_back(folder: str) -> None:
+    storage.write_bytes(f"{folder}/a.bin", b"0123456789")
+    storage.write_bytes(f"{folder}/deep/b.bin", b"abc")
+    assert storage.read_bytes(f"{folder}/a.bin") == b"0123456789"
+    assert storage.read_ranges([f"{folder}/a.bin", f"{folder}/deep/b.bin"], [2, 1], [5, 3]) == [b"234", b"bc"]
+    listed = storage.list_files(folder, suffix=".bin")
+    assert [(file.url, file.size_bytes) for file in listed] == [(f"{folder}/a.bin", 10), (f"{folder}/deep/b.bin", 3)]
+    assert storage.list_files(f"{folder}/a.bin")[0].size_bytes == 10
+    assert storage.list_files(f"{folder}/nothing") == []
+
+
+def test_version_changes_with_content(folder: str) -> None:
+    storage.write_bytes(f"{folder}/a", b"one")
+    before = storage.list_files(folder)
+    storage.write_bytes(f"{folder}/a", b"two")
+    assert storage.list_files(folder)[0].version != before[0].version
+
+
+def test_exactly_one_of_many_creators_wins(folder: str) -> None:
+    wins: list[bytes] = []
+    start = threading.Barrier(8)
+
+    def create(content: bytes) -> None:
+        start.wait()
+        if storage.create_exclusive(f"{folder}/manifest", content):
+            wins.append(content)
+
+    threads = [threading.Thread(target=create, args=(b"%d" % number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wins == [storage.read_bytes(f"{folder}/manifest")]
+
+
+def test_copy_and_remove(folder: str) -> None:
+    storage.write_bytes(f"{folder}/a", b"x")
+    storage.copy_files([f"{folder}/a"], [f"{folder}/b"])
+    assert storage.read_bytes(f"{folder}/b") == b"x"
+    storage.remove(f"{folder}/a")
+    storage.remove(f"{folder}/a")
+    assert not storage.exists(f"{folder}/a")
+
+
+def test_a_missing_file_is_a_file_not_found_error(folder: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(f"{folder}/none")
+
+
+def test_unknown_scheme_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"gs://x: unknown storage gs://, expected a local path or s3://bucket/key"):
+        storage.open_filesystem("gs://x")
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_requests_outlive_a_store_that_is_briefly_away(s3_server: S3Server, bucket: str, status: int) -> None:
+    with s3_server.fail("PUT", "/away$", status=status, times=3) as fault:
+        storage.write_bytes(f"{bucket}/away", b"x")
+    assert fault.times == 0
+    with s3_server.fail("GET", "/away$", status=status, times=2):
+        assert storage.read_bytes(f"{bucket}/away") == b"x"
+
+
+def test_a_creator_whose_answer_was_lost_still_knows_that_it_won(s3_server: S3Server, bucket: str) -> None:
+    with s3_server.fail("PUT", "/manifest$", status=500, times=1, apply=True):
+        assert storage.create_exclusive(f"{bucket}/manifest", b"mine")
+    assert not storage.create_exclusive(f"{bucket}/manifest", b"other")
+    assert storage.read_bytes(f"{bucket}/manifest") == b"mine"
+
+
+def test_remote_folders_are_fetched_once_per_content(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    storage.write_bytes(f"{bucket}/m/config.json", b"{}")
+    storage.write_bytes(f"{bucket}/m/w.safetensors", b"1")
+    light = Path(storage.fetch_folder(f"{bucket}/m", str(tmp_path), skip_suffix=".safetensors"))
+    assert [path.name for path in light.iterdir()] == ["config.json"]
+    first = storage.fetch_folder(f"{bucket}/m", str(tmp_path))
+    asked = len(s3_server.requests)
+    assert storage.fetch_folder(f"{bucket}/m", str(tmp_path)) == first
+    assert not any(path.endswith("w.safetensors") for _, path in s3_server.requests[asked:])
+    storage.write_bytes(f"{bucket}/m/w.safetensors", b"2")
+    second = Path(storage.fetch_folder(f"{bucket}/m", str(tmp_path)))
+    assert (second / "w.safetensors").read_bytes() == b"2"

@@ -6,6 +6,7 @@ Weights are read from safetensors alone and no code that comes with a model is e
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,6 +85,11 @@ def read_config(model_dir: Path) -> PretrainedConfig:
             "weights can run code and are refused, save the model again with save_pretrained"
         )
     return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+
+
+def max_prompt_tokens(config: PretrainedConfig) -> float:
+    """The longest prompt that a model has positions for; infinite where positions are not numbered."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
 def checkpoint_quantization(config: PretrainedConfig, model_dir: Path) -> Literal["int8", "fp8"] | None:

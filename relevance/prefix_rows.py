@@ -6,6 +6,7 @@ product, so every pair gets the answer it would get alone while nothing shared i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -47,18 +48,25 @@ class PackedRows:
     """int64 (n,): place of the last token of each pair, where the label is predicted."""
 
 
-def prompt_lengths(batch: TokenBatch) -> np.ndarray:
+def prompt_lengths(batch: TokenBatch, *, max_tokens: float = math.inf) -> np.ndarray:
     """Count the tokens of each pair's prompt, int64 (n,).
 
     Raises:
-        ValueError: If a query has no token: its label would be predicted from its product alone.
+        ValueError: If a query has no token, for its label would be predicted from its product alone, or
+            a prompt is longer than `max_tokens`, the model's limit.
     """
     products = np.fromiter(map(len, batch.products), np.int64, len(batch.products))
     queries = np.fromiter(map(len, batch.queries), np.int64, len(batch.queries))
     empty = np.flatnonzero(queries[batch.query_of_pair] == 0)
     if len(empty):
         raise ValueError(f"query of pair {empty[0]} of the batch has no token: expected one or more per query")
-    return len(batch.guidelines) + products[batch.product_of_pair] + queries[batch.query_of_pair]
+    lengths = len(batch.guidelines) + products[batch.product_of_pair] + queries[batch.query_of_pair]
+    if len(lengths) and lengths.max() > max_tokens:
+        raise ValueError(
+            f"pair {lengths.argmax()} of the batch has a prompt of {lengths.max()} tokens, the model takes "
+            f"{max_tokens}: lower prompt.product_token_budget or choose a model with a longer context"
+        )
+    return lengths
 
 
 def write_prompt(batch: TokenBatch, pair: int) -> list[int]:

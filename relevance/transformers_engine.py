@@ -23,7 +23,7 @@ from relevance.engine_settings import EngineSettings
 from relevance.fp8_linear import Fp8Linear
 from relevance.int8_linear import Int8Linear
 from relevance.label_head import LabelHead
-from relevance.model_loading import load_model
+from relevance.model_loading import load_model, max_prompt_tokens
 from relevance.prefix_rows import (
     PackedRows,
     Row,
@@ -91,6 +91,7 @@ class TransformersEngine:
         self._head = LabelHead(model, label_ids, with_mass=settings.label_mass)
         self._max_forward_tokens = settings.max_forward_tokens or _FORWARD_TOKENS[self._device.type]
         self._guidelines: tuple[tuple[int, ...], Prefix] = ((), [])
+        self._max_prompt_tokens = max_prompt_tokens(model.config)
         self._window = _attention_window(model)
         self._shares = self._sharing_is_exact()
 
@@ -98,9 +99,9 @@ class TransformersEngine:
         """Score the pairs; see `Engine`.
 
         Raises:
-            ValueError: If a query has no token: its label would be predicted from another's.
+            ValueError: If a query has no token or a prompt is longer than the model takes.
         """
-        lengths = prompt_lengths(batch)
+        lengths = prompt_lengths(batch, max_tokens=self._max_prompt_tokens)
         if not len(batch):
             return LabelScores(np.empty((0, 4), np.float32), np.empty(0, np.float32), 0, 0)
         scores = _Scores(len(batch), prompt_tokens=int(lengths.sum()))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vllm import RequestOutput
 
 _ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     # The engine lives in this process: when the actor is killed, nothing is left holding the GPU.
@@ -60,14 +61,20 @@ class VllmEngine:
         with TemporaryDirectory(prefix="merged-") as folder:
             ready_dir = _prepare(model_dir, adapter_dir, Path(folder), settings)
             self._llm = LLM(str(ready_dir), **_engine_arguments(settings))
+        # One token is left for the label.
+        self._max_prompt_tokens = self._llm.llm_engine.model_config.max_model_len - 1
         # `logprobs` beside `logprob_token_ids`: without it the four are not returned.
         self._sampling = SamplingParams(
             max_tokens=1, temperature=0, logprobs=4, logprob_token_ids=list(label_ids), detokenize=False
         )
 
     def label_logprobs(self, batch: TokenBatch) -> LabelScores:
-        """Score the pairs; see `Engine`."""
-        lengths = prompt_lengths(batch)
+        """Score the pairs; see `Engine`.
+
+        Raises:
+            ValueError: If a query has no token or a prompt is longer than the model takes.
+        """
+        lengths = prompt_lengths(batch, max_tokens=self._max_prompt_tokens)
         prompts = [{"prompt_token_ids": write_prompt(batch, pair)} for pair in range(len(batch))]
         outputs = self._llm.generate(prompts, self._sampling, use_tqdm=False) if prompts else []
         logprobs = np.array([self._read(output) for output in outputs], np.float32).reshape(len(batch), 4)

@@ -26,3 +26,55 @@ def alpha_from_coincidences(coincidences: np.ndarray) -> float:
 def alpha_from_confusion(confusion: np.ndarray) -> float:
     """Nominal alpha of two raters from their confusion matrix, counts (k, k)."""
     return alpha_from_coincidences(confusion + confusion.T)
+
+
+def nominal_alpha(ratings: np.ndarray) -> float:
+    """Nominal alpha of any number of raters who need not have rated everything.
+
+    Args:
+        ratings: Label numbers, int (raters, units), -1 where a rater gave none.
+
+    Returns:
+        Alpha; NaN where no unit has two ratings.
+    """
+    return alpha_from_coincidences(unit_coincidences(ratings).sum(axis=0))
+
+
+def unit_coincidences(ratings: np.ndarray) -> np.ndarray:
+    """What each unit adds to the coincidence matrix, float (units, k, k); `ratings` as of `nominal_alpha`.
+
+    A unit with m ratings adds each ordered pair of them with weight 1 / (m - 1); one with a single rating adds none.
+    """
+    num_labels = max(int(ratings.max(initial=0)) + 1, 1)
+    counts = (ratings[:, :, None] == np.arange(num_labels)).sum(axis=0).astype(float)
+    pairs = counts[:, :, None] * counts[:, None, :]
+    diagonal = np.arange(num_labels)
+    pairs[:, diagonal, diagonal] -= counts
+    return pairs / np.maximum(counts.sum(axis=1) - 1, 1)[:, None, None]
+
+
+def alpha_interval(
+    ratings: np.ndarray, groups: np.ndarray, *, confidence: float = 0.95, samples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of alpha by bootstrap over groups, since the pairs of a query are not independent.
+
+    Args:
+        ratings: As of `nominal_alpha`.
+        groups: The group (query) of each unit, (units,).
+        confidence: Share of resampled values inside the interval.
+        samples: Resamplings.
+        seed: The same seed gives the same interval.
+
+    Returns:
+        Lower and upper end; NaN where no resampling has pairable ratings.
+    """
+    _, group_of_unit = np.unique(groups, return_inverse=True)
+    units = unit_coincidences(ratings)
+    per_group = np.zeros((group_of_unit.max() + 1, *units.shape[1:]))
+    np.add.at(per_group, group_of_unit, units)
+    chooser = np.random.default_rng(seed)
+    drawn = chooser.multinomial(len(per_group), np.full(len(per_group), 1 / len(per_group)), size=samples)
+    sums = np.tensordot(drawn, per_group, axes=1)
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile([alpha_from_coincidences(total) for total in sums], [tail, 1 - tail])
+    return float(low), float(high)

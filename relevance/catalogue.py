@@ -343,21 +343,7 @@ class CatalogueWriter:
             front.insert(0, draw.choice(self.catalogue.praise))
         named = wanted.attributes.get("name")
         noun = [] if named and draw.random() < 0.5 else [wanted.noun]
-        return self._misspell(" ".join([*front, *noun, *tail]).lower())
-
-    def _misspell(self, text: str) -> str:
-        """Write as people do: a plural more or less, a slip, two words in one, now and then."""
-        draw, words = self.random, text.split()
-        at = draw.randrange(len(words))
-        if draw.random() < 0.15 and words[at].isalpha() and len(words[at]) > 3:
-            words[at] = words[at][:-1] if words[at].endswith("s") else words[at] + "s"
-        if draw.random() < 0.03 and len(words[at]) > 4:
-            cut = draw.randrange(1, len(words[at]) - 2)
-            words[at] = words[at][:cut] + words[at][cut + 1] + words[at][cut] + words[at][cut + 2 :]
-        if draw.random() < 0.03 and len(words) > 1:
-            at = draw.randrange(len(words) - 1)
-            words[at : at + 2] = [words[at] + words[at + 1]]
-        return " ".join(words)
+        return misspell(" ".join([*front, *noun, *tail]).lower(), draw)
 
     def pairs(
         self, label_shares: Mapping[str, float], queries_per_product: int
@@ -380,3 +366,18 @@ def _title_case(text: str) -> str:
     return " ".join(
         word if word in small or not word[:1].islower() else word[0].upper() + word[1:] for word in text.split(" ")
     )
+
+
+def misspell(text: str, draw: random.Random) -> str:
+    """Write as people do: a plural more or less, a slip, two words in one, now and then."""
+    words = text.split()
+    at = draw.randrange(len(words))
+    if draw.random() < 0.15 and words[at].isalpha() and len(words[at]) > 3:
+        words[at] = words[at][:-1] if words[at].endswith("s") else words[at] + "s"
+    if draw.random() < 0.03 and len(words[at]) > 4:
+        cut = draw.randrange(1, len(words[at]) - 2)
+        words[at] = words[at][:cut] + words[at][cut + 1] + words[at][cut] + words[at][cut + 2 :]
+    if draw.random() < 0.03 and len(words) > 1:
+        at = draw.randrange(len(words) - 1)
+        words[at : at + 2] = [words[at] + words[at + 1]]
+    return " ".join(words)

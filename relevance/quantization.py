@@ -1,0 +1,44 @@
+"""From a trained adapter to the folder that ships: merge, round to 8 bits, keep tokeniser and prompt beside it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from relevance.checkpoint import save_checkpoint
+from relevance.model_loading import load_model
+from relevance.prompts import PROMPT_FILE, PromptSettings, save_prompt_settings
+
+_COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", PROMPT_FILE)
+
+
+def merge_adapter(
+    tuned: PeftModel, output_dir: Path, *, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings
+) -> None:
+    """Write the base with the adapter added to its weights, and what scoring needs besides."""
+    merged = tuned.merge_and_unload()
+    merged.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    save_prompt_settings(prompt, output_dir)
+
+
+def quantize_folder(model_dir: Path, output_dir: Path) -> int:
+    """Write a W8A8 INT8 copy of a model folder in the compressed-tensors layout; returns its size in bytes.
+
+    Linear weights become int8 with a scale per output; activations are rounded per token when the model runs.
+    Embeddings and norms are kept in half precision, the scales in single.
+    """
+    model = load_model(model_dir, device=torch.device("cpu"), dtype=torch.float32, quantization="int8")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half()
+    model.config.dtype = torch.float16
+    output_dir.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(model, output_dir)
+    for name in _COMPANIONS:
+        if (model_dir / name).exists():
+            shutil.copyfile(model_dir / name, output_dir / name)
+    return sum(path.stat().st_size for path in output_dir.iterdir())

@@ -1,4 +1,5 @@
-"""The report in a real browser: it asks for nothing, fits any screen, is legible in light and dark, escapes text."""
+"""The report in a real browser: it asks for nothing, fits any screen, is legible in light and dark, escapes text;
+and in MLflow."""
 
 from __future__ import annotations
 
@@ -17,9 +18,11 @@ from typing import Any
 import pytest
 
 from cluster.provenance import Provenance
+from cluster.tracking import TrackingSettings, tracked_run
+from relevance.scoring_day import ScoredDay
 from relevance.scoring_measures import PreviousDay
-from relevance.scoring_report import ReportSettings, report_files
-from tests.scoring_days import scored_day, scoring_run, shard_figures
+from relevance.scoring_report import ReportSettings, ScoringReport, report_files
+from tests.scoring_days import FINGERPRINT, scored_day, scoring_run, shard_figures
 
 HOSTILE = "<b onclick=x>title</b> & <script>document.title='owned'</script><img src='/leak'>"
 WIDTHS = (320, 760, 1280)
@@ -159,3 +162,33 @@ def test_the_report_in_a_browser(browser: str, site: tuple[str, list[str]], tmp_
         assert page["bars"][0] > 60
     assert light[0]["background"] != dark[0]["background"]
     assert set(asked) <= {"/harness.html", "/report.html", "/favicon.ico"}
+
+
+def test_the_run_in_mlflow_holds_figures_plots_and_both_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    tracking = TrackingSettings(uri=f"sqlite:///{tmp_path}/mlflow.db")
+    url = str(tmp_path / "scores" / "ds=2026-11-22")
+    run = scoring_run(url, gpus_per_actor=0.0)
+    figures, seconds = scored_day(shard_figures(judged=1_000))
+    with tracked_run("relevance_score", ReportSettings(), tracking) as tracked:
+        report = ScoringReport(run, ReportSettings(), tracked)
+        files = report.files(figures, seconds)
+        report.print_summary(ScoredDay(url, {**figures.as_dict(), "seconds": seconds}, already_done=False))
+    client = MlflowClient(tracking_uri=tracking.uri)
+    found = client.get_run(tracked.run_id)
+    assert found.info.run_name == "ds=2026-11-22"
+    assert found.data.tags["fingerprint"] == FINGERPRINT
+    assert found.data.metrics["rows.read"] == 1_000_000
+    assert found.data.metrics["share.exact"] == pytest.approx(0.482, abs=1e-3)
+    assert found.data.metrics["agreement.alpha"] == pytest.approx(0.592, abs=1e-3)
+    assert found.data.metrics["tokens_saved"] == figures.prompt_tokens - figures.computed_tokens
+    assert "label_drift" not in found.data.metrics
+    names = {file.path for file in client.list_artifacts(tracked.run_id)}
+    assert names == {"plots", "report.html", "run.json"}
+    assert len(client.list_artifacts(tracked.run_id, "plots")) == 4
+    (stored,) = tmp_path.glob("mlartifacts/*/*/artifacts/report.html")
+    assert stored.read_bytes() == files["report.html"]
+    assert tracked.run_id in capsys.readouterr().out

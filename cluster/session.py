@@ -53,7 +53,7 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
         }
     elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         # Not submitted as a job, which would bring the code along: send it.
-        environment |= {"working_dir": str(_PROJECT), "excludes": [".git", ".venv*", "var", "docs", "tests"]}
+        environment |= {"working_dir": str(_PROJECT), "excludes": [".git", ".venv*", "var", "docs"]}
     ray.init(address or "local", runtime_env=environment, logging_level=logging.WARNING, log_to_driver=True, **local)
     try:
         yield

@@ -17,6 +17,9 @@ from typing import Any
 import fsspec
 from fsspec import AbstractFileSystem
 
+Buffer = bytes | bytearray | memoryview
+"""Or anything else that lends its bytes, such as `pyarrow.Buffer`."""
+
 _PARALLEL_REQUESTS = 16
 _S3_OPTIONS: dict[str, Any] = {
     # The one retry policy for object storage: botocore's standard mode repeats 500, 502, 503, 504, throttling
@@ -97,14 +100,14 @@ def list_files(url: str, *, suffix: str = "") -> list[StoredFile]:
     return sorted(files, key=lambda file: file.url)
 
 
-def write_bytes(url: str, data: bytes) -> None:
+def write_bytes(url: str, data: Buffer) -> None:
     """Write a file whole: a reader sees the old content or the new, never a part."""
     filesystem, path = open_filesystem(url)
     if "file" in filesystem.protocol:
         temporary = _write_beside(path, data)
         os.replace(temporary, path)  # noqa: PTH105
     else:
-        filesystem.pipe_file(path, data)
+        filesystem.pipe_file(path, bytes(memoryview(data)))
 
 
 def create_exclusive(url: str, data: bytes) -> bool:
@@ -129,7 +132,7 @@ def create_exclusive(url: str, data: bytes) -> bool:
     return True
 
 
-def _write_beside(path: str, data: bytes) -> str:
+def _write_beside(path: str, data: Buffer) -> str:
     folder = os.path.dirname(path)  # noqa: PTH120
     os.makedirs(folder, exist_ok=True)  # noqa: PTH103
     temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")  # noqa: PTH118

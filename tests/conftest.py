@@ -11,7 +11,8 @@ import pytest
 from tests.s3_server import S3Server
 from tests.tiny_models import save_tiny_model
 
-SHARED_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+PROJECT = Path(__file__).resolve().parent.parent
+SHARED_DATA = PROJECT.parent / "shared" / "data"
 """Real and reviewed data beside the project; tests that need it skip where it is not at hand."""
 
 
@@ -40,6 +41,7 @@ def local_ray(s3_server: S3Server) -> Iterator[str]:
     """A local Ray of two cores; its address, for drivers in processes of their own."""
     import ray
 
+    os.environ["PYTHONPATH"] = str(PROJECT)  # workers unpickle the tests' own engines
     context = ray.init("local", num_cpus=2, object_store_memory=300 * 2**20, include_dashboard=False)
     yield context.address_info["gcs_address"]
     ray.shutdown()

@@ -1,0 +1,1 @@
+"""Measurements with figures, run by hand: never a timed test."""

@@ -195,7 +195,7 @@ def tracked_run(name: str, job: Settings, settings: TrackingSettings) -> Iterato
         logging.getLogger(noisy).setLevel(logging.ERROR)
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     run = TrackedRun(f"{name} {started}", settings.experiment or name, tracking_uri(settings.uri))
-    _describe(run, job)
+    _describe(run, name, job)
     try:
         yield run
     except BaseException as error:
@@ -205,11 +205,13 @@ def tracked_run(name: str, job: Settings, settings: TrackingSettings) -> Iterato
     run.end("FINISHED")
 
 
-def _describe(run: TrackedRun, job: Settings) -> None:
+def _describe(run: TrackedRun, name: str, job: Settings) -> None:
     provenance = collect_provenance()
     run.params(public_settings(job))
-    commit = {"mlflow.source.git.commit": provenance.commit} if provenance.commit else {}
-    run.tags({**commit, "version": provenance.versions, "hardware": provenance.hardware})
+    source = {"mlflow.source.name": name, "mlflow.source.type": "JOB"}
+    if provenance.commit:
+        source["mlflow.source.git.commit"] = provenance.commit
+    run.tags({**source, "version": provenance.versions, "hardware": provenance.hardware})
 
 
 def _open_client(uri: str) -> MlflowClient:

@@ -33,6 +33,8 @@ class ScoringFigures:
     """int64 (20,): rows by probability of their label, equal bins over [0, 1]."""
     label_mass_histogram: np.ndarray
     """int64 (20,): rows by label mass, equal bins over [0, 1]."""
+    poisoned_shards: tuple[str, ...]
+    """Shards that were given up because the engine died on them."""
 
     @classmethod
     def sum(cls, shards: Iterable[Mapping[str, Any]]) -> ScoringFigures:
@@ -49,7 +51,14 @@ class ScoringFigures:
         counts = {name: totals[name] for name in _COUNTS}
         assert counts["read"] == sum(counts[name] for name in ("labelled", "reused", "repeated", "failed")), counts
         sums = {name: totals[name] for name in _SUMS}
-        return cls(counts=counts, labels=dict(labels), errors=dict(errors.most_common()), **sums, **arrays)
+        return cls(
+            counts=counts,
+            labels=dict(labels),
+            errors=dict(errors.most_common()),
+            poisoned_shards=tuple(sorted(shard["shard"] for shard in shards if shard["poisoned"])),
+            **sums,
+            **arrays,
+        )
 
     @property
     def with_label(self) -> int:
@@ -99,4 +108,5 @@ class ScoringFigures:
             "confusion": self.confusion.tolist(),
             "confidence_histogram": self.confidence_histogram.tolist(),
             "label_mass_histogram": self.label_mass_histogram.tolist(),
+            "poisoned_shards": list(self.poisoned_shards),
         }

@@ -63,7 +63,7 @@ def render_page(page: Page) -> bytes:
             label_mass=_histogram(figures["label_mass_histogram"]),
             errors=list(figures["errors"].items())[:_MAX_ROWS],
             other_errors=list(figures["errors"].values())[_MAX_ROWS:],
-            poisoned_shards=figures.get("poisoned_shards", []),
+            poisoned_shards=figures["poisoned_shards"],
             settings=json.dumps(page.settings, indent=2),
             hardware=json.dumps(page.hardware, indent=2),
         )
@@ -123,7 +123,7 @@ def _labels(figures: Mapping[str, Any], previous: PreviousDay | None) -> list[di
             "width": shares[label] / widest,
             "before": before.get(label),
             "width_before": before.get(label, 0.0) / widest,
-            "points": 100 * (shares[label] - before.get(label, shares[label])),
+            "points": round(100 * (shares[label] - before.get(label, shares[label])), 1) + 0.0,  # no -0.0
         }
         for label in LABELS
     ]

@@ -61,8 +61,8 @@ def _draw_confusion(confusion: np.ndarray, agreement: Mapping[str, float]) -> Fi
     for (row, column), count in np.ndenumerate(confusion):
         color = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
-    axes.set_xticks(range(len(LABELS)), LABELS)
-    axes.set_yticks(range(len(LABELS)), LABELS)
+    axes.set_xticks(range(len(LABELS)), LABELS, fontsize="small")
+    axes.set_yticks(range(len(LABELS)), LABELS, fontsize="small")
     axes.set_xlabel(f"label of the model (alpha {agreement['alpha']:.3f}, {agreement['pairs']:,} pairs)")
     return figure
 

@@ -15,7 +15,14 @@ from cluster.provenance import Provenance, collect_provenance, hide_credentials,
 from cluster.tracking import TrackedRun
 from relevance.scoring_checks import CheckSettings, check_day, verdict
 from relevance.scoring_figures import ScoringFigures
-from relevance.scoring_measures import PreviousDay, find_previous_day, label_drift, label_shares, measure_day
+from relevance.scoring_measures import (
+    DayMeasures,
+    PreviousDay,
+    find_previous_day,
+    label_drift,
+    label_shares,
+    measure_day,
+)
 from relevance.scoring_page import Page, render_page
 from relevance.scoring_summary import print_summary
 
@@ -58,7 +65,12 @@ class ScoringReport:
         if day.already_done:
             self._tracked.tags({"already_done": "true"})
         print_summary(
-            day.url, day.figures, checks=checks, tracked_at=self._tracked.where, already_done=day.already_done
+            day.url,
+            day.figures,
+            measures=_measure(self._run, day.figures, self._settings),
+            checks=checks,
+            tracked_at=self._tracked.where,
+            already_done=day.already_done,
         )
 
     def _track(self, day: Mapping[str, Any], previous: PreviousDay | None, files: Mapping[str, bytes]) -> None:
@@ -81,7 +93,7 @@ def report_files(
 ) -> dict[str, bytes]:
     """Write a day's figures (as `_SUCCESS` keeps them) as a page for people and as JSON for programs."""
     checks = check_day(day, previous, run.fingerprint, settings)
-    measures = measure_day(day, gpu_hour_price=settings.gpu_hour_price, gpus_per_actor=run.settings.gpus_per_actor)
+    measures = _measure(run, day, settings)
     shown = {"scoring": public_settings(run.settings), "report": public_settings(settings)}
     page = Page(
         title=_title(run),
@@ -112,6 +124,10 @@ def report_files(
     return {REPORT: render_page(page), RUN: json.dumps(content, indent=1).encode()}
 
 
+def _measure(run: ScoringRun, day: Mapping[str, Any], settings: ReportSettings) -> DayMeasures:
+    return measure_day(day, gpu_hour_price=settings.gpu_hour_price, gpus_per_actor=run.settings.gpus_per_actor)
+
+
 def _title(run: ScoringRun) -> str:
     """The day where the output is a day's partition, else the folder."""
     name = run.output.url.rstrip("/").rpartition("/")[2]
@@ -126,14 +142,14 @@ def _identity(run: ScoringRun) -> dict[str, str | None]:
         "prompt": run.prompt_version,
         "input": hide_credentials(run.input),
         "output": hide_credentials(run.output.url),
-        "label store": hide_credentials(run.store.url),
+        "label_store": hide_credentials(run.store.url),
     }
 
 
 def _metrics(
     run: ScoringRun, day: Mapping[str, Any], previous: PreviousDay | None, settings: ReportSettings
 ) -> dict[str, float | None]:
-    measures = measure_day(day, gpu_hour_price=settings.gpu_hour_price, gpus_per_actor=run.settings.gpus_per_actor)
+    measures = _measure(run, day, settings)
     drift = label_drift(day, previous.figures) if previous else None
     plain = ("prompt_tokens", "computed_tokens", "cached_fraction", "engine_seconds", "mean_label_mass", "seconds")
     return {

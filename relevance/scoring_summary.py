@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from relevance.labels import LABELS
 from relevance.scoring_checks import Check, verdict
-from relevance.scoring_measures import label_shares
+from relevance.scoring_measures import DayMeasures, label_shares
 from relevance.scoring_page import format_duration, format_share
 
 _BAR_CELLS = 30
@@ -18,6 +18,7 @@ def print_summary(
     url: str,
     figures: Mapping[str, Any],
     *,
+    measures: DayMeasures,
     checks: Sequence[Check],
     tracked_at: str,
     already_done: bool,
@@ -28,13 +29,14 @@ def print_summary(
     Args:
         url: The output folder.
         figures: `ScoringFigures.as_dict()` and `seconds`.
+        measures: What `measure_day` derived from them.
         checks: What `check_day` found; those that failed are printed.
         tracked_at: How to look at the MLflow run.
         already_done: The day had been committed before; the figures are those of then.
         to: Where to print; standard output if None.
     """
     to = to or sys.stdout
-    lines = [*_labels(figures, _bar_character(to)), "", *_facts(figures), ""]
+    lines = [*_labels(figures, _bar_character(to)), "", *_facts(figures, measures), ""]
     if already_done:
         lines.insert(
             0, "already done: this input is committed under the same model and settings, nothing was written\n"
@@ -57,13 +59,13 @@ def _labels(figures: Mapping[str, Any], block: str) -> list[str]:
     ]
 
 
-def _facts(figures: Mapping[str, Any]) -> list[str]:
-    counts, seconds = figures["counts"], figures["seconds"]
-    rate = counts["read"] / seconds if seconds else 0.0
+def _facts(figures: Mapping[str, Any], measures: DayMeasures) -> list[str]:
+    counts = figures["counts"]
     facts = {
         "pairs": f"{counts['read']:,} read: {counts['labelled']:,} labelled, {counts['reused']:,} reused, "
         f"{counts['repeated']:,} repeated, {counts['failed']:,} failed",
-        "speed": f"{rate:,.0f} pairs/s, {format_duration(seconds)} in all",
+        "speed": f"{measures.pairs_per_second:,.0f} pairs/s in {format_duration(figures['seconds'])}, "
+        f"{measures.pairs_per_engine_second:,.0f} computed per second of an actor",
         "cache": f"{format_share(figures['cached_fraction'])} of prompt tokens from a shared prefix, "
         f"{figures['computed_tokens']:,} of {figures['prompt_tokens']:,} computed",
     }

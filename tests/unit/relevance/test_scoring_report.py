@@ -7,7 +7,7 @@ import pytest
 
 from cluster.provenance import Provenance
 from relevance.scoring_checks import CheckSettings, check_day
-from relevance.scoring_measures import PreviousDay
+from relevance.scoring_measures import PreviousDay, measure_day
 from relevance.scoring_page import format_count, format_duration, format_share
 from relevance.scoring_plots import draw_day
 from relevance.scoring_report import ReportSettings, report_files
@@ -102,6 +102,13 @@ def test_many_reasons_are_cut_but_counted() -> None:
     assert f">{sum(100 - index for index in range(20, 30)):,}<" in page
 
 
+def test_shards_that_were_given_up_are_named() -> None:
+    page, run = page_and_run(errors={"engine: died 3 times": 500}, poisoned=500, shard="00017")
+    assert run["poisoned_shards"] == ["00017"]
+    assert "<code>00017</code>" in page
+    assert "Shards given up</h3>" not in page_and_run()[0]
+
+
 def test_a_day_of_nothing_can_be_reported() -> None:
     page, run = page_and_run(rows=0)
     assert "Nothing to draw." in page
@@ -137,7 +144,9 @@ def summary(encoding: str = "utf-8", already_done: bool = False, **shard: object
     to = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     checks = check_day(figures.as_dict(), None, FINGERPRINT, CheckSettings())
     day = {**figures.as_dict(), "seconds": seconds}
-    print_summary("var/scores", day, checks=checks, tracked_at="make mlflow", already_done=already_done, to=to)
+    measures = measure_day(day, gpu_hour_price=0, gpus_per_actor=0)
+    places = {"tracked_at": "make mlflow", "already_done": already_done, "to": to}
+    print_summary("var/scores", day, measures=measures, checks=checks, **places)
     return to.buffer.getvalue().decode(encoding)
 
 
@@ -146,7 +155,7 @@ def test_the_terminal_says_what_came_out_and_where_it_is() -> None:
     assert re.search(r"^exact {7}█{30} +48\.2% +481,9", text, re.MULTILINE)
     assert re.search(r"^complement {2}█{4} +6\.8%", text, re.MULTILINE)
     assert "1,000,000 read: 995,880 labelled, 0 reused, 4,000 repeated, 120 failed" in text
-    assert "208 pairs/s, 1 h 20 min in all" in text
+    assert "208 pairs/s in 1 h 20 min, 1,050 computed per second of an actor" in text
     assert "91.7% of prompt tokens from a shared prefix" in text
     assert "with the labels of 1,000 pairs of the input: alpha 0.592, accuracy 75.0%" in text
     assert "scores      var/scores/part-*.parquet" in text

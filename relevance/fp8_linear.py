@@ -8,7 +8,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_TINY = 1e-12
+from relevance.activation_memory import ActivationMemory
+
+_TINY = 0.007
+"""The smallest scale is that of this value: 448 divided by it still fits float16, and e4m3's own exponent
+serves rows that are smaller."""
 _MIN_CAPABILITY = (8, 9)
 
 
@@ -25,28 +29,36 @@ def require_fp8(device: torch.device) -> None:
 
 
 def quantize_rows_fp8(values_MK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round each row to e4m3 with its own scale: (M, K) and float32 (M, 1)."""
-    limit = torch.finfo(torch.float8_e4m3fn).max
-    scale_M1 = values_MK.abs().amax(dim=-1, keepdim=True).float().clamp_(min=_TINY).div_(limit)
-    # The division can round above the limit, which e4m3 has no infinity to catch.
-    return (values_MK.float() / scale_M1).clamp_(-limit, limit).to(torch.float8_e4m3fn), scale_M1
+    """Round each row to e4m3 with its own scale.
+
+    Stays in the input's type, for on a large GPU these passes over memory cost as much as the product.
+    The factor is rounded first and the scale is its inverse, so the two cancel exactly.
+
+    Returns:
+        float8_e4m3fn (M, K) and float32 (M, 1); their product is the row again, off by 1/16 of a value at most.
+    """
+    largest_M1 = torch.linalg.vector_norm(values_MK, ord=float("inf"), dim=-1, keepdim=True).float()
+    factor_M1 = (torch.finfo(torch.float8_e4m3fn).max / largest_M1.clamp_(min=_TINY)).to(values_MK.dtype)
+    # 448 times a factor rounded to 16 bits stays below 464, where e4m3 would turn to NaN.
+    return (values_MK * factor_M1).to(torch.float8_e4m3fn), factor_M1.float().reciprocal()
 
 
 class Fp8Linear(nn.Module):
     """W8A8 linear layer in e4m3 with row-wise scales."""
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool, memory: ActivationMemory) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.register_buffer("weight", torch.empty(out_features, in_features, dtype=torch.float8_e4m3fn))
         self.register_buffer("weight_scale", torch.empty(out_features, 1, dtype=torch.float32))
         self.register_buffer("bias", torch.empty(out_features, dtype=torch.float32) if bias else None)
+        self._memory = memory
 
     @classmethod
-    def from_weight(cls, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> Fp8Linear:
+    def from_weight(cls, weight_NK: torch.Tensor, bias_N: torch.Tensor | None, memory: ActivationMemory) -> Fp8Linear:
         """Quantise a weight, one scale per output."""
-        layer = cls(weight_NK.shape[1], weight_NK.shape[0], bias=bias_N is not None)
-        layer.weight, layer.weight_scale = quantize_rows_fp8(weight_NK.detach())
+        layer = cls(weight_NK.shape[1], weight_NK.shape[0], bias=bias_N is not None, memory=memory)
+        layer.weight, layer.weight_scale = quantize_rows_fp8(weight_NK.detach().float())
         if bias_N is not None:
             layer.bias = bias_N.detach().float()
         return layer
@@ -56,7 +68,7 @@ class Fp8Linear(nn.Module):
         return self.weight.float() * self.weight_scale.float()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        quantized_MK, scale_M1 = quantize_rows_fp8(hidden.reshape(-1, self.in_features))
+        quantized_MK, scale_M1 = self._memory.quantize(hidden, quantize_rows_fp8)
         # Row-wise scales exist for bfloat16 results only.
         product_MN = torch._scaled_mm(
             quantized_MK,

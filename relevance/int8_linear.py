@@ -9,11 +9,12 @@ Shapes: M tokens, K inputs, N outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import nn
+
+from relevance.activation_memory import ActivationMemory
 
 _LEVELS = 127
 """Symmetric int8, -127 to 127: -128 has no opposite."""
@@ -32,25 +33,6 @@ def quantize_rows(values_MK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     values_MK = values_MK.float()
     scale_M1 = values_MK.abs().amax(dim=-1, keepdim=True).clamp_(min=_TINY).div_(_LEVELS)
     return (values_MK / scale_M1).round_().to(torch.int8), scale_M1
-
-
-class ActivationMemory:
-    """The last input and its quantised form: query, key and value (or gate and up) share one rounding."""
-
-    def __init__(self) -> None:
-        self._input: torch.Tensor | None = None
-        self._version = -1
-        self._result: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def quantize(
-        self, values: torch.Tensor, rounding: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Quantise `values`, or answer from memory if it is the very tensor of the last call, unchanged."""
-        version = -1 if values.is_inference() else values._version
-        if values is not self._input or version != self._version or self._result is None:
-            self._result = rounding(values.reshape(-1, values.shape[-1]))
-            self._input, self._version = values, version
-        return self._result
 
 
 class Int8Linear(nn.Module):

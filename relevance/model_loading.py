@@ -18,8 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
+from relevance.activation_memory import ActivationMemory
 from relevance.fp8_linear import Fp8Linear, require_fp8
-from relevance.int8_linear import ActivationMemory, Int8Linear
+from relevance.int8_linear import Int8Linear
 
 Quantization = Literal["auto", "none", "int8", "fp8"]
 _FORMATS = {"int-quantized": "int8", "float-quantized": "fp8"}
@@ -192,7 +193,7 @@ def _empty_layer(layer: nn.Module, kind: str, memory: ActivationMemory) -> Int8L
     bias = layer.bias is not None
     if kind == "int8":
         return Int8Linear(inputs, outputs, bias=bias, memory=memory)
-    return Fp8Linear(inputs, outputs, bias=bias)
+    return Fp8Linear(inputs, outputs, bias=bias, memory=memory)
 
 
 def _convert_linears(model: PreTrainedModel, quantization: str, dtype: torch.dtype) -> None:
@@ -207,7 +208,7 @@ def _converted(layer: nn.Module, quantization: str, dtype: torch.dtype, memory: 
     if quantization == "int8":
         return Int8Linear.from_weight(weight, bias, memory)
     if quantization == "fp8":
-        return Fp8Linear.from_weight(weight, bias)
+        return Fp8Linear.from_weight(weight, bias, memory)
     plain = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     plain.weight = nn.Parameter(weight.to(dtype))
     if bias is not None:

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from relevance.activation_memory import ActivationMemory
 from relevance.checkpoint import save_checkpoint
 from relevance.engine import TokenBatch
 from relevance.engine_loading import load_engine
 from relevance.engine_settings import EngineSettings
-from relevance.int8_linear import ActivationMemory, Int8Linear, quantize_rows
+from relevance.int8_linear import Int8Linear, quantize_rows
 from relevance.model_loading import load_model
 from tests.engine_reference import LABEL_IDS, random_batch
 from tests.tiny_models import save_tiny_model

@@ -15,7 +15,7 @@ from cancellation.features import FEATURES, GROUPS, feature_digest, feature_name
 from cancellation.measures import spread_of
 from tests.cancellation_events import before, event_mappings, sample_event, with_later_entries
 
-relaxed = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
 def named(event: Event) -> dict[str, float]:

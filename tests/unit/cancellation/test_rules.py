@@ -89,7 +89,7 @@ def test_only_an_answered_call_just_before_counts() -> None:
         assert judge(parse_event({**quiet_event(), "calls": [{**call, **change}]})).factors == ()
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(event_mappings())
 def test_no_event_breaks_the_rules(mapping: dict[str, Any]) -> None:
     verdict = judge(parse_event(mapping))

@@ -28,7 +28,7 @@ from cancellation.timeline import (
 from cancellation.token_budget import fit_timeline
 from tests.cancellation_events import before, event_mappings, sample_event, texts, with_later_entries
 
-relaxed = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
 class WordTokenizer:

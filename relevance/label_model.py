@@ -6,11 +6,16 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.model_files import ModelFiles, fetch_model, resolve_model
 from relevance.engine import Engine
 from relevance.engine_settings import EngineSettings
-from relevance.prompts import PromptEncoder, load_prompt_settings
+from relevance.fast_tokenizer import FastTokenizer, has_fast_tokenizer
+from relevance.prompts import PROMPT_FILE, PromptEncoder, load_prompt_settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,18 @@ class LabelModel:
 
     def encoder(self) -> PromptEncoder:
         """Load the tokeniser and the prompt that the model (or its adapter) was trained on."""
-        from transformers import AutoTokenizer
-
         base, adapter = self.fetch(weights=False)
-        prompt_from = adapter if adapter and (adapter / "prompt.json").exists() else base
-        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-        return PromptEncoder(tokenizer, load_prompt_settings(prompt_from))
+        prompt_from = adapter if adapter and (adapter / PROMPT_FILE).exists() else base
+        return PromptEncoder(load_tokenizer(base), load_prompt_settings(prompt_from))
+
+
+def load_tokenizer(model_dir: Path) -> FastTokenizer | PreTrainedTokenizerBase:
+    """Load a model's tokeniser: from tokenizer.json, or by transformers where there is none."""
+    if has_fast_tokenizer(model_dir):
+        return FastTokenizer(model_dir)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False)
 
 
 def open_label_model(name: str, adapter: str | None, *, quantization: str, cache_dir: str) -> LabelModel:

@@ -14,7 +14,7 @@ LABELS = ("exact", "substitute", "complement", "irrelevant")
 LABEL_WORDS = (" exact", " substitute", " complement", " irrelevant")
 """What the model says for each label, directly behind the prompt's last character."""
 
-_ALIASES = {alias: label for label in LABELS for alias in (label, label[0].upper())}
+_ALIASES = {alias: label for label in LABELS for alias in (label, label[0])}
 
 
 def parse_label(text: str) -> str:
@@ -23,7 +23,7 @@ def parse_label(text: str) -> str:
     Raises:
         ValueError: If the text is neither.
     """
-    label = _ALIASES.get(text) or _ALIASES.get(text.strip().lower())
+    label = _ALIASES.get(text.strip().lower())
     if label is None:
         raise ValueError(f"unknown label {text[:20]!r}: expected one of {', '.join(LABELS)} or E, S, C, I")
     return label

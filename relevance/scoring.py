@@ -30,6 +30,13 @@ HISTOGRAM_BINS = 20
 _TOKENS = pa.list_(pa.int32())
 _WORK_COLUMNS = ("product_tokens", "query_tokens")
 
+_USED = ("prompt_tokens", "computed_tokens", "engine_seconds")
+_OUTPUT = ("query_id", "product_id", "label", *SCORE_COLUMNS, "label_mass", "model_version", "prompt_version", "error")
+RESERVED_COLUMNS = frozenset(
+    {*_OUTPUT, *_WORK_COLUMNS, *_USED, "query", "product_text", "truth", "origin", "source", "content", "shard"}
+)
+"""Names that a carried column may not have."""
+
 Lookup = Callable[[pa.Array], tuple[np.ndarray, np.ndarray, np.ndarray]]
 """Digests (n,) -> found bool (n,), probabilities float32 (n, 4), label mass float32 (n,)."""
 
@@ -160,7 +167,7 @@ def poison_block(block: pa.Table, reason: str) -> pa.Table:
     error[rows] = reason
     block = block.set_column(block.column_names.index("origin"), "origin", pa.array(origin))
     block = block.set_column(block.column_names.index("error"), "error", pa.array(error, pa.string()))
-    for name in ("prompt_tokens", "computed_tokens", "engine_seconds"):
+    for name in _USED:
         block = block.append_column(name, pa.array(np.zeros(len(block))))
     return block
 
@@ -187,7 +194,7 @@ def finish_block(block: pa.Table, *, model_version: str, prompt_version: str) ->
 
     blank = pa.array(~labelled)
     label = pa.DictionaryArray.from_arrays(pa.array(best, mask=~labelled), pa.array(LABELS))
-    carried = [name for name in block.column_names if name not in _block_columns()]
+    carried = [name for name in block.column_names if name not in RESERVED_COLUMNS]
     table = pa.table(
         {
             "query_id": block["query_id"],
@@ -205,11 +212,6 @@ def finish_block(block: pa.Table, *, model_version: str, prompt_version: str) ->
         }
     )
     return table, _count(block, error, labelled, probabilities, mass, best)
-
-
-def _block_columns() -> set[str]:
-    own = {"query_id", "product_id", "truth", "error", "origin", "source", "content", "label_mass"}
-    return own | {*SCORE_COLUMNS, *_WORK_COLUMNS, "prompt_tokens", "computed_tokens", "engine_seconds"}
 
 
 def _constant(text: str, length: int) -> pa.Array:
@@ -246,5 +248,5 @@ def _count(
         "confidence_histogram": bins(probabilities.max(axis=1)),
         "label_mass_histogram": bins(mass),
         "label_mass_sum": float(mass[labelled].sum()),
-        **{name: block[name][0].as_py() for name in ("prompt_tokens", "computed_tokens", "engine_seconds")},
+        **{name: block[name][0].as_py() for name in _USED},
     }

@@ -9,6 +9,7 @@ product meet the same prefix cache; reading, tokenising and writing happen on ot
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cluster import storage
 from cluster.commit import Output
@@ -35,7 +36,15 @@ from relevance.pair_files import Split
 from relevance.pairs import shard_range
 from relevance.planning import PARTITION_STAGE, Shard, collect_shards, count_shards, partition_split, read_shard
 from relevance.prompts import PromptEncoder
-from relevance.scoring import COMPUTE, SCORE_COLUMNS, finish_block, poison_block, prepare_shard, score_block
+from relevance.scoring import (
+    COMPUTE,
+    RESERVED_COLUMNS,
+    SCORE_COLUMNS,
+    finish_block,
+    poison_block,
+    prepare_shard,
+    score_block,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +83,15 @@ class ScoringSettings(EngineSettings):
 
     max_failed_fraction: float = Field(default=0.01, ge=0, le=1)
     """Fail the job when a larger share of the rows read has an error."""
+
+    @field_validator("carry")
+    @classmethod
+    def _carry_no_output_column(cls, carry: tuple[str, ...]) -> tuple[str, ...]:
+        if taken := sorted(set(carry) & RESERVED_COLUMNS):
+            raise ValueError(
+                f"{', '.join(taken)}: a name of the output's or the job's own columns; rename it in the input"
+            )
+        return carry
 
     max_deaths_per_shard: int = Field(default=3, ge=1)
     """Give a shard up when the engine has died on it this often."""
@@ -227,7 +245,9 @@ def _figures(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
 @cache
 def _encoder(model: LabelModel) -> PromptEncoder:
     """The tokeniser is loaded once per worker process."""
-    return model.encoder()
+    encoder = model.encoder()
+    gc.freeze()  # else every collection walks all of transformers while token lists are made
+    return encoder
 
 
 def _prepare(batch: pa.Table, run: ScoringRun, known: Sequence[str]) -> pa.Table:

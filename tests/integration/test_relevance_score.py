@@ -134,6 +134,11 @@ def test_carried_columns_reach_the_output(tmp_path: Path, tiny_model: Path) -> N
     assert {row["query_id"]: row["rank"] for row in read_committed(str(tmp_path / "scores"))} == ranks
 
 
+def test_a_carried_column_may_not_take_an_output_columns_name() -> None:
+    with pytest.raises(ValueError, match="label: a name of the output's or the job's own columns; rename it"):
+        ScoringSettings(carry=("label",))
+
+
 def test_too_many_bad_rows_stop_the_job_with_counts_and_reasons(tmp_path: Path, tiny_model: Path) -> None:
     rows = make_pairs(95).to_pylist() + [{**row, "query": " "} for row in make_pairs(5, first=500).to_pylist()]
     write_pairs(pa.Table.from_pylist(rows), str(tmp_path / "pairs"))

@@ -3,6 +3,7 @@ import pyarrow as pa
 import pytest
 
 from relevance.engine import LabelScores, TokenBatch
+from relevance.fast_tokenizer import FastTokenizer
 from relevance.pairs import clean_pairs
 from relevance.prompts import PromptEncoder, load_prompt_settings
 from relevance.scoring import finish_block, poison_block, prepare_shard, score_block
@@ -11,9 +12,7 @@ from tests.fakes import FakeEngine
 
 @pytest.fixture(scope="module")
 def encoder(tiny_model) -> PromptEncoder:
-    from transformers import AutoTokenizer
-
-    return PromptEncoder(AutoTokenizer.from_pretrained(tiny_model), load_prompt_settings(tiny_model))
+    return PromptEncoder(FastTokenizer(tiny_model), load_prompt_settings(tiny_model))
 
 
 def _nothing(digests: pa.Array) -> tuple[np.ndarray, ...]:

@@ -107,7 +107,7 @@ class TrackedRun:
     def where(self) -> str:
         """How to look at the run, for people."""
         if self.run_id is None or self._experiment_id is None:
-            return f"not tracked: {self._failure or 'nothing was sent'}"
+            return f"not tracked so far: {self._failure or 'nothing was sent'}"
         page = f"#/experiments/{self._experiment_id}/runs/{self.run_id}"
         if self._uri.startswith("http"):
             return f"{hide_credentials(self._uri).rstrip('/')}/{page}"
@@ -160,8 +160,7 @@ class TrackedRun:
                 self._pending[0](client, run_id)
                 self._pending.popleft()
         except Exception as error:  # MLflow, SQLAlchemy, requests and boto have no common base
-            first_line = str(error).partition("\n")[0]
-            self._failure = hide_credentials(f"{type(error).__name__}: {first_line}")[:300]
+            self._failure = _explain(error)
             logger.debug("MLflow failed", exc_info=error)
             return False
         return True
@@ -238,6 +237,14 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
         if (found := client.get_experiment_by_name(name)) is None:  # else another job was first
             raise
         return found.experiment_id
+
+
+def _explain(error: BaseException) -> str:
+    """Name the first cause: what MLflow and requests wrap around a refused connection fills a screen."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    first_line = str(error).partition("\n")[0]
+    return hide_credentials(f"{type(error).__name__}: {first_line}")[:200]
 
 
 def _sqlite_folder(uri: str) -> Path:

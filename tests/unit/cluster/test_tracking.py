@@ -125,7 +125,7 @@ def test_a_server_that_stays_away_costs_two_warnings_and_nothing_else(
     assert "a last attempt follows when the job ends" in first
     assert "records of this run were not delivered" in last
     assert "the files beside the job's output have them all" in last
-    assert run.where.startswith("not tracked: ")
+    assert run.where.startswith("not tracked so far: ConnectionRefusedError: ")
     assert "secret" not in first + last + run.where
 
 

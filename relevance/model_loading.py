@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,10 +34,21 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype,
     quantization: Quantization = "auto",
+    unquantized: str | None = None,
 ) -> PreTrainedModel:
     """Load a model for inference: adapter merged in `dtype`, then linear layers quantised.
 
     The output layer and the embeddings keep `dtype`: four rows of the output are all that scoring needs.
+
+    Args:
+        model_dir: Folder with config.json and safetensors.
+        adapter_dir: LoRA adapter to merge.
+        device: Where the weights go.
+        dtype: Type of everything that is not quantised.
+        quantization: See `EngineSettings.quantization`.
+        unquantized: Regular expression found in the names of linear layers to leave as they are, where
+            rounding hurts (query and key of a sharp attention, for one). vLLM fuses query, key and value,
+            and gate and up: name all of a group or none.
 
     Raises:
         ValueError: If the folder holds no model that may be loaded, the adapter belongs to another
@@ -59,7 +71,7 @@ def load_model(
         model = _load_quantized(model_dir, config, checkpoint, device, dtype)
     wanted = checkpoint if quantization == "auto" else quantization
     if wanted != checkpoint:
-        _convert_linears(model, wanted, dtype)
+        _convert_linears(model, wanted, dtype, unquantized)
     return model.eval().requires_grad_(False)
 
 
@@ -196,11 +208,12 @@ def _empty_layer(layer: nn.Module, kind: str, memory: ActivationMemory) -> Int8L
     return Fp8Linear(inputs, outputs, bias=bias, memory=memory)
 
 
-def _convert_linears(model: PreTrainedModel, quantization: str, dtype: torch.dtype) -> None:
+def _convert_linears(model: PreTrainedModel, quantization: str, dtype: torch.dtype, unquantized: str | None) -> None:
     """Replace the linear layers, one at a time so that memory holds one layer twice and not the model."""
     memory = ActivationMemory()
     for name, layer in _linears(model):
-        model.set_submodule(name, _converted(layer, quantization, dtype, memory))
+        if unquantized is None or not re.search(unquantized, name):
+            model.set_submodule(name, _converted(layer, quantization, dtype, memory))
 
 
 def _converted(layer: nn.Module, quantization: str, dtype: torch.dtype, memory: ActivationMemory) -> nn.Module:

@@ -117,6 +117,18 @@ def test_an_int8_checkpoint_is_read_as_it_is(tmp_path: Path, family: str) -> Non
     assert 0 < np.abs(undone - expected).max() < 0.1
 
 
+def test_chosen_layers_keep_their_precision_in_the_checkpoint_too(tmp_path: Path) -> None:
+    plain = save_tiny_model(tmp_path / "plain")
+    chosen = r"layers\.0\.self_attn\.[qkv]_proj"
+    model = load_model(plain, device=CPU, dtype=torch.float32, quantization="int8", unquantized=chosen)
+    save_checkpoint(model, tmp_path / "int8")
+    loaded = load_model(tmp_path / "int8", device=CPU, dtype=torch.float32)
+    original = AutoModelForCausalLM.from_pretrained(plain)
+    assert torch.equal(loaded.model.layers[0].self_attn.k_proj.weight, original.model.layers[0].self_attn.k_proj.weight)
+    assert isinstance(loaded.model.layers[0].self_attn.o_proj, Int8Linear)
+    assert isinstance(loaded.model.layers[1].self_attn.k_proj, Int8Linear)
+
+
 def test_a_tied_output_layer_is_restored(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     torch.manual_seed(0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +31,7 @@ from relevance.packing import (
 )
 from relevance.pretraining import learning_rate_factor, tokenize_examples
 from relevance.prompts import PromptEncoder, product_texts, query_texts
+from relevance.training_pairs import LabelledPairs, WeakPairs
 
 logger = logging.getLogger(__name__)
 
@@ -65,27 +65,6 @@ class FinetuningSettings(Settings):
 
     bf16: bool = True
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class LabelledPairs:
-    """Queries, titles and label numbers, aligned."""
-
-    queries: Sequence[str]
-    titles: Sequence[str]
-    labels: np.ndarray
-
-    def take(self, rows: np.ndarray) -> LabelledPairs:
-        return LabelledPairs([self.queries[i] for i in rows], [self.titles[i] for i in rows], self.labels[rows])
-
-
-@dataclass(frozen=True)
-class WeakPairs:
-    """Queries and titles with a noisy answer whether the product is a substitute."""
-
-    queries: Sequence[str]
-    titles: Sequence[str]
-    is_substitute: np.ndarray
 
 
 class TaughtPairs:
@@ -186,6 +165,12 @@ def finetune(
         if step % 50 == 0:
             logger.info("step %d of %d: loss %.3f", step, steps, loss.item())
     return tuned.eval()
+
+
+def num_steps(taught: TaughtPairs, encoder: PromptEncoder, settings: FinetuningSettings) -> int:
+    """Steps that make `settings.epochs` passes."""
+    pairs = sum(len(example.queries) for example in taught.epoch(encoder, 0))
+    return max(pairs * settings.epochs // settings.pairs_per_step, 1)
 
 
 def _batches(epochs: Iterator[list[ProductExample]], settings: FinetuningSettings) -> Iterator[PackedBatch]:

@@ -10,12 +10,13 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
 from pydantic import Field
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from cluster.settings import Settings
 from relevance.catalogue import CatalogueWriter
@@ -23,7 +24,7 @@ from relevance.labels import LABELS
 from relevance.matching import MatchingWriter
 from relevance.matching_start import prompt_marks, write_matching_circuit
 from relevance.packing import ProductExample, batches_by_length, label_loss, next_token_logits
-from relevance.prompts import PromptEncoder, product_texts, query_texts
+from relevance.prompts import PromptEncoder, product_texts, query_texts, save_prompt_settings
 
 logger = logging.getLogger(__name__)
 
@@ -200,3 +201,10 @@ def learning_rate_factor(step: int, total: int) -> float:
     if step < warm_up:
         return (step + 1) / warm_up
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min((step - warm_up) / max(total - warm_up, 1), 1)))
+
+
+def save_model(model: PreTrainedModel, encoder: PromptEncoder, folder: Path) -> None:
+    """Write weights, tokeniser and prompt: a folder that every engine can load."""
+    model.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    save_prompt_settings(encoder.prompt, folder)

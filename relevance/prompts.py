@@ -65,6 +65,15 @@ def save_prompt_settings(prompt: PromptSettings, model_dir: Path) -> None:
     (model_dir / PROMPT_FILE).write_text(prompt.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def fixed_texts(prompt: PromptSettings, guidelines: Guidelines | None = None) -> list[str]:
+    """List what every prompt says besides the pair: the guidelines and the headings. For training a tokeniser."""
+    return [_guidelines_text(prompt, guidelines or load_guidelines()), *_PRODUCT_FIELDS.values(), _QUERY, _ANSWER]
+
+
+def _guidelines_text(prompt: PromptSettings, guidelines: Guidelines) -> str:
+    return _TASK + (guidelines.brief() if prompt.guidelines == "brief" else guidelines.full())
+
+
 def product_texts(products: pa.Table) -> pa.Array:
     """Render the product segment of each row of a pairs table, shape (n,), string.
 
@@ -111,8 +120,7 @@ class PromptEncoder:
             backend.encode_special_tokens = True
             backend.no_truncation()
             backend.no_padding()
-        rules = guidelines.brief() if prompt.guidelines == "brief" else guidelines.full()
-        self.guidelines_text = _TASK + rules
+        self.guidelines_text = _guidelines_text(prompt, guidelines)
         start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         self.guidelines_ids: list[int] = start + self._encode([self.guidelines_text])[0]
         self._answer_ids = self._encode([_ANSWER])[0]

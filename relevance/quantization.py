@@ -1,4 +1,4 @@
-"""From a trained adapter to the folder that ships: merge, round to 8 bits, keep tokeniser and prompt beside it."""
+"""From a trained model folder to the one that ships: weights rounded to 8 bits, tokeniser and prompt beside them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
 
 from relevance.checkpoint import save_checkpoint
 from relevance.model_loading import load_model
-from relevance.prompts import PROMPT_FILE, PromptSettings, save_prompt_settings
+from relevance.prompts import PROMPT_FILE
 
 _COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", PROMPT_FILE)
-
-
-def merge_adapter(
-    tuned: PeftModel, output_dir: Path, *, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings
-) -> None:
-    """Write the base with the adapter added to its weights, and what scoring needs besides."""
-    merged = tuned.merge_and_unload()
-    merged.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
-    save_prompt_settings(prompt, output_dir)
 
 
 def quantize_folder(model_dir: Path, output_dir: Path) -> int:

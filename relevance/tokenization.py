@@ -6,12 +6,15 @@ units before the pieces are cut makes equal things equal tokens, so that matchin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from relevance.catalogue import CatalogueWriter
 from relevance.labels import LABEL_WORDS, label_token_ids
+from relevance.prompts import PromptSettings, fixed_texts
 
 _FOLDINGS = (
     (r"(?<=\d)\s?(?:\"|''|”|inches\b|inch\b|in\b)", " inch "),
@@ -35,15 +38,13 @@ _WORD = r"\n+\p{L}+:|\n+|\p{L}+|\d+|[^\s\p{L}\d]"
 _PROMPT_REPETITIONS = 2000
 
 
-def train_tokenizer(texts: Iterable[str], prompt_texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train byte-level pieces on texts; the prompt's own words become one token each.
+def train_small_tokenizer(
+    texts: Iterable[str], *, vocab_size: int, prompt: PromptSettings | None = None
+) -> PreTrainedTokenizerFast:
+    """Train byte-level pieces on titles and queries; the prompt's own words become one token each.
 
-    White space is dropped and runs of line breaks are kept, so the prompt's lines stay apart.
-
-    Args:
-        texts: Titles and queries.
-        prompt_texts: Guidelines and headings, weighted so that a prompt costs few tokens.
-        vocab_size: Entries, the 256 bytes and the three special tokens among them.
+    White space is dropped and runs of line breaks are kept, so the prompt's lines stay apart. `vocab_size`
+    counts the 256 bytes and the three special tokens too.
     """
     tokenizer = Tokenizer(models.BPE())
     folds = [normalizers.Replace(Regex(pattern), by) for pattern, by in _FOLDINGS]
@@ -65,12 +66,22 @@ def train_tokenizer(texts: Iterable[str], prompt_texts: Iterable[str], *, vocab_
         min_frequency=2,
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_with_prompt(texts, prompt_texts), trainer)
+    tokenizer.train_from_iterator(_with_prompt(texts, fixed_texts(prompt or PromptSettings())), trainer)
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=1024
     )
     label_token_ids(wrapped)
     return wrapped
+
+
+def tokenizer_texts(public: Sequence[str], *, num_products: int = 12_000) -> Iterator[str]:
+    """Public titles and queries, twice for their richer words, and generated ones."""
+    yield from public
+    yield from public
+    writer = CatalogueWriter("tokeniser")
+    for offered, query, _ in islice(writer.pairs({"exact": 0.5, "substitute": 0.5}, 2), num_products):
+        yield offered.title
+        yield query.text
 
 
 def _with_prompt(texts: Iterable[str], prompt_texts: Iterable[str]) -> Iterator[str]:

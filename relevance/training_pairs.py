@@ -1,0 +1,100 @@
+"""Pairs to train and judge on, read from CSV, and what keeps the judged ones unseen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.csv
+from sklearn.model_selection import GroupKFold
+
+from relevance.labels import LABELS, parse_label
+
+
+@dataclass(frozen=True)
+class LabelledPairs:
+    """Queries, titles and label numbers, aligned."""
+
+    queries: Sequence[str]
+    titles: Sequence[str]
+    labels: np.ndarray
+
+    def take(self, rows: np.ndarray) -> LabelledPairs:
+        return LabelledPairs([self.queries[i] for i in rows], [self.titles[i] for i in rows], self.labels[rows])
+
+
+@dataclass(frozen=True)
+class WeakPairs:
+    """Queries and titles with a noisy answer to the question whether the product is a substitute."""
+
+    queries: Sequence[str]
+    titles: Sequence[str]
+    is_substitute: np.ndarray
+
+    def without(self, other: LabelledPairs) -> WeakPairs:
+        """Drop the pairs whose query or title stands in `other` too, written in whatever way."""
+        keep = keep_unseen(self.queries, self.titles, other)
+        return WeakPairs([self.queries[i] for i in keep], [self.titles[i] for i in keep], self.is_substitute[keep])
+
+
+def keep_unseen(queries: Sequence[str], titles: Sequence[str], judged: LabelledPairs) -> np.ndarray:
+    """Rows of (queries, titles) that share neither query nor title with the judged pairs, int (m,)."""
+    seen_queries, seen_titles = _folded(judged.queries), _folded(judged.titles)
+    rows = enumerate(zip(queries, titles, strict=True))
+    return np.array(
+        [i for i, (query, title) in rows if _fold(query) not in seen_queries and _fold(title) not in seen_titles],
+        dtype=int,
+    )
+
+
+def _folded(texts: Iterable[str]) -> set[str]:
+    return {_fold(text) for text in texts}
+
+
+def _fold(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+
+
+def read_labelled_pairs(path: Path) -> LabelledPairs:
+    """Read a CSV with the columns query, title, label.
+
+    Raises:
+        ValueError: If a column is missing or a label is none of the four.
+    """
+    columns = _read_columns(path, ("query", "title", "label"))
+    labels = np.array([LABELS.index(parse_label(label)) for label in columns["label"]])
+    return LabelledPairs(columns["query"], columns["title"], labels)
+
+
+def read_weak_pairs(path: Path) -> WeakPairs:
+    """Read a CSV with the columns query, title, is_substitute (yes or no)."""
+    columns = _read_columns(path, ("query", "title", "is_substitute"))
+    return WeakPairs(columns["query"], columns["title"], np.array([x == "yes" for x in columns["is_substitute"]]))
+
+
+def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, "string"), strings_can_be_null=False)
+    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    table = pyarrow.csv.read_csv(path, parse_options=parsing, convert_options=texts)
+    missing = [name for name in names if name not in table.column_names]
+    if missing:
+        raise ValueError(f"{path.name}: expected the columns {', '.join(names)}, missing {', '.join(missing)}")
+    return {name: table[name].to_pylist() for name in names}
+
+
+def split_folds(pairs: LabelledPairs, num_folds: int, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Split into (training rows, judged rows), the pairs of a query together and no judged title in training."""
+    folds = []
+    splitter = GroupKFold(num_folds, shuffle=True, random_state=seed)
+    for training, judged in splitter.split(pairs.labels, groups=[_fold(query) for query in pairs.queries]):
+        kept = training[keep_unseen(*_texts(pairs, training), pairs.take(judged))]
+        folds.append((kept, judged))
+    return folds
+
+
+def _texts(pairs: LabelledPairs, rows: np.ndarray) -> tuple[Sequence[str], Sequence[str]]:
+    taken = pairs.take(rows)
+    return taken.queries, taken.titles

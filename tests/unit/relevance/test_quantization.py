@@ -1,0 +1,59 @@
+"""The 8-bit folder that ships: small, loadable, and close to the model it was made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+import relevance
+from relevance.catalogue import CatalogueWriter
+from relevance.finetuning import predict
+from relevance.labels import label_token_ids
+from relevance.model_loading import load_model
+from relevance.pretraining import ModelShape, new_model, save_model
+from relevance.prompts import PromptEncoder, PromptSettings, load_prompt_settings
+from relevance.quantization import quantize_folder
+from relevance.tokenization import train_small_tokenizer
+
+SHIPPED = Path(relevance.__file__).with_name("small_model")
+
+
+def test_quantised_folder_gives_nearly_the_same_probabilities(tmp_path: Path) -> None:
+    writer = CatalogueWriter("quantise")
+    titles = [writer.product().title for _ in range(40)]
+    prompt = PromptSettings(guidelines="brief", product_token_budget=32, query_token_budget=24)
+    encoder = PromptEncoder(train_small_tokenizer(titles, vocab_size=1024, prompt=prompt), prompt)
+    model = new_model(ModelShape(hidden_size=128, num_layers=3, intermediate_size=64, vocab_size=1024), encoder)
+    save_model(model, encoder, tmp_path / "float")
+    size = quantize_folder(tmp_path / "float", tmp_path / "int8")
+    assert size < 0.6 * sum(path.stat().st_size for path in (tmp_path / "float").iterdir())
+    loaded = load_model(tmp_path / "int8", device=torch.device("cpu"), dtype=torch.float32)
+    queries = [title.lower()[:20] for title in titles]
+    difference = predict(loaded, encoder, queries, titles) - predict(model, encoder, queries, titles)
+    # Rounding to 8 bits costs about a hundredth in probability; the output layer and the embeddings are not rounded.
+    assert np.abs(difference).mean() < 0.02
+    assert load_prompt_settings(tmp_path / "int8") == prompt
+
+
+def test_shipped_model_is_small_and_complete() -> None:
+    size = sum(path.stat().st_size for path in SHIPPED.iterdir())
+    assert size < 12_000_000
+    assert {path.suffix for path in SHIPPED.iterdir()} <= {".json", ".safetensors"}
+    assert len(label_token_ids(AutoTokenizer.from_pretrained(SHIPPED))) == 4
+
+
+@pytest.mark.parametrize(
+    ("query", "title", "label"),
+    [
+        ("red running shoes", "Nolo Red Running Shoes for Men, Lightweight, Size 9", 0),
+        ("blue running shoes", "Nolo Red Running Shoes for Men, Lightweight, Size 9", 1),
+    ],
+)
+def test_shipped_model_knows_the_plain_cases(query: str, title: str, label: int) -> None:
+    encoder = PromptEncoder(AutoTokenizer.from_pretrained(SHIPPED), load_prompt_settings(SHIPPED))
+    model = load_model(SHIPPED, device=torch.device("cpu"), dtype=torch.float32)
+    assert predict(model, encoder, [query], [title]).argmax() == label

@@ -12,6 +12,7 @@ from typing import TypeVar
 from cluster.settings import Settings, describe_settings, load_settings
 
 S = TypeVar("S", bound=Settings)
+_QUIET = ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
 
 
 def run_job(
@@ -26,6 +27,8 @@ def run_job(
     logging.basicConfig(
         level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    for variable in _QUIET:
+        os.environ.setdefault(variable, "true")  # before any library that would report home is imported
     if {"--help", "-h"} & set(arguments):
         print(_help(main, cls, defaults))
         return

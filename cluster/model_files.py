@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import storage
+from cluster.provenance import hide_credentials
+from cluster.tracking import open_client, tracking_uri
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _WEIGHTS = "*.safetensors"
@@ -31,16 +33,18 @@ class ModelFiles:
     """For people: the name with its resolved version, revision or content digest."""
     digest: str
     source: str
+    registry_uri: str | None = None
+    """The MLflow server that hands out the files itself; None: `source` is read directly."""
 
 
-def resolve_model(name: str) -> ModelFiles:
-    """Pin a model's name to the content that it means now.
+def resolve_model(name: str, *, registry_uri: str | None = None) -> ModelFiles:
+    """Pin a model's name to the content that it means now; `registry_uri` as in `tracking.tracking_uri`.
 
     Raises:
         ValueError: If there is no such model, saying where it was looked for.
     """
     if name.startswith("models:/"):
-        return _resolve_registered(name)
+        return _resolve_registered(name, tracking_uri(registry_uri))
     if name.startswith("s3://"):
         listing = [(file.url, file.size_bytes, file.version) for file in storage.list_files(name)]
         if not listing:
@@ -61,11 +65,16 @@ def fetch_model(model: ModelFiles, *, cache_dir: str, weights: bool = True) -> P
     needs the tokeniser does not pull sixteen gigabytes.
     """
     source = model.source
-    if source.startswith("models:/"):
+    if source.startswith("mlflow-artifacts:"):
         import mlflow.artifacts
 
-        target = Path(cache_dir) / "registry" / model.digest
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(_made(target))))
+        target = Path(cache_dir).expanduser() / "registry" / model.digest
+        target.mkdir(parents=True, exist_ok=True)
+        return Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=source, dst_path=str(target), tracking_uri=model.registry_uri
+            )
+        )
     if source.startswith("hub:"):
         from huggingface_hub import snapshot_download
 
@@ -74,11 +83,6 @@ def fetch_model(model: ModelFiles, *, cache_dir: str, weights: bool = True) -> P
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     skip = "" if weights else _WEIGHTS[1:]
     return Path(storage.fetch_folder(source, os.path.expanduser(cache_dir), skip_suffix=skip))  # noqa: PTH111
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _local_folder(name: str) -> Path | None:
@@ -97,23 +101,26 @@ def _hash_folder(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _resolve_registered(name: str) -> ModelFiles:
-    from mlflow import MlflowClient
+def _resolve_registered(name: str, registry_uri: str) -> ModelFiles:
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient()
+    client = open_client(registry_uri)
     model, at, alias = name.removeprefix("models:/").partition("@")
     try:
         if at:
             found = client.get_model_version_by_alias(model, alias)
         else:
             found = client.get_model_version(*model.split("/", 1))
+        source = client.get_model_version_download_uri(found.name, found.version)
+        if source.startswith("models:/"):
+            source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
     except (MlflowException, TypeError) as error:
-        where = client.tracking_uri.partition("?")[0]
+        where = hide_credentials(registry_uri)
         raise ValueError(f"model {name}: not in the MLflow registry at {where} ({error})") from None
     version = f"{found.name}/{found.version}"
     identity = f"{version} {found.source} {found.run_id} {found.creation_timestamp}"
-    return ModelFiles(version, hashlib.sha256(identity.encode()).hexdigest()[:16], f"models:/{version}")
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    return ModelFiles(version, digest, source.removeprefix("file://"), registry_uri)
 
 
 def _resolve_hub(name: str) -> ModelFiles:

@@ -13,7 +13,15 @@ from pydantic import Field
 from cluster.settings import Settings
 
 _PROJECT = Path(__file__).resolve().parent.parent
-_SHARED_VARIABLES = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "HF_HUB_OFFLINE", "LOG_LEVEL")
+_SHARED_VARIABLES = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_DISABLE_TELEMETRY",
+    "DO_NOT_TRACK",
+    "AWS_ENDPOINT_URL",
+    "AWS_DEFAULT_REGION",
+    "HF_HUB_OFFLINE",
+    "LOG_LEVEL",
+)
 """Addresses that workers need too. Secrets are not sent: a runtime environment is shown in the dashboard."""
 
 
@@ -45,6 +53,7 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
     address = settings.address or os.environ.get("RAY_ADDRESS")
     environment: dict = {"env_vars": {name: os.environ[name] for name in _SHARED_VARIABLES if name in os.environ}}
     local: dict = {}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
         local = {
             "num_cpus": settings.num_cpus,

@@ -167,7 +167,7 @@ class TrackedRun:
 
     def _connect(self) -> tuple[MlflowClient, str]:
         if self._client is None:
-            self._client = _open_client(self._uri)
+            self._client = open_client(self._uri)
         if self._experiment_id is None:
             self._experiment_id = _experiment_id(self._client, self._experiment, self._uri)
         if self.run_id is None:
@@ -213,7 +213,8 @@ def _describe(run: TrackedRun, name: str, job: Settings) -> None:
     run.tags({**source, "version": provenance.versions, "hardware": provenance.hardware})
 
 
-def _open_client(uri: str) -> MlflowClient:
+def open_client(uri: str) -> MlflowClient:
+    """Connect to a tracking server and registry, creating a SQLite file's folder and tables where they are missing."""
     from mlflow import MlflowClient  # after the environment is set: telemetry starts with the import
 
     if not uri.startswith("sqlite:///"):

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relevance.scoring_report import ReportSettings, ScoringReport
-
 from cluster.launch import run_job
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
@@ -23,6 +21,7 @@ from cluster.tracking import TrackingSettings, tracked_run
 from relevance.estimating import estimate_day, print_estimate
 from relevance.label_model import open_label_model
 from relevance.scoring_day import score_day
+from relevance.scoring_report import ReportSettings, ScoringReport
 from relevance.scoring_run import ScoringSettings, open_run
 
 
@@ -55,7 +54,13 @@ class ScoreJob(Settings):
 
 def main(job: ScoreJob) -> None:
     """Score, commit and report."""
-    model = open_label_model(job.model, job.adapter, quantization=job.scoring.quantization, cache_dir=job.cache_dir)
+    model = open_label_model(
+        job.model,
+        job.adapter,
+        quantization=job.scoring.quantization,
+        cache_dir=job.cache_dir,
+        registry_uri=job.tracking.uri,
+    )
     run = open_run(job.input, job.output, model, job.scoring)
     with ray_session(job.session):
         if job.estimate:

@@ -55,15 +55,17 @@ def load_tokenizer(model_dir: Path) -> FastTokenizer | PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False)
 
 
-def open_label_model(name: str, adapter: str | None, *, quantization: str, cache_dir: str) -> LabelModel:
+def open_label_model(
+    name: str, adapter: str | None, *, quantization: str, cache_dir: str, registry_uri: str | None = None
+) -> LabelModel:
     """Pin a model by name (see `cluster.model_files`).
 
     Raises:
         ValueError: If the model or the adapter is not found.
     """
     return LabelModel(
-        base=resolve_model(name),
-        adapter=resolve_model(adapter) if adapter else None,
+        base=resolve_model(name, registry_uri=registry_uri),
+        adapter=resolve_model(adapter, registry_uri=registry_uri) if adapter else None,
         quantization=quantization,
         cache_dir=cache_dir,
     )

@@ -53,6 +53,7 @@ def score_day(run: ScoringRun, *, extras: Extras | None = None, load: EngineLoad
     plan = make_plan(run, splits)
     committed = run.output.open(plan)
     if committed is not None:
+        run.output.clean_up()  # whoever committed may have been killed before it got to this
         return ScoredDay(run.output.url, committed["figures"], already_done=True)
     try:
         shards = partition_input(run, splits, plan["num_shards"])
@@ -124,9 +125,8 @@ def _publish(
     run.output.publish(files)
     for name, content in (extras(figures, seconds) if extras else {}).items():
         storage.write_bytes(storage.join_url(run.output.url, name), content)
-    poisoned = [shard for shard in sorted(manifests) if manifests[shard]["poisoned"]]
     summary = {**figures.as_dict(), "seconds": seconds}
-    first = run.output.commit(plan, {"files": list(files), "figures": summary, "poisoned_shards": poisoned})
+    first = run.output.commit(plan, {"files": list(files), "figures": summary})
     run.output.clean_up()
     return ScoredDay(run.output.url, summary, already_done=not first)
 

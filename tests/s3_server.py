@@ -80,6 +80,8 @@ class S3Server:
 
     def _handle(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        if environ.get("QUERY_STRING"):
+            path = f"{path}?{environ['QUERY_STRING']}"
         self.requests.append((method, path))
         with self._lock:
             fault = next((fault for fault in self._faults if fault.takes(method, path)), None)

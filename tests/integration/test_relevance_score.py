@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def _job(input_url: str, output: str, model: Path | str, **scoring: object) -> ScoreJob:
-    settings = ScoringSettings(shard_rows=100, num_threads=2, **scoring)
+    settings = ScoringSettings(**{"shard_rows": 100, "num_threads": 2, **scoring})
     root = Path(str(model)).parent if Path(str(model)).is_absolute() else Path()
     tracking = TrackingSettings(uri=f"sqlite:///{(root / 'mlflow.db').resolve()}")
     return ScoreJob(input=input_url, output=output, model=str(model), scoring=settings, tracking=tracking)
@@ -86,7 +86,7 @@ def test_scores_do_not_depend_on_how_the_day_is_cut(tmp_path: Path, tiny_model: 
     write_pairs(pairs, str(tmp_path / "one"), num_files=1)
     write_pairs(pairs.slice(60), str(tmp_path / "other"), num_files=3)
     main(_job(str(tmp_path / "one"), str(tmp_path / "a"), tiny_model))
-    main(_job(str(tmp_path / "other"), str(tmp_path / "b"), tiny_model).model_copy(update={"cache_dir": str(tmp_path)}))
+    main(_job(str(tmp_path / "other"), str(tmp_path / "b"), tiny_model))
     whole = {row["query_id"]: row for row in read_committed(str(tmp_path / "a"))}
     for row in read_committed(str(tmp_path / "b")):
         for name in ("p_exact", "p_substitute", "p_complement", "p_irrelevant", "label_mass"):

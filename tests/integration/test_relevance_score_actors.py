@@ -73,7 +73,7 @@ def test_an_engine_that_dies_in_mid_shard_is_replaced(
 def test_a_shard_that_always_kills_is_given_up_and_the_rest_committed(day: ScoringRun, tmp_path: Path) -> None:
     scored = score_day(day, load=_dying(tmp_path, deaths=10**6, kill=False))
     manifest = read_job_manifest(day.output.url)
-    (poisoned,) = manifest["poisoned_shards"]
+    (poisoned,) = manifest["figures"]["poisoned_shards"]
     rows = read_committed(day.output.url)
     failed = [row for row in rows if row["error"]]
     assert len(rows) == NUM_PAIRS

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from cluster import storage
+from cluster.model_files import fetch_model, resolve_model
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_a_folder_is_used_in_place_and_named_by_its_content(model_dir: Path, tmp_path: Path) -> None:
+    before = resolve_model(str(model_dir))
+    assert fetch_model(before, cache_dir=str(tmp_path)) == model_dir
+    assert before.version.startswith("tiny@")
+    (model_dir / "README.md").write_text("a card is not the model")
+    assert resolve_model(str(model_dir)) == before
+    (model_dir / "model.safetensors").write_bytes(b"other weights")
+    assert resolve_model(str(model_dir)).digest != before.digest
+
+
+def test_a_relative_name_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = fetch_model(resolve_model("relevance/small_model"), cache_dir=str(tmp_path))
+    assert (found / "config.json").exists()
+
+
+def test_a_model_in_s3_comes_with_or_without_its_weights(bucket: str, tmp_path: Path) -> None:
+    storage.write_bytes(f"{bucket}/m/config.json", b"{}")
+    storage.write_bytes(f"{bucket}/m/model.safetensors", b"weights")
+    model = resolve_model(f"{bucket}/m")
+    light = fetch_model(model, cache_dir=str(tmp_path), weights=False)
+    assert [path.name for path in light.iterdir()] == ["config.json"]
+    whole = fetch_model(model, cache_dir=str(tmp_path))
+    assert (whole / "model.safetensors").read_bytes() == b"weights"
+    storage.write_bytes(f"{bucket}/m/model.safetensors", b"newer")
+    assert resolve_model(f"{bucket}/m").digest != model.digest
+    with pytest.raises(ValueError, match=r"model s3://.*/none: no files there"):
+        resolve_model(f"{bucket}/none")
+
+
+def test_an_alias_of_the_registry_is_pinned_to_its_version(model_dir: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    client.create_registered_model("relevance")
+    for _ in range(2):
+        client.create_model_version("relevance", str(model_dir))
+    client.set_registered_model_alias("relevance", "champion", 1)
+    pinned = resolve_model("models:/relevance@champion", registry_uri=uri)
+    client.set_registered_model_alias("relevance", "champion", 2)
+    assert pinned.version == "relevance/1"
+    assert fetch_model(pinned, cache_dir=str(tmp_path)) == model_dir
+    assert resolve_model("models:/relevance@champion", registry_uri=uri).version == "relevance/2"
+    assert resolve_model("models:/relevance/1", registry_uri=uri) == pinned
+    for missing in ("models:/relevance@gone", "models:/other/1", "models:/relevance"):
+        with pytest.raises(ValueError, match=rf"model {missing}: not in the MLflow registry at sqlite"):
+            resolve_model(missing, registry_uri=uri)
+
+
+def test_a_name_that_is_nowhere_says_where_it_was_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="model no-such/model: no such folder, and not found on the hub"):
+        resolve_model("no-such/model")

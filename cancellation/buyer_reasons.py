@@ -22,9 +22,17 @@ def _background(s: Story) -> None:
     """What may lie before: questions, a parcel, a day of delay with a reason."""
     if s.chance(0.25):
         chat_about_nothing(s)
-    s.wait(0.1, 40)
-    if s.chance(0.35):
+    if s.chance(0.7):
+        s.wait(0.05, 40)
+    if s.chance(0.28):
         prepare_parcel(s)
+        s.wait(0.1, 20)
+    if s.chance(0.3):
+        s.seller(
+            *(["greet"] if s.chance(0.3) else []), s.one_of("packed", "ready", "late_honest", "thanks", "ask_which")
+        )
+        if s.chance(0.4):
+            s.wait(0.05, 10)
     if s.chance(0.15):
         s.extend(24, 48)
         if s.chance(0.5):
@@ -37,11 +45,11 @@ def _farewell(s: Story) -> None:
 
     Who wanted it first decides, so here a seller may well use the words of one who asks for it.
     """
-    for _ in range(s.rng.choice((0, 1, 1, 1, 2))):
+    for _ in range(s.rng.choice((0, 1, 1, 1, 2, 3))):
         kind = s.one_of(
             "ok_cancel", "howto_cancel", "dont_cancel", "ask_which", "ok_cancel", "ask_cancel", "ask_indirect"
         )
-        s.seller(kind)
+        s.seller(*([s.one_of("greet", "ok_cancel", "howto_cancel")] if s.chance(0.45) else []), kind)
         if kind == "dont_cancel":
             s.buyer(s.one_of("want_out", "want_out_soft", "accept_cancel"))
         elif s.chance(0.4):
@@ -74,6 +82,24 @@ def said_nothing(s: Story) -> bool:
         if s.chance(0.6):
             prepare_parcel(s)
     s.reason_kinds = ("changed_mind",)
+    return True
+
+
+def late_in_silence(s: Story) -> bool:
+    """The seller slips, by an extension, a day or a wrong flag; the parcel is ready when the buyer goes."""
+    s.wait(6, 40)
+    if s.chance(0.6):
+        s.extend(24, 48)
+    if s.chance(0.15):
+        s.entry("stock_out_flagged")
+        s.wait(0.2, 6)
+    if s.chance(0.6):
+        s.miss()
+        s.wait(0.2, 8)
+    prepare_parcel(s)
+    s.wait(0.2, 10)
+    s.reason_kinds = (s.one_of("changed_mind", "changed_mind", "found_cheaper", "duplicate_order"),)
+    s.wish = {"found_cheaper": _CHEAPER, "duplicate_order": _DOUBLE}.get(s.reason_kinds[0], _CHANGED)
     return True
 
 
@@ -345,6 +371,7 @@ def in_a_hurry(s: Story) -> bool:
 REASONS = (
     Cause("changed_mind", changed_mind, 2.2, factor=_CHANGED),
     Cause("said_nothing", said_nothing, 1.6, factor=_CHANGED, quiet=True),
+    Cause("late_in_silence", late_in_silence, 0.8, factor=_CHANGED, quiet=True),
     Cause("said_nothing_cheaper", said_nothing_cheaper, 0.5, factor=_CHEAPER, quiet=True),
     Cause("said_nothing_wrong", said_nothing_wrong, 0.6, factor=_WRONG, quiet=True),
     Cause("said_nothing_double", said_nothing_double, 0.5, factor=_DOUBLE, quiet=True),

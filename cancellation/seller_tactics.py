@@ -33,6 +33,8 @@ class Cause:
 
 
 def _opening(s: Story) -> None:
+    if s.chance(0.7):
+        s.wait(0.05, 40)
     if s.chance(0.25):
         chat_about_nothing(s)
         s.wait(0.3, 20)

@@ -26,7 +26,7 @@ from cancellation.events import Event, Order, SellerHistory
 from cancellation.factors import FACTORS, VERDICTS
 from cancellation.markets import MARKETS, Market
 from cancellation.seller_tactics import TACTICS, Cause
-from cancellation.small_talk import warm_up, wind_down
+from cancellation.small_talk import begin_parcel, warm_up, wind_down
 from cancellation.story import DAY, HOUR, Story, Voice
 from cancellation.wording import type_text
 from cluster.settings import Settings
@@ -90,6 +90,9 @@ def simulate_event(settings: SimulationSettings, seed: int, index: int) -> Label
     _set_circumstances(story, guilty=guilty)
     if story.chance(0.12 if cause.quiet else 0.9):
         warm_up(story)
+    if guilty and story.chance(0.1 if cause.quiet else 0.33):
+        story.wait(0.2, 20)
+        begin_parcel(story)
     proven = cause.act(story)
     if len(story.chat) > 1 and story.chance(0.2):
         wind_down(story)

@@ -70,7 +70,7 @@ def show_pair(pair: PairKey) -> str:
 def latest_per_annotator(annotations: Iterable[Annotation]) -> list[Annotation]:
     """Keep each person's last word on each pair: a later round replaces an earlier one.
 
-    Later is by time, then by the round's name as people count ("10" behind "9").
+    Later is by the round's name, as people count ("10" behind "9"), then by time.
     """
     last: dict[tuple[str, PairKey], Annotation] = {}
     for one in sorted(annotations, key=lambda one: (round_order(one.round), one.annotated_at)):
@@ -80,4 +80,4 @@ def latest_per_annotator(annotations: Iterable[Annotation]) -> list[Annotation]:
 
 def round_order(name: str) -> tuple[int, str]:
     """Sort rounds as people count them: "2" before "10"."""
-    return (int(name), "") if name.isdigit() else (0, name)
+    return (int(name), "") if name.isdecimal() else (0, name)

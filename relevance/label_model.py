@@ -40,10 +40,27 @@ class LabelModel:
         return base, adapter
 
     def encoder(self) -> PromptEncoder:
-        """Load the tokeniser and the prompt that the model (or its adapter) was trained on."""
+        """Load the tokeniser and the prompt that the model (or its adapter) was trained on.
+
+        Raises:
+            ValueError: If a label is no single token, or the longest prompt does not fit the model.
+        """
         base, adapter = self.fetch(weights=False)
         prompt_from = adapter if adapter and (adapter / PROMPT_FILE).exists() else base
-        return PromptEncoder(load_tokenizer(base), load_prompt_settings(prompt_from))
+        encoder = PromptEncoder(load_tokenizer(base), load_prompt_settings(prompt_from))
+        _check_length(encoder, base, self.base.version)
+        return encoder
+
+
+def _check_length(encoder: PromptEncoder, model_dir: Path, version: str) -> None:
+    path = model_dir / "config.json"
+    config = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    positions = {**config, **config.get("text_config", {})}.get("max_position_embeddings")
+    if positions and encoder.max_prompt_tokens >= positions:
+        raise ValueError(
+            f"model {version} has {positions} positions, a prompt may take {encoder.max_prompt_tokens} tokens: "
+            f"lower the budgets in the model's {PROMPT_FILE}"
+        )
 
 
 def load_tokenizer(model_dir: Path) -> FastTokenizer | PreTrainedTokenizerBase:

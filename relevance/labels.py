@@ -44,10 +44,12 @@ def label_token_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str] = L
         if len(pieces) != 1 or pieces[0] == tokenizer.unk_token_id:
             raise ValueError(
                 f"label {label!r}: the word {word!r} is {len(pieces)} tokens in this tokeniser "
-                f"({tokenizer.convert_ids_to_tokens(pieces)}), one is needed: set prompt.label_words to four "
-                "words of one token each"
+                f"({tokenizer.convert_ids_to_tokens(pieces)}), one is needed: set label_words in the "
+                "model's prompt.json to four words of one token each"
             )
         ids.append(pieces[0])
     if len(set(ids)) != len(ids):
-        raise ValueError(f"label words {list(words)} share a token: set prompt.label_words to four different words")
+        raise ValueError(
+            f"label words {list(words)} share a token: set label_words in the model's prompt.json to different ones"
+        )
     return tuple(ids)

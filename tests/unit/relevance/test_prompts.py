@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from relevance.fast_tokenizer import FastTokenizer
 from relevance.guidelines import load_guidelines
+from relevance.label_model import open_label_model
 from relevance.labels import LABELS, label_token_ids, parse_label
 from relevance.prompts import PromptEncoder, PromptSettings, load_prompt_settings
 from tests.conftest import PROJECT
@@ -68,7 +70,7 @@ def test_a_label_word_of_two_tokens_is_named(tokenizer: FastTokenizer) -> None:
         ValueError, match=r"label 'complement': the word ' not a single word' is \d+ tokens .*one is needed"
     ):
         label_token_ids(tokenizer, words)
-    with pytest.raises(ValueError, match=r"share a token: set prompt\.label_words to four different words"):
+    with pytest.raises(ValueError, match="share a token: set label_words in the model's prompt"):
         label_token_ids(tokenizer, (" exact", " exact", " complement", " irrelevant"))
 
 
@@ -76,3 +78,14 @@ def test_labels_are_read_in_full_or_as_a_letter() -> None:
     assert [parse_label(text) for text in ("exact", "S", "c", " Irrelevant ")] == list(LABELS)
     with pytest.raises(ValueError, match="unknown label 'maybe': expected one of exact, substitute"):
         parse_label("maybe")
+
+
+def test_a_prompt_longer_than_the_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    for path in tiny_model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 100}))
+    model = open_label_model(str(tmp_path), None, quantization="none", cache_dir=str(tmp_path))
+    message = r"has 100 positions, a prompt may take \d+ tokens: lower the budgets in the model's prompt\.json"
+    with pytest.raises(ValueError, match=message):
+        model.encoder()

@@ -92,7 +92,7 @@ class TransformersEngine:
         self._max_forward_tokens = settings.max_forward_tokens or _FORWARD_TOKENS[self._device.type]
         self._guidelines: tuple[tuple[int, ...], Prefix] = ((), [])
         self._max_prompt_tokens = max_prompt_tokens(model.config)
-        self._window = _attention_window(model)
+        self._window, self._window_warned = _attention_window(model), False
         self._shares = self._sharing_is_exact()
 
     def label_logprobs(self, batch: TokenBatch) -> LabelScores:
@@ -106,11 +106,18 @@ class TransformersEngine:
             return LabelScores(np.empty((0, 4), np.float32), np.empty(0, np.float32), 0, 0)
         scores = _Scores(len(batch), prompt_tokens=int(lengths.sum()))
         with torch.no_grad():
-            if self._shares and lengths.max() <= self._window:
+            if self._shares and self._within_window(int(lengths.max())):
                 self._score_shared(batch, scores)
             else:
                 self._score_unshared(batch, scores)
         return scores.result()
+
+    def _within_window(self, longest: int) -> bool:
+        """Say whether every token of such a prompt sees every earlier one, as the block mask assumes."""
+        if longest > self._window and not self._window_warned:
+            log.warning("prompts of %d tokens pass the attention window of %d: computed whole", longest, self._window)
+            self._window_warned = True
+        return longest <= self._window
 
     def _score_shared(self, batch: TokenBatch, scores: _Scores) -> None:
         prefix = self._guidelines_prefix(batch.guidelines, scores)

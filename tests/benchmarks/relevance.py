@@ -146,6 +146,9 @@ def measure(contenders: dict[str, Contender], rounds: int, *, tiny: bool) -> dic
             score(batch)
             if number:  # the first round warms up
                 speeds[name].append(len(batch) / (time.perf_counter() - started))
+        if number:
+            latest = ", ".join(f"{name} {speed[-1]:.1f}" for name, speed in speeds.items())
+            print(f"round {number} of {rounds}, load {os.getloadavg()[0]:.1f}, pairs/s: {latest}", file=sys.stderr)
     return speeds
 
 

@@ -133,6 +133,7 @@ def test_other_architectures_score_right_with_or_without_sharing(
     assert np.abs(probabilities(scores) - expected).max() <= 1e-4
     assert np.abs(scores.label_mass - mass).max() <= 1e-5
     assert ("does not share prefixes" in caplog.text) == (family in {"mistral", "bloom"})
+    assert ("pass the attention window of 30" in caplog.text) == (family == "gemma2")
 
 
 def save_adapter(base_dir: Path, folder: Path) -> torch.nn.Module:

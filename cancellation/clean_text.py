@@ -5,12 +5,21 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_STRUCTURAL = str.maketrans({"[": "(", "]": ")", "<": "‹", ">": "›", "|": "/"})
-_SPACES = re.compile(r"\s+")
+_LOOKALIKES = (("[", "("), ("]", ")"), ("<", "‹"), (">", "›"), ("|", "/"))
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
-# Marks and letters by category, so printable to Python, that show nothing: grapheme joiner, Hangul and Khmer
-# fillers, Mongolian and other variation selectors.
-_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+_INVISIBLE = re.compile(
+    "["
+    # Format characters (category Cf): soft hyphen, zero-width, bidi controls, joiners, annotations, tags.
+    "\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064"
+    "\u2066-\u206f\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001345f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f"
+    # Marks and letters that show nothing: grapheme joiner, Hangul and Khmer fillers, variation selectors.
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
+    # Surrogates and private use.
+    "\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff"
+    "]+"
+)
 
 
 def clean_text(text: str) -> str:
@@ -23,12 +32,7 @@ def clean_text(text: str) -> str:
     if not text.isascii():
         text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     if not text.isprintable():
-        text = "".join([_visible(character) for character in text])
-    return _SPACES.sub(" ", text.translate(_STRUCTURAL)).strip()
-
-
-def _visible(character: str) -> str:
-    category = unicodedata.category(character)
-    if category in ("Zs", "Zl", "Zp", "Cc"):
-        return " "
-    return "" if category in ("Cf", "Cs", "Co", "Cn") else character
+        text = _CONTROLS.sub(" ", text)
+    for bracket, lookalike in _LOOKALIKES:
+        text = text.replace(bracket, lookalike)
+    return " ".join(text.split())

@@ -79,9 +79,7 @@ def next_steps(page: AgreementPage) -> list[str]:
         steps.append(f"Wait for {_count(page.open_tasks, 'task')} given back without a label, or leave them.")
     old = sum(one.annotations for one in figures.by_version if one.name != page.guideline_version)
     if old:
-        steps.append(
-            f"Mind that {_count(old, 'label')} were given under other guidelines than {page.guideline_version}."
-        )
+        steps.append(f"Mind {_count(old, 'label')} given under other guidelines than {page.guideline_version}.")
     return steps
 
 

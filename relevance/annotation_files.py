@@ -64,12 +64,13 @@ def read_annotations(urls: Sequence[str], *, people: Mapping[str, str] | None = 
     Raises:
         ValueError: If a file cannot be read, a column is missing or a label is none of the four; file and line named.
     """
-    files = [file for url in urls for file in storage.list_files(url) if file.url.lower().endswith((".csv", ".json"))]
+    listed = [file for url in urls for file in storage.list_files(url)]
+    files = {file.url: file for file in listed if file.url.lower().endswith((".csv", ".json"))}
     if not files:
         raise ValueError(f"{', '.join(urls)}: no .csv or .json file there: give exports or sheets in `annotations`")
     annotations: list[Annotation] = []
     open_tasks: Counter[str] = Counter()
-    for file in files:
+    for file in files.values():
         name, content = file.url.rpartition("/")[2], storage.read_bytes(file.url)
         if name.lower().endswith(".csv"):
             rows, skipped = _sheet_rows(content, name)
@@ -78,7 +79,7 @@ def read_annotations(urls: Sequence[str], *, people: Mapping[str, str] | None = 
             _name_people(rows, people or {}, name)
         annotations += [_annotation(row, name, number) for number, row in enumerate(rows, start=1)]
         open_tasks[name] += skipped
-    digests = {file.url: f"{file.size_bytes} {file.version}" for file in files}
+    digests = {file.url: f"{file.size_bytes} {file.version}" for file in files.values()}
     return AnnotationFiles(annotations, dict(open_tasks), digests)
 
 
@@ -115,7 +116,7 @@ def _name_people(rows: list[dict[str, Any]], people: Mapping[str, str], name: st
     users: dict[str, set[str]] = {}
     for row in rows:
         assigned, user = row.get("annotator") or "", row["user"]
-        row["annotator"] = people.get(user) or assigned or f"user {user}"
+        row["annotator"] = people.get(user) or assigned or (f"user {user}" if user.isdecimal() else user)
         if user not in people and assigned:
             users.setdefault(assigned, set()).add(user)
     for assigned, several in users.items():

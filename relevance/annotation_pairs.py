@@ -42,12 +42,8 @@ def scored_day(url: str) -> dict[str, Any]:
 
 def read_scores(url: str) -> Iterator[pa.Table]:
     """Stream a day's scored rows that have a label: query_id, product_id, label (index, int8), p_*; one batch each."""
-    root = storage.open_filesystem(url)[1]
-    for file in storage.list_files(url, suffix=".parquet"):
-        inner = file.url.removeprefix("s3://").removeprefix(root).split("/")
-        if any(part.startswith(("_", ".")) for part in inner):  # the label store may lie inside
-            continue
-        filesystem, path = storage.open_filesystem(file.url)
+    for name in scored_day(url)["files"]:
+        filesystem, path = storage.open_filesystem(storage.join_url(url, name))
         with filesystem.open(path, "rb") as stream:
             for batch in pq.ParquetFile(stream).iter_batches(columns=list(_SCORE_READ), use_threads=False):
                 table = pa.table(batch)

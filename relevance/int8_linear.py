@@ -71,7 +71,7 @@ class Int8Linear(nn.Module):
     def _quantize_cpu(self, values_MK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         quantized, scale = quantize_rows(values_MK)
         if _has_vnni():
-            # VNNI multiplies unsigned by signed bytes: shift by 128 (the conversion straight to uint8 is ten times slower).
+            # VNNI multiplies unsigned by signed bytes: shift by 128 (converting straight to uint8 is ten times slower).
             quantized = quantized.view(torch.uint8).add_(_UINT8_OFFSET)
         return quantized, scale
 

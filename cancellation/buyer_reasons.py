@@ -6,9 +6,8 @@ and call to confirm an address. A script says whether its traces show that the b
 
 from __future__ import annotations
 
-from cancellation.seller_tactics import Cause, unclear
-from cancellation.small_talk import chat_about_nothing, opening, prepare_parcel
-from cancellation.story import Story
+from cancellation.small_talk import chat_about_nothing, opening, prepare_parcel, unclear
+from cancellation.story import Cause, Story
 
 _CHANGED, _WRONG, _CHEAPER, _DOUBLE = (
     "buyer.changed_mind",
@@ -23,7 +22,7 @@ def _background(s: Story) -> None:
     if s.chance(0.25):
         chat_about_nothing(s)
     if s.chance(0.7):
-        s.wait(0.05, 40)
+        s.wait(0.05, 50)
     if s.chance(0.28):
         prepare_parcel(s)
         s.wait(0.1, 20)

@@ -6,10 +6,8 @@ answered. The system's messages are counted, and otherwise no part of the conver
 
 from __future__ import annotations
 
-from cancellation.communication_signals import CommunicationSignals, communication_signal_table, communication_signals
+from cancellation.communication_signals import CommunicationSignals
 from cancellation.measures import Measure, feature, ratio
-
-__all__ = ["COMMUNICATION_FEATURES", "communication_signal_table", "communication_signals"]
 
 
 @feature("count")

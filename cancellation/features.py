@@ -13,11 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from cancellation.activity_features import ACTIVITY_FEATURES, activity_signal_table, activity_signals
-from cancellation.communication_features import (
-    COMMUNICATION_FEATURES,
-    communication_signal_table,
-    communication_signals,
-)
+from cancellation.communication_features import COMMUNICATION_FEATURES
+from cancellation.communication_signals import communication_signal_table, communication_signals
 from cancellation.events import Event
 from cancellation.fulfilment_features import FULFILMENT_FEATURES, fulfilment_signal_table, fulfilment_signals
 from cancellation.measures import Array, Feature

@@ -6,43 +6,25 @@ inconclusive. Every script varies: who opens, what is said, what is left out, ho
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from cancellation.small_talk import bring_up_to_date, chat_about_nothing, opening
-from cancellation.story import HOUR, Story
+from cancellation.small_talk import bring_up_to_date, chat_about_nothing, opening, unclear
+from cancellation.story import HOUR, Cause, Story
 
 ASKED = ("changed_mind", "wrong_details", "other", "blame")
 """Reasons a buyer gives when a seller asked for the cancellation: mostly what the seller wants to read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """A seller's tactic or a buyer's reason.
-
-    `held_out` ones are kept from training sets; `quiet` ones mostly come without a chat; `factor` is the
-    decision factor where the chat names none.
-    """
-
-    name: str
-    act: Callable[[Story], bool]
-    weight: float
-    held_out: bool = False
-    factor: str | None = None
-    quiet: bool = False
-
-
 def _opening(s: Story) -> None:
-    if s.chance(0.7):
-        s.wait(0.05, 40)
+    if s.chance(0.6):
+        s.wait(0.05, 30)
     if s.chance(0.25):
         chat_about_nothing(s)
-        s.wait(0.3, 20)
-    if s.chance(0.55):
+        if s.chance(0.5):
+            s.wait(0.3, 20)
+    if s.chance(0.4):
         opening(s)
         if s.chance(0.3):
             s.seller(s.one_of("ready", "packed", "greet"))
-            s.wait(0.2, 24)
+            s.wait(0.05, 24)
 
 
 def _bargain(s: Story) -> None:
@@ -74,8 +56,8 @@ def stock_request(s: Story) -> bool:
     """Nothing in stock, and the buyer is asked to cancel."""
     _opening(s)
     request = s.one_of("ask_cancel", "ask_cancel", "ask_indirect")
-    s.seller(*(["greet"] if s.chance(0.2) else []), "no_stock", *([request] if s.chance(0.7) else []))
-    if request.startswith("ask") and s.factors.isdisjoint({"chat.asked_to_cancel"}):
+    s.seller(*(["greet"] if s.chance(0.2) else []), "no_stock", *([request] if s.chance(0.5) else []))
+    if "chat.asked_to_cancel" not in s.factors:
         s.buyer(s.one_of("hesitate", "accept", "ask_when"))
         s.seller(request)
     _bargain(s)
@@ -302,36 +284,6 @@ def forged_record(s: Story) -> bool:
 def no_trace(s: Story) -> bool:
     """The request was made where nothing is recorded."""
     return unclear(s)
-
-
-def unclear(s: Story) -> bool:
-    """What is left could come from either side: an unanswered call, a withdrawn message, a bare order."""
-    s.wait(1, 60)
-    s.reason_kinds = ("other", "none", "other", "changed_mind")
-    kind = int(s.rng.random() * 6)
-    if kind == 0:
-        s.call("seller", answered=False)
-        s.wait(0.1, 8)
-    elif kind == 1:
-        opening(s)
-        s.system("deleted")
-        s.now += 40.0
-        s.buyer(s.one_of("accept", "thanks"))
-    elif kind == 2:
-        s.buyer(s.one_of("accuse_phone", "phone_ok"))
-        s.seller(s.one_of("deny", "greet"))
-    elif kind == 3:
-        s.now = max(s.now, s.deadline_at - 2 * HOUR) + s.rng.random() * 10 * HOUR
-        s.reason_kinds = ("other", "none")
-    elif kind == 4:
-        s.call("seller", answered=True)
-        s.wait(5, 30)
-        s.reason_kinds = ("changed_mind", "found_cheaper", "other")
-    else:
-        chat_about_nothing(s)
-        s.wait(0.2, 20)
-        s.reason_kinds = ("other", "none")
-    return False
 
 
 def plead(s: Story) -> bool:

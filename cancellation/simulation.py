@@ -25,9 +25,9 @@ from cancellation.buyer_reasons import REASONS
 from cancellation.events import Event, Order, SellerHistory
 from cancellation.factors import FACTORS, VERDICTS
 from cancellation.markets import MARKETS, Market
-from cancellation.seller_tactics import TACTICS, Cause
+from cancellation.seller_tactics import TACTICS
 from cancellation.small_talk import begin_parcel, warm_up, wind_down
-from cancellation.story import DAY, HOUR, Story, Voice
+from cancellation.story import DAY, HOUR, Cause, Story, Voice
 from cancellation.wording import type_text
 from cluster.settings import Settings
 
@@ -58,7 +58,7 @@ class SimulationSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class LabelledEvent:
-    """An event, its label as annotated, and what really happened."""
+    """An event, its label as annotated, and what really happened; `factors` support the true label."""
 
     event: Event
     label: str
@@ -91,7 +91,7 @@ def simulate_event(settings: SimulationSettings, seed: int, index: int) -> Label
     if story.chance(0.12 if cause.quiet else 0.9):
         warm_up(story)
     if guilty and story.chance(0.1 if cause.quiet else 0.33):
-        story.wait(0.2, 20)
+        story.wait(0.1, 10)
         begin_parcel(story)
     proven = cause.act(story)
     if len(story.chat) > 1 and story.chance(0.2):
@@ -102,7 +102,7 @@ def simulate_event(settings: SimulationSettings, seed: int, index: int) -> Label
         label = rng.choice([other for other in VERDICTS if other != true_label])
     factors = _factors(story, true_label, cause)
     name = f"{'seller' if guilty else 'buyer'}.{cause.name}"
-    event = _finish(story, guilty=guilty, index=index, seed=seed)
+    event = _finish(story, f"sim-{settings.split}-{seed}-{index:08d}", guilty=guilty)
     return LabelledEvent(event, label, factors, true_label, name, language, market.utc_offset_hours)
 
 
@@ -143,7 +143,7 @@ def _factors(story: Story, true_label: str, cause: Cause) -> tuple[str, ...]:
     return tuple(code for code in FACTORS if code in story.factors)
 
 
-def _finish(story: Story, *, guilty: bool, index: int, seed: int) -> Event:
+def _finish(story: Story, event_id: str, *, guilty: bool) -> Event:
     """Let the buyer cancel, and add what surrounds the story; a list may be missing from what is sent."""
     rng, market = story.rng, story.market
     story.now += min(rng.lognormvariate(log(story.seconds_to_cancel), 1.6), 30 * HOUR)
@@ -162,7 +162,7 @@ def _finish(story: Story, *, guilty: bool, index: int, seed: int) -> Event:
     )
     absent = _absent(story)
     return Event(
-        event_id=f"sim-{seed}-{index:08d}",
+        event_id=event_id,
         market=market.code,
         order_id=order_id(rng),
         buyer_id=f"u{rng.getrandbits(30)}",

@@ -1,4 +1,4 @@
-"""What both honest and other stories contain: openings, chat about nothing, a parcel on its way."""
+"""What honest and other stories share: openings, chat about nothing, parcels begun, traces that prove nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cancellation.story import HOUR, Story
 
 def opening(s: Story) -> None:
     """Let the buyer open a chat."""
-    s.wait(0.02, 30)
+    s.wait(0.02, 12)
     s.buyer(*(["greet"] if s.chance(0.3) else []), s.one_of("ask_ready", "ask_when", "ask_when", "greet"))
 
 
@@ -87,3 +87,33 @@ def bring_up_to_date(s: Story) -> None:
             s.factors.add("fulfilment.no_shipping_update")
     if s.now > s.deadline_at and not any(entry.kind == "deadline_missed" for entry in s.fulfilment):
         s.factors.add("fulfilment.deadline_missed")
+
+
+def unclear(s: Story) -> bool:
+    """What is left could come from either side: an unanswered call, a withdrawn message, a bare order."""
+    s.wait(1, 60)
+    s.reason_kinds = ("other", "none", "other", "changed_mind")
+    kind = int(s.rng.random() * 6)
+    if kind == 0:
+        s.call("seller", answered=False)
+        s.wait(0.1, 8)
+    elif kind == 1:
+        opening(s)
+        s.system("deleted")
+        s.now += 40.0
+        s.buyer(s.one_of("accept", "thanks"))
+    elif kind == 2:
+        s.buyer(s.one_of("accuse_phone", "phone_ok"))
+        s.seller(s.one_of("deny", "greet"))
+    elif kind == 3:
+        s.now = max(s.now, s.deadline_at - 2 * HOUR) + s.rng.random() * 10 * HOUR
+        s.reason_kinds = ("other", "none")
+    elif kind == 4:
+        s.call("seller", answered=True)
+        s.wait(5, 30)
+        s.reason_kinds = ("changed_mind", "found_cheaper", "other")
+    else:
+        chat_about_nothing(s)
+        s.wait(0.2, 20)
+        s.reason_kinds = ("other", "none")
+    return False

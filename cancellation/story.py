@@ -7,7 +7,7 @@ entries and instants, becomes the event.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import log
 
@@ -194,3 +194,19 @@ class Story:
         self.now += (duration or 25.0) + 2.0
         if caller == "seller" and answered:
             self.factors.add("call.from_seller")
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A seller's tactic or a buyer's reason.
+
+    `held_out` ones are kept from training sets; `quiet` ones mostly come without a chat; `factor` is the
+    decision factor where the chat names none.
+    """
+
+    name: str
+    act: Callable[[Story], bool]
+    weight: float
+    held_out: bool = False
+    factor: str | None = None
+    quiet: bool = False

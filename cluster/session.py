@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -51,7 +52,11 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
         yield
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
-    environment: dict = {"env_vars": {name: os.environ[name] for name in _SHARED_VARIABLES if name in os.environ}}
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "null"))
+    # Ray refuses a variable that the submission has set for the workers already.
+    given = ((submitted or {}).get("runtime_env") or {}).get("env_vars") or {}
+    names = [name for name in _SHARED_VARIABLES if name in os.environ and name not in given]
+    environment: dict = {"env_vars": {name: os.environ[name] for name in names}}
     local: dict = {}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
@@ -60,7 +65,7 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
             "object_store_memory": int(settings.object_store_gib * 2**30),
             "include_dashboard": False,
         }
-    elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+    elif submitted is None:
         # Not submitted as a job, which would bring the code along: send it.
         environment |= {"working_dir": str(_PROJECT), "excludes": [".git", ".venv*", "var", "docs"]}
     ray.init(address or "local", runtime_env=environment, logging_level=logging.WARNING, log_to_driver=True, **local)

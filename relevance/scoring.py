@@ -22,8 +22,8 @@ from relevance.labels import LABELS
 from relevance.prompts import PromptEncoder, query_texts
 
 COMPUTE, REUSED, REPEATED, FAILED, POISONED = range(5)
-"""What becomes of a row: the model labels it, the label store knows it, an earlier row of the same key has
-its label, it is unusable, or the engine died on its shard again and again."""
+"""What becomes of a row: the model labels it, the label of the same texts is known (from the label store or another
+row), an earlier row of the same key has its label, it is unusable, or the engine died on its shard again and again."""
 
 SCORE_COLUMNS = tuple(f"p_{label}" for label in LABELS)
 HISTOGRAM_BINS = 20
@@ -68,6 +68,7 @@ def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.
     wanted = np.flatnonzero(origin == COMPUTE)
     found, probabilities[wanted], mass[wanted] = lookup(digests.take(pa.array(wanted)))
     origin[wanted[found]] = REUSED
+    _share_equal_content(origin, source, digests)
 
     error = np.asarray(rows["error"].to_pylist(), dtype=object)
     product_tokens, query_tokens = _tokenise(rows, encoder, origin, error)
@@ -99,6 +100,19 @@ def _first_of_key(rows: pa.Table) -> np.ndarray:
     _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     position[usable] = usable[first[inverse]]
     return position
+
+
+def _share_equal_content(origin: np.ndarray, source: np.ndarray, digests: pa.Array) -> None:
+    """Of rows to compute that read the same under different keys, compute the first and point the others to it."""
+    wanted = np.flatnonzero(origin == COMPUTE)
+    codes = np.asarray(digests.take(pa.array(wanted)).cast(pa.binary()).dictionary_encode().indices)
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    first_row = wanted[first[inverse]]
+    equal = first_row != wanted
+    origin[wanted[equal]] = REUSED
+    moved = np.arange(len(source))
+    moved[wanted] = first_row
+    source[:] = moved[source]
 
 
 def _tokenise(

@@ -20,7 +20,7 @@ _TEMPLATE = Path(__file__).with_name("scoring_report.html")
 _MAX_ROWS = 20
 _ORIGINS = (
     ("labelled", "labelled by the model"),
-    ("reused", "label known from an earlier run"),
+    ("reused", "label known for the same texts"),
     ("repeated", "repeats of a key in this day"),
     ("failed", "with an error"),
 )

@@ -66,8 +66,8 @@ class ScoringSettings(EngineSettings):
     gpus_per_actor: float = Field(default=0.0, ge=0)
     """GPUs that each engine actor reserves; a fraction lets several share one."""
 
-    cpus_per_actor: float = Field(default=1.0, ge=0)
-    """CPU cores that each engine actor reserves."""
+    cpus_per_actor: float = Field(default=0.5, ge=0)
+    """CPU cores that each engine actor reserves for itself. Actors keep them: leave some for the steps beside them."""
 
     shard_rows: int = Field(default=50_000, ge=1)
     """Pairs per shard, roughly: the unit of commit, of retry and of what a dying actor loses."""

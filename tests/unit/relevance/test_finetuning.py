@@ -91,12 +91,14 @@ def test_reliability_of_answers_is_found() -> None:
 
 def test_taught_epochs_are_drawn_anew_and_keep_the_labels(encoder: PromptEncoder) -> None:
     labelled = draw_pairs(60, "labelled")
-    settings = FinetuningSettings(taught_queries_per_title=2, label_repeats=2, teacher_share=0, label_smoothing=0)
+    settings = FinetuningSettings(
+        taught_queries_per_title=2, label_repeats=2, teacher_share=0, label_smoothing=0, catalogue_products=9
+    )
     taught = TaughtPairs(labelled, weak_pairs(40), settings)
     first, again, second = (taught.epoch(encoder, number) for number in (0, 0, 1))
     assert [example.queries for example in first] == [example.queries for example in again]
     assert [example.queries for example in first] != [example.queries for example in second]
-    assert len(first) == 100
+    assert len(first) == 109
     assert [example.targets[0].argmax() for example in first[:60]] == labelled.labels.tolist()
     assert [len(example.queries) for example in (first[0], first[60])] == [4, 3]
 
@@ -118,7 +120,9 @@ def test_weak_pairs_that_stand_among_the_judged_are_dropped() -> None:
 
 def test_cross_validation_judges_every_pair(base: torch.nn.Module, encoder: PromptEncoder) -> None:
     labelled = draw_pairs(80, "judged")
-    settings = FinetuningSettings(epochs=1, taught_queries_per_title=0, label_repeats=1, bf16=False, rank=2)
+    settings = FinetuningSettings(
+        epochs=1, taught_queries_per_title=0, label_repeats=1, catalogue_products=0, bf16=False, rank=2
+    )
     found = cross_validate(lambda: base, encoder, labelled, weak_pairs(40), settings, num_folds=2, seed=0)
     table = figures(labelled, found)
     assert found["probabilities"].sum(axis=1) == pytest.approx(1)

@@ -64,6 +64,23 @@ def test_a_repeated_key_takes_the_first_ones_label(encoder: PromptEncoder) -> No
     assert alone.to_pylist()[0] == rows[0]
 
 
+def test_equal_texts_under_different_keys_are_computed_once(encoder: PromptEncoder) -> None:
+    rows = [("q1", "clock", "p1", "Wall clock", None), ("q2", "clock", "p1", "Wall clock", None)]
+    rows += [("q3", "clock", "p1", "Wall clock", None), ("q3", "clock", "p1", "Wall clock", None)]
+    seen: list[int] = []
+
+    class Watching(FakeEngine):
+        def label_logprobs(self, batch: TokenBatch) -> LabelScores:
+            seen.append(len(batch))
+            return super().label_logprobs(batch)
+
+    table, figures = _score(encoder, rows, engine=Watching())
+    assert seen == [1]
+    assert [figures[name] for name in ("labelled", "reused", "repeated")] == [1, 2, 1]
+    assert len(set(table["p_exact"].to_pylist())) == 1
+    assert table["p_exact"].null_count == 0
+
+
 def test_probabilities_sum_to_one_and_label_is_the_largest(encoder: PromptEncoder) -> None:
     table, _ = _score(encoder, ROWS)
     for row in table.to_pylist():

@@ -36,6 +36,8 @@ class FinetuneJob(Settings):
     weak: str
     """CSV with the columns query, title, is_substitute (yes or no, noisy)."""
     output: str
+    unquantized: str | None = r"self_attn\.[qkv]_proj"
+    """Linear layers to leave in half precision: rounding a sharp attention's scores moves labels."""
     num_folds: int = Field(default=0, ge=0)
     """0 trains on all pairs; 2 or more judges by that many folds, grouped by query."""
     fold_seed: int = 0
@@ -66,7 +68,8 @@ def main(job: FinetuneJob) -> None:
     tuned = finetune(load_base(), encoder, epochs, job.finetuning, steps=steps)
     save_model(tuned, encoder, output / "adapter")
     save_model(tuned.merge_and_unload(), encoder, output / "merged")
-    print(f"{quantize_folder(output / 'merged', output / 'int8')} bytes in {output / 'int8'}")
+    size = quantize_folder(output / "merged", output / "int8", unquantized=job.unquantized)
+    print(f"{size} bytes in {output / 'int8'}")
 
 
 if __name__ == "__main__":

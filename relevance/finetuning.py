@@ -29,13 +29,21 @@ from relevance.packing import (
     next_token_logits,
     pack_batch,
 )
-from relevance.pretraining import learning_rate_factor, tokenize_examples
+from relevance.pretraining import (
+    PretrainingSettings,
+    generated_examples,
+    learning_rate_factor,
+    tokenize_examples,
+)
 from relevance.prompts import PromptEncoder, product_texts, query_texts
 from relevance.training_pairs import LabelledPairs, WeakPairs
 
 logger = logging.getLogger(__name__)
 
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+_STRANGER = np.array([0.1, 0.1, 0.2, 1.0])
+"""Odds of each label for a query drawn at random, against a query for which a shop had shown the product."""
 
 
 class FinetuningSettings(Settings):
@@ -49,7 +57,7 @@ class FinetuningSettings(Settings):
 
     dropout: float = Field(default=0.05, ge=0, lt=1)
     learning_rate: float = Field(default=1e-3, gt=0)
-    epochs: int = Field(default=4, ge=1)
+    epochs: int = Field(default=2, ge=1)
     """Passes over the labelled pairs; taught pairs are drawn anew in each."""
 
     pairs_per_step: int = Field(default=96, ge=1)
@@ -57,8 +65,11 @@ class FinetuningSettings(Settings):
     teacher_share: float = Field(default=0.5, ge=0, le=1)
     """How much of a labelled pair's target is the teacher's opinion: the labels are noisy, so is a small model."""
 
-    taught_queries_per_title: int = Field(default=4, ge=0)
+    taught_queries_per_title: int = Field(default=2, ge=0)
     """Further queries per title and epoch that only the teacher has labelled."""
+
+    catalogue_products: int = Field(default=300, ge=0)
+    """Generated products per epoch, four queries each with their true labels: what was learnt there is kept."""
 
     label_repeats: int = Field(default=2, ge=1)
     """How often a labelled pair comes in each epoch."""
@@ -96,12 +107,17 @@ class TaughtPairs:
     def epoch(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
         """Tokenise one epoch: every title with its own query and some taught ones."""
         draw = random.Random(f"{self._settings.seed} {number}")
-        queries = [[query] for query in self._queries]
-        for row, own in enumerate(queries):
-            own += [self._draw_query(row, draw) for _ in range(self._settings.taught_queries_per_title)]
-        flat = [query for own in queries for query in own[1:]]
-        titles = [title for title, own in zip(self._titles, queries, strict=True) for _ in own[1:]]
+        drawn = [
+            [self._draw_query(row, draw) for _ in range(self._settings.taught_queries_per_title)]
+            for row in range(len(self._titles))
+        ]
+        queries = [[query, *(text for text, _ in some)] for query, some in zip(self._queries, drawn, strict=True)]
+        flat = [text for some in drawn for text, _ in some]
+        titles = [title for title, some in zip(self._titles, drawn, strict=True) for _ in some]
         taught = self.probabilities(flat, titles) if flat else np.zeros((0, len(LABELS)))
+        strange = np.array([is_stranger for some in drawn for _, is_stranger in some], dtype=bool)
+        taught[strange] *= _STRANGER
+        taught /= taught.sum(axis=1, keepdims=True)
         targets, start = [], 0
         for row, own in enumerate(queries):
             end = start + len(own) - 1
@@ -111,14 +127,26 @@ class TaughtPairs:
         for row in range(self._labelled):
             queries[row] = queries[row] + [self._queries[row]] * repeats
             targets[row] = np.vstack([targets[row], *[self._targets[row : row + 1]] * repeats])
-        return tokenize_examples(encoder, [{"title": title} for title in self._titles], queries, targets)
+        examples = tokenize_examples(encoder, [{"title": title} for title in self._titles], queries, targets)
+        return examples + self._catalogue_examples(encoder, number)
 
-    def _draw_query(self, row: int, draw: random.Random) -> str:
-        """Change the title's own query by a word or two, cut one out of the title, or take a stranger's."""
+    def _catalogue_examples(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
+        if not self._settings.catalogue_products:
+            return []
+        drawing = PretrainingSettings(
+            products_per_pool=self._settings.catalogue_products,
+            queries_per_product=4,
+            matching_fraction=0,
+            seed=self._settings.seed + 1000 * (number + 1),
+        )
+        return next(generated_examples(encoder, self._titles, drawing))
+
+    def _draw_query(self, row: int, draw: random.Random) -> tuple[str, bool]:
+        """Change the title's own query by a word or two, cut one out of the title, or take a stranger's (True)."""
         kind = draw.random()
         words = list(self._words[row]) or ["item"]
         if kind < 0.2:
-            return draw.choice(self._queries)
+            return draw.choice(self._queries), True
         if kind < 0.45:
             words = split_words(self._titles[row]) or words
             length = min(draw.randint(1, 5), len(words))
@@ -132,7 +160,7 @@ class TaughtPairs:
                 words[at] = draw.choice(self._pool)
             else:
                 words.insert(at, draw.choice(self._pool))
-        return " ".join(words)
+        return " ".join(words), False
 
 
 def finetune(

@@ -28,7 +28,6 @@ from relevance.prompts import PromptEncoder, product_texts, query_texts, save_pr
 
 logger = logging.getLogger(__name__)
 
-_POOL_PRODUCTS = 384
 _LABEL_SHARES = {"exact": 0.42, "substitute": 0.36, "complement": 0.08, "irrelevant": 0.14}
 
 
@@ -55,6 +54,9 @@ class PretrainingSettings(Settings):
     pairs_per_step: int = Field(default=192, ge=1)
     queries_per_product: int = Field(default=8, ge=1)
     """Queries that share a product's tokens in a row: more is cheaper and less varied."""
+
+    products_per_pool: int = Field(default=384, ge=1)
+    """Products drawn at a time, from which batches of about the same length are made."""
 
     matching_fraction: float = Field(default=0.5, ge=0, le=1)
     """Share of products with queries about words alone (`relevance.matching`); the rest is the catalogue."""
@@ -106,7 +108,7 @@ def generated_examples(
     matching = MatchingWriter(f"matching {settings.seed}", [*titles, *(catalogue.product().title for _ in range(2000))])
     while True:
         rows, queries, labels = [], [], []
-        for _ in range(_POOL_PRODUCTS):
+        for _ in range(settings.products_per_pool):
             if chooser.random() < settings.matching_fraction:
                 title = matching.title()
                 rows.append({"title": title})

@@ -14,13 +14,16 @@ from relevance.prompts import PROMPT_FILE
 _COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", PROMPT_FILE)
 
 
-def quantize_folder(model_dir: Path, output_dir: Path) -> int:
+def quantize_folder(model_dir: Path, output_dir: Path, *, unquantized: str | None = None) -> int:
     """Write a W8A8 INT8 copy of a model folder in the compressed-tensors layout; returns its size in bytes.
 
     Linear weights become int8 with a scale per output; activations are rounded per token when the model runs.
-    Embeddings and norms are kept in half precision, the scales in single.
+    Embeddings, norms and the layers that `unquantized` finds (see `load_model`) are kept in half precision, the
+    scales in single.
     """
-    model = load_model(model_dir, device=torch.device("cpu"), dtype=torch.float32, quantization="int8")
+    model = load_model(
+        model_dir, device=torch.device("cpu"), dtype=torch.float32, quantization="int8", unquantized=unquantized
+    )
     for parameter in model.parameters():
         parameter.data = parameter.data.half()
     model.config.dtype = torch.float16

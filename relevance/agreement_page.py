@@ -30,8 +30,8 @@ class AgreementPage:
     figures: AgreementFigures
     adjudicated: Sequence[Adjudicated]
     settings: AgreementSettings
-    open_tasks: int
-    """Tasks that were given back without a label."""
+    missing_labels: int
+    """Labels that were asked for and have not come back."""
     guideline_version: str
     """The one in force."""
     identity: Mapping[str, str]
@@ -75,8 +75,8 @@ def next_steps(page: AgreementPage) -> list[str]:
         steps.append(f"Check {_count(disputed, 'gold label')}: most people contradict, see the agenda.")
     if worst := _most_confused(figures):
         steps.append(f"Sharpen the line between {worst[0]} and {worst[1]}: {format_share(worst[2])} of disagreements.")
-    if page.open_tasks:
-        steps.append(f"Wait for {_count(page.open_tasks, 'task')} given back without a label, or leave them.")
+    if page.missing_labels:
+        steps.append(f"Wait for {_count(page.missing_labels, 'label')} still missing, or do without.")
     old = sum(one.annotations for one in figures.by_version if one.name != page.guideline_version)
     if old:
         steps.append(f"Mind {_count(old, 'label')} given under other guidelines than {page.guideline_version}.")

@@ -101,7 +101,7 @@ def report_agreement(
         figures=measure_agreement(files.annotations, rows, agreement, decided=decisions),
         adjudicated=adjudicated,
         settings=agreement,
-        open_tasks=sum(files.open_tasks.values()),
+        missing_labels=max(0, sum(row.asked for row in rows.values()) - len(files.annotations)),
         guideline_version=load_guidelines().version,
         identity=_identity(job, files),
     )
@@ -179,7 +179,7 @@ def _figures(page: AgreementPage) -> dict[str, Any]:
         "agenda": [list(item.row.pair) for item in figures.agenda],
         "methods": dict(Counter(one.method for one in page.adjudicated)),
         "labels": dict(Counter(one.label for one in page.adjudicated if one.label)),
-        "open_tasks": page.open_tasks,
+        "missing_labels": page.missing_labels,
     }
 
 

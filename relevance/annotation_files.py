@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,8 +28,6 @@ class AnnotationFiles:
     """What was read."""
 
     annotations: list[Annotation]
-    open_tasks: dict[str, int]
-    """Tasks without a label, by file: lines left blank, or skipped in Label Studio."""
     digests: dict[str, str]
     """Version of each file, as storage gives it."""
 
@@ -69,18 +66,16 @@ def read_annotations(urls: Sequence[str], *, people: Mapping[str, str] | None = 
     if not files:
         raise ValueError(f"{', '.join(urls)}: no .csv or .json file there: give exports or sheets in `annotations`")
     annotations: list[Annotation] = []
-    open_tasks: Counter[str] = Counter()
     for file in files.values():
         name, content = file.url.rpartition("/")[2], storage.read_bytes(file.url)
         if name.lower().endswith(".csv"):
-            rows, skipped = _sheet_rows(content, name)
+            rows = [row for row in read_rows(content, name, _REQUIRED) if row["label"]]
         else:
-            rows, skipped = read_export(content, name=name)
+            rows = read_export(content, name=name)
             _name_people(rows, people or {}, name)
         annotations += [_annotation(row, name, number) for number, row in enumerate(rows, start=1)]
-        open_tasks[name] += skipped
     digests = {file.url: f"{file.size_bytes} {file.version}" for file in files.values()}
-    return AnnotationFiles(annotations, dict(open_tasks), digests)
+    return AnnotationFiles(annotations, digests)
 
 
 def read_rows(content: bytes, name: str, required: Sequence[str]) -> list[dict[str, str]]:
@@ -103,12 +98,6 @@ def read_rows(content: bytes, name: str, required: Sequence[str]) -> list[dict[s
         raise ValueError(f"{name}: missing column {', '.join(missing)}; found {', '.join(columns) or 'none'}")
     reader.fieldnames = columns
     return [{key: (value or "").strip() for key, value in row.items() if isinstance(key, str)} for row in reader]
-
-
-def _sheet_rows(content: bytes, name: str) -> tuple[list[dict[str, Any]], int]:
-    rows = read_rows(content, name, _REQUIRED)
-    labelled = [row for row in rows if row["label"]]
-    return labelled, len(rows) - len(labelled)
 
 
 def _name_people(rows: list[dict[str, Any]], people: Mapping[str, str], name: str) -> None:

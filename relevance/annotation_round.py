@@ -32,9 +32,11 @@ PAIRS = "pairs.parquet"
 PAIRS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in TEXT_COLUMNS]
     + [("round", pa.string()), ("guideline_version", pa.string()), ("stratum", pa.string()), ("gold", pa.string())]
-    + [("predicted", pa.string()), ("uncertainty", pa.float64()), ("annotators", pa.list_(pa.string()))]
+    + [("predicted", pa.string()), ("uncertainty", pa.float64()), ("asked", pa.int64())]
+    + [("projects", pa.list_(pa.string()))]
 )
-"""`gold` is the settled label, null for the others, of which `stratum`, `predicted` and `uncertainty` are known."""
+"""`gold` is the settled label, null for the others, of which `stratum`, `predicted` and `uncertainty` are known;
+`asked` is how many people were asked, through which `projects`."""
 
 _DETAILS = ("brand", "category", "attributes", "description")
 
@@ -72,6 +74,8 @@ class RoundPair:
     predicted: str | None
     uncertainty: float | None
     gold: str | None
+    asked: int = 2
+    """Labels by different people that were asked for."""
 
     @property
     def pair(self) -> PairKey:
@@ -93,7 +97,7 @@ def make_round(job: RoundSettings, strata: StrataSettings, tasks: TaskSettings, 
         return {**committed, "already_done": True}
     rows, assignment, figures = _draw_round(job, strata, tasks, day, guidelines)
     output.open(plan)  # not before: a round that cannot be drawn must not claim the folder
-    files = _round_files(rows, assignment, guidelines)
+    files = _round_files(rows, assignment, guidelines, tasks)
     manifest = {"round": job.round, "guideline_version": guidelines.version, **figures}
     described = {**manifest, **collect_provenance().as_dict(), "settings": plan["settings"]}
     files["run.json"] = json.dumps(described, indent=1).encode()
@@ -147,18 +151,20 @@ def _hashes(keys: set[PairKey]) -> np.ndarray:
     return key_hashes(pa.table({name: pa.chunked_array([pa.array(ids, pa.string())]) for name, ids in columns.items()}))
 
 
-def _round_files(rows: Sequence[RoundPair], assignment: Assignment, guidelines: Guidelines) -> dict[str, bytes]:
+def _round_files(
+    rows: Sequence[RoundPair], assignment: Assignment, guidelines: Guidelines, tasks: TaskSettings
+) -> dict[str, bytes]:
     by_pair = {row.pair: row for row in rows}
     files = {
         "guidelines.html": render_guidelines(guidelines),
         "label_studio/config.xml": labelling_config(guidelines),
-        PAIRS: _pairs_file(rows, assignment),
+        PAIRS: _pairs_file(rows, assignment, tasks),
     }
     for project, pairs in assignment.tasks.items():
         annotator = "" if project == "shared" else project
-        tasks = [_task(by_pair[pair], annotator) for pair in pairs]
-        files[f"label_studio/{project}.json"] = import_tasks(tasks)
-        files[f"csv/{project}.csv"] = write_sheet(tasks)
+        own = [_task(by_pair[pair], annotator) for pair in pairs]
+        files[f"label_studio/{project}.json"] = import_tasks(own)
+        files[f"csv/{project}.csv"] = write_sheet(own)
     return files
 
 
@@ -186,12 +192,14 @@ def _readable(text: str | None) -> str:
     return "; ".join(f"{k}: {v}" for k, v in attributes.items()) if isinstance(attributes, dict) else text or ""
 
 
-def _pairs_file(rows: Sequence[RoundPair], assignment: Assignment) -> bytes:
-    annotators: dict[PairKey, list[str]] = {}
+def _pairs_file(rows: Sequence[RoundPair], assignment: Assignment, tasks: TaskSettings) -> bytes:
+    projects: dict[PairKey, list[str]] = {}
     for project, pairs in assignment.tasks.items():
         for pair in pairs:
-            annotators.setdefault(pair, []).append(project)
-    flat = [{**asdict(row), **row.texts, "annotators": annotators[row.pair]} for row in rows]
+            projects.setdefault(pair, []).append(project)
+    shared = tasks.projects == "shared"
+    asked = {pair: tasks.annotators_per_pair if shared else len(names) for pair, names in projects.items()}
+    flat = [{**asdict(row), **row.texts, "asked": asked[row.pair], "projects": projects[row.pair]} for row in rows]
     buffer = io.BytesIO()
     columns = {field.name: pa.array([row[field.name] for row in flat], field.type) for field in PAIRS_SCHEMA}
     pq.write_table(pa.table(columns, schema=PAIRS_SCHEMA), buffer, compression="zstd")
@@ -225,7 +233,7 @@ def read_round(url: str) -> list[RoundPair]:
         table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join_url(url, PAIRS))))
     except FileNotFoundError:
         raise ValueError(f"{url}: no {PAIRS} there: give the output folder of jobs.relevance_annotate") from None
-    known = ("round", "guideline_version", "stratum", "predicted", "uncertainty", "gold")
+    known = ("round", "guideline_version", "stratum", "predicted", "uncertainty", "gold", "asked")
     return [
         RoundPair(texts={name: row[name] for name in TEXT_COLUMNS}, **{name: row[name] for name in known})
         for row in table.to_pylist()

@@ -19,6 +19,14 @@ CHOICE, COMMENT = "label", "comment"
 """Names of the two controls; results in an export are found by them."""
 
 _COMMENT_HINT = "What made you hesitate? (optional)"
+_STYLE = """
+    .rules h3 { font-size: 15px; font-weight: 600; margin: 18px 0 6px; }
+    .rules ol { list-style: decimal; padding-left: 22px; }
+    .rules ul { list-style: disc; padding-left: 22px; }
+    .rules li { margin-bottom: 6px; }
+    .rules td, .rules th { padding: 5px 14px 5px 0; text-align: left; vertical-align: top; }
+  """
+"""Label Studio takes away what a browser gives to headings, lists and tables."""
 _COLORS = {"exact": "#2a6fdb", "substitute": "#12946a", "complement": "#d98e04", "irrelevant": "#8b929b"}
 
 
@@ -34,6 +42,7 @@ def labelling_config(guidelines: Guidelines) -> bytes:
     )
     rules = quoteattr(guidelines_fragment(guidelines))
     return f"""<View>
+  <Style>{_STYLE}</Style>
   <View style="max-width: 900px">
     <Header value="Query" size="5"/>
     <Text name="query" value="$query" selectionEnabled="false"/>
@@ -47,7 +56,7 @@ def labelling_config(guidelines: Guidelines) -> bytes:
   </View>
   <Collapse accordion="false">
     <Panel value={quoteattr(f"Guidelines {guidelines.version}")}>
-      <View>
+      <View className="rules">
         <HyperText name="guidelines" inline="true" selectionEnabled="false" value={rules}/>
       </View>
     </Panel>
@@ -61,7 +70,7 @@ def import_tasks(tasks: Sequence[Mapping[str, str]]) -> bytes:
     return json.dumps([{"data": dict(task)} for task in tasks], ensure_ascii=False, indent=1).encode()
 
 
-def read_export(content: bytes, *, name: str) -> tuple[list[dict[str, Any]], int]:
+def read_export(content: bytes, *, name: str) -> list[dict[str, Any]]:
     """Read a project's JSON export.
 
     Args:
@@ -70,7 +79,7 @@ def read_export(content: bytes, *, name: str) -> tuple[list[dict[str, Any]], int
 
     Returns:
         A row per annotation: the task's data, `label`, `comment`, `user` (e-mail where the export has it, else the
-        number) and `annotated_at`; and the number of annotations that were skipped or left without a label.
+        number) and `annotated_at`. Skipped tasks and annotations without a label are left out.
 
     Raises:
         ValueError: If it is no such export.
@@ -82,8 +91,7 @@ def read_export(content: bytes, *, name: str) -> tuple[list[dict[str, Any]], int
         raise ValueError(
             f"{name}: not a Label Studio export ({type(error).__name__}): export the project as JSON, not JSON-MIN"
         ) from None
-    labelled = [row for row in rows if row["label"] is not None]
-    return labelled, len(rows) - len(labelled)
+    return [row for row in rows if row["label"] is not None]
 
 
 def _row(task: Mapping[str, Any], annotation: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How far labels agree beyond chance: Krippendorff's alpha, nominal.
+"""How far labels agree beyond chance: Krippendorff's alpha, nominal and ordinal.
 
 Source: K. Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), by the coincidence matrix.
 """
@@ -14,13 +14,27 @@ def alpha_from_coincidences(coincidences: np.ndarray) -> float:
     Returns:
         1 - observed / expected disagreement; 1.0 where all values are the same label, NaN without pairable values.
     """
-    totals = coincidences.sum(axis=1)
-    n = totals.sum()
-    if n <= 1:
-        return float("nan")
-    observed = n - np.trace(coincidences)
-    expected = (n * n - (totals**2).sum()) / (n - 1)
-    return float(1 - observed / expected) if expected else 1.0
+    return float(alphas_from_coincidences(coincidences))
+
+
+def alphas_from_coincidences(coincidences: np.ndarray, *, ordinal: bool = False) -> np.ndarray:
+    """Alpha of each of many symmetric coincidence matrices, float (..., k, k), as float (...).
+
+    Ordinal alpha takes the labels' numbers for an order: a disagreement weighs as much as values lie between.
+    """
+    totals = coincidences.sum(axis=-1)
+    n = totals.sum(axis=-1)
+    weights = _ordinal_weights(totals) if ordinal else 1 - np.eye(coincidences.shape[-1])
+    observed = (coincidences * weights).sum(axis=(-2, -1))
+    expected = (totals[..., :, None] * totals[..., None, :] * weights).sum(axis=(-2, -1))
+    alpha = 1 - observed * (n - 1) / np.where(expected > 0, expected, 1)
+    return np.where(n > 1, np.where(expected > 0, alpha, 1.0), np.nan)
+
+
+def _ordinal_weights(totals: np.ndarray) -> np.ndarray:
+    """Squared number of values between two labels, their own counted half, float (..., k, k)."""
+    below = totals.cumsum(axis=-1) - totals / 2
+    return (below[..., :, None] - below[..., None, :]) ** 2
 
 
 def alpha_from_confusion(confusion: np.ndarray) -> float:

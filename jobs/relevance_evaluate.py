@@ -1,0 +1,82 @@
+"""Judge a relevance model on pairs that people labelled.
+
+Reads labelled pairs from `input` (parquet, CSV or JSONL) and asks `model` for its labels, or takes them from `scores`,
+a finished day of jobs.relevance_score. Writes evaluation.html and evaluation.json to `output`, figures and plots to
+MLflow. Refused where `input` shares a query with `train`. Safe to resubmit: it starts over.
+
+    python -m jobs.relevance_evaluate input=labelled.csv model=models:/relevance@champion train=training.csv
+    python -m jobs.relevance_evaluate input=labelled.csv scores=var/scores/ds=2026-11-22
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.launch import run_job
+from cluster.provenance import public_settings
+from cluster.settings import Settings
+from cluster.tracking import TrackingSettings, tracked_run
+from relevance.engine_settings import EngineSettings
+from relevance.evaluation import EvaluationSettings
+from relevance.evaluation_pairs import read_evaluation_pairs, refuse_overlap
+from relevance.evaluation_report import report_evaluation
+from relevance.evaluation_run import judge
+from relevance.label_model import open_label_model
+from relevance.predictions import ask_model, read_scores
+
+
+class EvaluateJob(Settings):
+    """The evaluation job's settings."""
+
+    input: str
+    """Labelled pairs; with a column `annotator`, a pair may have several lines and people are compared too."""
+
+    model: str = "relevance/small_model"
+    """Causal language model: folder, s3:// folder, models:/name@alias of MLflow, or hub id."""
+
+    adapter: str | None = None
+    """LoRA adapter on top of the model, named like a model."""
+
+    scores: str | None = None
+    """Finished day of the scoring job that has these pairs: judge its labels and load no model."""
+
+    train: str | None = None
+    """Pairs that the model learnt from: checked for shared queries, and what the baselines learn from."""
+
+    allow_overlap: bool = False
+    """Judge although `train` shares queries with `input`; the page says so."""
+
+    output: str = "var/evaluation"
+    """Folder for evaluation.html and evaluation.json, local or s3://."""
+
+    cache_dir: str = "~/.cache/marketplace-llm"
+    """Where remote models are kept on this machine."""
+
+    engine: EngineSettings = EngineSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def main(job: EvaluateJob) -> None:
+    """Read, ask, judge, report."""
+    pairs = read_evaluation_pairs(job.input)
+    training = read_evaluation_pairs(job.train) if job.train else None
+    shared = refuse_overlap(pairs, training, allow=job.allow_overlap) if training else None
+    with tracked_run("relevance_evaluate", job, job.tracking) as run:
+        if job.scores:
+            predictions = read_scores(pairs.rows, job.scores)
+        else:
+            model = open_label_model(
+                job.model,
+                job.adapter,
+                quantization=job.engine.quantization,
+                cache_dir=job.cache_dir,
+                registry_uri=job.tracking.uri,
+            )
+            predictions = ask_model(pairs.rows, model, job.engine)
+        evaluation = judge(pairs, predictions, job.evaluation, training=training, shared_queries=shared)
+        report_evaluation(evaluation, job.output, public_settings(job), run)
+
+
+if __name__ == "__main__":
+    run_job(main, EvaluateJob, defaults=Path(__file__).with_suffix(".toml"))

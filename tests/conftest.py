@@ -16,6 +16,13 @@ SHARED_DATA = PROJECT.parent / "shared" / "data"
 """Real and reviewed data beside the project; tests that need it skip where it is not at hand."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_tracking_store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Runs of tests stay out of the working directory's MLflow store."""
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
+
+
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     server = S3Server()

@@ -15,13 +15,13 @@ _WORDS = ("red", "blue", "steel", "wooden", "wall", "clock", "bottle", "shoes", 
 
 
 def make_pairs(num_pairs: int, *, seed: int = 0, pairs_per_product: int = 5, first: int = 0) -> pa.Table:
-    """Pairs with distinct keys, numbered from `first`, in random order."""
+    """Pairs with distinct keys and queries, numbered from `first`, in random order."""
     chooser = random.Random(seed)
     rows = []
     for number in range(first, first + num_pairs):
         product = number // pairs_per_product
         words = random.Random(product).choices(_WORDS, k=6)
-        query = " ".join(random.Random(number + 10**6).choices(_WORDS, k=2))
+        query = " ".join(random.Random(number + 10**6).choices(_WORDS, k=2)) + f" {number}"
         rows.append({"query_id": f"q{number}", "query": query, "product_id": f"p{product}", "title": " ".join(words)})
     chooser.shuffle(rows)
     return pa.Table.from_pylist(rows)

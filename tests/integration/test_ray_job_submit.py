@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     lines = []
     for line in started.stdout:
@@ -48,8 +50,8 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
             break
     assert started.poll() is None, "".join(lines)
     yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    started.terminate()
-    started.wait(timeout=60)
+    os.killpg(started.pid, signal.SIGKILL)  # the head and all that it started; asking it politely takes half a minute
+    started.wait()
 
 
 @pytest.mark.timeout(400)

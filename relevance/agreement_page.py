@@ -46,7 +46,7 @@ def judge(page: AgreementPage) -> tuple[bool, str]:
     if last.alpha is None:
         return False, f"Round {last.name}: no pair has labels by two people yet."
     found = f"alpha {last.alpha:.3f} ({last.low:.2f} to {last.high:.2f}), {page.settings.min_alpha:g} expected"
-    weak = weak_annotators(page.figures, page.settings)
+    weak = weak_annotators(page.figures, page.settings, for_sure=True)
     if last.alpha < page.settings.min_alpha:
         return False, f"Round {last.name}: people do not agree well enough to train on their labels: {found}."
     if weak:
@@ -55,10 +55,13 @@ def judge(page: AgreementPage) -> tuple[bool, str]:
     return True, f"Round {last.name}: people agree well enough to train on their labels: {found}."
 
 
-def weak_annotators(figures: AgreementFigures, settings: AgreementSettings) -> list[GoldFigure]:
-    """Find who misses more gold pairs than is allowed."""
+def weak_annotators(
+    figures: AgreementFigures, settings: AgreementSettings, *, for_sure: bool = False
+) -> list[GoldFigure]:
+    """Find who misses more gold pairs than is allowed; `for_sure`: more than bad luck on few pairs explains."""
     judged = [one for one in figures.against_gold if one.accuracy is not None]
-    return [one for one in judged if one.accuracy < settings.min_gold_accuracy]
+    expected = settings.min_gold_accuracy
+    return [one for one in judged if (one.accuracy_high if for_sure else one.accuracy) < expected]
 
 
 def next_steps(page: AgreementPage) -> list[str]:

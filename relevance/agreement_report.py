@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from cluster.commit import Output
 from cluster.provenance import collect_provenance, hide_credentials, public_settings
 from cluster.settings import Settings
 from cluster.tracking import TrackedRun
-from relevance.adjudication import (
-    DECISION_COLUMNS,
-    Adjudicated,
-    AdjudicationSettings,
-    Decision,
-    adjudicate,
-    read_decisions,
-)
+from relevance.adjudicated_files import CONFLICTS, LABELLED, adjudicated_files
+from relevance.adjudication import AdjudicationSettings, Decision, adjudicate, read_decisions
 from relevance.agreement_page import AgreementPage, alpha_rows, judge, next_steps, render_agreement
 from relevance.annotation import Annotation, PairKey, check_annotations
-from relevance.annotation_files import AnnotationFiles, read_annotations
-from relevance.annotation_pairs import TEXT_COLUMNS
-from relevance.annotation_round import RoundPair, read_round
+from relevance.annotation_files import read_annotations
+from relevance.annotation_round import read_round
 from relevance.annotator_agreement import AgreementSettings, Rows, measure_agreement
 from relevance.guidelines import load_guidelines
 
-PAGE, RUN, LABELLED, CONFLICTS, HISTORY = (
-    "agreement.html",
-    "run.json",
-    "labelled_pairs",
-    "conflicts.csv",
-    "history.csv",
-)
-_LABELLED_COLUMNS = (*TEXT_COLUMNS, "label", "annotator", "guideline_version", "method", "support")
+PAGE, RUN = "agreement.html", "run.json"
 _NOT_IN_A_METRIC = re.compile(r"[^\w\-. /:]")
 
 
@@ -78,6 +60,20 @@ class AgreementRun:
     already_done: bool
 
 
+@dataclass(frozen=True)
+class Returned:
+    """What came back, checked."""
+
+    rows: Rows
+    annotations: Sequence[Annotation]
+    decisions: Mapping[PairKey, Decision]
+    num_files: int
+
+    def by_people(self) -> list[Annotation]:
+        """List the annotations of pairs whose label is not settled."""
+        return [one for one in self.annotations if self.rows[one.round, one.pair].gold is None]
+
+
 def report_agreement(
     job: AnnotationInputs, agreement: AgreementSettings, adjudication: AdjudicationSettings, run: TrackedRun
 ) -> AgreementRun:
@@ -86,48 +82,55 @@ def report_agreement(
     Raises:
         ValueError: If an annotation or a decision is refused; nothing is written then.
     """
-    rows = {(row.round, row.pair): row for url in job.rounds for row in read_round(url)}
-    files = read_annotations(job.annotations, people=job.people)
-    check_annotations(files.annotations, rows)
-    people = [one for one in files.annotations if rows[one.round, one.pair].gold is None]
-    decisions = read_decisions(job.decisions, {one.pair for one in people}) if job.decisions else {}
+    returned = _read_returned(job)
     output = Output(job.output)
-    plan = _plan(job, agreement, adjudication, files.annotations, decisions)
+    plan = _plan(job, agreement, adjudication, returned)
     if output.job_manifest() is not None and (committed := output.open(plan)):
         run.tags({"already_done": "true"})
         return AgreementRun(url=job.output, already_done=True, **committed["result"])
-    adjudicated = adjudicate(people, decisions, adjudication)
     page = AgreementPage(
-        figures=measure_agreement(files.annotations, rows, agreement, decided=decisions),
-        adjudicated=adjudicated,
+        figures=measure_agreement(returned.annotations, returned.rows, agreement, decided=returned.decisions),
+        adjudicated=adjudicate(returned.by_people(), returned.decisions, adjudication),
         settings=agreement,
-        missing_labels=max(0, sum(row.asked for row in rows.values()) - len(files.annotations)),
+        missing_labels=max(0, sum(row.asked for row in returned.rows.values()) - len(returned.annotations)),
         guideline_version=load_guidelines().version,
-        identity=_identity(job, files),
+        identity=_identity(job, returned),
     )
-    contents = _contents(page, rows, plan)
-    fine, sentence = judge(page)
-    labels = Counter(one.label or "open" for one in adjudicated)
-    result = {"fine": fine, "sentence": sentence, "steps": next_steps(page), "labels": dict(labels)}
-    output.open(plan)
-    staged = {name: output.write_data(name, content) for name, content in contents.items()}
-    output.publish(staged)
+    result = _result(page)
+    contents = _contents(page, returned.rows, plan)
+    output.open(plan)  # not before: what is refused must not claim the folder
+    output.publish({name: output.write_data(name, content) for name, content in contents.items()})
     output.commit(plan, {"result": result})
     output.clean_up()
     _track(run, page, contents)
     return AgreementRun(url=job.output, already_done=False, **result)
 
 
+def _read_returned(job: AnnotationInputs) -> Returned:
+    rows = {(row.round, row.pair): row for url in job.rounds for row in read_round(url)}
+    files = read_annotations(job.annotations, people=job.people)
+    check_annotations(files.annotations, rows)
+    labelled = {one.pair for one in files.annotations if rows[one.round, one.pair].gold is None}
+    decisions = read_decisions(job.decisions, labelled) if job.decisions else {}
+    return Returned(rows, files.annotations, decisions, num_files=len(files.names))
+
+
+def _result(page: AgreementPage) -> dict[str, Any]:
+    """What the terminal says, then and whenever the job is started again."""
+    fine, sentence = judge(page)
+    labels = Counter(one.label or "open" for one in page.adjudicated)
+    return {"fine": fine, "sentence": sentence, "steps": next_steps(page), "labels": dict(labels)}
+
+
 def _plan(
     job: AnnotationInputs,
     agreement: AgreementSettings,
     adjudication: AdjudicationSettings,
-    annotations: Sequence[Annotation],
-    decisions: Mapping[PairKey, Decision],
+    returned: Returned,
 ) -> dict[str, Any]:
-    """What the output is a function of, the labels themselves included, not the files that they came in."""
-    given = sorted([one.round, *one.pair, one.annotator, one.label, one.annotated_at] for one in annotations)
-    decided = sorted([*pair, one.label, one.decided_by, one.decided_at, one.reason] for pair, one in decisions.items())
+    """What the output is a function of: the labels themselves, not the files that they came in."""
+    given = sorted([*asdict(one).values()] for one in (replace(one, source="") for one in returned.annotations))
+    decided = sorted([*asdict(one).values()] for one in returned.decisions.values())
     return {
         "rounds": [hide_credentials(url) for url in job.rounds],
         "annotations": _digest(given),
@@ -138,30 +141,23 @@ def _plan(
 
 
 def _digest(content: Any) -> str:
-    import hashlib
-
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _identity(job: AnnotationInputs, files: AnnotationFiles) -> dict[str, str]:
+def _identity(job: AnnotationInputs, returned: Returned) -> dict[str, str]:
     return {
         "rounds": ", ".join(hide_credentials(url) for url in job.rounds),
-        "files": f"{len(files.digests)} with {len(files.annotations)} labels",
+        "files": f"{returned.num_files} with {len(returned.annotations)} labels",
         "decisions": hide_credentials(job.decisions or ""),
         "commit": collect_provenance().commit or "",
     }
 
 
 def _contents(page: AgreementPage, rows: Rows, plan: Mapping[str, Any]) -> dict[str, bytes]:
-    newest = {row.pair: row for row in rows.values()}
-    labelled = _labelled_pairs(page.adjudicated, newest)
     return {
         PAGE: render_agreement(page),
         RUN: json.dumps(_figures(page) | {"plan": plan} | collect_provenance().as_dict(), indent=1).encode(),
-        f"{LABELLED}.parquet": _parquet(labelled),
-        f"{LABELLED}.csv": _csv(labelled),
-        CONFLICTS: _conflicts(page.adjudicated, newest),
-        HISTORY: _history(page.adjudicated),
+        **adjudicated_files(page.adjudicated, {row.pair: row for row in rows.values()}),
     }
 
 
@@ -181,66 +177,6 @@ def _figures(page: AgreementPage) -> dict[str, Any]:
         "labels": dict(Counter(one.label for one in page.adjudicated if one.label)),
         "missing_labels": page.missing_labels,
     }
-
-
-def _labelled_pairs(adjudicated: Sequence[Adjudicated], rows: Mapping[PairKey, RoundPair]) -> pa.Table:
-    """The settled pairs, as the contract for labelled pairs has them, and by what method they were settled."""
-    settled = [one for one in adjudicated if one.label is not None]
-    flat = [
-        {
-            **rows[one.pair].texts,
-            "label": one.label,
-            "annotator": one.by,
-            "guideline_version": one.guideline_version,
-            "method": one.method,
-            "support": one.support,
-        }
-        for one in settled
-    ]
-    types = dict.fromkeys(_LABELLED_COLUMNS, pa.string()) | {"support": pa.float64()}
-    return pa.table({name: pa.array([row[name] for row in flat], types[name]) for name in _LABELLED_COLUMNS})
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def _csv(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pacsv.write_csv(table, buffer)
-    return buffer.getvalue()
-
-
-def _conflicts(adjudicated: Sequence[Adjudicated], rows: Mapping[PairKey, RoundPair]) -> bytes:
-    """A line per open pair with what people said; a lead fills in the blanks and gives the file back."""
-    lines = []
-    for one in adjudicated:
-        if one.label is None:
-            texts = rows[one.pair].texts
-            said = "; ".join(f"{vote.annotator}: {vote.label}" for vote in one.votes)
-            key = dict(zip(("query_id", "product_id"), one.pair, strict=True))
-            lines.append({**key, "query": texts["query"], "title": texts["title"], "labels": said})
-    return _lines(("query_id", "product_id", "query", "title", "labels", *DECISION_COLUMNS[2:]), lines)
-
-
-def _history(adjudicated: Sequence[Adjudicated]) -> bytes:
-    lines = [
-        {"query_id": one.pair[0], "product_id": one.pair[1], **asdict(event)}
-        for one in adjudicated
-        for event in one.history
-    ]
-    columns = ("query_id", "product_id", "what", "by", "at", "label", "why", "round", "guideline_version")
-    return _lines(columns, lines)
-
-
-def _lines(columns: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> bytes:
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue().encode()
 
 
 def _track(run: TrackedRun, page: AgreementPage, contents: Mapping[str, bytes]) -> None:

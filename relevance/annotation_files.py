@@ -28,25 +28,26 @@ class AnnotationFiles:
     """What was read."""
 
     annotations: list[Annotation]
-    digests: dict[str, str]
-    """Version of each file, as storage gives it."""
+    names: tuple[str, ...]
+    """Of the files that were read."""
 
 
 def write_sheet(tasks: Iterable[Mapping[str, str]]) -> bytes:
     """Write tasks as CSV for a spreadsheet (UTF-8 with a mark, which Excel needs).
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front: sellers write titles.
+    A text that a spreadsheet would take for a formula gets an apostrophe in front: sellers write titles. Keys stay.
     """
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, SHEET_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for task in tasks:
-        shown = {name: _harmless(task[name]) if name in ("query", "title", "details") else task[name] for name in task}
+        shown = {name: harmless(task[name]) if name in ("query", "title", "details") else task[name] for name in task}
         writer.writerow({"label": "", "comment": "", "annotated_at": "", **shown})
     return b"\xef\xbb\xbf" + buffer.getvalue().encode()
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """Keep a spreadsheet from running a text as a formula."""
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
@@ -74,8 +75,7 @@ def read_annotations(urls: Sequence[str], *, people: Mapping[str, str] | None = 
             rows = read_export(content, name=name)
             _name_people(rows, people or {}, name)
         annotations += [_annotation(row, name, number) for number, row in enumerate(rows, start=1)]
-    digests = {file.url: f"{file.size_bytes} {file.version}" for file in files.values()}
-    return AnnotationFiles(annotations, digests)
+    return AnnotationFiles(annotations, tuple(files))
 
 
 def read_rows(content: bytes, name: str, required: Sequence[str]) -> list[dict[str, str]]:

@@ -51,7 +51,8 @@ class RoundSettings(Settings):
     """The input that was scored, for the texts; null: the one that the scores name."""
 
     gold: str | None = None
-    """Pairs with a settled label (parquet, CSV or JSONL with the column `label`) to hide among the tasks."""
+    """Pairs with a settled label (parquet, CSV or JSONL with the column `label`) to hide among the tasks. Give them
+    the columns that the other pairs have: a brand that is missing gives them away."""
 
     earlier: tuple[str, ...] = ()
     """Folders of earlier rounds: none of their pairs is given out again."""

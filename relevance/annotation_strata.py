@@ -26,7 +26,7 @@ class StrataSettings(Settings):
 
     counts: dict[str, tuple[int, int, int]] = Field(default=dict.fromkeys(LABELS, (10, 10, 20)))
     """Pairs by predicted label: from the sure, the middling and the unsure third of that label's rows. More of the
-    unsure ones, since they teach the model most."""
+    unsure ones, since they teach the model most. A label that is left out gives none."""
 
     uncertainty: Literal["entropy", "margin"] = "entropy"
     """`entropy` of the four probabilities, or one minus the `margin` between the two highest."""

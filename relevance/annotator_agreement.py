@@ -25,7 +25,8 @@ class AgreementSettings(Settings):
     the model is unsure of are harder than traffic: compare rounds that were drawn alike."""
 
     min_gold_accuracy: float = Field(default=0.8, ge=0, le=1)
-    """Share of gold pairs that each annotator should get right."""
+    """Share of gold pairs that each annotator should get right. Who is below it is named; only who is so for sure, by
+    a 95 % interval, spoils the verdict."""
 
     bootstrap_samples: int = Field(default=2000, ge=100)
     """Resamplings of the queries for each interval."""
@@ -63,6 +64,9 @@ class GoldFigure:
     pairs: int
     """Gold pairs labelled."""
     accuracy: float | None
+    accuracy_low: float | None
+    """Lower end of the 95 % interval (Wilson)."""
+    accuracy_high: float | None
     alpha: float | None
     low: float | None
     high: float | None
@@ -186,14 +190,26 @@ def _against_gold(annotations: Sequence[Annotation], rows: Rows, settings: Agree
         confusion = np.zeros((len(LABELS), len(LABELS)), int)
         for one, gold in judged:
             confusion[LABELS.index(gold), LABELS.index(one.label)] += 1
-        alpha = low = high = accuracy = None
+        alpha = low = high = None
+        accuracy = accuracy_low = accuracy_high = None
         if judged:
             ratings = np.array([[LABELS.index(gold), LABELS.index(one.label)] for one, gold in judged]).T
             queries = np.array([one.query_id for one, _ in judged])
-            alpha, accuracy = nominal_alpha(ratings), float(np.trace(confusion) / confusion.sum())
+            accuracy = float(np.trace(confusion) / len(judged))
+            accuracy_low, accuracy_high = wilson_interval(int(np.trace(confusion)), len(judged))
+            alpha = nominal_alpha(ratings)
             low, high = alpha_interval(ratings, queries, samples=settings.bootstrap_samples, seed=settings.seed)
-        figures.append(GoldFigure(name, len(own), len(judged), accuracy, alpha, low, high, confusion))
+        right = accuracy, accuracy_low, accuracy_high
+        figures.append(GoldFigure(name, len(own), len(judged), *right, alpha, low, high, confusion))
     return figures
+
+
+def wilson_interval(successes: int, trials: int, *, z: float = 1.96) -> tuple[float, float]:
+    """Interval of a share, good for few trials and shares near 0 or 1 (E. B. Wilson, 1927); trials >= 1."""
+    share, spread = successes / trials, z * z / trials
+    middle = share + spread / 2
+    half = (spread * share * (1 - share) + spread * spread / 4) ** 0.5
+    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
 
 
 def _coincidences(ratings: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from relevance.adjudication import AdjudicationSettings, adjudicate
 from relevance.agreement_page import AgreementPage, judge, next_steps, render_agreement
 from relevance.annotation import Annotation
 from relevance.annotation_round import RoundPair
-from relevance.annotator_agreement import AgreementFigures, AgreementSettings, Rows, measure_agreement
+from relevance.annotator_agreement import AgreementFigures, AgreementSettings, Rows, measure_agreement, wilson_interval
 from relevance.labels import LABELS
 
 SETTINGS = AgreementSettings(bootstrap_samples=200)
@@ -98,12 +98,29 @@ def test_each_person_against_gold(measured: tuple[list[Annotation], Rows, Agreem
         own = [note for note in notes if note.annotator == one.annotator]
         judged = [(rows[note.round, note.pair].gold, note.label) for note in own if rows[note.round, note.pair].gold]
         assert (one.annotations, one.pairs) == (len(own), 14)
+        assert 0 <= one.accuracy_low < one.accuracy < one.accuracy_high <= 1
         assert one.accuracy == pytest.approx(sum(gold == label for gold, label in judged) / len(judged))
         table = np.array([[LABELS.index(label) for label in both] for both in judged], float).T
         expected = krippendorff.alpha(reliability_data=table, level_of_measurement="nominal")
         assert one.alpha == pytest.approx(expected)
         for gold, label in {*judged}:
             assert one.confusion[LABELS.index(gold), LABELS.index(label)] == judged.count((gold, label))
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"), [(5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1), (0, 4, 0, 0.4899)]
+)
+def test_the_interval_of_a_share_equals_published_values(successes: int, trials: int, low: float, high: float) -> None:
+    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_bad_luck_on_a_few_gold_pairs_is_named_but_spoils_no_verdict() -> None:
+    notes = [note(n, who, "exact") for n in range(20) for who in ("ann", "bob")]
+    notes += [note(n, "ann", "exact" if n != 32 else "irrelevant") for n in range(30, 33)]
+    rows = rows_of([*(row(n) for n in range(20)), *(row(n, gold="exact") for n in range(30, 33))])
+    page = page_of(measure_agreement(notes, rows, SETTINGS))
+    assert judge(page)[0]
+    assert "Go through the guidelines with ann: 66.7% of 3 gold pairs right, 80.0% expected." in next_steps(page)
 
 
 def test_gold_pairs_do_not_count_as_agreement_of_people() -> None:

@@ -36,6 +36,9 @@ _PRODUCT_FIELDS = {
 }
 _QUERY = "\n\nQuery: "
 _ANSWER = "\nLabel:"
+_KNOWN_QUERIES = 200_000
+"""Queries whose tokens an encoder keeps, about 50 MB: a day's frequent queries come again in every shard, and
+tokenising is most of what the CPUs do per pair."""
 
 
 class PromptSettings(Settings):
@@ -124,6 +127,7 @@ class PromptEncoder:
         start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         self.guidelines_ids: list[int] = start + self._encode([self.guidelines_text])[0]
         self._answer_ids = self._encode([_ANSWER])[0]
+        self._known_queries: dict[str, list[int] | None] = {}
         self._query_heading_tokens = len(self._encode([_QUERY.rstrip()])[0])
 
     @property
@@ -151,8 +155,14 @@ class PromptEncoder:
 
     def encode_queries(self, texts: Sequence[str]) -> list[list[int] | None]:
         """Encode query segments (see `query_texts`) with the answer line; None where over the budget."""
+        known = self._known_queries
+        if len(known) + len(texts) > _KNOWN_QUERIES:
+            known.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in known]
         limit = self._query_heading_tokens + self.prompt.query_token_budget
-        return [ids + self._answer_ids if len(ids) <= limit else None for ids in self._encode(texts)]
+        for text, ids in zip(new, self._encode(new), strict=True):
+            known[text] = ids + self._answer_ids if len(ids) <= limit else None
+        return [known[text] for text in texts]
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)

@@ -49,8 +49,9 @@ from relevance.scoring import (
 logger = logging.getLogger(__name__)
 
 SHARD_STAGE = "shards"
-_LIGHT = 0.5
-"""CPU cores of a step that mostly waits; unlike an engine actor's, so that Ray Data keeps the steps apart."""
+_LIGHT = 0.4
+"""CPU cores of the steps beside the engine. Unlike an actor's, or Ray Data would fuse them into the actors and let a
+GPU wait while text is read; small enough that several jobs on a small machine always find room for one."""
 EngineLoader = Callable[[EngineSettings, LabelModel, tuple[int, ...]], Engine]
 
 

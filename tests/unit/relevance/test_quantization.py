@@ -39,6 +39,18 @@ def test_quantised_folder_gives_nearly_the_same_probabilities(tmp_path: Path) ->
     assert load_prompt_settings(tmp_path / "int8") == prompt
 
 
+def test_chosen_layers_stay_in_half_precision(tmp_path: Path) -> None:
+    titles = ["Red Running Shoes"] * 4
+    prompt = PromptSettings(guidelines="brief", product_token_budget=32, query_token_budget=24)
+    encoder = PromptEncoder(train_small_tokenizer(titles, vocab_size=1024, prompt=prompt), prompt)
+    model = new_model(ModelShape(hidden_size=128, num_layers=3, intermediate_size=64, vocab_size=1024), encoder)
+    save_model(model, encoder, tmp_path / "float")
+    quantize_folder(tmp_path / "float", tmp_path / "int8", unquantized=r"self_attn\.[qkv]_proj")
+    first = load_model(tmp_path / "int8", device=torch.device("cpu"), dtype=torch.float32).model.layers[0]
+    assert first.self_attn.q_proj.weight.dtype == torch.float32
+    assert first.self_attn.o_proj.weight.dtype == torch.int8
+
+
 def test_shipped_model_is_small_and_complete() -> None:
     size = sum(path.stat().st_size for path in SHIPPED.iterdir())
     assert size < 12_000_000
@@ -51,6 +63,7 @@ def test_shipped_model_is_small_and_complete() -> None:
     [
         ("red running shoes", "Nolo Red Running Shoes for Men, Lightweight, Size 9", 0),
         ("blue running shoes", "Nolo Red Running Shoes for Men, Lightweight, Size 9", 1),
+        ("wireless keyboard", "Brak Cast Iron Skillet, 10 Inch", 3),
     ],
 )
 def test_shipped_model_knows_the_plain_cases(query: str, title: str, label: int) -> None:

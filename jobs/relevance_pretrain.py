@@ -48,9 +48,9 @@ def main(job: PretrainJob) -> None:
     tokenizer = train_small_tokenizer(tokenizer_texts(texts), vocab_size=job.shape.vocab_size, prompt=job.prompt)
     encoder = PromptEncoder(tokenizer, job.prompt)
     model = new_model(job.shape, encoder, seed=job.pretraining.seed)
-    save = lambda *_: save_model(model, encoder, Path(job.output))  # noqa: E731
-    pretrain(model, encoder, texts, job.pretraining, on_progress=save)
-    save()
+    output = Path(job.output)
+    pretrain(model, encoder, texts, job.pretraining, on_progress=lambda *_: save_model(model, encoder, output))
+    save_model(model, encoder, output)
 
 
 if __name__ == "__main__":

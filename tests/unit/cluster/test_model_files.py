@@ -1,3 +1,7 @@
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -5,6 +9,8 @@ from mlflow import MlflowClient
 
 from cluster import storage
 from cluster.model_files import fetch_model, resolve_model
+from tests.conftest import PROJECT
+from tests.hub_server import SHA, HubServer
 
 
 @pytest.fixture
@@ -64,7 +70,43 @@ def test_an_alias_of_the_registry_is_pinned_to_its_version(model_dir: Path, tmp_
             resolve_model(missing, registry_uri=uri)
 
 
-def test_a_name_that_is_nowhere_says_where_it_was_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ValueError, match="model no-such/model: no such folder, and not found on the hub"):
-        resolve_model("no-such/model")
+_RESOLVE = """
+import json, sys
+from cluster.model_files import fetch_model, resolve_model
+try:
+    model = resolve_model(sys.argv[1])
+    light = fetch_model(model, cache_dir="", weights=False)
+    names = sorted(path.name for path in light.iterdir())
+    whole = fetch_model(model, cache_dir="")
+    print(json.dumps([model.version, names, sorted(path.name for path in whole.iterdir())]))
+except ValueError as error:
+    print(error)
+"""
+
+
+def _resolve_in_a_fresh_process(name: str, tmp_path: Path, **variables: str) -> str:
+    """huggingface_hub reads its environment once, when it is imported."""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1", **variables}
+    command = [sys.executable, "-c", _RESOLVE, name]
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_hub_id_is_pinned_to_its_commit_and_brings_no_code_and_no_pickle(model_dir: Path, tmp_path: Path) -> None:
+    (model_dir / "modeling_own.py").write_text("raise SystemExit")
+    (model_dir / "pytorch_model.bin").write_bytes(b"pickle")
+    hub = HubServer({"team/tiny": model_dir})
+    try:
+        found = json.loads(_resolve_in_a_fresh_process("team/tiny", tmp_path, HF_ENDPOINT=hub.url))
+        assert found == [f"team/tiny@{SHA[:8]}", ["config.json"], ["config.json", "model.safetensors"]]
+        assert not any(path.endswith((".py", ".bin")) for path in hub.requests)
+        missing = _resolve_in_a_fresh_process("team/other", tmp_path, HF_ENDPOINT=hub.url)
+        assert missing.startswith("model team/other: no such folder, and not found on the hub (")
+    finally:
+        hub.stop()
+    offline = _resolve_in_a_fresh_process(f"team/tiny@{SHA}", tmp_path, HF_HUB_OFFLINE="1")
+    assert json.loads(offline) == found
+
+
+def test_a_name_that_is_nowhere_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    said = _resolve_in_a_fresh_process("no-such/model", tmp_path, HF_HUB_OFFLINE="1")
+    assert said.startswith("model no-such/model: no such folder, and not found on the hub (")

@@ -1,0 +1,73 @@
+"""The part of a Hugging Face hub's HTTP API that downloading a repository needs, serving folders of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+class HubServer:
+    """Serves repositories, given as {"owner/name": folder}, each with one revision."""
+
+    def __init__(self, repositories: dict[str, Path]) -> None:
+        self.requests: list[str] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self._answer(body=False)
+
+            def do_GET(self) -> None:
+                self._answer(body=True)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def _answer(self, *, body: bool) -> None:
+                path = self.path.partition("?")[0]
+                server.requests.append(path)
+                content = self._find(path)
+                self._send(404 if content is None else 200, content or b"{}", body)
+
+            def _find(self, path: str) -> bytes | None:
+                for name, folder in repositories.items():
+                    if path.startswith(f"/api/models/{name}/tree/"):
+                        return json.dumps([_entry(file) for file in sorted(folder.iterdir())]).encode()
+                    if path.startswith(f"/api/models/{name}"):
+                        files = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
+                        return json.dumps({"id": name, "sha": SHA, "siblings": files}).encode()
+                    if path.startswith(f"/{name}/resolve/"):
+                        return (folder / path.rpartition("/")[2]).read_bytes()
+                return None
+
+            def _send(self, status: int, content: bytes, body: bool) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+                self.send_header("X-Repo-Commit", SHA)
+                if status == 404:
+                    self.send_header("X-Error-Code", "RepoNotFound")
+                self.end_headers()
+                if body:
+                    self.wfile.write(content)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+
+
+def _entry(file: Path) -> dict:
+    return {
+        "type": "file",
+        "path": file.name,
+        "size": file.stat().st_size,
+        "oid": hashlib.sha1(file.name.encode()).hexdigest(),
+    }

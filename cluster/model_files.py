@@ -132,7 +132,9 @@ def _resolve_hub(name: str) -> ModelFiles:
         try:
             revision = HfApi().model_info(repository, revision=revision or None).sha
         except OfflineModeIsEnabled:
-            snapshot = snapshot_download(repository, revision=revision or None, local_files_only=True)
+            snapshot = snapshot_download(
+                repository, revision=revision or None, local_files_only=True, allow_patterns=_HUB_FILES
+            )
             revision = Path(snapshot).name
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -71,7 +71,7 @@ def load_model(
         model = _load_quantized(model_dir, config, checkpoint, device, dtype)
     wanted = checkpoint if quantization == "auto" else quantization
     if wanted != checkpoint:
-        _convert_linears(model, wanted, dtype, unquantized)
+        convert_linears(model, wanted, dtype, unquantized)
     return model.eval().requires_grad_(False)
 
 
@@ -208,8 +208,11 @@ def _empty_layer(layer: nn.Module, kind: str, memory: ActivationMemory) -> Int8L
     return Fp8Linear(inputs, outputs, bias=bias, memory=memory)
 
 
-def _convert_linears(model: PreTrainedModel, quantization: str, dtype: torch.dtype, unquantized: str | None) -> None:
-    """Replace the linear layers, one at a time so that memory holds one layer twice and not the model."""
+def convert_linears(model: PreTrainedModel, quantization: str, dtype: torch.dtype, unquantized: str | None) -> None:
+    """Replace the linear layers, one at a time so that memory holds one layer twice and not the model.
+
+    `fp8` can be made, and saved, on any machine; only a GPU can run it.
+    """
     memory = ActivationMemory()
     for name, layer in _linears(model):
         if unquantized is None or not re.search(unquantized, name):

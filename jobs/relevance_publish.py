@@ -1,0 +1,57 @@
+"""Publish a relevance model: merge, quantise to 8 bit, check it with its engine, register it, maybe make it champion.
+
+Reads `base`, `adapter` and labelled pairs from `input`; writes the model and its evaluation to `output` and registers a
+version with a model card in MLflow. The alias `champion` moves only if alpha is surely not lower than the present
+champion's; otherwise the version stays `challenger` and the job says why. Safe to resubmit: the same files are
+registered once.
+
+    python -m jobs.relevance_publish base=meta-llama/Llama-3.1-8B adapter=s3://bucket/adapter input=labelled.csv
+    python -m jobs.relevance_publish … --force reason="the champion leaks memory"
+    python -m jobs.relevance_publish rollback=true reason="complaints from one market"
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.launch import run_job
+from cluster.provenance import public_settings
+from cluster.tracking import TrackingSettings, tracked_run
+from relevance.engine_settings import EngineSettings
+from relevance.evaluation import EvaluationSettings
+from relevance.model_registry import ModelRegistry
+from relevance.publishing import PublishingSettings
+from relevance.publishing_run import PublishSource, check_source, publish, roll_back
+
+
+class PublishJob(PublishSource):
+    """The publishing job's settings."""
+
+    publishing: PublishingSettings = PublishingSettings()
+    engine: EngineSettings = EngineSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def main(job: PublishJob) -> None:
+    """Roll back, or publish."""
+    if not job.rollback:
+        check_source(job)
+    with tracked_run("relevance_publish", job, job.tracking) as run:
+        registry = ModelRegistry(job.name, job.tracking.uri)
+        if job.rollback:
+            roll_back(job, registry, run)
+            return
+        publish(
+            job,
+            registry,
+            run,
+            publishing=job.publishing,
+            engine=job.engine,
+            evaluation=job.evaluation,
+            shown=public_settings(job),
+        )
+
+
+if __name__ == "__main__":
+    run_job(main, PublishJob, defaults=Path(__file__).with_suffix(".toml"))

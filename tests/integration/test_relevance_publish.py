@@ -1,0 +1,244 @@
+"""From an adapter on its base to labels by the champion: evaluate, publish, score, replace, roll back."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from mlflow import MlflowClient
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from cluster.launch import run_job
+from cluster.tracking import TrackingSettings, open_client
+from jobs.relevance_evaluate import EvaluateJob
+from jobs.relevance_evaluate import main as evaluate
+from jobs.relevance_publish import PublishJob, main
+from jobs.relevance_score import ScoreJob
+from jobs.relevance_score import main as score
+from relevance.engine_settings import EngineSettings, VllmSettings
+from relevance.evaluation import EvaluationSettings
+from relevance.evaluation_pairs import EvaluationPairs, read_evaluation_pairs
+from relevance.label_model import open_label_model
+from relevance.labels import LABELS
+from relevance.predictions import Predictions, ask_model
+from relevance.publishing import PublishingSettings
+from relevance.scoring_run import ScoringSettings
+from tests.pairs_data import make_pairs, read_committed, write_pairs
+from tests.tiny_models import save_tiny_model
+
+ENGINE = EngineSettings(num_threads=1)
+CHANGED = 0.05
+"""Share of labels that int8 may change: random weights leave many pairs between two labels, a trained model few."""
+CLOSE = 0.1
+"""A label changes only where the two likeliest were no further apart in probability."""
+MOVED = 0.02
+"""Mean change of the probabilities."""
+_SEEDS = {"llama": 0, "qwen2": 2}
+"""Adapters that make their base say several labels; most random ones say one."""
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def save_adapter(base: Path, folder: Path, *, seed: int = 0) -> Path:
+    """Write a LoRA adapter of random factors, none of them zero."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    get_peft_model(model, config).save_pretrained(folder)
+    return folder
+
+
+def ask(pairs: EvaluationPairs, model: str, adapter: str | None = None, **engine: object) -> Predictions:
+    label_model = open_label_model(model, adapter, quantization="auto", cache_dir="")
+    return ask_model(pairs.rows, label_model, ENGINE.model_copy(update=engine))
+
+
+def labelled_by(folder: Path, said: Predictions, pairs: pa.Table, *, noise: float = 0.0) -> Path:
+    """Write pairs with a model's labels as if people had given them, some of them wrong."""
+    wrong = np.random.default_rng(0).random(len(pairs)) < noise
+    labels = np.where(wrong, (said.labels + 1) % 4, said.labels)
+    write_pairs(pairs.append_column("label", pa.array([LABELS[label] for label in labels])), str(folder), num_files=1)
+    return folder
+
+
+def unlabelled(num_pairs: int) -> pa.Table:
+    rows = make_pairs(num_pairs).to_pylist()
+    return pa.Table.from_pylist([row | {"query": f"{row['query']} {row['query_id']}"} for row in rows])
+
+
+class Project:
+    """A base, an adapter, pairs labelled by both together, and an MLflow of its own."""
+
+    def __init__(self, folder: Path, family: str, num_pairs: int = 200) -> None:
+        self.folder = folder
+        self.base = save_tiny_model(folder / "base", family=family)
+        self.adapter = save_adapter(self.base, folder / "adapter", seed=_SEEDS[family])
+        pairs = unlabelled(num_pairs)
+        blank = read_evaluation_pairs(str(labelled_by(folder / "blank", _anything(len(pairs)), pairs)))
+        assert _keys(blank.rows) == _keys(pairs)
+        self.said = ask(blank, str(self.base), str(self.adapter))
+        self.input = labelled_by(folder / "pairs", self.said, pairs, noise=0.1)
+        self.tracking = TrackingSettings(uri=f"sqlite:///{folder / 'mlflow.db'}")
+
+    def publish(self, **settings: object) -> None:
+        main(
+            PublishJob(
+                **{
+                    "base": str(self.base),
+                    "adapter": str(self.adapter),
+                    "input": str(self.input),
+                    "output": str(self.folder / "published"),
+                    "publishing": PublishingSettings(max_changed_fraction=CHANGED),
+                    "engine": ENGINE,
+                    "evaluation": EvaluationSettings(bootstrap_samples=200),
+                    "tracking": self.tracking,
+                    "cache_dir": str(self.folder / "cache"),
+                    **settings,
+                }
+            )
+        )
+
+    @property
+    def client(self) -> MlflowClient:
+        return open_client(str(self.tracking.uri))
+
+    def aliases(self) -> dict[str, str]:
+        return {name: str(v) for name, v in self.client.get_registered_model("relevance").aliases.items()}
+
+
+def _anything(n: int) -> Predictions:
+    probabilities = np.tile([0.4, 0.3, 0.2, 0.1], (n, 1))
+    return Predictions("", "", None, probabilities, np.ones(n, bool), None)
+
+
+def _keys(table: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(table["query_id"].to_pylist(), table["product_id"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.usefixtures("local_ray")
+def test_what_scoring_takes_from_the_registry_is_the_adapter_on_its_base(
+    tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = Project(tmp_path, family)
+    evaluate(
+        EvaluateJob(
+            input=str(project.input),
+            model=str(project.base),
+            adapter=str(project.adapter),
+            output=str(tmp_path / "evaluation"),
+            engine=ENGINE,
+            evaluation=EvaluationSettings(bootstrap_samples=200),
+            tracking=project.tracking,
+        )
+    )
+    figures = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["figures"]
+    project.publish()
+    assert "relevance/1 is champion: first champion" in capsys.readouterr().out
+    assert project.aliases() == {"champion": "1"}
+    version = project.client.get_model_version("relevance", "1")
+    assert float(version.tags["alpha"]) == pytest.approx(figures["alpha"]["value"], abs=2 * CHANGED)
+    assert version.tags["quantization"] == "int8"
+    assert version.description.startswith("# relevance: relevance labels")
+
+    score(
+        ScoreJob(
+            input=str(project.input),
+            output=str(tmp_path / "scores"),
+            model="models:/relevance@champion",
+            scoring=ScoringSettings(shard_rows=100, num_threads=1),
+            tracking=project.tracking,
+        )
+    )
+    rows = {(row["query_id"], row["product_id"]): row for row in read_committed(str(tmp_path / "scores"))}
+    pairs = read_evaluation_pairs(str(project.input))
+    scored = [rows[key] for key in _keys(pairs.rows)]
+    assert {row["model_version"] for row in scored} == {"relevance/1:auto"}
+    probabilities = np.array([[row[f"p_{label}"] for label in LABELS] for row in scored])
+    assert (probabilities.argmax(axis=1) != project.said.labels).mean() <= CHANGED
+    assert np.abs(probabilities - project.said.probabilities).mean() <= MOVED
+    second, first = np.sort(project.said.probabilities, axis=1)[:, 2:].T
+    clear = first - second > CLOSE
+    assert clear.mean() > 0.5
+    assert (probabilities.argmax(axis=1) == project.said.labels)[clear].all()
+    plain = ask(pairs, str(project.base))
+    assert (plain.labels != project.said.labels).mean() > 10 * CHANGED, "the adapter must matter"
+    if family == "llama" and importlib.util.find_spec("vllm"):
+        vllm = VllmSettings(max_model_len=512, max_num_batched_tokens=4096)
+        by_vllm = ask(pairs, str(tmp_path / "published" / "published"), engine="vllm", vllm=vllm)
+        assert (by_vllm.labels != project.said.labels).mean() <= CHANGED
+        assert np.abs(by_vllm.probabilities - probabilities).max() <= 0.01
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("publish"), "llama", num_pairs=120)
+
+
+def test_champions_change_hands_by_the_rules(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.publish()
+    assert project.aliases() == {"champion": "1"}
+    project.publish()
+    assert "relevance/1 has exactly these files and is champion already" in capsys.readouterr().out
+    assert len(project.client.search_model_versions("name = 'relevance'")) == 1
+
+    worse = str(save_adapter(project.base, project.folder / "worse", seed=7))
+    project.publish(adapter=worse)
+    assert "relevance/2 stays a challenger: alpha less that of relevance/1 is -" in capsys.readouterr().out
+    assert project.aliases() == {"champion": "1", "challenger": "2"}
+    assert "the limit is -0.0050" in project.client.get_model_version("relevance", "2").tags["why"]
+
+    project.publish(adapter=worse, force=True, reason="to see it live")
+    assert project.aliases() == {"champion": "2"}
+    assert project.client.get_model_version("relevance", "2").tags["forced"] == "to see it live"
+
+    project.publish(base=None, input=None, rollback=True, reason="it was worse")
+    assert "champion of relevance is version 1 again, was 2" in capsys.readouterr().out
+    assert project.aliases() == {"champion": "1"}
+    experiment = project.client.get_experiment_by_name("relevance_publish").experiment_id
+    runs = project.client.search_runs([experiment])
+    assert {run.data.tags.get("rollback") for run in runs} == {None, "2 -> 1"}
+    card = project.client.download_artifacts(runs[-1].info.run_id, "model/README.md", str(project.folder))
+    text = Path(card).read_text()
+    assert "## What quantisation changed" in text
+    assert "Champion: first champion" in text
+    assert "red" not in text.lower().split(), "a card holds no query and no title"
+
+
+def test_a_deleted_champion_stops_the_job_until_told(
+    tmp_path: Path, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.publish(name="deleted")
+    project.client.delete_model_version("deleted", "1")
+    with pytest.raises(SystemExit) as left:
+        run_job(
+            main,
+            PublishJob,
+            arguments=[
+                f"base={project.base}",
+                f"adapter={project.adapter}",
+                f"input={project.input}",
+                f"output={tmp_path}",
+                "name=deleted",
+                f"tracking.uri={project.tracking.uri}",
+            ],
+        )
+    assert left.value.code == 2
+    assert "the champion deleted/1 was deleted, so there is nothing to compare with" in capsys.readouterr().err
+    project.publish(name="deleted", force=True, reason="the old one is gone")
+    assert str(project.client.get_model_version_by_alias("deleted", "champion").version) == "2"
+
+
+def test_a_champion_whose_files_are_gone_says_so(project: Project) -> None:
+    project.publish(name="gone")
+    source = project.client.get_model_version("gone", "1").source.removeprefix("file://")
+    Path(source).rename(project.folder / "moved")
+    worse = str(save_adapter(project.base, project.folder / "other", seed=8))
+    with pytest.raises(ValueError, match=r"the champion gone/1 cannot be loaded to compare with .* bring its files ba"):
+        project.publish(name="gone", adapter=worse)

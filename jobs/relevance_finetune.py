@@ -4,7 +4,7 @@ Reads a pre-trained `base` folder, `labelled` pairs and `weak` pairs (CSV); writ
 int8, each with tokeniser and prompt. With `num_folds=5` it judges by cross-validation instead, prints the table
 and writes it to `output`/crossvalidation.json. A second run starts over.
 
-    python -m jobs.relevance_finetune base=models/small_base output=models/small
+    python -m jobs.relevance_finetune base=var/models/small_base output=var/models/small
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Reads a CSV of public queries and titles (`texts`), leaving out every row that s
 `held_out`; writes a model folder with tokeniser and prompt to `output`. A second run starts over.
 
     python -m jobs.relevance_pretrain texts=../shared/data/esci/substitute_binary.csv \
-        held_out=../shared/data/esci/labelled_pairs.csv output=models/small_base
+        held_out=../shared/data/esci/labelled_pairs.csv output=var/models/small_base
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from relevance.training_pairs import LabelledPairs, WeakPairs, read_labelled_pai
 
 SHARES = {"exact": 0.4, "substitute": 0.3, "complement": 0.1, "irrelevant": 0.2}
 LABELS = list(SHARES)
+SHAPE = ModelShape(hidden_size=128, num_layers=3, intermediate_size=64, vocab_size=1024)
 
 
 def draw_pairs(number: int, seed: str) -> LabelledPairs:
@@ -46,7 +47,7 @@ def encoder() -> PromptEncoder:
 
 @pytest.fixture
 def base(encoder: PromptEncoder) -> torch.nn.Module:
-    return new_model(ModelShape(hidden_size=128, num_layers=3, intermediate_size=64, vocab_size=1024), encoder)
+    return new_model(SHAPE, encoder)
 
 
 def test_an_adapter_fits_one_batch_and_leaves_the_base_alone(base: torch.nn.Module, encoder: PromptEncoder) -> None:
@@ -118,12 +119,14 @@ def test_weak_pairs_that_stand_among_the_judged_are_dropped() -> None:
     assert (list(kept.titles), kept.is_substitute.tolist()) == (["Cap"], [True])
 
 
-def test_cross_validation_judges_every_pair(base: torch.nn.Module, encoder: PromptEncoder) -> None:
+def test_cross_validation_judges_every_pair(encoder: PromptEncoder) -> None:
     labelled = draw_pairs(80, "judged")
     settings = FinetuningSettings(
         epochs=1, taught_queries_per_title=0, label_repeats=1, catalogue_products=0, bf16=False, rank=2
     )
-    found = cross_validate(lambda: base, encoder, labelled, weak_pairs(40), settings, num_folds=2, seed=0)
+    found = cross_validate(
+        lambda: new_model(SHAPE, encoder), encoder, labelled, weak_pairs(40), settings, num_folds=2, seed=0
+    )
     table = figures(labelled, found)
     assert found["probabilities"].sum(axis=1) == pytest.approx(1)
     assert table["majority"]["alpha"] < table["word overlap"]["alpha"]

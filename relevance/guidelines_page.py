@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Template
 
 from relevance.guidelines import Guidelines
 from relevance.labels import LABELS
-
-_TEMPLATE = Path(__file__).with_name("guidelines_page.html")
+from relevance.page_templates import load_page
 
 
 def render_guidelines(guidelines: Guidelines) -> bytes:
@@ -29,5 +27,4 @@ def _render(guidelines: Guidelines, *, whole: bool) -> str:
 
 @cache
 def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return load_page("guidelines_page.html")

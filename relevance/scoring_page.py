@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Template
 
 from relevance.labels import LABELS
+from relevance.page_templates import load_page
 from relevance.scoring_checks import Check, verdict
 from relevance.scoring_measures import DayMeasures, PreviousDay, label_shares
 
-_TEMPLATE = Path(__file__).with_name("scoring_report.html")
 _MAX_ROWS = 20
 _ORIGINS = (
     ("labelled", "labelled by the model"),
@@ -98,10 +97,7 @@ def format_count(count: float) -> str:
 
 @cache
 def _template() -> Template:
-    # Escaping is switched on by hand: jinja2 leaves it off, and a reason may hold any character.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"duration": format_duration, "share": format_share, "short": format_count}
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return load_page("scoring_report.html", duration=format_duration, share=format_share, short=format_count)
 
 
 def _origins(counts: Mapping[str, int]) -> list[dict[str, Any]]:

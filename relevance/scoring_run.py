@@ -3,8 +3,9 @@
     partition:  split -> rows by shard                                   (tasks)
     score:      shard -> prepare (tasks) -> engine (actor pool) -> write and commit (tasks)
 
-A shard is one block of the Ray dataset and passes through the actor pool whole, so all pairs of a
-product meet the same prefix cache; reading, tokenising and writing happen on other cores meanwhile.
+A shard is one row of the Ray dataset, its Arrow table packed into a column, so Ray Data can neither
+split it nor join it with another: it passes through the actor pool whole, and all pairs of a product
+meet the same prefix cache. Reading, tokenising and writing happen on other cores meanwhile.
 """
 
 from __future__ import annotations
@@ -183,11 +184,11 @@ def score_shards(
     deaths = _Deaths.options(num_cpus=0).remote()
     dataset = (
         _one_block_each([asdict(shard) for shard in shards])
-        .map_batches(_prepare, batch_format="pyarrow", batch_size=None, num_cpus=_LIGHT, fn_args=(run, known))
+        .map_batches(_prepare, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=(run, known))
         .map_batches(
             _EngineActor,
             batch_format="pyarrow",
-            batch_size=None,
+            batch_size=1,
             fn_constructor_args=(run, deaths, load),
             compute=ray.data.ActorPoolStrategy(
                 min_size=settings.min_actors,
@@ -198,7 +199,7 @@ def score_shards(
             num_gpus=settings.gpus_per_actor or None,
         )
         .map_batches(
-            _commit, batch_format="pyarrow", batch_size=None, num_cpus=_LIGHT, fn_args=(run, shards[0].num_shards)
+            _commit, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=(run, shards[0].num_shards)
         )
     )
     yield from _figures(dataset)
@@ -207,19 +208,18 @@ def score_shards(
 def commit_poisoned(run: ScoringRun, shards: Sequence[Shard], reasons: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Commit shards that were given up: what needs no engine keeps its labels, the rest gets the reason as error."""
 
-    def give_up(block: pa.Table) -> pa.Table:
-        return poison_block(block, reasons[block["shard"][0].as_py()])
+    def give_up(batch: pa.Table) -> pa.Table:
+        shard, block = _unpack(batch)
+        return _pack(shard, poison_block(block, reasons[shard]))
 
     if not shards:
         return
     dataset = (
         _one_block_each([asdict(shard) for shard in shards])
+        .map_batches(_prepare, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=(run, run.store.files()))
+        .map_batches(give_up, batch_format="pyarrow", batch_size=1)
         .map_batches(
-            _prepare, batch_format="pyarrow", batch_size=None, num_cpus=_LIGHT, fn_args=(run, run.store.files())
-        )
-        .map_batches(give_up, batch_format="pyarrow", batch_size=None)
-        .map_batches(
-            _commit, batch_format="pyarrow", batch_size=None, num_cpus=_LIGHT, fn_args=(run, shards[0].num_shards, True)
+            _commit, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=(run, shards[0].num_shards, True)
         )
     )
     yield from _figures(dataset)
@@ -229,7 +229,6 @@ def _configure_ray_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that progress bars are off, as they should be
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = None  # a block is a shard and must not be split
     context.print_on_execution_start = False
     context.raise_original_map_exception = True  # a damaged file is a ValueError here too
 
@@ -257,7 +256,22 @@ def _prepare(batch: pa.Table, run: ScoringRun, known: Sequence[str]) -> pa.Table
     hashes = shard_range(shard.number, shard.num_shards)
     rows = read_shard(shard, run.output)
     block = prepare_shard(rows, _encoder(run.model), lambda digests: run.store.lookup(known, hashes, digests))
-    return block.append_column("shard", pa.array([shard.name] * len(block)))
+    return _pack(shard.name, block)
+
+
+def _pack(shard: str, block: pa.Table) -> pa.Table:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, block.schema) as writer:
+        writer.write_table(block)
+    size = sink.tell()
+    offsets = pa.py_buffer(np.array([0, size], np.int64))
+    column = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, sink.getvalue()])
+    return pa.table({"shard": [shard], "block": column})
+
+
+def _unpack(batch: pa.Table) -> tuple[str, pa.Table]:
+    assert len(batch) == 1, f"{len(batch)} shards in one batch"
+    return batch["shard"][0].as_py(), pa.ipc.open_stream(batch["block"][0].as_buffer()).read_all()
 
 
 @ray.remote
@@ -286,13 +300,13 @@ class _EngineActor:
         self._guidelines_ids = encoder.guidelines_ids
         self._engine = load(run.settings, run.model, encoder.label_ids)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        shard = block["shard"][0].as_py()
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        shard, block = _unpack(batch)
         deaths, reason = ray.get(self._deaths.start.remote(shard))
         if deaths >= self._max_deaths:
-            return poison_block(block, f"engine: died {deaths} times on this shard, last: {reason}")
+            return _pack(shard, poison_block(block, f"engine: died {deaths} times on this shard, last: {reason}"))
         try:
-            return score_block(block, self._engine, self._guidelines_ids)
+            return _pack(shard, score_block(block, self._engine, self._guidelines_ids))
         except Exception as error:
             # The text of an engine's error may quote its input: the type and the place are enough.
             logger.exception("engine failed on shard %s", shard)
@@ -300,11 +314,9 @@ class _EngineActor:
             os._exit(1)
 
 
-def _commit(block: pa.Table, run: ScoringRun, num_shards: int, accept_poisoned: bool = False) -> pa.Table:
-    shard = block["shard"][0].as_py()
-    table, figures = finish_block(
-        block.drop_columns(["shard"]), model_version=run.model.version, prompt_version=run.prompt_version
-    )
+def _commit(batch: pa.Table, run: ScoringRun, num_shards: int, accept_poisoned: bool = False) -> pa.Table:
+    shard, block = _unpack(batch)
+    table, figures = finish_block(block, model_version=run.model.version, prompt_version=run.prompt_version)
     figures["shard"] = shard
     if accept_poisoned or not figures["poisoned"]:
         _remember(block, run, shard_range(int(shard), num_shards))

@@ -66,6 +66,8 @@ print(json.dumps({
     "gpus": sorted({mark["node"] + ":" + gpu for mark in marks for gpu in mark["gpu"]}),
     "on_head": sum(mark["node"] == head for mark in marks),
 }))
+ray.shutdown()
+cluster.shutdown()
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A head node of its own; the environment with which its clients reach it."""
     port, dashboard = _free_port(), _free_port()
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # as a cluster should have it
     ports = [f"--port={port}", f"--dashboard-port={dashboard}", "--min-worker-port=0", "--max-worker-port=0"]
     ports += [f"--ray-client-server-port={_free_port()}", f"--dashboard-agent-listen-port={_free_port()}"]
     size = ["--num-cpus=2", f"--object-store-memory={300 * 2**20}", f"--temp-dir=/tmp/ray-head-{os.getpid()}"]

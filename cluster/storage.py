@@ -54,6 +54,16 @@ def open_filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     raise ValueError(f"{url}: unknown storage {scheme}://, expected a local path or s3://bucket/key")
 
 
+def absolute_url(url: str) -> str:
+    """Make a local path absolute: a worker's working directory is not the driver's."""
+    return url.rstrip("/") if "://" in url else open_filesystem(url)[1]
+
+
+def short_url(url: str) -> str:
+    """Show a local path below the working directory as people typed it."""
+    return url.removeprefix(f"{os.getcwd()}/")  # noqa: PTH109
+
+
 def join_url(base: str, *names: str) -> str:
     """Append path parts to a location."""
     return "/".join([base.rstrip("/"), *names])

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from cluster import storage
 from relevance.label_model import load_label_engine
 from relevance.pair_files import Split, find_splits, read_split
 from relevance.pairs import clean_pairs, hash_ids
@@ -116,7 +117,7 @@ def _measure(run: ScoringRun, block: pa.Table, load: EngineLoader) -> tuple[floa
 
 def print_estimate(estimate: DayEstimate, run: ScoringRun) -> None:
     """Print time, cost and actors for the whole input."""
-    print(f"{run.input}: about {estimate.rows:,} rows, {estimate.sampled_rows:,} of them sampled")
+    print(f"{storage.short_url(run.input)}: about {estimate.rows:,} rows, {estimate.sampled_rows:,} of them sampled")
     print(
         f"  to compute {estimate.computed_fraction:.1%}, known {estimate.known_fraction:.1%}, "
         f"repeated {estimate.repeated_fraction:.1%}, bad {estimate.failed_fraction:.1%}"

@@ -21,6 +21,7 @@ from relevance.scoring_run import (
     commit_poisoned,
     make_plan,
     partition_input,
+    require_manifests,
     score_shards,
 )
 
@@ -59,7 +60,9 @@ def score_day(run: ScoringRun, *, extras: Extras | None = None, load: EngineLoad
         shards = partition_input(run, splits, plan["num_shards"])
         _refuse_bad_input(run)
         _score(run, shards, load)
-        figures = ScoringFigures.sum(run.output.manifests(SHARD_STAGE).values())
+        manifests = run.output.manifests(SHARD_STAGE)
+        require_manifests(run, SHARD_STAGE, (shard.name for shard in shards), manifests)
+        figures = ScoringFigures.sum(manifests.values())
         _refuse_failures(run, figures.errors, figures.failed_fraction, figures.counts["read"])
         seconds = time.monotonic() - started
         return _publish(run, plan, figures, seconds, extras)

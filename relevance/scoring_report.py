@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from cluster import storage
 from cluster.provenance import Provenance, collect_provenance, hide_credentials, public_settings
 from cluster.tracking import TrackedRun
 from relevance.scoring_checks import CheckSettings, check_day, verdict
@@ -131,7 +132,11 @@ def _measure(run: ScoringRun, day: Mapping[str, Any], settings: ReportSettings) 
 def _title(run: ScoringRun) -> str:
     """The day where the output is a day's partition, else the folder."""
     name = run.output.url.rstrip("/").rpartition("/")[2]
-    return name if "=" in name else hide_credentials(run.output.url)
+    return name if "=" in name else _shown(run.output.url)
+
+
+def _shown(url: str) -> str:
+    return hide_credentials(storage.short_url(url))
 
 
 def _identity(run: ScoringRun) -> dict[str, str | None]:
@@ -140,9 +145,9 @@ def _identity(run: ScoringRun) -> dict[str, str | None]:
         "model": run.model.version,
         "fingerprint": run.fingerprint,
         "prompt": run.prompt_version,
-        "input": hide_credentials(run.input),
-        "output": hide_credentials(run.output.url),
-        "label_store": hide_credentials(run.store.url),
+        "input": _shown(run.input),
+        "output": _shown(run.output.url),
+        "label_store": _shown(run.store.url),
     }
 
 

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -125,8 +125,9 @@ def open_run(input_url: str, output: str, model: LabelModel, settings: ScoringSe
     """Load the prompt, check that the model can say the labels, and fix the run's identity."""
     encoder = model.encoder()
     identity = fingerprint(model, encoder)
+    input_url, output = storage.absolute_url(input_url), storage.absolute_url(output)
     store_url = settings.label_store or storage.join_url(output, "_label_store")
-    store = LabelStore(store_url, identity)
+    store = LabelStore(storage.absolute_url(store_url), identity)
     target = Output(output_url(input_url, output))
     return ScoringRun(input_url, target, model, identity, encoder.digest, store, settings)
 
@@ -167,7 +168,22 @@ def partition_input(run: ScoringRun, splits: Sequence[Split], num_shards: int) -
         tasks = _one_block_each(items).map_batches(partition, batch_format="pyarrow", batch_size=None)
         for _ in tasks.iter_batches(batch_size=None):
             pass
-    return collect_shards(run.output.manifests(PARTITION_STAGE), num_shards)
+    manifests = run.output.manifests(PARTITION_STAGE)
+    require_manifests(run, PARTITION_STAGE, (split.name for split in splits), manifests)
+    return collect_shards(manifests, num_shards)
+
+
+def require_manifests(run: ScoringRun, stage: str, units: Iterable[str], manifests: Mapping[str, Any]) -> None:
+    """Stop if work that was reported done cannot be seen from here, before a part of a day is taken for all of it.
+
+    Raises:
+        RuntimeError: If a unit has no manifest.
+    """
+    if missing := [unit for unit in units if unit not in manifests]:
+        raise RuntimeError(
+            f"{run.output.url}: {len(missing)} of the {stage} that workers finished cannot be seen from the driver, "
+            f"{missing[0]} first: the output has to be storage that all nodes share"
+        )
 
 
 def score_shards(

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from cluster import storage
 from relevance.labels import LABELS
 from relevance.scoring_checks import Check, verdict
 from relevance.scoring_measures import DayMeasures, label_shares
@@ -41,6 +42,7 @@ def print_summary(
         lines.insert(
             0, "already done: this input is committed under the same model and settings, nothing was written\n"
         )
+    url = storage.short_url(url)
     places = {"scores": f"{url}/part-*.parquet", "report": f"{url}/report.html", "MLflow": tracked_at}
     lines += [f"{name:<12}{place}" for name, place in places.items()] + ["", verdict(checks)[1]]
     lines += [

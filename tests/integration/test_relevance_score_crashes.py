@@ -144,3 +144,19 @@ def test_a_store_that_stays_away_fails_the_run_and_the_rerun_finishes(
     assert read_visible(drivers.day) == []
     drivers.finish()
     assert read_committed(drivers.day) == read_visible(drivers.day) == calm_rows
+
+
+def test_relative_paths_mean_the_drivers_folder(
+    local_ray: str, tiny_model: Path, tmp_path: Path, calm_rows: list[dict]
+) -> None:
+    write_pairs(make_pairs(200), str(tmp_path / "pairs"))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.score_driver", "pairs", "scores", str(tiny_model), str(SHARD_ROWS)],
+        cwd=tmp_path,  # the workers' folder is another: the one that the code was unpacked in
+        env={**os.environ, "RAY_ADDRESS": local_ray, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read_committed(str(tmp_path / "scores")) == calm_rows

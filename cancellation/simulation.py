@@ -1,9 +1,10 @@
 """Cancellations with a known cause: invented, because no public data of this kind exists.
 
-First the cause is drawn: the seller has a motive and a tactic, or the buyer a reason of their own. Both act
-over time, and what they leave (chat, calls, extensions, activity, other orders) is the event. The label
-follows from the cause where the traces show it and is `inconclusive` where they do not; then a set share of
-labels is made wrong, as annotators' are. Nine markets, nine languages, typed as people type.
+First the cause is drawn: the seller has a motive and a tactic, or the buyer a reason of their own. The order's
+circumstances come from one distribution whatever the cause (`circumstances`). Then the cause acts over time, and
+what is left (chat, calls, extensions, activity, other orders) is the event. The label follows from the cause
+where the traces show it and is `inconclusive` where they do not; then a set share of labels is made wrong, as
+annotators' are. Nine markets, nine languages, typed as people type.
 
 A split keeps wordings and tactics apart: `train` has neither the held-out phrases nor the held-out tactics,
 `test_wordings` has only held-out phrases, `test_tactics` only held-out tactics among the induced; `all` has
@@ -22,11 +23,13 @@ from pydantic import Field
 
 from cancellation.background import concurrent_orders, order_id, seller_activity, seller_history
 from cancellation.buyer_reasons import REASONS
+from cancellation.circumstances import run_up, set_circumstances
+from cancellation.cover_up import cover_up
 from cancellation.events import Event, Order, SellerHistory
 from cancellation.factors import FACTORS, VERDICTS
 from cancellation.markets import MARKETS, Market
 from cancellation.seller_tactics import TACTICS
-from cancellation.small_talk import begin_parcel, warm_up, wind_down
+from cancellation.small_talk import wind_down
 from cancellation.story import DAY, HOUR, Cause, Story, Voice
 from cancellation.wording import type_text
 from cluster.settings import Settings
@@ -34,7 +37,7 @@ from cluster.settings import Settings
 Split = Literal["train", "test_wordings", "test_tactics", "all"]
 
 _EPOCH = 1_767_225_600.0  # 2026-01-01T00:00:00Z; events fall into the year that follows
-_TRACELESS = 0.11  # of the sellers' tactics, about: induced, but not to be seen
+_TRACELESS = 0.15  # of the sellers' tactics, about: the seller's doing, but not to be seen
 
 
 class SimulationSettings(Settings):
@@ -55,10 +58,17 @@ class SimulationSettings(Settings):
     induced_fraction: float | None = Field(default=None, gt=0, lt=1)
     """Share of causes that are the seller's, in every market; null takes each market's own rate."""
 
+    cover_up: float = Field(default=1.0, ge=0, le=10)
+    """How often traces are covered up, times the usual: to learn from more of it than is to be expected."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledEvent:
-    """An event, its label as annotated, and what really happened; `factors` support the true label."""
+    """An event, its label as annotated, and what really happened; `factors` support the true label.
+
+    `message_acts` says what each message of the chat is, as `side.act`, several acts of one message apart by a
+    space: aligned with `event.chat`, and known to no event.
+    """
 
     event: Event
     label: str
@@ -67,6 +77,7 @@ class LabelledEvent:
     cause: str
     language: str
     utc_offset_hours: float
+    message_acts: tuple[str, ...]
 
 
 def simulate(settings: SimulationSettings, seed: int) -> Iterator[LabelledEvent]:
@@ -87,23 +98,21 @@ def simulate_event(settings: SimulationSettings, seed: int, index: int) -> Label
     cause = _draw_cause(TACTICS if guilty else REASONS, settings.split, rng)
     language = rng.choices(list(market.languages), list(market.languages.values()))[0]
     story = _begin(market, language, settings.split, rng)
-    _set_circumstances(story, guilty=guilty)
-    if story.chance(0.12 if cause.quiet else 0.9):
-        warm_up(story)
-    if guilty and story.chance(0.1 if cause.quiet else 0.33):
-        story.wait(0.1, 10)
-        begin_parcel(story)
+    set_circumstances(story, guilty=guilty)
+    run_up(story, quiet=cause.quiet)
     proven = cause.act(story)
     if len(story.chat) > 1 and story.chance(0.2):
         wind_down(story)
+    cover_up(story, guilty=guilty, rate=settings.cover_up)
     true_label = "inconclusive" if not proven else "induced" if guilty else "not_induced"
     label = true_label
     if rng.random() < settings.label_noise:
         label = rng.choice([other for other in VERDICTS if other != true_label])
     factors = _factors(story, true_label, cause)
     name = f"{'seller' if guilty else 'buyer'}.{cause.name}"
-    event = _finish(story, f"sim-{settings.split}-{seed}-{index:08d}", guilty=guilty)
-    return LabelledEvent(event, label, factors, true_label, name, language, market.utc_offset_hours)
+    event = _finish(story, f"sim-{settings.split}-{seed}-{index:08d}")
+    acts = tuple(story.message_acts)
+    return LabelledEvent(event, label, factors, true_label, name, language, market.utc_offset_hours, acts)
 
 
 def _draw_cause(causes: Sequence[Cause], split: Split, rng: random.Random) -> Cause:
@@ -126,13 +135,6 @@ def _begin(market: Market, language: str, split: Split, rng: random.Random) -> S
     return Story(rng, market, placed_at, promised_at, buyer_voice, seller_voice, held_out)
 
 
-def _set_circumstances(story: Story, *, guilty: bool) -> None:
-    rng = story.rng
-    story.seller_presence = min(0.95, rng.betavariate(4, 3) * (0.9 if guilty else 1.0))
-    story.num_other_orders = int(rng.lognormvariate(1.4, 1.0))
-    story.contagion = rng.choice((0.0, 0.1, 0.4)) if guilty else rng.choice((0.0, 0.0, 0.1))
-
-
 def _factors(story: Story, true_label: str, cause: Cause) -> tuple[str, ...]:
     """The codes that support the label: the seller's traces, or the buyer's reason, or none."""
     if true_label == "inconclusive":
@@ -143,7 +145,7 @@ def _factors(story: Story, true_label: str, cause: Cause) -> tuple[str, ...]:
     return tuple(code for code in FACTORS if code in story.factors)
 
 
-def _finish(story: Story, event_id: str, *, guilty: bool) -> Event:
+def _finish(story: Story, event_id: str) -> Event:
     """Let the buyer cancel, and add what surrounds the story; a list may be missing from what is sent."""
     rng, market = story.rng, story.market
     story.now += min(rng.lognormvariate(log(story.seconds_to_cancel), 1.6), 30 * HOUR)
@@ -177,7 +179,7 @@ def _finish(story: Story, event_id: str, *, guilty: bool) -> Event:
         concurrent_orders=() if "concurrent_orders" in absent else tuple(concurrent_orders(story, cancelled_at)),
         seller_history=SellerHistory()
         if rng.random() < 0.1
-        else seller_history(rng, guilty=guilty, mean_reply_seconds=story.seller_voice.reply_seconds),
+        else seller_history(rng, trouble=story.trouble, mean_reply_seconds=story.seller_voice.reply_seconds),
         absent=absent,
     )
 
@@ -189,7 +191,7 @@ def _absent(story: Story) -> frozenset[str]:
         ("chat", 0.0 if story.chat else 0.4),
         ("calls", 0.0 if story.calls else 0.6),
         ("seller_activity", 0.35),
-        ("concurrent_orders", 0.3),
+        ("concurrent_orders", 0.3 if story.excerpt_chance < 0.5 else 0.0),
     )
     return frozenset([name for name, chance in chances if story.chance(chance)])
 

@@ -1,4 +1,4 @@
-"""What honest and other stories share: openings, chat about nothing, parcels begun, traces that prove nothing."""
+"""What honest and other stories share: openings, chat about nothing, asides, parcels begun."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ def opening(s: Story) -> None:
 
 def chat_about_nothing(s: Story) -> None:
     """One round of questions and answers that means nothing for the verdict."""
-    kind = int(s.rng.random() * 9)
-    if kind >= 6:
+    kind = int(s.rng.random() * 11)
+    if kind >= 9:
+        aside(s)
+    elif kind >= 6:
         s.buyer(*(["greet"] if s.chance(0.2) else []), "ask_product")
-        s.seller("answer_product")
+        s.seller(s.one_of("answer_product", "answer_product", "answer_product", "answer_no"))
         if s.chance(0.5):
             s.buyer(s.one_of("thanks", "ask_product", "accept"))
     elif kind == 0:
@@ -44,9 +46,28 @@ def chat_about_nothing(s: Story) -> None:
         s.system(s.one_of("safety", "auto_cancel"))
 
 
+def aside(s: Story) -> None:
+    """What has nothing to do with the cancellation: a courier's message passed on, another order, a thumb."""
+    kind = int(s.rng.random() * 4)
+    if kind == 0:
+        s.buyer("courier")
+        if s.chance(0.6):
+            s.seller(s.one_of("short", "late_honest", "ready", "packed"))
+    elif kind == 1:
+        s.buyer("other_order")
+        s.seller(s.one_of("ready", "packed", "other_order_request", "short"))
+    elif kind == 2:
+        s.buyer("worry")
+        s.seller(s.one_of("no_need_cancel", "ready", "packed"))
+    else:
+        s.buyer("short")
+        if s.chance(0.5):
+            s.seller(s.one_of("short", "greet"))
+
+
 def warm_up(s: Story) -> None:
     """Let both sides talk before anything happens, a little or a lot, as often in one cause as in another."""
-    rounds = min(int(s.rng.expovariate(1 / 5.0)), 16)
+    rounds = min(1 + int(s.rng.expovariate(1 / 4.0)), 16)
     for _ in range(rounds):
         s.wait(0.005, 1.5)
         chat_about_nothing(s)
@@ -87,33 +108,3 @@ def bring_up_to_date(s: Story) -> None:
             s.factors.add("fulfilment.no_shipping_update")
     if s.now > s.deadline_at and not any(entry.kind == "deadline_missed" for entry in s.fulfilment):
         s.factors.add("fulfilment.deadline_missed")
-
-
-def unclear(s: Story) -> bool:
-    """What is left could come from either side: an unanswered call, a withdrawn message, a bare order."""
-    s.wait(1, 60)
-    s.reason_kinds = ("other", "none", "other", "changed_mind")
-    kind = int(s.rng.random() * 6)
-    if kind == 0:
-        s.call("seller", answered=False)
-        s.wait(0.1, 8)
-    elif kind == 1:
-        opening(s)
-        s.system("deleted")
-        s.now += 40.0
-        s.buyer(s.one_of("accept", "thanks"))
-    elif kind == 2:
-        s.buyer(s.one_of("accuse_phone", "phone_ok"))
-        s.seller(s.one_of("deny", "greet"))
-    elif kind == 3:
-        s.now = max(s.now, s.deadline_at - 2 * HOUR) + s.rng.random() * 10 * HOUR
-        s.reason_kinds = ("other", "none")
-    elif kind == 4:
-        s.call("seller", answered=True)
-        s.wait(5, 30)
-        s.reason_kinds = ("changed_mind", "found_cheaper", "other")
-    else:
-        chat_about_nothing(s)
-        s.wait(0.2, 20)
-        s.reason_kinds = ("other", "none")
-    return False

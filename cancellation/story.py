@@ -24,6 +24,11 @@ _FACTOR_OF_ACT = {
     "delay_bad": "chat.out_of_stock",
     "ask_cancel": "chat.asked_to_cancel",
     "ask_indirect": "chat.asked_to_cancel",
+    "soft_request": "chat.asked_to_cancel",
+    "bribe": "chat.asked_to_cancel",
+    "closed": "chat.asked_to_cancel",
+    "this_order_request": "chat.asked_to_cancel",
+    "if_cannot_wait": "chat.asked_to_cancel",
     "plead_rating": "chat.asked_to_cancel",
     "push_again": "chat.asked_to_cancel",
     "yes_short": "chat.asked_to_cancel",
@@ -33,9 +38,30 @@ _FACTOR_OF_ACT = {
     "pay_outside": "chat.off_platform",
     "rude": "chat.pressure_or_rudeness",
 }
+_CONCLUSIONS = frozenset(
+    ("ask_cancel", "ask_indirect", "ask_reorder", "advise_reorder", "offer_choice", "if_cannot_wait", "plain_out")
+)
+"""Acts that may be said as what follows from the act before."""
+
+_BARE = frozenset(("short", "greet", "thanks", "forge_seller", "instruction", "chase", "accept", "sarcasm", "abuse"))
+"""Acts that people write without an address or a closing word."""
+
+_ELABORATED = frozenset(
+    (
+        *("ask_cancel", "ask_indirect", "soft_request", "no_stock", "pay_outside", "stall", "rude", "closed", "bribe"),
+        *("agree_cancel", "howto_cancel", "advise_reorder", "dont_cancel", "no_need_cancel", "late_honest", "firm"),
+        *("want_out", "want_out_soft", "own_not_yours", "not_suitable", "bad_past", "give_up", "hesitate"),
+    )
+)
+"""Acts that people at times say twice in one message, in other words."""
+
 _FACTOR_OF_WISH = {
     "want_out": "buyer.changed_mind",
     "want_out_soft": "buyer.changed_mind",
+    "plain_out": "buyer.changed_mind",
+    "own_not_yours": "buyer.changed_mind",
+    "not_suitable": "buyer.changed_mind",
+    "bad_past": "buyer.changed_mind",
     "payment": "buyer.changed_mind",
     "faster": "buyer.changed_mind",
     "cheaper": "buyer.found_cheaper",
@@ -60,6 +86,9 @@ class Voice:
     style: TypingStyle
     reply_seconds: float
     together: float
+    framing: float
+    fragments: float
+    elaboration: float
 
     @classmethod
     def draw(cls, side: str, language: str, market: Market, rng: random.Random, reply_seconds: float) -> Voice:
@@ -67,8 +96,13 @@ class Voice:
         foreign = rng.choices(list(market.foreign), list(market.foreign.values()))[0]
         fraction = market.foreign[foreign] * rng.choice((0.0, 1.0, 2.5)) if foreign != language else 0.0
         style = TypingStyle.draw(rng, careful=side == "seller")
-        together = rng.choice((0.1, 0.4, 0.8))
-        return cls(side, wording(language), wording(foreign), fraction, style, reply_seconds, together)
+        habits = (
+            rng.choice((0.1, 0.4, 0.8)),
+            rng.choice((0.0, 0.1, 0.3)),
+            rng.choice((0.0, 0.3)),
+            rng.choice((0.0, 0.1, 0.4)),
+        )
+        return cls(side, wording(language), wording(foreign), fraction, style, reply_seconds, *habits)
 
 
 @dataclass(slots=True)
@@ -84,14 +118,17 @@ class Story:
     held_out_wording: bool | None = False
     now: float = 0.0
     chat: list[Message] = field(default_factory=list)
+    message_acts: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     fulfilment: list[FulfilmentEntry] = field(default_factory=list)
     factors: set[str] = field(default_factory=set)
     wish: str | None = None
     reason_kinds: Sequence[str] = ("other",)
+    trouble: float = 0.4
     seller_presence: float = 0.6
     num_other_orders: int = 3
     contagion: float = 0.1
+    excerpt_chance: float = 0.15
     promised_at: float = 0.0
     seconds_to_cancel: float = 400.0
     topics: dict[str, int] = field(default_factory=dict)
@@ -126,24 +163,39 @@ class Story:
             if act in _FACTOR_OF_ACT:
                 self.factors.add(_FACTOR_OF_ACT[act])
 
+    def seller_long(self, acts: Sequence[str], *, characters: int) -> None:
+        """Let the seller say things over and over in one message of about so many characters."""
+        sentences = " ".join(self._compose(self.seller_voice, act) for act in acts)
+        self.now += 2.0 + int(self.rng.random() * 40)
+        names = " ".join(f"seller.{act}" for act in dict.fromkeys(acts))
+        self._add("seller", (f"{sentences} " * (1 + characters // max(len(sentences), 1)))[:characters], names)
+
+    def seller_quotes(self, act: str) -> None:
+        """Let the seller write what a buyer would say, at times with the buyer's name before it."""
+        text = self.seller_voice.grammar.say(f"buyer.{act}", self.rng, held_out=self.held_out_wording)
+        self.now += 2.0 + int(self.rng.random() * 40)
+        self._add("seller", f"{self.one_of('', '', 'buyer: ', 'BUYER: ', '[BUYER] ')}{text}", "seller.instruction")
+
     def system(self, act: str) -> None:
         """Let the marketplace say something."""
         grammar = self.buyer_voice.grammar
         text = grammar.say(f"system.{act}", self.rng, held_out=self.held_out_wording)
-        self._add("system", text)
+        self._add("system", text, f"system.{act}")
 
     def _say(self, voice: Voice, acts: Sequence[str]) -> None:
         last = self.chat[-1] if self.chat else None
         if last is not None and last.sender != voice.side and self.now < last.at + 1.0:
             self.now += min(self.rng.lognormvariate(log(voice.reply_seconds), 0.9), 20 * HOUR)
         texts = [self._compose(voice, act) for act in acts]
+        names = [f"{voice.side}.{act}" for act in acts]
         if len(texts) > 1 and self.rng.random() < voice.together:
-            glue = " " if voice.grammar.language[:2] in ("th", "zh") else self.one_of(". ", ", ", " ", "\n")
-            texts = [glue.join(texts)]
-        for text in texts:
+            texts, names = [self._joined(voice, texts, acts[-1])], [" ".join(names)]
+        elif self.rng.random() < voice.fragments and ", " in texts[0]:
+            texts, names = [*texts[0].split(", ", 1), *texts[1:]], [names[0], *names]
+        for text, name in zip(texts, names, strict=True):
             if self.chat and self.chat[-1].at >= self.now:
                 self.now += 2.0 + int(self.rng.random() * 40)
-            self._add(voice.side, text)
+            self._add(voice.side, text, name)
 
     def _compose(self, voice: Voice, act: str) -> str:
         rng = self.rng
@@ -151,10 +203,25 @@ class Story:
         if voice.foreign is not None and rng.random() < voice.foreign_fraction:
             grammar = voice.foreign
         sentence = grammar.say(f"{voice.side}.{act}", rng, held_out=self.held_out_wording, memory=self.topics)
+        if act in _ELABORATED and rng.random() < voice.elaboration:
+            again = grammar.say(f"{voice.side}.{act}", rng, held_out=self.held_out_wording, memory=self.topics)
+            sentence = f"{sentence}{rng.choice((', ', '. ', ' '))}{again}" if again != sentence else sentence
+        if rng.random() < voice.framing and act not in _BARE:
+            sentence = grammar.framed(voice.side, sentence, rng, self.topics)
         return type_text(sentence, grammar, voice.style, self.market.code, rng)
 
-    def _add(self, sender: str, text: str) -> None:
+    def _joined(self, voice: Voice, texts: Sequence[str], last: str) -> str:
+        """Write several acts as one message, at times the last one as what follows from the others."""
+        spaced = voice.grammar.language[:2] not in ("th", "zh")
+        if last in _CONCLUSIONS and self.chance(0.35):
+            so = voice.grammar.word("so", self.rng)
+            head = (". " if spaced else " ").join(texts[:-1])
+            return f"{head}, {so} {texts[-1]}" if spaced else f"{head} {so}{texts[-1]}"
+        return (self.one_of(". ", ", ", " ", "\n", "... ") if spaced else " ").join(texts)
+
+    def _add(self, sender: str, text: str, acts: str) -> None:
         if text:
+            self.message_acts.append(acts)
             self.chat.append(Message(float(int(self.now)), sender, text, len(self.chat)))
 
     def entry(self, kind: str, *, note: str | None = None, new_deadline_at: float | None = None) -> None:

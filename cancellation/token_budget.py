@@ -3,14 +3,18 @@
 Texts are shortened before segments are dropped, longest first, so that one padded message cannot push the
 others out. What is dropped goes in a fixed order of worth: the end of the chat and the buyer's reason stay
 longest, then the seller's messages, then what was done, then the buyer's messages, then the background,
-whose facts the 68 features hold too.
+whose facts the 68 features hold too. Many padded messages cannot push the others out either: of messages far longer
+than people type only the newest counts as the end of the chat, the others come after the seller's shorter ones.
+Nor can a flood of short ones: of many messages in a row by one side the first and the newest few keep their worth, the
+others come last of what was said, like messages that are said again later in the same letters.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from cancellation.timeline import (
     BUYER,
@@ -30,8 +34,12 @@ from cancellation.timeline import (
 _STRUCTURE_TOKENS = 2  # kind and time
 _SHORTEST_TEXT = 16  # tokens a text keeps before its segment counts as too many
 _END_OF_CHAT = 6
+_LONG_MESSAGE = 300  # characters; in 15,000 simulated messages none is longer, the longest by hand has 118
 _MAX_CHARACTERS = 1200  # more are never tokenised: no text may keep so many tokens anyway
 _WORTH = {SELLER: 1, FULFILMENT: 2, CALL: 2, BUYER: 3, ORDER: 4, SYSTEM: 5, OTHER_ORDER: 6, HISTORY: 7}
+_WORTH_OF_LONG, _WORTH_OF_REPEATED = 2, 5
+_ORDINARY_LONG = 1
+_RUN_START, _RUN_END = 3, 5  # messages in a row by one side that are read; people answer within eight
 
 Encode = Callable[[list[str]], Sequence[Sequence[int]]]
 """Texts to token ids, without special tokens; for a Hugging Face tokeniser
@@ -92,14 +100,46 @@ def fit_timeline(timeline: Timeline, encode: Encode, token_id: TokenId, *, max_t
 
 def _by_worth(segments: Sequence[Segment]) -> list[int]:
     """Positions from the one that must stay to the one that may go first; the newest of equals stays longest."""
-    spoken = [position for position, segment in enumerate(segments) if segment.kind in (BUYER, SELLER)]
+    demoted = _demoted(segments)
+    spoken = [p for p, segment in enumerate(segments) if segment.kind in (BUYER, SELLER) and p not in demoted]
     end_of_chat = set(spoken[-_END_OF_CHAT:])
 
     def worth(position: int) -> tuple[int, int]:
         kind = segments[position].kind
+        if position in demoted:
+            return demoted[position], -position
         return (0 if position in end_of_chat or kind == REASON else _WORTH[kind]), -position
 
     return sorted(range(len(segments)), key=worth)
+
+
+def _demoted(segments: Sequence[Segment]) -> dict[int, int]:
+    """Messages that may be padding, and what they are worth."""
+    demoted: dict[int, int] = {}
+    said: set[tuple[str, str]] = set()
+    num_long = 0
+    for position in range(len(segments) - 1, -1, -1):
+        segment = segments[position]
+        if segment.kind not in (BUYER, SELLER):
+            continue
+        long = len(segment.text) > _LONG_MESSAGE
+        num_long += long
+        letters = "".join(filter(str.isalpha, segment.text[:_MAX_CHARACTERS].casefold())) or segment.text
+        if (segment.kind, letters) in said:
+            demoted[position] = _WORTH_OF_REPEATED
+        elif long and num_long > _ORDINARY_LONG:
+            demoted[position] = max(_WORTH_OF_LONG, _WORTH[segment.kind])
+        said.add((segment.kind, letters))
+    for run in _runs(segments, demoted):
+        demoted |= dict.fromkeys(run[_RUN_START:-_RUN_END], _WORTH_OF_REPEATED)
+    return demoted
+
+
+def _runs(segments: Sequence[Segment], left_out: Collection[int]) -> Iterator[list[int]]:
+    """Positions of messages in a row by one side."""
+    spoken = [p for p, segment in enumerate(segments) if segment.kind in (BUYER, SELLER) and p not in left_out]
+    for _, run in groupby(spoken, lambda position: segments[position].kind):
+        yield list(run)
 
 
 def _longest_text(lengths: Sequence[int], available: int) -> int:

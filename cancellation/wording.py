@@ -63,6 +63,18 @@ class Wording:
             template = templates[int(rng.random() * len(templates))]
         return self._text(template, rng, memory)
 
+    def framed(self, side: str, text: str, rng: random.Random, memory: dict[str, int]) -> str:
+        """Put an address before a sentence, a closing word after it, or both."""
+        kind = rng.random()
+        before = f"{self.word(f'{side}_open', rng, memory)} " if kind < 0.6 else ""
+        pause = rng.choice(_BREAKS) if text[-1:].isalnum() else " "
+        after = f"{pause}{self.word(f'{side}_close', rng, memory)}" if kind > 0.4 else ""
+        return " ".join(f"{before}{text}{after}".split())
+
+    def word(self, slot: str, rng: random.Random, memory: dict[str, int] | None = None) -> str:
+        """Compose one entry of a slot."""
+        return self._text((Slot(slot),), rng, {} if memory is None else memory)
+
     def _text(self, template: Parts, rng: random.Random, memory: dict[str, int]) -> str:
         pieces: list[str] = []
         self._expand(template, rng, pieces, memory)
@@ -83,10 +95,12 @@ class Wording:
                 self._expand(part[int(rng.random() * len(part))], rng, pieces, memory)
 
 
+_BREAKS = (" ", ", ", ". ", " ")
+
 # The same place in the lists of all languages means the same thing, so that a borrowed sentence stays on topic.
-_REMEMBERED = frozenset({"item", "app", "own_life", "fake_reason"})
-_PAIRED = {"buyer.ask_product": True, "seller.answer_product": False}
-"""Question and answer by place in the list; neutral, so nothing of them is held out. True starts a topic."""
+_REMEMBERED = frozenset({"item", "other_item", "variant", "app", "own_life", "fake_reason"})
+_PAIRED = {"buyer.ask_product": True, "seller.answer_product": False, "seller.answer_no": False}
+"""Question and answers by place in the list; neutral, so nothing of them is held out. True starts a topic."""
 
 
 @cache
@@ -175,6 +189,8 @@ class TypingStyle:
     emoji: float
     stretch: float
     suffix: float
+    bare: float
+    capitals: float
 
     @classmethod
     def draw(cls, rng: random.Random, *, careful: bool) -> TypingStyle:
@@ -188,12 +204,15 @@ class TypingStyle:
             emoji=rng.choice((0.0, 0.05, 0.25)),
             stretch=scale * rng.choice((0.0, 0.05, 0.2)),
             suffix=rng.choice((0.0, 0.1, 0.4)),
+            bare=rng.choice((0.0, 0.2, 0.7)),
+            capitals=0.3 if rng.random() < 0.04 else 0.0,
         )
 
 
 _EMOJI = ("🙏", "😊", "😭", "😅", "👍", "🥺", "😡", "❤️", "😂", "🙂", "💔", "🫶", "✨", "😔")
 _ACCENTED = frozenset({"vi", "pt", "es", "tl"})
 _UNSPACED = frozenset({"th", "zh", "zh-Hans"})
+_NO_PUNCTUATION = str.maketrans(dict.fromkeys(",.!?¿¡,。?!;:", " "))
 
 
 def type_text(text: str, grammar: Wording, style: TypingStyle, market: str, rng: random.Random) -> str:
@@ -209,6 +228,10 @@ def type_text(text: str, grammar: Wording, style: TypingStyle, market: str, rng:
         text = text.lower()
     if grammar.language in _ACCENTED and rng.random() < style.no_accents:
         text = without_accents(text)
+    if rng.random() < style.bare and len(text) > 3:
+        text = text.translate(_NO_PUNCTUATION)
+    if rng.random() < style.capitals:
+        text = text.upper()
     if rng.random() < style.typo:
         text = _mistype(text, rng)
     if rng.random() < style.stretch and text[-1:].isalpha():

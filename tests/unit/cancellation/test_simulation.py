@@ -88,6 +88,15 @@ def test_factors_follow_from_what_happened(train: list[LabelledEvent]) -> None:
     assert all(any(call.caller == "seller" and call.answered for call in labelled.event.calls) for labelled in called)
 
 
+def test_every_message_is_told_apart_by_what_it_does(train: list[LabelledEvent]) -> None:
+    for labelled in train:
+        assert len(labelled.message_acts) == len(labelled.event.chat)
+        for acts, message in zip(labelled.message_acts, labelled.event.chat, strict=True):
+            assert {act.partition(".")[0] for act in acts.split()} == {message.sender}
+            assert all(act in wording("en").shared for act in acts.split())
+    assert any(" " in acts for labelled in train for acts in labelled.message_acts)
+
+
 def test_labels_are_noisy_at_the_set_rate(train: list[LabelledEvent]) -> None:
     wrong = sum(labelled.label != labelled.true_label for labelled in train) / NUM_EVENTS
     assert 0.015 < wrong < 0.05
@@ -112,6 +121,29 @@ def test_keywords_do_not_decide(train: list[LabelledEvent]) -> None:
     assert said["not_induced"][0] > said["induced"][0]
 
 
+def test_both_sides_use_the_same_words(train: list[LabelledEvent]) -> None:
+    """Who wanted it first decides, so a request is no proof and a question or a denial none against it."""
+    requests = {
+        f"seller.{act}" for act in ("ask_cancel", "ask_indirect", "agree_cancel", "if_cannot_wait", "push_again")
+    }
+    wishes = {"buyer.plain_out", "buyer.accept_cancel", "buyer.should_i_cancel", "buyer.want_out_soft"}
+    for verdict in ("induced", "not_induced"):
+        chats = [set(" ".join(item.message_acts).split()) for item in train if item.true_label == verdict]
+        assert sum(bool(acts & requests) for acts in chats) / len(chats) > 0.15
+        assert sum(bool(acts & wishes) for acts in chats) / len(chats) > 0.2
+    unclear = [item for item in train if item.true_label == "inconclusive"]
+    assert sum(bool(item.event.chat) for item in unclear) / len(unclear) > 0.3
+
+
+def test_an_order_late_and_unpacked_does_not_tell_who_wanted_out(train: list[LabelledEvent]) -> None:
+    late = Counter(
+        labelled.true_label
+        for labelled in train
+        if any(entry.kind == "deadline_missed" for entry in labelled.event.fulfilment)
+    )
+    assert min(late[verdict] for verdict in VERDICTS) / late.total() > 0.08
+
+
 def test_no_feature_alone_decides(train: list[LabelledEvent]) -> None:
     """Were one number to separate the classes, a model would learn the generator instead of the trade."""
     table = feature_table([labelled.event for labelled in train])
@@ -122,7 +154,7 @@ def test_no_feature_alone_decides(train: list[LabelledEvent]) -> None:
             ranks = values[known].argsort().argsort()
             positive = induced[known]
             area = (ranks[positive].mean() - (positive.sum() - 1) / 2) / (~positive).sum()
-            assert 0.1 < area < 0.9
+            assert 0.3 < area < 0.7
 
 
 def test_simulated_events_pass_through_everything_behind(train: list[LabelledEvent]) -> None:
@@ -154,7 +186,8 @@ def test_held_out_wordings_exist_for_every_act_and_are_no_others(language: str) 
         assert grammar.held_out[act]
         if grammar.held_out[act] != templates:
             assert not set(grammar.held_out[act]) & set(templates), act
-    for slot in ("item", "own_life", "fake_reason", "app"):
+    assert {"so", "seller_open", "seller_close", "buyer_open", "buyer_close"} <= set(grammar.slots)
+    for slot in ("item", "other_item", "variant", "own_life", "fake_reason"):
         assert len(grammar.slots[slot]) == len(reference.slots[slot])
 
 
@@ -174,6 +207,12 @@ def test_simplified_characters_are_the_same_wordings() -> None:
     assert len(said[0]) == len(said[1])
     assert "這" in "".join(taipei.say("seller.ask_cancel", random.Random(i)) for i in range(20))
     assert "這" not in "".join(singapore.say("seller.ask_cancel", random.Random(i)) for i in range(20))
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_questions_and_answers_are_about_the_same(language: str) -> None:
+    shared = wording(language).shared
+    assert len(shared["buyer.ask_product"]) == len(shared["seller.answer_product"]) == len(shared["seller.answer_no"])
 
 
 def test_templates_are_composed() -> None:

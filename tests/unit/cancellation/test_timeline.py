@@ -170,14 +170,14 @@ def test_what_fits_is_kept_whole() -> None:
 
 
 def test_a_small_budget_keeps_the_end_of_the_chat_and_the_seller() -> None:
-    turns = [("buyer" if i % 3 else "seller", f"word{i} " * 8) for i in range(60)]
+    said = [f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(60)]
+    turns = [("buyer" if i % 3 else "seller", f"{word} " * 8) for i, word in enumerate(said)]
     made = timeline(parse_event(chat_of(*turns)))
     tokenizer = WordTokenizer()
     fitted = fit_timeline(made, tokenizer.encode, tokenizer.token_id, max_tokens=240)
     words = tokenizer.decode(fitted.token_ids)
     assert len(words) <= 240
-    for i in range(54, 60):
-        assert f"word{i}" in words
+    assert set(said[54:]) <= set(words)
     assert words.count(SELLER) >= 15
     assert words.count(REASON) == 1
     assert fitted.num_dropped[BUYER] > 30
@@ -225,3 +225,43 @@ def test_other_orders_give_a_summary_and_what_was_said_in_the_latest() -> None:
     others = [segment.text for segment in made.segments if segment.kind == OTHER_ORDER]
     assert others == ["8 other order(s): 8 cancelled by buyer"] + [f"cancelled by buyer: say {i}" for i in range(3, 8)]
     assert kinds(made).index(OTHER_ORDER) < kinds(made).index(FULFILMENT)
+
+
+def test_a_flood_of_long_or_repeated_messages_pushes_nothing_out() -> None:
+    flood = [("seller", f"flood{i} thanks " * 30) for i in range(8)] + [("seller", "good day friend")] * 30
+    made = timeline(parse_event(chat_of(("buyer", "where is it"), ("seller", "please cancel"), *flood)))
+    tokenizer = WordTokenizer()
+    fitted = fit_timeline(made, tokenizer.encode, tokenizer.token_id, max_tokens=128)
+    words = tokenizer.decode(fitted.token_ids)
+    assert {"where", "cancel", "flood7", "friend"} <= set(words)
+    assert fitted.num_dropped["[SELLER]"] > 25
+
+
+def test_a_message_that_only_the_other_side_repeats_keeps_its_place() -> None:
+    turns = [("seller", "please cancel it"), ("buyer", "please cancel it")]
+    made = timeline(parse_event(chat_of(*turns, *[("buyer", f"word{i} " * 8) for i in range(3)])))
+    tokenizer = WordTokenizer()
+    fitted = fit_timeline(made, tokenizer.encode, tokenizer.token_id, max_tokens=64)
+    assert tokenizer.decode(fitted.token_ids).count("cancel") == 2
+
+
+@pytest.mark.parametrize("flood", ["see you soon {}", "{}"], ids=["differs in a number", "differs in all"])
+def test_a_flood_of_short_messages_pushes_nothing_out(flood: str) -> None:
+    words = [f"w{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(60)]
+    shop = [("seller", flood.format(f"{word} {number}")) for number, word in enumerate(words)]
+    if "soon" in flood:
+        shop = [("seller", flood.format(number)) for number in range(60)]
+    made = timeline(
+        parse_event(chat_of(("buyer", "where is it"), ("seller", "cancel please"), ("buyer", "why"), *shop))
+    )
+    tokenizer = WordTokenizer()
+    fitted = fit_timeline(made, tokenizer.encode, tokenizer.token_id, max_tokens=128)
+    assert {"where", "cancel", "why"} <= set(tokenizer.decode(fitted.token_ids))
+    assert fitted.num_dropped["[SELLER]"] > 30
+
+
+def test_what_is_said_in_a_row_stays_while_there_is_room() -> None:
+    made = timeline(parse_event(chat_of(("buyer", "hello"), *[("seller", f"part {chr(97 + n)}") for n in range(12)])))
+    tokenizer = WordTokenizer()
+    fitted = fit_timeline(made, tokenizer.encode, tokenizer.token_id, max_tokens=400)
+    assert fitted.num_dropped == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,13 @@ _SHARED_VARIABLES = (
 )
 """Addresses that workers need too. Secrets are not sent: a runtime environment is shown in the dashboard."""
 
+_QUIET_TRAIN = (
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER",
+)
+"""What Ray Train does for clusters and a laptop's terminal need not show."""
+
 
 class SessionSettings(Settings):
     """Which Ray to use."""
@@ -37,6 +45,13 @@ class SessionSettings(Settings):
 
     object_store_gib: float = Field(default=1.0, gt=0)
     """GiB of shared memory of a local Ray for blocks on their way between steps."""
+
+
+def quiet_worker() -> None:
+    """Keep a worker's complaints about a missing dashboard, and other people's warnings, out of the driver's output."""
+    logging.getLogger("ray.train.v2._internal.execution.controller.placement_group_cleaner").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 @contextmanager
@@ -65,6 +80,9 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
             "object_store_memory": int(settings.object_store_gib * 2**30),
             "include_dashboard": False,
         }
+        environment["worker_process_setup_hook"] = quiet_worker
+        for variable in _QUIET_TRAIN:
+            os.environ.setdefault(variable, "0")
     elif submitted is None:
         # Not submitted as a job, which would bring the code along: send it.
         environment |= {"working_dir": str(_PROJECT), "excludes": [".git", ".venv*", "var", "docs"]}

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -58,11 +59,25 @@ class TrackingSettings(Settings):
     """Name under which runs are grouped. None: the job's name."""
 
 
+@dataclass(frozen=True)
+class RunAddress:
+    """Where a run is, for another process that adds to it."""
+
+    name: str
+    experiment: str
+    uri: str
+    run_id: str | None
+
+    def open(self) -> TrackedRun:
+        """Add to the run from here; what it was given and how it ends is said where it was begun."""
+        return TrackedRun(self.name, self.experiment, self.uri, run_id=self.run_id)
+
+
 class TrackedRun:
     """A run in MLflow. Every method returns whether or not the server can be reached."""
 
-    def __init__(self, name: str, experiment: str, uri: str) -> None:
-        self.run_id: str | None = None
+    def __init__(self, name: str, experiment: str, uri: str, *, run_id: str | None = None) -> None:
+        self.run_id = run_id
         """MLflow's id; None until the server has given one."""
         self._name, self._experiment, self._uri = name, experiment, uri
         self._experiment_id: str | None = None
@@ -102,6 +117,11 @@ class TrackedRun:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=PurePosixPath(path).suffix.lstrip("."))
         self.artifact(path, buffer.getvalue())
+
+    @property
+    def address(self) -> RunAddress:
+        """How another process finds the run."""
+        return RunAddress(self._name, self._experiment, self._uri, self.run_id)
 
     @property
     def where(self) -> str:
@@ -182,9 +202,12 @@ def tracking_uri(uri: str | None = None) -> str:
 
 
 @contextmanager
-def tracked_run(name: str, job: Settings, settings: TrackingSettings) -> Iterator[TrackedRun]:
+def tracked_run(
+    name: str, job: Settings, settings: TrackingSettings, *, parent: TrackedRun | None = None, title: str | None = None
+) -> Iterator[TrackedRun]:
     """Record what happens in a `with` block as a run, with the job's settings, its code, packages and machine.
 
+    `parent` shows it below another run, `title` names it; a name with the time is given where there is none.
     An exception marks the run as failed and goes on. Only its type is recorded: messages of other
     people's libraries may quote what they were reading.
     """
@@ -193,8 +216,10 @@ def tracked_run(name: str, job: Settings, settings: TrackingSettings) -> Iterato
     for noisy in ("alembic", "mlflow.store.db", "urllib3.connectionpool"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     started = time.strftime("%Y-%m-%d %H:%M:%S")
-    run = TrackedRun(f"{name} {started}", settings.experiment or name, tracking_uri(settings.uri))
+    run = TrackedRun(title or f"{name} {started}", settings.experiment or name, tracking_uri(settings.uri))
     _describe(run, name, job)
+    if parent is not None and parent.run_id:
+        run.tags({"mlflow.parentRunId": parent.run_id})
     try:
         yield run
     except BaseException as error:

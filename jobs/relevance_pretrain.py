@@ -1,7 +1,8 @@
 """Train the small model that ships from nothing: tokeniser, then label tokens of generated pairs.
 
 Reads a CSV of public queries and titles (`texts`), leaving out every row that shares a query or title with
-`held_out`; writes a model folder with tokeniser and prompt to `output`. A second run starts over.
+`held_out`; writes a model folder with tokeniser and prompt to `output`. Safe to resubmit: a run that was broken off
+goes on from its last checkpoint.
 
     python -m jobs.relevance_pretrain texts=../shared/data/esci/substitute_binary.csv \
         held_out=../shared/data/esci/labelled_pairs.csv output=var/models/small_base
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from pydantic import Field
-
 from cluster.launch import run_job
+from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
+from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training import TrainerSettings
 from relevance.pretraining import ModelShape, PretrainingSettings, new_model, pretrain, save_model
 from relevance.prompts import PromptEncoder, PromptSettings
 from relevance.tokenization import tokenizer_texts, train_small_tokenizer
@@ -37,20 +38,23 @@ class PretrainJob(Settings):
     shape: ModelShape = ModelShape()
     prompt: PromptSettings = PromptSettings(guidelines="brief", product_token_budget=64, query_token_budget=40)
     pretraining: PretrainingSettings = PretrainingSettings()
-    num_threads: int = Field(default=2, ge=1)
+    trainer: TrainerSettings = TrainerSettings()
+    session: SessionSettings = SessionSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
 
 def main(job: PretrainJob) -> None:
     """Train tokeniser and model."""
-    torch.set_num_threads(job.num_threads)
     seen = read_weak_pairs(Path(job.texts)).without(read_labelled_pairs(Path(job.held_out)))
     texts = [*seen.titles, *seen.queries]
     tokenizer = train_small_tokenizer(tokenizer_texts(texts), vocab_size=job.shape.vocab_size, prompt=job.prompt)
     encoder = PromptEncoder(tokenizer, job.prompt)
-    model = new_model(job.shape, encoder, seed=job.pretraining.seed)
     output = Path(job.output)
-    pretrain(model, encoder, texts, job.pretraining, on_progress=lambda *_: save_model(model, encoder, output))
-    save_model(model, encoder, output)
+    start = output.with_name(f"{output.name}_start")
+    save_model(new_model(job.shape, encoder, seed=job.pretraining.training.seed), encoder, start)
+    with ray_session(job.session), tracked_run("relevance_pretrain", job, job.tracking) as run:
+        losses = pretrain(start, encoder, texts, job.pretraining, job.trainer, run, output=output)
+        print(f"model  {job.output}, {len(losses)} steps, loss {losses[-1]:.3f}\nrun    {run.where}")
 
 
 if __name__ == "__main__":

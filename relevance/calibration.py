@@ -1,20 +1,15 @@
-"""Whether a probability means what it says: temperature scaling, ECE, and the points of a reliability plot.
-
-Sources: Guo et al., On Calibration of Modern Neural Networks (2017); Platt scaling with one parameter, fitted by
-maximum likelihood on pairs that it is not judged on.
-"""
+"""Whether a probability means what it says: temperature scaling, ECE, and the points of a reliability plot."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
+from cluster.temperature import class_probabilities, find_temperature
 from relevance.evaluation import Figure, QueryBootstrap, summarise
 
 _LEAST_PROBABILITY = 1e-12
-_TEMPERATURES = (0.05, 20.0)
 
 
 @dataclass(frozen=True)
@@ -50,20 +45,12 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
         probabilities: Of the four labels, (n, 4), n >= 1.
         labels: Label numbers by people, (n,).
     """
-    logits, rows = _logits(probabilities), np.arange(len(labels))
-
-    def loss(log_temperature: float) -> float:
-        scaled = logits / np.exp(log_temperature)
-        return float((np.logaddexp.reduce(scaled, axis=1) - scaled[rows, labels]).mean())
-
-    bounds = tuple(np.log(_TEMPERATURES))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x))
+    return find_temperature(_logits(probabilities), labels)
 
 
 def scale_probabilities(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Divide the log-probabilities by a temperature, (n, 4); no label changes."""
-    scaled = _logits(probabilities) / temperature
-    return np.exp(scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True))
+    return class_probabilities(_logits(probabilities), temperature)
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:

@@ -1,18 +1,22 @@
-"""What a fine-tuned model is worth on pairs that no stage of it has seen, beside what costs nothing."""
+"""What a way of fine-tuning is worth on pairs that no stage of it has seen."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from itertools import count
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-from sklearn.metrics import f1_score
-from transformers import PreTrainedModel
 
-from relevance.agreement import alpha_interval, nominal_alpha
-from relevance.finetuning import FinetuningSettings, TaughtPairs, finetune, num_steps, predict
-from relevance.overlap import OverlapFeatures, fit_baseline, predict_baseline
+from cluster.model_files import ModelFiles
+from cluster.tracking import TrackedRun
+from cluster.training import TrainerSettings
+from relevance.agreement import nominal_alpha
+from relevance.engine_settings import EngineSettings
+from relevance.evaluation_pairs import TIED, EvaluationPairs
+from relevance.finetuning import FinetuningSettings, finetune
+from relevance.label_model import open_label_model
+from relevance.predictions import Predictions, ask_model
 from relevance.prompts import PromptEncoder
 from relevance.training_pairs import LabelledPairs, WeakPairs, split_folds
 
@@ -20,72 +24,48 @@ logger = logging.getLogger(__name__)
 
 
 def cross_validate(
-    load_base: Callable[[], PreTrainedModel],
+    base: ModelFiles,
     encoder: PromptEncoder,
-    labelled: LabelledPairs,
-    weak: WeakPairs,
+    pairs: EvaluationPairs,
+    weak: WeakPairs | None,
     settings: FinetuningSettings,
+    trainer: TrainerSettings,
+    engine: EngineSettings,
+    run: TrackedRun,
     *,
     num_folds: int,
     seed: int,
-) -> dict[str, np.ndarray]:
-    """Label every pair by models that did not see its query or title.
+    output: Path,
+    cache_dir: str,
+) -> tuple[EvaluationPairs, Predictions]:
+    """Label every pair by the adapter of a fold that saw neither its query nor its title.
 
-    `load_base` must give a base that was pre-trained without these queries and titles; weak pairs that
-    share one with any labelled pair are left out.
+    The base must have been pre-trained without them too; weak pairs that share one with any labelled pair are
+    left out. Folds are grouped by query.
 
     Returns:
-        Label numbers (n,) by `model`, `teacher`, `word overlap` (logistic regression) and `majority`, and
-        `probabilities` (n, 4) of the model.
+        The pairs with a settled label, and what the models said of them, in their order.
     """
-    weak = weak.without(labelled)
-    n = len(labelled.labels)
-    found = {name: np.zeros(n, dtype=int) for name in ("model", "teacher", "word overlap", "majority")}
-    found["probabilities"] = np.zeros((n, 4))
-    for number, (training, judged) in enumerate(split_folds(labelled, num_folds, seed=seed)):
-        own, other = labelled.take(training), labelled.take(judged)
-        taught = TaughtPairs(own, weak, settings)
-        epochs = (taught.epoch(encoder, epoch) for epoch in count())
-        tuned = finetune(load_base(), encoder, epochs, settings, steps=num_steps(taught, encoder, settings))
-        found["probabilities"][judged] = predict(tuned.base_model.model, encoder, other.queries, other.titles)
-        found["model"][judged] = found["probabilities"][judged].argmax(axis=1)
-        found["teacher"][judged] = taught.probabilities(other.queries, other.titles).argmax(axis=1)
-        features = OverlapFeatures(own.titles)
-        baseline = fit_baseline(features(own.queries, own.titles), own.labels)
-        found["word overlap"][judged] = predict_baseline(baseline, features(other.queries, other.titles))
-        found["majority"][judged] = np.bincount(own.labels).argmax()
-        done = nominal_alpha(np.stack([other.labels, found["model"][judged]]))
-        logger.info("fold %d of %d: alpha %.3f over %d pairs", number + 1, num_folds, done, len(judged))
-    return found
+    pairs = pairs.take(pairs.labels != TIED)
+    texts = LabelledPairs(pairs.queries, pairs.titles, pairs.labels)
+    weak = weak.without(texts) if weak else None
+    probabilities, labelled = np.zeros((len(pairs), 4)), np.zeros(len(pairs), bool)
+    for number, (training, judged) in enumerate(split_folds(texts, num_folds, seed=seed)):
+        own, other = pairs.take(_mask(training, len(pairs))), pairs.take(_mask(judged, len(pairs)))
+        adapter = output / f"fold{number}"
+        finetune(base, encoder, own, weak, settings, trainer, run, output=adapter, cache_dir=cache_dir)
+        model = open_label_model(base.source, str(adapter), quantization="none", cache_dir=cache_dir)
+        said = ask_model(other.rows, model, engine)
+        probabilities[judged], labelled[judged] = said.probabilities, said.labelled
+        alpha = nominal_alpha(np.stack([other.labels, said.labels])[:, said.labelled])
+        run.metrics({"fold_alpha": alpha}, step=number)
+        logger.info("fold %d of %d: alpha %.3f over %d pairs", number + 1, num_folds, alpha, len(other))
+    version = f"{base.version}, {num_folds} folds"
+    said = replace(said, model_version=version, fingerprint=None, engine_seconds=None)
+    return pairs, replace(said, probabilities=probabilities, labelled=labelled)
 
 
-def figures(labelled: LabelledPairs, found: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """Alpha with its 95 % interval over queries, accuracy and F1 of each way of labelling."""
-    table = {}
-    for name, labels in found.items():
-        if name == "probabilities":
-            continue
-        ratings = np.stack([labelled.labels, labels])
-        low, high = alpha_interval(ratings, np.array(labelled.queries))
-        table[name] = {
-            "alpha": nominal_alpha(ratings),
-            "alpha_low": low,
-            "alpha_high": high,
-            "accuracy": float((labels == labelled.labels).mean()),
-            "f1_exact": float(f1_score(labelled.labels == 0, labels == 0)),
-            "f1_macro": float(f1_score(labelled.labels, labels, average="macro", zero_division=0)),
-        }
-    return table
-
-
-def figures_table(table: dict[str, dict[str, float]]) -> str:
-    """Render `figures` as Markdown."""
-    lines = [
-        "| labelled by | alpha | 95 % interval | accuracy | F1 exact-vs-rest | macro-F1 |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, row in table.items():
-        interval = f"{row['alpha_low']:.3f} to {row['alpha_high']:.3f}"
-        numbers = f"{row['accuracy']:.3f} | {row['f1_exact']:.3f} | {row['f1_macro']:.3f}"
-        lines.append(f"| {name} | {row['alpha']:.3f} | {interval} | {numbers} |")
-    return "\n".join(lines)
+def _mask(rows: np.ndarray, n: int) -> np.ndarray:
+    mask = np.zeros(n, dtype=bool)
+    mask[rows] = True
+    return mask

@@ -17,8 +17,8 @@ from relevance.labels import LABELS, parse_label
 from relevance.pair_files import Split, find_splits, read_split
 from relevance.pairs import TRUTH_COLUMN, clean_pairs
 
-_ANNOTATOR = "annotator"
-_CARRIED = ("title", "brand", "market", TRUTH_COLUMN, _ANNOTATOR)
+_ANNOTATOR, _WEIGHT = "annotator", "weight"
+_CARRIED = ("title", "brand", "market", TRUTH_COLUMN, _ANNOTATOR, _WEIGHT)
 _TITLE_COLUMN = "shown_title"
 _MAX_TEXT_BYTES = 100_000
 TIED = -1
@@ -36,6 +36,8 @@ class EvaluationPairs:
     """int (n,): the majority of people, `TIED` where there is none."""
     ratings: np.ndarray
     """int (people, n), -1 where one gave no label; one row where the file names nobody."""
+    weights: np.ndarray
+    """float (n,): how much a pair counts in training, mean over its rows; 1 where the file does not say."""
     brands: Sequence[str | None] | None
     """None: the file has no such column."""
     markets: Sequence[str | None] | None
@@ -65,6 +67,7 @@ class EvaluationPairs:
             titles=[self.titles[i] for i in kept],
             labels=self.labels[kept],
             ratings=self.ratings[:, kept],
+            weights=self.weights[kept],
             brands=None if self.brands is None else [self.brands[i] for i in kept],
             markets=None if self.markets is None else [self.markets[i] for i in kept],
         )
@@ -103,7 +106,7 @@ def read_evaluation_pairs(url: str) -> EvaluationPairs:
         ValueError: If a column is missing, a row has none of the four labels, a pair has two labels by one person,
             or nothing usable is there; file, row and key are named.
     """
-    splits, has_annotator = _find(url)
+    splits = _find(url)
     tables, number = [], 0
     for split in splits:
         for raw in read_split(split):
@@ -112,24 +115,21 @@ def read_evaluation_pairs(url: str) -> EvaluationPairs:
     if not number:
         raise ValueError(f"{hide_credentials(url)}: no row there: give labelled pairs")
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    return _by_pair(table, url, has_annotator=has_annotator)
+    return _by_pair(table, url)
 
 
-def _find(url: str) -> tuple[list[Split], bool]:
-    try:
-        splits, has_annotator = find_splits(url, carry=(_ANNOTATOR,)), True
-    except ValueError:  # most files name nobody; whatever else is wrong is said by the second attempt
-        splits, has_annotator = find_splits(url), False
+def _find(url: str) -> list[Split]:
+    splits = find_splits(url, optional=(_ANNOTATOR, _WEIGHT))
     for split in splits:
         if TRUTH_COLUMN not in split.columns:
             raise ValueError(
                 f"{hide_credentials(split.url)}: column {TRUTH_COLUMN!r} is missing: people's labels are needed"
             )
-    return splits, has_annotator
+    return splits
 
 
 def _clean(raw: pa.Table, split: Split, number: int) -> pa.Table:
-    """Clean the rows as scoring does; `shown_title`, `brand`, `market`, `label` and `annotator` follow."""
+    """Clean the rows as scoring does; the title as shown and the carried columns follow."""
     raw = raw.append_column(_TITLE_COLUMN, raw["title"])
     carried = [name for name in (_TITLE_COLUMN, *_CARRIED[1:]) if name in raw.column_names]
     clean = clean_pairs(raw, max_text_bytes=_MAX_TEXT_BYTES, carry=carried)
@@ -152,14 +152,14 @@ def _refuse_label(text: str | None, where: str) -> None:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _by_pair(table: pa.Table, url: str, *, has_annotator: bool) -> EvaluationPairs:
+def _by_pair(table: pa.Table, url: str) -> EvaluationPairs:
     usable = table.filter(pc.is_null(table["error"])).combine_chunks()
     if not len(usable):
         raise ValueError(f"{hide_credentials(url)}: none of {len(table)} rows is usable (blank or damaged texts)")
     keys = list(zip(usable["query_id"].to_pylist(), usable["product_id"].to_pylist(), strict=True))
     number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     pair = np.array([number_of[key] for key in keys])
-    people = _texts(usable[_ANNOTATOR]) if has_annotator else [None] * len(usable)
+    people = _optional(usable, _ANNOTATOR) or [None] * len(usable)
     names = list(dict.fromkeys(people))
     person = np.array([names.index(name) for name in people])
     ratings = _ratings(pair, person, usable["truth"].to_numpy(), keys, url)
@@ -174,6 +174,7 @@ def _by_pair(table: pa.Table, url: str, *, has_annotator: bool) -> EvaluationPai
         titles=_texts(rows[_TITLE_COLUMN]),
         labels=labels,
         ratings=ratings,
+        weights=_weights(usable, pair, url),
         brands=_optional(rows, "brand"),
         markets=_optional(rows, "market"),
         counts=dict(counts),
@@ -195,6 +196,18 @@ def _ratings(
             )
         ratings[who, which] = label
     return ratings
+
+
+def _weights(rows: pa.Table, pair: np.ndarray, url: str) -> np.ndarray:
+    if _WEIGHT not in rows.column_names:
+        return np.ones(pair.max() + 1)
+    try:
+        weights = np.array([float(text) if (text or "").strip() else 1.0 for text in _texts(rows[_WEIGHT])])
+    except ValueError:
+        weights = np.array([np.nan])
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise ValueError(f"{hide_credentials(url)}: column weight: expected numbers of 0 or more: correct them")
+    return np.bincount(pair, weights) / np.bincount(pair)
 
 
 def _majority(ratings: np.ndarray) -> np.ndarray:

@@ -1,225 +1,219 @@
-"""LoRA on human labels: cross-entropy on the label token alone, in the prompt of scoring.
-
-A plain loop in one process. Small sets of labels are stretched: an overlap teacher, fitted on the same labels,
-gives its opinion of further pairs of real queries and titles that nobody labelled.
-"""
+"""LoRA on people's labels: cross-entropy on the label token alone, in the prompt of scoring, by Ray Train."""
 
 from __future__ import annotations
 
-import logging
-import random
-from collections.abc import Iterator, Sequence
+import json
+import math
+import shutil
+import tempfile
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import pyarrow as pa
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
-from transformers import PreTrainedModel
+from sklearn.model_selection import GroupShuffleSplit
 
+from cluster.model_files import ModelFiles
+from cluster.provenance import digest_of
 from cluster.settings import Settings
+from cluster.tracking import TrackedRun
+from cluster.training import TrainerSettings, train
+from relevance.adapters import LoraSettings
+from relevance.evaluation_pairs import TIED, EvaluationPairs
+from relevance.examples import ExampleSource, ProductExample, tokenize_texts
+from relevance.label_training import ALPHA, TrainingSettings, TrainingTask, ValidationPairs, train_worker
 from relevance.labels import LABELS
-from relevance.matching import split_words
-from relevance.overlap import OverlapFeatures, OverlapTeacher
-from relevance.packing import (
-    PackedBatch,
-    ProductExample,
-    batches_by_length,
-    label_loss,
-    next_token_logits,
-    pack_batch,
-)
-from relevance.pretraining import (
-    PretrainingSettings,
-    generated_examples,
-    learning_rate_factor,
-    tokenize_examples,
-)
-from relevance.prompts import PromptEncoder, product_texts, query_texts
+from relevance.model_loading import TRAINING_FILE
+from relevance.prompts import PromptEncoder, save_prompt_settings
+from relevance.taught_pairs import TaughtPairs, TeachingSettings
 from relevance.training_pairs import LabelledPairs, WeakPairs
+from relevance.training_state import ADAPTER
 
-logger = logging.getLogger(__name__)
-
-_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-_STRANGER = np.array([0.1, 0.1, 0.2, 1.0])
-"""Odds of each label for a query drawn at random, against a query for which a shop had shown the product."""
+_QUERIES_PER_ROW = 16
 
 
 class FinetuningSettings(Settings):
     """LoRA on the label token."""
 
-    rank: int = Field(default=16, ge=1)
-    """Of the low-rank update of every linear layer."""
-
-    alpha: float = Field(default=32.0, gt=0)
-    """Scale of the update; divided by the rank."""
-
-    dropout: float = Field(default=0.05, ge=0, lt=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    lora: LoraSettings = LoraSettings()
+    training: TrainingSettings = TrainingSettings()
     epochs: int = Field(default=2, ge=1)
-    """Passes over the labelled pairs; taught pairs are drawn anew in each."""
+    """Passes over the labelled pairs."""
 
-    pairs_per_step: int = Field(default=96, ge=1)
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    teacher_share: float = Field(default=0.5, ge=0, le=1)
-    """How much of a labelled pair's target is the teacher's opinion: the labels are noisy, so is a small model."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: the rarer a label, the more its pairs count, all labels alike in sum."""
 
-    taught_queries_per_title: int = Field(default=2, ge=0)
-    """Further queries per title and epoch that only the teacher has labelled."""
+    allow_missing_labels: bool = False
+    """Train although one of the four labels has no pair: the model will hardly ever give it."""
 
-    catalogue_products: int = Field(default=300, ge=0)
-    """Generated products per epoch, four queries each with their true labels: what was learnt there is kept."""
+    validation_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the queries kept back to choose the best checkpoint by alpha, and to stop early; 0: the last counts."""
 
-    label_repeats: int = Field(default=2, ge=1)
-    """How often a labelled pair comes in each epoch."""
-
-    bf16: bool = True
-    seed: int = 0
+    teaching: TeachingSettings = TeachingSettings()
+    """Only used together with weakly labelled pairs."""
 
 
-class TaughtPairs:
-    """Epochs of examples: labelled pairs, weakly labelled pairs and recombined ones with the teacher's opinion."""
+@dataclass(frozen=True)
+class FinetunedAdapter:
+    """An adapter and how it came about."""
 
-    def __init__(self, labelled: LabelledPairs, weak: WeakPairs, settings: FinetuningSettings) -> None:
-        self._settings = settings
-        self._titles = [*labelled.titles, *weak.titles]
-        self._queries = [*labelled.queries, *weak.queries]
-        self._labelled = len(labelled.titles)
-        self._features = OverlapFeatures(self._titles)
-        self.teacher = OverlapTeacher(seed=settings.seed)
-        own = self._features(labelled.queries, labelled.titles)
-        posterior = self.teacher.fit(
-            own, labelled.labels, self._features(weak.queries, weak.titles), weak.is_substitute
-        )
-        said = np.eye(len(LABELS))[labelled.labels]
-        said = said * (1 - settings.label_smoothing) + settings.label_smoothing / len(LABELS)
-        share = settings.teacher_share
-        mixed = (1 - share) * said + share * self.teacher.probabilities(own)
-        self._targets = np.concatenate([mixed, posterior]).astype(np.float32)
-        self._words = [split_words(query) for query in self._queries]
-        self._pool = [word for words in self._words for word in words]
+    folder: Path
+    losses: list[float]
+    """Of every step."""
+    alphas: list[float]
+    """Of every validation."""
+    training: EvaluationPairs
+    validation: EvaluationPairs | None
 
-    def probabilities(self, queries: Sequence[str], titles: Sequence[str]) -> np.ndarray:
-        """The teacher's opinion of pairs, (n, 4)."""
-        return self.teacher.probabilities(self._features(queries, titles))
+
+class LabelledExamples:
+    """People's pairs as they are, grouped by product; every epoch is the same."""
+
+    def __init__(self, pairs: EvaluationPairs, targets: np.ndarray) -> None:
+        """Group the pairs; `targets` (n, 4) are their smoothed and weighed labels."""
+        products, queries = pairs.rows["product_text"].to_pylist(), pairs.queries
+        order = sorted(range(len(pairs)), key=products.__getitem__)
+        self._products: list[str] = []
+        self._queries: list[list[str]] = []
+        self._targets: list[np.ndarray] = []
+        for product, some in groupby(order, key=products.__getitem__):
+            rows = list(some)
+            for start in range(0, len(rows), _QUERIES_PER_ROW):
+                taken = rows[start : start + _QUERIES_PER_ROW]
+                self._products.append(product)
+                self._queries.append([queries[i] for i in taken])
+                self._targets.append(targets[taken])
 
     def epoch(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
-        """Tokenise one epoch: every title with its own query and some taught ones."""
-        draw = random.Random(f"{self._settings.seed} {number}")
-        drawn = [
-            [self._draw_query(row, draw) for _ in range(self._settings.taught_queries_per_title)]
-            for row in range(len(self._titles))
-        ]
-        queries = [[query, *(text for text, _ in some)] for query, some in zip(self._queries, drawn, strict=True)]
-        flat = [text for some in drawn for text, _ in some]
-        titles = [title for title, some in zip(self._titles, drawn, strict=True) for _ in some]
-        taught = self.probabilities(flat, titles) if flat else np.zeros((0, len(LABELS)))
-        strange = np.array([is_stranger for some in drawn for _, is_stranger in some], dtype=bool)
-        taught[strange] *= _STRANGER
-        taught /= taught.sum(axis=1, keepdims=True)
-        targets, start = [], 0
-        for row, own in enumerate(queries):
-            end = start + len(own) - 1
-            targets.append(np.vstack([self._targets[row : row + 1], taught[start:end]]).astype(np.float32))
-            start = end
-        repeats = self._settings.label_repeats - 1
-        for row in range(self._labelled):
-            queries[row] = queries[row] + [self._queries[row]] * repeats
-            targets[row] = np.vstack([targets[row], *[self._targets[row : row + 1]] * repeats])
-        examples = tokenize_examples(encoder, [{"title": title} for title in self._titles], queries, targets)
-        return examples + self._catalogue_examples(encoder, number)
-
-    def _catalogue_examples(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
-        if not self._settings.catalogue_products:
-            return []
-        drawing = PretrainingSettings(
-            products_per_pool=self._settings.catalogue_products,
-            queries_per_product=4,
-            matching_fraction=0,
-            seed=self._settings.seed + 1000 * (number + 1),
-        )
-        return next(generated_examples(encoder, self._titles, drawing))
-
-    def _draw_query(self, row: int, draw: random.Random) -> tuple[str, bool]:
-        """Change the title's own query by a word or two, cut one out of the title, or take a stranger's (True)."""
-        kind = draw.random()
-        words = list(self._words[row]) or ["item"]
-        if kind < 0.2:
-            return draw.choice(self._queries), True
-        if kind < 0.45:
-            words = split_words(self._titles[row]) or words
-            length = min(draw.randint(1, 5), len(words))
-            start = draw.randrange(len(words) - length + 1)
-            words = words[start : start + length] if draw.random() < 0.5 else draw.sample(words, length)
-        for _ in range(draw.choice((0, 1, 1, 2)) if kind < 0.45 else draw.choice((1, 1, 2))):
-            at, change = draw.randrange(len(words)), draw.random()
-            if change < 0.3 and len(words) > 1:
-                del words[at]
-            elif change < 0.65:
-                words[at] = draw.choice(self._pool)
-            else:
-                words.insert(at, draw.choice(self._pool))
-        return " ".join(words), False
+        return tokenize_texts(encoder, self._products, self._queries, self._targets)
 
 
 def finetune(
-    model: PreTrainedModel,
+    base: ModelFiles,
     encoder: PromptEncoder,
-    epochs: Iterator[list[ProductExample]],
+    pairs: EvaluationPairs,
+    weak: WeakPairs | None,
     settings: FinetuningSettings,
+    trainer: TrainerSettings,
+    run: TrackedRun,
     *,
-    steps: int,
-) -> PeftModel:
-    """Train an adapter for `steps` steps; the base model's weights stay as they are."""
-    torch.manual_seed(settings.seed)
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=_TARGETS
+    output: Path,
+    cache_dir: str,
+) -> FinetunedAdapter:
+    """Train an adapter and write it with its prompt and origin to `output`; the base stays as it is.
+
+    A run that was broken off goes on from its last checkpoint.
+
+    Raises:
+        ValueError: If a label has no pair, or no query can be kept back for validation.
+        RuntimeError: If training failed.
+    """
+    pairs = pairs.take(pairs.labels != TIED)
+    training, validation = split_validation(pairs, settings)
+    targets = label_targets(training.labels, settings, weights=training.weights)
+    source: ExampleSource = LabelledExamples(training, targets)
+    if weak is not None:
+        judged = _texts(validation) if validation else None
+        weak = weak.without(judged) if judged else weak
+        source = TaughtPairs(_texts(training), targets, weak, settings.teaching, seed=settings.training.seed)
+    task = TrainingTask(
+        model=base,
+        cache_dir=cache_dir,
+        prompt=encoder.prompt,
+        source=source,
+        steps=_num_steps(source, encoder, settings),
+        settings=settings.training,
+        lora=settings.lora,
+        validation=_validation_pairs(validation, encoder) if validation else None,
     )
-    tuned = get_peft_model(model, config)
-    trained = [weight for weight in tuned.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps))
-    tuned.train()
-    for step, batch in zip(range(steps), _batches(epochs, settings), strict=False):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.bf16):
-            logits = next_token_logits(tuned.base_model.model, encoder.guidelines_ids, batch)
-        loss = label_loss(logits, batch.targets_n4, encoder.label_ids)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            logger.info("step %d of %d: loss %.3f", step, steps, loss.item())
-    return tuned.eval()
+    origin = {
+        "base": base.version,
+        "base_digest": base.digest,
+        "prompt": encoder.digest,
+        "training_data": training.digest,
+        "num_training_pairs": len(training),
+        "validation_data": validation.digest if validation else None,
+        "weak_pairs": len(weak.queries) if weak else 0,
+        "finetuning": settings.model_dump(mode="json"),
+    }
+    name = f"finetune-{digest_of([origin, training.labels.tolist(), training.queries])}"
+    outcome = train(
+        train_worker,
+        {"task": task},
+        trainer,
+        name=name,
+        score=ALPHA if validation else None,
+        curves=run.address,
+    )
+    returned = outcome.returned
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(outcome.fetch_checkpoint(Path(folder)) / ADAPTER, output, dirs_exist_ok=True)
+    save_prompt_settings(encoder.prompt, output)
+    origin["base_fingerprint"] = returned["base_fingerprint"]
+    (output / TRAINING_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+    return FinetunedAdapter(output, returned["losses"], returned["alphas"], training, validation)
 
 
-def num_steps(taught: TaughtPairs, encoder: PromptEncoder, settings: FinetuningSettings) -> int:
-    """Steps that make `settings.epochs` passes."""
-    pairs = sum(len(example.queries) for example in taught.epoch(encoder, 0))
-    return max(pairs * settings.epochs // settings.pairs_per_step, 1)
+def split_validation(
+    pairs: EvaluationPairs, settings: FinetuningSettings
+) -> tuple[EvaluationPairs, EvaluationPairs | None]:
+    """Keep some queries back, with all their pairs.
+
+    Raises:
+        ValueError: If there are too few queries to keep one back.
+    """
+    if not settings.validation_fraction:
+        return pairs, None
+    groups = pairs.groups
+    if len(set(groups.tolist())) < 2:
+        raise ValueError("one query cannot be split for validation: set finetuning.validation_fraction=0")
+    splitter = GroupShuffleSplit(1, test_size=settings.validation_fraction, random_state=settings.training.seed)
+    _, kept = next(splitter.split(groups, groups=groups))
+    back = np.zeros(len(pairs), dtype=bool)
+    back[kept] = True
+    return pairs.take(~back), pairs.take(back)
 
 
-def _batches(epochs: Iterator[list[ProductExample]], settings: FinetuningSettings) -> Iterator[PackedBatch]:
-    shuffler = np.random.default_rng(settings.seed)
-    for examples in epochs:
-        yield from batches_by_length(examples, pairs_per_batch=settings.pairs_per_step, shuffler=shuffler)
+def label_targets(labels: np.ndarray, settings: FinetuningSettings, *, weights: np.ndarray) -> np.ndarray:
+    """Write labels (n,) as smoothed shares, scaled by the pair's weight and its label's, float32 (n, 4).
+
+    Raises:
+        ValueError: If a label does not occur and that is not allowed.
+    """
+    counts = np.bincount(labels, minlength=len(LABELS))
+    missing = [label for label, count in zip(LABELS, counts, strict=True) if not count]
+    if missing and not settings.allow_missing_labels:
+        raise ValueError(
+            f"the {len(labels)} training pairs have none labelled {', '.join(missing)}: label some, or set "
+            "finetuning.allow_missing_labels=true"
+        )
+    shares = np.full((len(labels), len(LABELS)), settings.label_smoothing / len(LABELS))
+    shares[np.arange(len(labels)), labels] += 1 - settings.label_smoothing
+    if settings.class_weights == "balanced":
+        of_label = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        weights = weights * of_label[labels]
+    return (shares * weights[:, None]).astype(np.float32)
 
 
-@torch.no_grad()
-def predict(
-    model: PreTrainedModel, encoder: PromptEncoder, queries: Sequence[str], titles: Sequence[str]
-) -> np.ndarray:
-    """Probabilities of the four labels among each other, float64 (n, 4), in float32 arithmetic."""
-    products = encoder.encode_products(product_texts(pa.table({"title": pa.array(titles, pa.string())})).to_pylist())
-    query_ids = encoder.encode_queries(query_texts(pa.array(queries, pa.string())).to_pylist())
-    blank = np.zeros((1, len(LABELS)), dtype=np.float32)
-    order = sorted(range(len(queries)), key=lambda i: len(products[i]) + len(query_ids[i]))
-    result = np.zeros((len(queries), len(LABELS)))
-    for start in range(0, len(order), 64):
-        rows = order[start : start + 64]
-        batch = pack_batch([ProductExample(products[i], [query_ids[i]], blank) for i in rows])
-        logits = next_token_logits(model, encoder.guidelines_ids, batch)[:, list(encoder.label_ids)]
-        result[rows] = logits.float().softmax(-1).numpy()
-    return result
+def _texts(pairs: EvaluationPairs) -> LabelledPairs:
+    return LabelledPairs(pairs.queries, pairs.titles, pairs.labels)
+
+
+def _validation_pairs(pairs: EvaluationPairs, encoder: PromptEncoder) -> ValidationPairs:
+    """One query a row; those over the token budget are left out, as in scoring."""
+    nothing = np.zeros((1, len(LABELS)), np.float32)
+    examples, labels = [], []
+    products = pairs.rows["product_text"].to_pylist()
+    for product, query, label in zip(products, pairs.queries, pairs.labels, strict=True):
+        if found := tokenize_texts(encoder, [product], [[query]], [nothing]):
+            examples += found
+            labels.append(label)
+    return ValidationPairs(examples, np.array(labels))
+
+
+def _num_steps(source: ExampleSource, encoder: PromptEncoder, settings: FinetuningSettings) -> int:
+    pairs = sum(len(example.queries) for example in source.epoch(encoder, 0))
+    return max(math.ceil(pairs * settings.epochs / settings.training.pairs_per_step), 1)

@@ -14,6 +14,9 @@ _TINY = 0.007
 """The smallest scale is that of this value: 448 divided by it still fits float16, and e4m3's own exponent
 serves rows that are smaller."""
 _MIN_CAPABILITY = (8, 9)
+_MIN_ROWS = 1024
+"""Fewer rows are filled up with zeros: on Hopper cuBLAS has no row-wise product of few rows and many inputs
+(https://github.com/pytorch/ao/issues/4582: 256 rows by 9,216 inputs fail, 257 do not)."""
 
 
 def require_fp8(device: torch.device) -> None:
@@ -43,6 +46,11 @@ def quantize_rows_fp8(values_MK: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     return (values_MK * factor_M1).to(torch.float8_e4m3fn), factor_M1.float().reciprocal()
 
 
+def _quantize_enough_rows(values_MK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    missing = max(_MIN_ROWS - values_MK.shape[0], 0)
+    return quantize_rows_fp8(nn.functional.pad(values_MK, (0, 0, 0, missing)) if missing else values_MK)
+
+
 class Fp8Linear(nn.Module):
     """W8A8 linear layer in e4m3 with row-wise scales."""
 
@@ -68,7 +76,7 @@ class Fp8Linear(nn.Module):
         return self.weight.float() * self.weight_scale.float()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        quantized_MK, scale_M1 = self._memory.quantize(hidden, quantize_rows_fp8)
+        quantized_MK, scale_M1 = self._memory.quantize(hidden, _quantize_enough_rows)
         # Row-wise scales exist for bfloat16 results only.
         product_MN = torch._scaled_mm(
             quantized_MK,
@@ -77,7 +85,7 @@ class Fp8Linear(nn.Module):
             scale_b=self.weight_scale.view(1, -1).float(),
             out_dtype=torch.bfloat16,
             use_fast_accum=True,
-        )
+        )[: hidden.shape[:-1].numel()]
         if self.bias is not None:
             product_MN = product_MN + self.bias
         return product_MN.to(hidden.dtype).view(*hidden.shape[:-1], self.out_features)

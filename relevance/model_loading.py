@@ -5,6 +5,7 @@ Weights are read from safetensors alone and no code that comes with a model is e
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -24,6 +25,10 @@ from relevance.fp8_linear import Fp8Linear, require_fp8
 from relevance.int8_linear import Int8Linear
 
 Quantization = Literal["auto", "none", "int8", "fp8"]
+TRAINING_FILE = "training.json"
+"""Lies beside an adapter and says what it was trained on."""
+
+_FINGERPRINT_VALUES = 256
 _FORMATS = {"int-quantized": "int8", "float-quantized": "fp8"}
 
 
@@ -73,6 +78,36 @@ def load_model(
     if wanted != checkpoint:
         convert_linears(model, wanted, dtype, unquantized)
     return model.eval().requires_grad_(False)
+
+
+def load_trainable(model_dir: Path, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a model to train, or to train an adapter on.
+
+    Raises:
+        ValueError: If the folder holds no model that may be loaded, or its weights are quantised.
+    """
+    config = read_config(model_dir)
+    quantized = checkpoint_quantization(config, model_dir)
+    if quantized is not None:
+        raise ValueError(
+            f"model {model_dir.name} is an {quantized} checkpoint, whose weights cannot be trained: give the base "
+            "before it was quantised"
+        )
+    # The packed rows bring masks of their own, which eager attention would add as numbers.
+    config._attn_implementation = "sdpa"
+    return _load_plain(model_dir, config, device, dtype)
+
+
+def base_fingerprint(model: PreTrainedModel) -> str:
+    """Name the weights under an adapter, wherever they were read from and in whichever precision; hex, 16 digits.
+
+    A sample of each linear layer is enough: what differs between two bases differs everywhere.
+    """
+    digest = hashlib.sha256()
+    for name, layer in _linears(model):
+        sample = linear_weight(layer).detach().flatten()[:_FINGERPRINT_VALUES].to("cpu", torch.bfloat16)
+        digest.update(name.encode() + sample.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_config(model_dir: Path) -> PretrainedConfig:
@@ -256,6 +291,7 @@ def _check_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> None
             f"adapter {adapter_dir.name}: expected adapter_config.json and adapter_model.safetensors, found {found}: "
             "save it with save_pretrained"
         )
+    _check_fingerprint(model, adapter_dir, base)
     layers = dict(model.named_modules())
     with safe_open(path, framework="pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
@@ -270,3 +306,15 @@ def _check_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> None
                 f"adapter {adapter_dir.name} belongs to another base than {base}: for {layer_name} it expects "
                 f"{shape[axis]} {'inputs' if axis else 'outputs'}, found {expected}: give the base it was trained on"
             )
+
+
+def _check_fingerprint(model: PreTrainedModel, adapter_dir: Path, base: str) -> None:
+    """Compare the base with the one that the adapter was trained on, where the adapter says so."""
+    path = adapter_dir / TRAINING_FILE
+    trained = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    expected = trained.get("base_fingerprint")
+    if expected and expected != (found := base_fingerprint(model)):
+        raise ValueError(
+            f"adapter {adapter_dir.name} belongs to another base than {base}: it was trained on {trained.get('base')} "
+            f"(weights {expected}), found weights {found}: give the base it was trained on"
+        )

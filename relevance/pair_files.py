@@ -36,8 +36,10 @@ class Split:
     version: str
 
 
-def find_splits(url: str, *, carry: tuple[str, ...] = ()) -> list[Split]:
+def find_splits(url: str, *, carry: tuple[str, ...] = (), optional: tuple[str, ...] = ()) -> list[Split]:
     """List the input's files in order and cut them into splits, checking every file's columns.
+
+    Columns of `carry` must be there; those of `optional` are read where they are.
 
     Raises:
         ValueError: If there is nothing to read, a file cannot be read, or a column is missing; file and column named.
@@ -47,7 +49,7 @@ def find_splits(url: str, *, carry: tuple[str, ...] = ()) -> list[Split]:
     if not files:
         raise ValueError(f"{url}: no .parquet, .csv or .jsonl file there")
     with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
-        splits = pool.map(lambda item: _split_file(item[0], item[1], carry), enumerate(files))
+        splits = pool.map(lambda item: _split_file(*item, carry, optional), enumerate(files))
         return [split for file_splits in splits for split in file_splits]
 
 
@@ -68,7 +70,9 @@ def _format(url: str) -> str | None:
     return next((name for suffix, name in _FORMATS.items() if url.endswith(suffix)), None)
 
 
-def _split_file(number: int, file: storage.StoredFile, carry: tuple[str, ...]) -> list[Split]:
+def _split_file(
+    number: int, file: storage.StoredFile, carry: tuple[str, ...], optional: tuple[str, ...]
+) -> list[Split]:
     file_format = _format(file.url)
     try:
         with _open(file.url) as stream:
@@ -80,7 +84,7 @@ def _split_file(number: int, file: storage.StoredFile, carry: tuple[str, ...]) -
                 estimated_rows = _estimate_rows(stream, file.size_bytes)
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(file.url, file_format, error) from error
-    columns = _needed_columns(file.url, names, carry)
+    columns = _needed_columns(file.url, names, carry, optional)
     whole = [((), estimated_rows, file.size_bytes)] if file_format != "parquet" else []
     parts = whole or _group_row_groups(groups)
     return [
@@ -115,12 +119,12 @@ def _estimate_rows(stream: IO[bytes], size_bytes: int) -> int:
     return max(1, round(sample.count(b"\n") * size_bytes / max(1, len(sample))))
 
 
-def _needed_columns(url: str, names: list[str], carry: tuple[str, ...]) -> tuple[str, ...]:
+def _needed_columns(url: str, names: list[str], carry: tuple[str, ...], optional: tuple[str, ...]) -> tuple[str, ...]:
     for column in (*REQUIRED_COLUMNS, *carry):
         if column not in names:
             why = "named in carry" if column in carry else "required"
             raise ValueError(f"{url}: column {column!r} is missing ({why}); found {', '.join(names) or 'none'}")
-    wanted = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, TRUTH_COLUMN, *carry)
+    wanted = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, TRUTH_COLUMN, *carry, *optional)
     return tuple(name for name in dict.fromkeys(wanted) if name in names)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from cluster.model_files import resolve_model
+from cluster.model_registry import ModelRegistry
 from cluster.settings import Settings
 from cluster.tracking import TrackedRun
 from relevance.engine_settings import EngineSettings
@@ -19,7 +20,6 @@ from relevance.evaluation_report import report_evaluation
 from relevance.evaluation_run import Evaluation, judge
 from relevance.label_model import open_label_model
 from relevance.model_card import CARD, write_card
-from relevance.model_registry import ModelRegistry
 from relevance.predictions import Predictions, ask_model
 from relevance.publishing import (
     BuiltModel,
@@ -116,7 +116,7 @@ def publish(
         RuntimeError: If MLflow cannot take the model, or another job moved the champion meanwhile.
     """
     check_source(source)
-    present = registry.champion() if not source.force else _champion_if_any(registry)
+    present = registry.champion_if_any() if source.force else registry.champion()
     pairs, training, shared = _read(source)
     candidate = _build(source, pairs, training, shared, publishing, engine, evaluation, registry_uri=registry.uri)
     output = Path(source.output)
@@ -155,13 +155,6 @@ def check_source(source: PublishSource) -> None:
         raise ValueError("force needs a reason, which is kept with the version: give reason='…'")
     if "://" in source.output:
         raise ValueError(f"output {source.output}: expected a local folder to build the model in")
-
-
-def _champion_if_any(registry: ModelRegistry) -> str | None:
-    try:
-        return registry.champion()
-    except ValueError:  # it is gone, which is why somebody uses force
-        return None
 
 
 def _read(source: PublishSource) -> tuple[EvaluationPairs, EvaluationPairs | None, int | None]:

@@ -14,7 +14,6 @@ import gc
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -29,6 +28,7 @@ from pydantic import Field, field_validator
 
 from cluster import storage
 from cluster.commit import Output
+from cluster.shard_pool import Deaths, configure_ray_data, one_block_each
 from relevance.engine import Engine
 from relevance.engine_settings import EngineSettings
 from relevance.label_model import LabelModel, fingerprint, load_label_engine
@@ -163,9 +163,9 @@ def partition_input(run: ScoringRun, splits: Sequence[Split], num_shards: int) -
         return batch
 
     if waiting:
-        _configure_ray_data()
+        configure_ray_data()
         items = [{"index": index} for index in range(len(waiting))]
-        tasks = _one_block_each(items).map_batches(partition, batch_format="pyarrow", batch_size=None)
+        tasks = one_block_each(items).map_batches(partition, batch_format="pyarrow", batch_size=None)
         for _ in tasks.iter_batches(batch_size=None):
             pass
     manifests = run.output.manifests(PARTITION_STAGE)
@@ -195,11 +195,11 @@ def score_shards(
     """
     if not shards:
         return
-    _configure_ray_data()
+    configure_ray_data()
     settings, known = run.settings, run.store.files()
-    deaths = _Deaths.options(num_cpus=0).remote()
+    deaths = Deaths.options(num_cpus=0).remote()
     dataset = (
-        _one_block_each([asdict(shard) for shard in shards])
+        one_block_each([asdict(shard) for shard in shards])
         .map_batches(_prepare, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=(run, known))
         .map_batches(
             _EngineActor,
@@ -231,7 +231,7 @@ def commit_poisoned(run: ScoringRun, shards: Sequence[Shard], reasons: dict[str,
     if not shards:
         return
     dataset = (
-        _one_block_each([asdict(shard) for shard in shards])
+        one_block_each([asdict(shard) for shard in shards])
         .map_batches(_prepare, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=(run, run.store.files()))
         .map_batches(give_up, batch_format="pyarrow", batch_size=1)
         .map_batches(
@@ -239,18 +239,6 @@ def commit_poisoned(run: ScoringRun, shards: Sequence[Shard], reasons: dict[str,
         )
     )
     yield from _figures(dataset)
-
-
-def _configure_ray_data() -> None:
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that progress bars are off, as they should be
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.raise_original_map_exception = True  # a damaged file is a ValueError here too
-
-
-def _one_block_each(items: list[dict[str, Any]]) -> ray.data.Dataset:
-    return ray.data.from_items(items, override_num_blocks=len(items))
 
 
 def _figures(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
@@ -288,22 +276,6 @@ def _pack(shard: str, block: pa.Table) -> pa.Table:
 def _unpack(batch: pa.Table) -> tuple[str, pa.Table]:
     assert len(batch) == 1, f"{len(batch)} shards in one batch"
     return batch["shard"][0].as_py(), pa.ipc.open_stream(batch["block"][0].as_buffer()).read_all()
-
-
-@ray.remote
-class _Deaths:
-    """Counts how often the engine was given each shard: every time but the first, it died on it before."""
-
-    def __init__(self) -> None:
-        self._starts: Counter[str] = Counter()
-        self._reasons: dict[str, str] = {}
-
-    def start(self, shard: str) -> tuple[int, str]:
-        self._starts[shard] += 1
-        return self._starts[shard] - 1, self._reasons.get(shard, "its process was killed")
-
-    def explain(self, shard: str, reason: str) -> None:
-        self._reasons[shard] = reason
 
 
 class _EngineActor:

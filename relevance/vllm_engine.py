@@ -17,6 +17,7 @@ import torch
 from relevance.checkpoint import save_checkpoint
 from relevance.engine import LabelScores, TokenBatch
 from relevance.engine_settings import EngineSettings
+from relevance.int8_linear import has_vnni
 from relevance.model_loading import checkpoint_quantization, load_model, read_config
 from relevance.prefix_rows import prompt_lengths, write_prompt
 
@@ -56,6 +57,10 @@ class VllmEngine:
             ) from None
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
+        if _on_cpu() and not has_vnni():
+            from relevance.vllm_int8_kernel import use_exact_int8
+
+            use_exact_int8()
         self._label_ids = label_ids
         self._with_mass = settings.label_mass
         with TemporaryDirectory(prefix="merged-") as folder:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.commit import read_job_manifest
+from relevance.labels import LABELS
 
 _WORDS = ("red", "blue", "steel", "wooden", "wall", "clock", "bottle", "shoes", "shirt", "phone", "case", "charger")
 
@@ -53,3 +56,18 @@ def _rows(files: Sequence[str]) -> list[dict]:
     tables = [pq.read_table(pa.BufferReader(storage.read_bytes(file))) for file in files]
     rows = [row for table in tables for row in table.to_pylist()]
     return sorted(rows, key=lambda row: (row["query_id"], row["product_id"]))
+
+
+def write_learnable_pairs(path: Path, *, num_queries: int, products_per_query: int = 5, seed: int = 0) -> Path:
+    """Labelled pairs as CSV, by a rule that a tiny model learns: the query's first word decides."""
+    chooser = random.Random(seed)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["query_id", "query", "product_id", "title", "label"])
+        for number in range(num_queries):
+            kind = number % len(LABELS)
+            query = f"{_WORDS[kind]} {' '.join(chooser.choices(_WORDS[4:], k=2))} {number}"
+            for product in range(products_per_query):
+                title = " ".join(chooser.choices(_WORDS[4:], k=4))
+                writer.writerow([f"q{number}", query, f"p{number}-{product}", title, LABELS[kind]])
+    return path

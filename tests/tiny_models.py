@@ -35,8 +35,15 @@ def save_tiny_tokenizer(folder: Path) -> int:
     return tokenizer.get_vocab_size()
 
 
-def save_tiny_model(folder: Path, *, family: str = "llama", seed: int = 0, weights: bool = True) -> Path:
-    """Write a random two-layer model of a family ("llama", "qwen2", "qwen3", "gpt2") with tokeniser and prompt."""
+def save_tiny_model(
+    folder: Path, *, family: str = "llama", seed: int = 0, weights: bool = True, trained_norms: bool = False
+) -> Path:
+    """Write a random two-layer model of a family ("llama", "qwen2", "qwen3", "gpt2") with tokeniser and prompt.
+
+    `trained_norms` draws norms and biases too, as training leaves them. With norms of exactly 1, embeddings in half
+    precision lie exactly half way between two steps of 8 bits in one token of 40: which way an engine rounds is chance
+    then, and moves probabilities by 0.04. Biases of 0 would hide one that an engine leaves out.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = save_tiny_tokenizer(folder)
     save_prompt_settings(PromptSettings(guidelines="brief", product_token_budget=128, query_token_budget=96), folder)
@@ -55,8 +62,10 @@ def save_tiny_model(folder: Path, *, family: str = "llama", seed: int = 0, weigh
     config.tie_word_embeddings = False
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.15)  # the default 0.02 gives the same answer to everything
+        elif trained_norms:
+            torch.nn.init.normal_(parameter, mean=0.0 if name.endswith("bias") else 1.0, std=0.15)
     model.save_pretrained(folder, safe_serialization=True)
     return folder

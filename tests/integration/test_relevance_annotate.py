@@ -22,6 +22,7 @@ from relevance.pair_files import find_splits
 from relevance.scoring_run import ScoringSettings
 from relevance.training_pairs import read_labelled_pairs
 from tests.annotation_data import Truth, fill_sheets, read_sheet, write_csv, write_scored_day
+from tests.page_measures import assert_legible
 from tests.pairs_data import make_pairs, write_pairs
 
 PEOPLE = {"ann": 0.95, "bob": 0.9, "cid": 0.9}
@@ -77,7 +78,7 @@ def keys(path: Path) -> list[tuple[str, str]]:
 
 
 def test_two_rounds_from_scores_to_labels_to_train_on(
-    place: tuple[Workplace, Truth], capsys: pytest.CaptureFixture[str]
+    place: tuple[Workplace, Truth], browser: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work, truth = place
     gold = gold_file(work, truth)
@@ -137,6 +138,10 @@ def test_two_rounds_from_scores_to_labels_to_train_on(
         "open": 1,
     }
     assert all(row["by"] and row["at"] for row in history if row["what"] != "open")
+
+    (page,) = output.glob("*.html")
+    for frame in assert_legible(browser, page.read_bytes(), work.folder / "browser"):
+        assert "people agree well enough" in frame["text"]
 
     tracked = work.runs("relevance_agreement")[-1]
     assert tracked.data.metrics["alpha.round.2"] == pytest.approx(

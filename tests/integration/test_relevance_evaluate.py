@@ -19,6 +19,7 @@ from relevance.evaluation import EvaluationSettings
 from relevance.labels import LABELS
 from relevance.scoring_run import ScoringSettings
 from tests.conftest import SHARED_DATA
+from tests.page_measures import assert_legible
 from tests.pairs_data import make_pairs, write_pairs
 
 
@@ -50,7 +51,12 @@ def _read(folder: Path) -> dict:
 
 
 def test_a_model_is_judged_and_the_day_that_it_scored_says_the_same(
-    tmp_path: Path, bucket: str, local_ray: str, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    bucket: str,
+    local_ray: str,
+    tiny_model: Path,
+    browser: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_pairs(_labelled(120), str(tmp_path / "pairs"))
     write_pairs(_labelled(60, first=500), str(tmp_path / "train"))
@@ -60,7 +66,8 @@ def test_a_model_is_judged_and_the_day_that_it_scored_says_the_same(
     assert set(asked["comparison"]) == {"model", "majority label", "word overlap"}
     assert {part["name"] for part in asked["slices"] if part["kind"] == "market"} == {"SG", "VN"}
     assert "| model |" in capsys.readouterr().out
-    assert b"<html" in (tmp_path / "evaluation" / "evaluation.html").read_bytes()
+    page = (tmp_path / "evaluation" / "evaluation.html").read_bytes()
+    assert all("word overlap" in frame["text"] for frame in assert_legible(browser, page, tmp_path / "browser"))
 
     client = open_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("relevance_evaluate").experiment_id])

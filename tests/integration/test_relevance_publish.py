@@ -1,4 +1,4 @@
-"""From an adapter on its base to labels by the champion: evaluate, publish, score, replace, roll back."""
+"""From people's labels to labels by the champion: finetune, evaluate, publish, score, replace, roll back."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ from transformers import AutoModelForCausalLM
 
 from cluster.launch import run_job
 from cluster.tracking import TrackingSettings, open_client
+from cluster.training import TrainerSettings
 from jobs.relevance_evaluate import EvaluateJob
 from jobs.relevance_evaluate import main as evaluate
+from jobs.relevance_finetune import FinetuneJob
+from jobs.relevance_finetune import main as finetune
 from jobs.relevance_publish import PublishJob, main
 from jobs.relevance_score import ScoreJob
 from jobs.relevance_score import main as score
 from relevance.engine_settings import EngineSettings, VllmSettings
 from relevance.evaluation import EvaluationSettings
 from relevance.evaluation_pairs import EvaluationPairs, read_evaluation_pairs
+from relevance.finetuning import FinetuningSettings
 from relevance.label_model import open_label_model
+from relevance.label_training import TrainingSettings
 from relevance.labels import LABELS
 from relevance.predictions import Predictions, ask_model
 from relevance.publishing import PublishingSettings
 from relevance.scoring_run import ScoringSettings
-from tests.pairs_data import make_pairs, read_committed, write_pairs
+from tests.pairs_data import make_pairs, read_committed, write_learnable_pairs, write_pairs
 from tests.tiny_models import save_tiny_model
 
 ENGINE = EngineSettings(num_threads=1)
@@ -37,11 +42,11 @@ CHANGED = 0.05
 """Share of labels that int8 may change: random weights leave many pairs between two labels, a trained model few."""
 CLOSE = 0.1
 """A label changes only where the two likeliest were no further apart in probability."""
+ENGINES_APART = 0.01
+"""Largest change of a probability between the engines. Their float32 differs in the last digit, so an activation that
+lies between two steps of 8 bits may go up in one and down in the other; docs/publishing.md has the measurements."""
 MOVED = 0.02
 """Mean change of the probabilities."""
-_SEEDS = {"llama": 0, "qwen2": 2}
-"""Adapters that make their base say several labels; most random ones say one."""
-
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -75,15 +80,15 @@ def unlabelled(num_pairs: int) -> pa.Table:
 class Project:
     """A base, an adapter, pairs labelled by both together, and an MLflow of its own."""
 
-    def __init__(self, folder: Path, family: str, num_pairs: int = 200) -> None:
+    def __init__(self, folder: Path, num_pairs: int) -> None:
         self.folder = folder
-        self.base = save_tiny_model(folder / "base", family=family)
-        self.adapter = save_adapter(self.base, folder / "adapter", seed=_SEEDS[family])
+        self.base = save_tiny_model(folder / "base")
+        self.adapter = save_adapter(self.base, folder / "adapter")
         pairs = unlabelled(num_pairs)
         blank = read_evaluation_pairs(str(labelled_by(folder / "blank", _anything(len(pairs)), pairs)))
         assert _keys(blank.rows) == _keys(pairs)
-        self.said = ask(blank, str(self.base), str(self.adapter))
-        self.input = labelled_by(folder / "pairs", self.said, pairs, noise=0.1)
+        said = ask(blank, str(self.base), str(self.adapter))
+        self.input = labelled_by(folder / "pairs", said, pairs, noise=0.1)
         self.tracking = TrackingSettings(uri=f"sqlite:///{folder / 'mlflow.db'}")
 
     def publish(self, **settings: object) -> None:
@@ -123,62 +128,91 @@ def _keys(table: pa.Table) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.usefixtures("local_ray")
-def test_what_scoring_takes_from_the_registry_is_the_adapter_on_its_base(
+def test_from_labels_to_a_day_scored_by_the_champion(
     tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    project = Project(tmp_path, family)
-    evaluate(
-        EvaluateJob(
-            input=str(project.input),
-            model=str(project.base),
-            adapter=str(project.adapter),
-            output=str(tmp_path / "evaluation"),
-            engine=ENGINE,
-            evaluation=EvaluationSettings(bootstrap_samples=200),
-            tracking=project.tracking,
+    base = str(save_tiny_model(tmp_path / "base", family=family, trained_norms=True))
+    adapter = str(tmp_path / "adapter")
+    tracking = TrackingSettings(uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    train = str(write_learnable_pairs(tmp_path / "train.csv", num_queries=40))
+    held_out = str(write_learnable_pairs(tmp_path / "held_out.csv", num_queries=40, seed=1))
+    figures = EvaluationSettings(bootstrap_samples=200)
+    finetune(
+        FinetuneJob(
+            base=base,
+            input=train,
+            output=adapter,
+            finetuning=FinetuningSettings(
+                epochs=20, training=TrainingSettings(learning_rate=3e-3, pairs_per_step=32, bf16=False)
+            ),
+            trainer=TrainerSettings(checkpoints=str(tmp_path / "checkpoints")),
+            tracking=tracking,
         )
     )
-    figures = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["figures"]
-    project.publish()
+    judged = EvaluateJob(
+        input=held_out,
+        train=train,
+        model=base,
+        adapter=adapter,
+        output=str(tmp_path / "evaluation"),
+        engine=ENGINE,
+        evaluation=figures,
+        tracking=tracking,
+    )
+    evaluate(judged)
+    alpha = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["figures"]["alpha"]["value"]
+    main(
+        PublishJob(
+            base=base,
+            adapter=adapter,
+            input=held_out,
+            train=train,
+            output=str(tmp_path / "published"),
+            publishing=PublishingSettings(max_changed_fraction=CHANGED, min_f1_exact=0.5),
+            engine=ENGINE,
+            evaluation=figures,
+            tracking=tracking,
+            cache_dir=str(tmp_path / "cache"),
+        )
+    )
     assert "relevance/1 is champion: first champion" in capsys.readouterr().out
-    assert project.aliases() == {"champion": "1"}
-    version = project.client.get_model_version("relevance", "1")
-    assert float(version.tags["alpha"]) == pytest.approx(figures["alpha"]["value"], abs=2 * CHANGED)
+    version = open_client(str(tracking.uri)).get_model_version("relevance", "1")
+    assert float(version.tags["alpha"]) == pytest.approx(alpha, abs=2 * CHANGED)
     assert version.tags["quantization"] == "int8"
     assert version.description.startswith("# relevance: relevance labels")
 
     score(
         ScoreJob(
-            input=str(project.input),
+            input=held_out,
             output=str(tmp_path / "scores"),
             model="models:/relevance@champion",
             scoring=ScoringSettings(shard_rows=100, num_threads=1),
-            tracking=project.tracking,
+            tracking=tracking,
         )
     )
+    pairs = read_evaluation_pairs(held_out)
+    said = ask(pairs, base, adapter)
     rows = {(row["query_id"], row["product_id"]): row for row in read_committed(str(tmp_path / "scores"))}
-    pairs = read_evaluation_pairs(str(project.input))
     scored = [rows[key] for key in _keys(pairs.rows)]
     assert {row["model_version"] for row in scored} == {"relevance/1:auto"}
     probabilities = np.array([[row[f"p_{label}"] for label in LABELS] for row in scored])
-    assert (probabilities.argmax(axis=1) != project.said.labels).mean() <= CHANGED
-    assert np.abs(probabilities - project.said.probabilities).mean() <= MOVED
-    second, first = np.sort(project.said.probabilities, axis=1)[:, 2:].T
+    assert (probabilities.argmax(axis=1) != said.labels).mean() <= CHANGED
+    assert np.abs(probabilities - said.probabilities).mean() <= MOVED
+    second, first = np.sort(said.probabilities, axis=1)[:, 2:].T
     clear = first - second > CLOSE
     assert clear.mean() > 0.5
-    assert (probabilities.argmax(axis=1) == project.said.labels)[clear].all()
-    plain = ask(pairs, str(project.base))
-    assert (plain.labels != project.said.labels).mean() > 10 * CHANGED, "the adapter must matter"
-    if family == "llama" and importlib.util.find_spec("vllm"):
+    assert (probabilities.argmax(axis=1) == said.labels)[clear].all()
+    assert (ask(pairs, base).labels != said.labels).mean() > 10 * CHANGED, "the adapter must matter"
+    if importlib.util.find_spec("vllm"):
         vllm = VllmSettings(max_model_len=512, max_num_batched_tokens=4096)
         by_vllm = ask(pairs, str(tmp_path / "published" / "published"), engine="vllm", vllm=vllm)
-        assert (by_vllm.labels != project.said.labels).mean() <= CHANGED
-        assert np.abs(by_vllm.probabilities - probabilities).max() <= 0.01
+        assert (by_vllm.labels != said.labels).mean() <= CHANGED
+        assert np.abs(by_vllm.probabilities - probabilities).max() <= ENGINES_APART
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return Project(tmp_path_factory.mktemp("publish"), "llama", num_pairs=120)
+    return Project(tmp_path_factory.mktemp("publish"), num_pairs=120)
 
 
 def test_champions_change_hands_by_the_rules(project: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,14 +19,14 @@ def test_rounding_keeps_every_value_within_a_sixteenth(dtype: torch.dtype) -> No
     assert ((restored - exact).abs() <= exact.abs().maximum(small) / 15).all()
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_the_layer_multiplies_what_it_says_that_it_holds(bias: bool) -> None:
+@pytest.mark.parametrize(("bias", "rows"), [(False, 5), (True, 5), (True, 600)])
+def test_the_layer_multiplies_what_it_says_that_it_holds(bias: bool, rows: int) -> None:
     torch.manual_seed(0)
     offset = torch.randn(32)
     layer = Fp8Linear.from_weight(torch.randn(32, 64), offset if bias else None, ActivationMemory())
-    hidden = (torch.randn(2, 5, 64) * 3).bfloat16()
+    hidden = (torch.randn(2, rows, 64) * 3).bfloat16()
     quantized, scale = quantize_rows_fp8(hidden.view(-1, 64))
-    expected = ((quantized.float() * scale) @ layer.dequantized_weight().t()).view(2, 5, 32)
+    expected = ((quantized.float() * scale) @ layer.dequantized_weight().t()).view(2, rows, 32)
     expected = expected + offset if bias else expected
     result = layer(hidden)
     assert result.dtype == torch.bfloat16

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 import numpy as np
 import pytest
 import torch
 
 from relevance.catalogue import CatalogueWriter
+from relevance.examples import ProductExample
+from relevance.generated_pairs import GeneratedPairs, GenerationSettings
 from relevance.labels import LABELS, label_token_ids
 from relevance.matching import MatchingWriter, label_by_match, split_words
-from relevance.packing import ProductExample, label_loss, next_token_logits, pack_batch
-from relevance.pretraining import ModelShape, PretrainingSettings, generated_examples, new_model, pretrain
+from relevance.packing import groups_by_length, label_loss, next_token_logits, pack_batch
+from relevance.pretraining import ModelShape, new_model
 from relevance.prompts import PromptEncoder, PromptSettings
 from relevance.tokenization import train_small_tokenizer
 
@@ -66,9 +66,11 @@ def test_matching_queries_have_the_words_that_their_label_says() -> None:
 
 
 def test_generated_examples_are_the_same_for_the_same_seed(encoder: PromptEncoder) -> None:
-    settings = PretrainingSettings(queries_per_product=2, seed=4)
-    first, second = (next(generated_examples(encoder, TITLES, settings)) for _ in range(2))
+    source = GeneratedPairs(TITLES, GenerationSettings(queries_per_product=2), seed=4)
+    again = GeneratedPairs(TITLES, GenerationSettings(queries_per_product=2), seed=4)
+    first, second, other = source.epoch(encoder, 1), again.epoch(encoder, 1), source.epoch(encoder, 2)
     assert [(a.product, a.queries) for a in first] == [(b.product, b.queries) for b in second]
+    assert [(a.product, a.queries) for a in first] != [(b.product, b.queries) for b in other]
     assert np.concatenate([example.targets for example in first]).sum(axis=1) == pytest.approx(1)
 
 
@@ -85,7 +87,10 @@ def test_start_tells_words_of_the_title_from_others(encoder: PromptEncoder) -> N
     assert shares[0] > shares[1] + 0.05
 
 
-def test_shared_guidelines_and_packed_queries_give_the_logits_of_whole_prompts(encoder: PromptEncoder) -> None:
+@pytest.mark.parametrize("cached", [True, False])
+def test_shared_guidelines_and_packed_queries_give_the_logits_of_whole_prompts(
+    encoder: PromptEncoder, cached: bool
+) -> None:
     model = new_model(SHAPE, encoder)
     texts = [("\n\nProduct: " + title, ["\n\nQuery: shoes", "\n\nQuery: iron skillet for men"]) for title in TITLES]
     examples = [
@@ -93,7 +98,7 @@ def test_shared_guidelines_and_packed_queries_give_the_logits_of_whole_prompts(e
         for title, queries in texts
     ]
     with torch.no_grad():
-        packed = next_token_logits(model, encoder.guidelines_ids, pack_batch(examples))
+        packed = next_token_logits(model, encoder.guidelines_ids, pack_batch(examples), cached=cached)
         whole = [
             model(torch.tensor([encoder.guidelines_ids + list(example.product) + list(query)])).logits[0, -1]
             for example in examples
@@ -104,7 +109,9 @@ def test_shared_guidelines_and_packed_queries_give_the_logits_of_whole_prompts(e
 
 def test_a_tiny_model_fits_one_batch(encoder: PromptEncoder) -> None:
     model = new_model(SHAPE, encoder)
-    drawn = next(generated_examples(encoder, TITLES, PretrainingSettings(queries_per_product=2, label_smoothing=0)))
+    drawn = GeneratedPairs(TITLES, GenerationSettings(queries_per_product=2, label_smoothing=0), seed=0).epoch(
+        encoder, 0
+    )
     batch = pack_batch(drawn[:6])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(40):
@@ -116,13 +123,22 @@ def test_a_tiny_model_fits_one_batch(encoder: PromptEncoder) -> None:
     assert loss.item() < 0.1
 
 
-def test_training_reports_progress_and_learns(encoder: PromptEncoder) -> None:
-    seen = []
-    settings = PretrainingSettings(num_pairs=16 * 30, pairs_per_step=16, queries_per_product=4, bf16=False)
-    model = new_model(SHAPE, encoder)
-    pretrain(model, encoder, TITLES, settings, on_progress=lambda pairs, loss: seen.append((pairs, loss)))
-    assert 16 * 24 <= seen[0][0] <= 16 * 27
-    assert seen[0][1] < 2.5
+def test_groups_hold_every_pair_once_and_like_lengths_together(encoder: PromptEncoder) -> None:
+    examples = GeneratedPairs(TITLES, GenerationSettings(queries_per_product=3), seed=0).epoch(encoder, 0)
+    groups = groups_by_length(examples, pairs_per_group=24, shuffler=np.random.default_rng(0))
+    assert sorted(id(example) for group in groups for example in group) == sorted(map(id, examples))
+    sizes = sorted(sum(len(example.queries) for example in group) for group in groups)
+    assert set(sizes[1:]) <= {24, 25, 26}, "all are full but the last one made"
+    spans = [max(lengths) - min(lengths) for group in groups for lengths in [[len(e.product) for e in group]]]
+    assert np.mean(spans) < np.ptp([len(example.product) for example in examples]) / 2
+
+
+def test_a_weighed_pair_counts_as_often(encoder: PromptEncoder) -> None:
+    logits = torch.randn(3, len(encoder.tokenizer))
+    one_hot = torch.eye(4)[[0, 1, 1]]
+    repeated = label_loss(logits[[0, 1, 2, 2]], one_hot[[0, 1, 2, 2]], encoder.label_ids)
+    weighed = label_loss(logits, one_hot * torch.tensor([[1.0], [1.0], [2.0]]), encoder.label_ids)
+    assert weighed.item() == pytest.approx(repeated.item())
 
 
 def test_start_refuses_a_shape_without_room_for_the_circuit(encoder: PromptEncoder) -> None:
@@ -131,6 +147,6 @@ def test_start_refuses_a_shape_without_room_for_the_circuit(encoder: PromptEncod
 
 
 def test_every_label_is_generated(encoder: PromptEncoder) -> None:
-    pools = islice(generated_examples(encoder, TITLES, PretrainingSettings(queries_per_product=2)), 1)
-    targets = np.concatenate([example.targets for pool in pools for example in pool])
+    drawn = GeneratedPairs(TITLES, GenerationSettings(queries_per_product=2), seed=0).epoch(encoder, 0)
+    targets = np.concatenate([example.targets for example in drawn])
     assert set(targets.argmax(axis=1)) == set(range(len(LABELS)))

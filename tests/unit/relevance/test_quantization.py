@@ -5,21 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 import relevance
 from relevance.catalogue import CatalogueWriter
-from relevance.finetuning import predict
+from relevance.engine_settings import EngineSettings
+from relevance.label_model import open_label_model
 from relevance.labels import label_token_ids
 from relevance.model_loading import load_model
+from relevance.pairs import clean_pairs
+from relevance.predictions import ask_model
 from relevance.pretraining import ModelShape, new_model, save_model
 from relevance.prompts import PromptEncoder, PromptSettings, load_prompt_settings
 from relevance.quantization import quantize_folder
 from relevance.tokenization import train_small_tokenizer
 
 SHIPPED = Path(relevance.__file__).with_name("small_model")
+
+
+def ask(folder: Path, queries: list[str], titles: list[str]) -> np.ndarray:
+    """Probabilities of the labels, (n, 4), as scoring gets them."""
+    numbers = [str(number) for number in range(len(queries))]
+    table = pa.table({"query_id": numbers, "query": queries, "product_id": numbers, "title": titles})
+    model = open_label_model(str(folder), None, quantization="auto", cache_dir="")
+    settings = EngineSettings(device="cpu", dtype="float32")
+    return ask_model(clean_pairs(table, max_text_bytes=10_000), model, settings).probabilities
 
 
 def test_quantised_folder_gives_nearly_the_same_probabilities(tmp_path: Path) -> None:
@@ -31,9 +44,8 @@ def test_quantised_folder_gives_nearly_the_same_probabilities(tmp_path: Path) ->
     save_model(model, encoder, tmp_path / "float")
     size = quantize_folder(tmp_path / "float", tmp_path / "int8")
     assert size < 0.6 * sum(path.stat().st_size for path in (tmp_path / "float").iterdir())
-    loaded = load_model(tmp_path / "int8", device=torch.device("cpu"), dtype=torch.float32)
     queries = [title.lower()[:20] for title in titles]
-    difference = predict(loaded, encoder, queries, titles) - predict(model, encoder, queries, titles)
+    difference = ask(tmp_path / "int8", queries, titles) - ask(tmp_path / "float", queries, titles)
     # Rounding to 8 bits costs about a hundredth in probability; the output layer and the embeddings are not rounded.
     assert np.abs(difference).mean() < 0.02
     assert load_prompt_settings(tmp_path / "int8") == prompt
@@ -67,6 +79,4 @@ def test_shipped_model_is_small_and_complete() -> None:
     ],
 )
 def test_shipped_model_knows_the_plain_cases(query: str, title: str, label: int) -> None:
-    encoder = PromptEncoder(AutoTokenizer.from_pretrained(SHIPPED), load_prompt_settings(SHIPPED))
-    model = load_model(SHIPPED, device=torch.device("cpu"), dtype=torch.float32)
-    assert predict(model, encoder, [query], [title]).argmax() == label
+    assert ask(SHIPPED, [query], [title]).argmax() == label

@@ -1,0 +1,55 @@
+"""LoRA adapters: put on a model, written as peft reads them, read back as plain tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from cluster.settings import Settings
+
+_WEIGHTS = "adapter_model.safetensors"
+_STORED, _NAMED = "base_model.model.", ".default.weight"
+
+
+class LoraSettings(Settings):
+    """A low-rank update of every linear layer but the output's (Hu et al., arXiv 2106.09685)."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    """Scale of the update; divided by the rank."""
+
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+
+
+def add_adapter(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
+    """Put an untrained adapter on a model, whose own weights are frozen; the adapter's are float32."""
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write adapter_config.json and the weights, named as in the base model with `lora_A.default.weight` and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.peft_config["default"]
+    was, config.inference_mode = config.inference_mode, True
+    config.save_pretrained(folder)
+    config.inference_mode = was
+    stored = {_STORED + name.replace(_NAMED, ".weight"): tensor.contiguous() for name, tensor in weights.items()}
+    save_file(stored, folder / _WEIGHTS, metadata={"format": "pt"})
+
+
+def adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Read what `save_adapter` wrote, under the names it was given."""
+    stored = load_file(folder / _WEIGHTS)
+    return {name.removeprefix(_STORED).removesuffix(".weight") + _NAMED: tensor for name, tensor in stored.items()}

@@ -1,0 +1,85 @@
+"""Calibrate a model on labelled past events and prove, market by market, from which score on it may punish.
+
+Reads a backfill of labelled events from `input` and scores it; writes `output`/model, the model with its
+calibration.json, and `output`/policy.toml: `policy` with thresholds and the evidence they rest on, or with how many
+labelled cases are missing. Safe to resubmit: events already scored are not scored again.
+
+    python -m jobs.cancellation_calibrate input=s3://bucket/labelled output=var/models/cancellation_calibrated
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import Field
+
+from cancellation.calibration_plot import draw_reliability
+from cancellation.calibration_run import (
+    POLICY_FILE,
+    CalibrationSettings,
+    calibrate_backfill,
+    figures,
+    threshold_rows,
+    write_calibrated,
+)
+from cancellation.policy import load_policy
+from cancellation.scoring_report import align
+from cancellation.scoring_run import ScoringSettings, open_run, read_verdicts, score_backfill
+from cluster.launch import run_job
+from cluster.model_files import fetch_model
+from cluster.session import SessionSettings, ray_session
+from cluster.settings import Settings
+from cluster.tracking import TrackingSettings, tracked_run
+
+
+class CalibrateJob(Settings):
+    """The calibration's settings."""
+
+    input: str
+    """Labelled events: a file or folder of JSONL or parquet, local or s3://; a random sample of what happens."""
+
+    output: str
+    """Local folder for the scored backfill, the calibrated model and the policy file."""
+
+    model: str = "cancellation/small_model"
+    """Exported model: folder, s3:// folder, or models:/name@alias of MLflow."""
+
+    policy: str | None = None
+    """Policy file whose states, classes and languages are kept; null: the one that ships."""
+
+    date: str = Field(default="", pattern=r"^(\d{4}-\d\d-\d\d)?$")
+    """Day that the evidence gets; empty: today, in UTC."""
+
+    cache_dir: str = "~/.cache/marketplace-llm"
+    """Where remote models are kept on each machine."""
+
+    calibration: CalibrationSettings = CalibrationSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    session: SessionSettings = SessionSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def main(job: CalibrateJob) -> None:
+    """Score, calibrate, prove, write."""
+    policy, day = load_policy(job.policy), job.date or datetime.now(UTC).date().isoformat()
+    names = (job.input, f"{job.output}/verdicts", job.model, policy)
+    run = open_run(*names, job.scoring, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
+    with ray_session(job.session), tracked_run("cancellation_calibrate", job, job.tracking) as tracked:
+        score_backfill(run)
+        calibrated = calibrate_backfill(read_verdicts(run.output.url), policy, job.calibration, day=day)
+        output = Path(job.output)
+        write_calibrated(calibrated, fetch_model(run.model, cache_dir=job.cache_dir), output, source=job.input, day=day)
+        tracked.metrics(figures(calibrated))
+        tracked.figure("reliability.png", draw_reliability(calibrated.calibration))
+        tracked.artifact(POLICY_FILE, (output / POLICY_FILE).read_bytes())
+    found = calibrated.calibration
+    print(f"temperature {found.temperature:.3f}, ECE {found.ece_before:.4f} -> {found.ece_after:.4f}")
+    print("\n".join(align(threshold_rows(calibrated))))
+    if calibrated.unknown_markets:
+        print(f"no entry in the policy: {', '.join(calibrated.unknown_markets)}; add state, classes and language")
+    print(f"model   {output}/model\npolicy  {output / POLICY_FILE} ({calibrated.policy.version})\n{tracked.where}")
+
+
+if __name__ == "__main__":
+    run_job(main, CalibrateJob, defaults=Path(__file__).with_suffix(".toml"))

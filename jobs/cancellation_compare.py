@@ -1,0 +1,58 @@
+"""Compare approaches to the verdict: rules, trees, text, and ways to join them; with and without each ingredient.
+
+Reads nothing but the reviewed cases, if named; trains every approach on the same simulated events and measures it
+on held-out ones. Writes `output`/comparison.md and comparison.png, one MLflow run with a child per approach. Safe
+to resubmit: rows that are finished under the same settings are reused.
+
+    python -m jobs.cancellation_compare jobs/cancellation_compare.smoke.toml
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cancellation.comparison_report import draw_comparison, render_markdown
+from cancellation.comparison_run import Comparison, ComparisonSettings, run_comparison
+from cancellation.training import TrainingSettings
+from cluster.launch import run_job
+from cluster.session import SessionSettings, ray_session
+from cluster.settings import Settings
+from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training import TrainerSettings
+
+
+class CompareJob(Settings):
+    """The comparison's settings."""
+
+    output: str = "var/cancellation/comparison"
+    """Folder for models, rows, the table and the plot, on the driver's disk."""
+
+    cache_dir: str = "var/cache"
+    """Folder for copies of remote models."""
+
+    comparison: ComparisonSettings = ComparisonSettings()
+    training: TrainingSettings = TrainingSettings()
+    """Of every network, but for what its approach changes."""
+
+    trainer: TrainerSettings = TrainerSettings()
+    session: SessionSettings = SessionSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def main(job: CompareJob) -> None:
+    """Make the rows, the table and the plot."""
+    output, cache_dir = Path(job.output), str(Path(job.cache_dir).absolute())
+    comparison = Comparison(job.comparison, job.training, job.trainer, job.tracking, output, cache_dir)
+    with ray_session(job.session), tracked_run("cancellation_compare", job, job.tracking) as run:
+        results = run_comparison(comparison, run)
+        table = render_markdown(results, job.comparison)
+        (output / "comparison.md").write_text(table, encoding="utf-8")
+        plot = draw_comparison(results)
+        plot.savefig(output / "comparison.png")
+        run.artifact("comparison.md", table.encode())
+        run.figure("comparison.png", plot)
+    print(f"{table}\n{output}/comparison.md, comparison.png\n{run.where}")
+
+
+if __name__ == "__main__":
+    run_job(main, CompareJob, defaults=Path(__file__).with_suffix(".toml"))

@@ -1,0 +1,64 @@
+"""Judge a backfill of cancelled orders: induced by the seller, not induced, or inconclusive.
+
+Reads events (JSONL or parquet; a folder or a file, local or s3://) from `input`; lines may wrap an event with its
+label. Writes one verdict per event as parquet to `output`, with report.md and run.json beside them, visible all
+at once by `_SUCCESS`. Safe to resubmit: a finished output says so, a killed one goes on from its last shard.
+
+    python -m jobs.cancellation_score input=var/cancellation/events.jsonl output=var/cancellation/verdicts
+    ray job submit --working-dir . -- python -m jobs.cancellation_score input=s3://… output=s3://… policy=…
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cancellation.policy import load_policy
+from cancellation.scoring_report import ScoringReport
+from cancellation.scoring_run import ScoringSettings, open_run, score_backfill
+from cluster.launch import run_job
+from cluster.session import SessionSettings, ray_session
+from cluster.settings import Settings
+from cluster.tracking import TrackingSettings, tracked_run
+
+
+class ScoreJob(Settings):
+    """The backfill's settings."""
+
+    input: str
+    """Events to judge: a file or folder of JSONL or parquet, local or s3://."""
+
+    output: str
+    """Folder for the verdicts."""
+
+    model: str = "cancellation/small_model"
+    """Exported model: folder, s3:// folder, or models:/name@alias of MLflow."""
+
+    policy: str | None = None
+    """Policy file; null: the one that ships."""
+
+    cache_dir: str = "~/.cache/marketplace-llm"
+    """Where remote models are kept on each machine."""
+
+    scoring: ScoringSettings = ScoringSettings()
+    session: SessionSettings = SessionSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def main(job: ScoreJob) -> None:
+    """Judge, commit and report."""
+    run = open_run(
+        job.input,
+        job.output,
+        job.model,
+        load_policy(job.policy),
+        job.scoring,
+        cache_dir=job.cache_dir,
+        registry_uri=job.tracking.uri,
+    )
+    with ray_session(job.session), tracked_run("cancellation_score", job, job.tracking) as tracked:
+        report = ScoringReport(run, tracked)
+        report.print_summary(score_backfill(run, extras=report.files))
+
+
+if __name__ == "__main__":
+    run_job(main, ScoreJob, defaults=Path(__file__).with_suffix(".toml"))

@@ -1,0 +1,67 @@
+"""Serve verdicts on cancelled orders over HTTP, until interrupted.
+
+Reads the model and the policy named in the settings, and bearer tokens from the file that VERDICTS_TOKENS_FILE
+names (a line each: token, then its scopes); without one it makes a token and says where. Writes decisions to
+`serving.data_dir` first and ships them to `serving.output`. Safe to start again: nothing that was answered is lost.
+
+    python -m jobs.cancellation_serve
+    python -m jobs.cancellation_serve serving.colocated=false serving.model.source=models:/cancellation@champion
+
+On a cluster: serve deploy cluster/serve.yaml
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from cancellation.serving.replica import policy_path, tokens_path
+from cancellation.serving.settings import ServingSettings
+from cluster.launch import run_job
+from cluster.service import ServiceSettings, secret_path, serving_session, wait_for_signal
+from cluster.session import SessionSettings
+from cluster.settings import Settings
+from cluster.storage import absolute_url
+
+
+class ServeJob(Settings):
+    """The endpoint's settings."""
+
+    serving: ServingSettings = ServingSettings()
+    service: ServiceSettings = ServiceSettings()
+    session: SessionSettings = SessionSettings()
+
+
+def main(job: ServeJob) -> None:
+    """Serve until a signal says stop; SIGHUP looks at the model's source anew and rolls it out."""
+    serving = _with_absolute_paths(job.serving)
+    tokens = tokens_path(serving)
+    with serving_session(job.session, job.service):
+        from ray import serve
+
+        from cancellation.serving.app import APP_NAME, application  # reads Ray's switches
+
+        while True:
+            serve.run(application(serving), name=APP_NAME, route_prefix="/")
+            address = f"http://{job.service.host}:{job.service.port}"
+            print(f"serving on {address}, page {address}/docs", flush=True)
+            print(f"tokens {tokens}\npolicy {policy_path(serving)}", flush=True)
+            if wait_for_signal() != signal.SIGHUP:
+                return
+
+
+def _with_absolute_paths(serving: ServingSettings) -> ServingSettings:
+    """Replicas have a working directory of their own."""
+    tokens = secret_path("VERDICTS_TOKENS_FILE") or serving.tokens_file
+    absolute = {
+        "data_dir": absolute_url(serving.data_dir),
+        "output": serving.output and absolute_url(serving.output),
+        "tokens_file": tokens and absolute_url(tokens),
+    }
+    policy = serving.rollout.policy
+    rollout = serving.rollout.model_copy(update={"policy": policy and absolute_url(policy)})
+    return serving.model_copy(update={**absolute, "rollout": rollout})
+
+
+if __name__ == "__main__":
+    run_job(main, ServeJob, defaults=Path(__file__).with_suffix(".toml"))

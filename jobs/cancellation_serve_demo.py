@@ -1,0 +1,62 @@
+"""Send simulated cancellations to the endpoint at a chosen rate and show live figures in the terminal.
+
+Needs `python -m jobs.cancellation_serve` running beside it, and its tokens file. Writes nothing itself.
+
+    python -m jobs.cancellation_serve_demo rate=50 seconds=60
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from pydantic import Field
+
+from cancellation.serving.live_figures import show_stream
+from cancellation.serving.traffic import Sender, draw_samples, first_token
+from cluster.launch import run_job
+from cluster.service import secret_path
+from cluster.settings import Settings
+
+_CLEAR = "\033[H\033[J"
+
+
+class ServeDemoJob(Settings):
+    """The stream's settings."""
+
+    url: str = "http://127.0.0.1:8000"
+    """Address of the endpoint."""
+
+    tokens_file: str = "var/serving/tokens.txt"
+    """Its tokens file, of which the first token is used; VERDICTS_TOKENS_FILE goes before it."""
+
+    rate: float = Field(default=20.0, gt=0, le=5000)
+    """Requests per second, on average."""
+
+    seconds: float = Field(default=30.0, gt=0)
+    """How long to send."""
+
+    markets: tuple[str, ...] = ()
+    """Markets to draw from; empty: all that the simulation knows."""
+
+    samples: int = Field(default=300, ge=1)
+    """Different events; they are repeated under new ids."""
+
+
+def _show(screen: str) -> None:
+    print(f"{_CLEAR if sys.stdout.isatty() else ''}{screen}\n", flush=True)
+
+
+def main(job: ServeDemoJob) -> None:
+    """Send, show, and fail if nothing was answered."""
+    token = first_token(Path(secret_path("VERDICTS_TOKENS_FILE") or job.tokens_file))
+    samples = draw_samples(job.samples, markets=job.markets)
+    stream = show_stream(Sender(job.url, token), samples, rate=job.rate, seconds=job.seconds, show=_show)
+    figures = asyncio.run(stream)
+    if not figures.statuses[200]:
+        raise RuntimeError(f"{job.url}: expected answers, got none; is `make serve` running?")
+
+
+if __name__ == "__main__":
+    run_job(main, ServeDemoJob, defaults=Path(__file__).with_suffix(".toml"))

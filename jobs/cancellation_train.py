@@ -1,0 +1,52 @@
+"""Train the verdict model on labelled or simulated cancellation events, by Ray Train on CPUs or GPUs.
+
+Reads events (`training.events.events`, else it simulates them) and maybe a pre-trained encoder; writes the trained
+weights to `output`/trained, the model that scores to `output`, settings and curves to MLflow. Safe to
+resubmit: a run that was broken off goes on from its last checkpoint.
+
+    python -m jobs.cancellation_train output=var/models/cancellation training.encoder=var/models/chat_encoder
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cancellation.training import TrainingSettings, train_model
+from cluster.launch import run_job
+from cluster.session import SessionSettings, ray_session
+from cluster.settings import Settings
+from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training import TrainerSettings
+
+
+class TrainJob(Settings):
+    """The training job's settings."""
+
+    output: str
+    """Folder for the model, on the driver's disk."""
+
+    cache_dir: str = "var/cache"
+    """Folder for copies of remote models."""
+
+    training: TrainingSettings = TrainingSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    session: SessionSettings = SessionSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def main(job: TrainJob) -> None:
+    """Train, export, say how it went."""
+    with ray_session(job.session), tracked_run("cancellation_train", job, job.tracking) as run:
+        trained = train_model(
+            job.training, job.trainer, run, output=Path(job.output), cache_dir=str(Path(job.cache_dir).absolute())
+        )
+        best = min(trained.history, key=lambda report: report["validation_loss"])
+        run.metrics({f"best_{name}": best[name] for name in ("validation_loss", "validation_accuracy", "step")})
+    print(
+        f"{job.output}: step {best['step']:.0f}, validation loss {best['validation_loss']:.4f}, "
+        f"accuracy {best['validation_accuracy']:.4f}; {run.where}"
+    )
+
+
+if __name__ == "__main__":
+    run_job(main, TrainJob, defaults=Path(__file__).with_suffix(".toml"))

@@ -1,0 +1,131 @@
+"""Training the verdict model on Ray Train: from events to an export, shared, broken off, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from cancellation.event_table import write_labelled
+from cancellation.fusion import load_fusion_model
+from cancellation.simulation import SimulationSettings, simulate
+from cancellation.training import TrainingSettings
+from cancellation.verdict_model import TRAINED_FOLDER, load_verdict_model
+from cluster.training import TrainerSettings
+from jobs.cancellation_train import TrainJob, main
+
+SMALL = {
+    "name": "tiny",
+    "vocab_size": 800,
+    "max_tokens": 48,
+    "markets": ("TH", "ID"),
+    "shape": {"hidden_size": 16, "num_layers": 1, "num_heads": 1, "intermediate_size": 16},
+    "fusion": {"hidden_size": 16, "num_heads": 1},
+    "loop": {"steps_per_validation": 4, "batch_size": 32, "bf16": False, "learning_rate": 0.005, "patience": 50},
+}
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("events") / "events.jsonl"
+    write_labelled(str(path), simulate(SimulationSettings(num_events=400), 5))
+    return path
+
+
+def run(folder: Path, events: str | Path, *, num_workers: int = 1, epochs: float = 1.0, **changes: object) -> Path:
+    settings = {**SMALL, "events": {"events": str(events)}, **changes}
+    settings["loop"] = {**SMALL["loop"], "epochs": epochs}
+    main(
+        TrainJob(
+            output=str(folder / "model"),
+            cache_dir=str(folder / "cache"),
+            training=TrainingSettings.model_validate(settings),
+            trainer=TrainerSettings(num_workers=num_workers, checkpoints=str(folder / "checkpoints")),
+        )
+    )
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, events: Path, local_ray: str) -> Path:
+    folder = tmp_path_factory.mktemp("calm")
+    run(folder, events, epochs=3.0)
+    return folder
+
+
+def test_events_become_a_model_that_scores(calm):
+    model = load_verdict_model(calm / "model")
+    event = next(simulate(SimulationSettings(num_events=1), 6)).event
+    assert np.isfinite(model.score([model.encoder.encode(event)]).logits).all()
+    trained, _ = load_fusion_model(calm / "model" / TRAINED_FOLDER)
+    assert trained.spec == model.spec
+
+
+def test_a_second_run_of_the_same_takes_no_step(calm, events):
+    before = load_verdict_model(calm / "model").version
+    checkpoints = sorted(calm.glob("checkpoints/*-run/checkpoint_*"))
+    run(calm, events, epochs=3.0)
+    assert sorted(calm.glob("checkpoints/*-run/checkpoint_*")) == checkpoints
+    assert load_verdict_model(calm / "model").version == before
+
+
+def test_a_killed_worker_ends_with_the_same_weights(calm, events, tmp_path):
+    # The same encoded events: which pieces stay apart in them (BPE dropout) is drawn anew for each run.
+    shutil.copytree(calm / "checkpoints", tmp_path / "checkpoints", ignore=shutil.ignore_patterns("*-run"))
+    killed: list[int] = []
+    finished = threading.Event()
+
+    def kill_after_a_checkpoint() -> None:
+        while not finished.wait(0.02):
+            if list(tmp_path.glob("checkpoints/*-run/checkpoint_*")):
+                for process in psutil.Process().children(recursive=True):
+                    if "RayTrainWorker" in " ".join(process.cmdline()):
+                        os.kill(process.pid, signal.SIGKILL)
+                        killed.append(process.pid)
+                        return
+
+    watcher = threading.Thread(target=kill_after_a_checkpoint)
+    watcher.start()
+    try:
+        run(tmp_path, events, epochs=3.0)
+    finally:
+        finished.set()
+        watcher.join()
+    assert killed
+    assert load_verdict_model(tmp_path / "model").version == load_verdict_model(calm / "model").version
+
+
+def test_two_workers_share_each_batch(calm, events, tmp_path):
+    run(tmp_path, events, epochs=3.0, num_workers=2)
+    alone, shared = (load_fusion_model(folder / "model" / TRAINED_FOLDER)[0] for folder in (calm, tmp_path))
+    for one, other in zip(alone.parameters(), shared.parameters(), strict=True):
+        assert one.shape == other.shape
+    assert np.isfinite([float(weight.detach().abs().sum()) for weight in shared.parameters()]).all()
+
+
+def test_another_network_starts_from_a_trained_models_text_encoder(calm, events, tmp_path):
+    fusion = {**SMALL["fusion"], "variant": "text"}
+    run(tmp_path, events, epochs=0.1, encoder=str(calm / "model" / TRAINED_FOLDER), fusion=fusion)
+    before, after = (load_fusion_model(folder / "model" / TRAINED_FOLDER) for folder in (calm, tmp_path))
+    assert after[1].to_str() == before[1].to_str()
+    weights = [model.text_encoder.get_input_embeddings().weight.float() for model, _ in (before, after)]
+    assert 0 < float((weights[0] - weights[1]).abs().mean().detach()) < 0.5 * float(weights[0].abs().mean().detach())
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_label_outside_the_classes_is_refused_with_its_line(tmp_path, events):
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    lines[2]["label"] = "guilty"
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(
+        ValueError, match=r"events\.jsonl line 3: expected label to be one of induced, .* found 'guilty'"
+    ):
+        run(tmp_path, path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import re
@@ -43,6 +45,11 @@ def collect_provenance() -> Provenance:
 def public_settings(job: Settings) -> dict[str, Any]:
     """Return a job's settings as JSON types, fit to be shown: user names and passwords in addresses are taken out."""
     return _without_credentials(job.model_dump(mode="json"))
+
+
+def digest_of(content: Any) -> str:
+    """Name JSON content by its SHA-256; hex, 16 digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def hide_credentials(text: str) -> str:

@@ -1,0 +1,200 @@
+"""The Ray Serve application: which deployments there are, what each runs, how many replicas.
+
+    gateway            HTTP, validation, policy, log; with the model inside where `colocated`
+    model              one version of the model, where it runs apart
+    shadow-<name>      another version, for copies of the traffic
+
+Every version has a deployment of its own instead of sharing replicas by `serve.multiplexed`; remote_model.py says
+why. Built by `serve deploy cluster/serve.yaml`, by jobs/cancellation_serve.py, and by tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+from ray.serve.handle import DeploymentHandle
+
+from cancellation.serving.messages import pack_reply, unpack_reply
+from cancellation.serving.metrics import Metrics, RayMetrics
+from cancellation.serving.model import (
+    LocalModel,
+    ModelClient,
+    answer_question,
+    load_encoder,
+    load_model,
+    model_folder,
+    pinned,
+)
+from cancellation.serving.node_metrics import node_metrics
+from cancellation.serving.remote_model import RemoteModel
+from cancellation.serving.replica import GatewayReplica, verdict_of_reply
+from cancellation.serving.settings import ModelSettings, ReplicaSettings, ServingSettings
+from cancellation.serving.shadow import Ask, Copy
+from cluster.autoscaling import CPU_FRACTION, CpuMeter
+from cluster.priorities import idle_executable
+
+APP_NAME = "cancellation"
+_FLUSH_SECONDS = 0.1
+_SWITCH_SECONDS = 0.001
+_DEAD_SECONDS = 20.0
+"""A model replica whose call takes this long is given up and replaced."""
+
+
+def _local_model(settings: ModelSettings, metrics: Metrics) -> LocalModel:
+    return LocalModel(load_model(settings), settings, metrics, encoder_version=load_encoder(model_folder(settings))[1])
+
+
+class ModelReplica:
+    """One replica of a model: bytes in, bytes out, one typed answer per event."""
+
+    async def __init__(self, settings: str) -> None:  # type: ignore[misc]
+        self._metrics = RayMetrics()
+        self._model = _local_model(ModelSettings.model_validate_json(settings), self._metrics)
+        self._flusher = asyncio.get_running_loop().create_task(self._flush())
+
+    async def score(self, packed: bytes) -> bytes:
+        """Score an encoded event."""
+        return pack_reply(await self._model.score_packed(packed))
+
+    async def score_body(self, body: bytes, left_ms: float, bulk: bool) -> bytes:
+        """Encode and score an event that comes as JSON."""
+        return pack_reply(await self._model.score_body(body, left_ms, bulk=bulk))
+
+    async def explain(self, question: bytes) -> bytes:
+        """Explain a verdict."""
+        return await answer_question(self._model, question)
+
+    async def check_health(self) -> None:
+        """Tell Serve to replace a replica that hangs."""
+        if self._model.hung_seconds() > _DEAD_SECONDS:
+            raise RuntimeError(f"a call of the model has not come back for {_DEAD_SECONDS:g} s")
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH_SECONDS)
+            self._metrics.flush()
+
+
+@serve.ingress()
+class Gateway:
+    """One replica of the gateway."""
+
+    def __init__(
+        self,
+        settings: str,
+        model: DeploymentHandle | None = None,
+        shadows: Mapping[str, DeploymentHandle] | None = None,
+    ) -> None:
+        self._settings = ServingSettings.model_validate_json(settings)
+        # The model's threads want the interpreter for microseconds, and a core idles while they wait for it.
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        self._handle = model
+        self._shadows = dict(shadows or {})
+        self._cpu = CpuMeter()
+        self._replica: GatewayReplica | None = None
+
+    def __serve_build_asgi_app__(self) -> GatewayReplica:
+        """Give Serve the ASGI application."""
+        askers = {name: self._asker(handle) for name, handle in self._shadows.items()}
+        self._replica = GatewayReplica(
+            self._settings, self._make_model, metrics=RayMetrics(), shadow_askers=askers, metrics_text=node_metrics
+        )
+        return self._replica
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell the autoscaler how busy this process is."""
+        return {CPU_FRACTION: self._cpu.fraction()}
+
+    async def _make_model(self, metrics: Metrics) -> ModelClient:
+        if self._handle is None:
+            return _local_model(self._settings.model, metrics)
+        return RemoteModel(self._handle, model_folder(self._settings.model), self._settings.retry, metrics)
+
+    def _asker(self, handle: DeploymentHandle) -> Ask:
+        async def ask(copy: Copy, seconds: float) -> Mapping[str, Any]:
+            reply = unpack_reply(await handle.score_body.remote(copy.body, seconds * 1e3, False))
+            assert self._replica is not None
+            return verdict_of_reply(copy.event_id, copy.market, reply, self._replica.gateway.policy)
+
+        return ask
+
+
+def build(arguments: Mapping[str, Any]) -> Application:
+    """Build the application from the `args` of a Serve config file: the fields of `ServingSettings`."""
+    return application(ServingSettings.model_validate(arguments))
+
+
+def application(settings: ServingSettings) -> Application:
+    """Build the application; what the models' names stand for now is what all its replicas will run."""
+    settings = settings.model_copy(update={"model": pinned(settings.model)})
+    model = (
+        None
+        if settings.colocated
+        else _model(settings.model, settings.models, "model", max_queued=settings.model.max_queue)
+    )
+    shadows = {
+        shadow.name: _model(
+            pinned(settings.model.model_copy(update={"source": shadow.source, "digest": shadow.digest, "pin": None})),
+            ReplicaSettings(num_cpus=0.0 if settings.colocated else settings.models.num_cpus),
+            f"shadow-{shadow.name}",
+            max_queued=shadow.concurrency,
+            in_background=True,
+        )
+        for shadow in settings.shadows
+        if shadow.source != "rules"
+    }
+    gateway = serve.deployment(Gateway).options(
+        name="gateway",
+        # Beyond what is admitted there are those that are being refused: that is work too, and must not queue.
+        max_ongoing_requests=8 * (settings.admission.max_ongoing + settings.admission.max_batches),
+        **_replicas(settings.gateways, by_cpu=True),
+    )
+    return gateway.bind(settings.model_dump_json(), model, shadows)
+
+
+def _model(
+    settings: ModelSettings, replicas: ReplicaSettings, name: str, *, max_queued: int, in_background: bool = False
+) -> Application:
+    options = _replicas(replicas, by_cpu=False)
+    if in_background:
+        # A replica that dies again and again loads its libraries each time, and that has to wait for live work too.
+        options["ray_actor_options"]["runtime_env"] = {"py_executable": idle_executable()}
+    deployment = serve.deployment(ModelReplica).options(
+        name=name,
+        max_ongoing_requests=2 * settings.max_queue,
+        max_queued_requests=max_queued,
+        health_check_period_s=5,
+        **options,
+    )
+    return deployment.bind(settings.model_dump_json())
+
+
+def _replicas(settings: ReplicaSettings, *, by_cpu: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+        "graceful_shutdown_timeout_s": settings.drain_seconds,
+        # A line per call costs more than counting it, and lines hold paths, which hold ids.
+        "logging_config": {"enable_access_log": False},
+        # New replicas answer before old ones stop: an upgrade drops nothing, also where there is one replica.
+        "max_surge_percent": 100,
+    }
+    if settings.min == settings.max:
+        return options | {"num_replicas": settings.min}
+    policy = {"policy_function": "cluster.autoscaling:CpuAndRequests"} if by_cpu else {}
+    kwargs = {"policy_kwargs": {"target_cpu_fraction": settings.target_cpu_fraction}} if by_cpu else {}
+    autoscaling = AutoscalingConfig(
+        min_replicas=settings.min,
+        max_replicas=settings.max,
+        target_ongoing_requests=settings.target_ongoing,
+        look_back_period_s=settings.look_back_seconds,
+        upscale_delay_s=settings.upscale_seconds,
+        downscale_delay_s=settings.downscale_seconds,
+        policy=AutoscalingPolicy(**policy, **kwargs),
+    )
+    return options | {"autoscaling_config": autoscaling}

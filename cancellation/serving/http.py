@@ -1,0 +1,133 @@
+"""HTTP as the endpoint speaks it: bodies read within limits, answers and refusals as JSON. Plain ASGI.
+
+Written out instead of taken from a framework, because a request has a few milliseconds, and because a body that is
+too large has to be refused before anything has read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_DRAIN_BYTES = 2**24
+_DRAIN_SECONDS = 2.0
+
+
+class Problem(Exception):  # noqa: N818
+    """A request that is refused. None of its parts may hold a value from the request's body."""
+
+    def __init__(
+        self, status: int, code: str, message: str, *, path: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.path = path
+        self.headers = dict(headers or {})
+
+    def content(self) -> dict[str, Any]:
+        """Give the answer's JSON."""
+        return {"error": {"code": self.code, "field": self.path, "message": self.message}}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request whose body may not have been read yet."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Mapping[bytes, bytes]
+    receive: Receive
+
+    @classmethod
+    def of(cls, scope: Scope, receive: Receive) -> Request:
+        """Take the request out of an ASGI scope."""
+        return cls(scope["method"], scope["path"], scope.get("query_string", b""), dict(scope["headers"]), receive)
+
+    def header(self, name: bytes) -> str | None:
+        """Give a header's value."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    async def json_body(self, limit: int) -> bytes:
+        """Read the body of a JSON request.
+
+        Raises:
+            Problem: 415 if it is of another type, 413 if it is longer than the limit: then it is not kept.
+        """
+        length = self.headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > limit:
+            await self._drain(int(length))
+            raise _too_large(limit)
+        kind = self.headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if kind != b"application/json" or self.headers.get(b"content-encoding", b"identity") != b"identity":
+            await self._drain(int(length) if length.isdigit() else 0)
+            raise Problem(415, "content_type", "expected Content-Type: application/json without an encoding")
+        parts, size = [], 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise Problem(400, "disconnected", "expected a whole body, found its end before")
+            part = message.get("body", b"")
+            size += len(part)
+            if size > limit:
+                parts.clear()
+                await self._drain(_DRAIN_BYTES)
+                raise _too_large(limit)
+            parts.append(part)
+            if not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _drain(self, expected: int) -> None:
+        """Let a moderate body run out unread: an answer in the midst of it looks like a broken connection."""
+        if expected > _DRAIN_BYTES:
+            return
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                seen = 0
+                while seen <= _DRAIN_BYTES:
+                    message = await self.receive()
+                    seen += len(message.get("body", b""))
+                    if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What is sent back."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    async def send(self, send: Send) -> None:
+        """Send it."""
+        headers = [
+            (b"content-type", self.content_type.encode()),
+            (b"content-length", str(len(self.body)).encode()),
+            *((name.lower().encode(), value.encode()) for name, value in self.headers.items()),
+        ]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with JSON."""
+    body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return Response(body, status, headers=headers or {})
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, "too_large", f"expected a body of at most {limit} bytes, found a longer one")

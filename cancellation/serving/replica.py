@@ -1,0 +1,292 @@
+"""A gateway replica put together: its parts, what runs beside the answers, and how it starts and ends.
+
+An ASGI application: the parts are made when its lifespan begins, in the event loop that they belong to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from cancellation.events import event_mapping, parse_event
+from cancellation.features import feature_digest
+from cancellation.serving.admission import Admission
+from cancellation.serving.archive import Archive
+from cancellation.serving.endpoint import Endpoint
+from cancellation.serving.gateway import RULES_VERSION, Gateway
+from cancellation.serving.http import Receive, Scope, Send
+from cancellation.serving.messages import Reply, Scored
+from cancellation.serving.metrics import (
+    LOG_BYTES,
+    LOG_OVER_LIMIT,
+    LOG_SHIP_FAILURES,
+    LOG_SHIPPED,
+    POLICY_CHANGES,
+    POLICY_REFUSED,
+    POLICY_STATE,
+    Metrics,
+)
+from cancellation.serving.model import ModelClient
+from cancellation.serving.openapi import description
+from cancellation.serving.policy_store import PolicyStore
+from cancellation.serving.policy_view import policy_view
+from cancellation.serving.recent import RecentDecisions
+from cancellation.serving.settings import ServingSettings, ShadowSettings
+from cancellation.serving.shadow import Ask, Copy, Shadow
+from cancellation.serving.tokens import TokenStore, make_tokens_file
+from cancellation.serving.traces import Traces
+from cancellation.simulation import SimulationSettings, simulate_event
+from cancellation.verdicts import model_verdict, rules_verdict
+
+logger = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 0.1
+_MEASURE_SECONDS = 2.0
+_EXAMPLE_SECONDS = 10.0
+_STATES = {"off": 0.0, "shadow": 1.0, "live": 2.0}
+
+MakeModel = Callable[[Metrics], Awaitable[ModelClient]]
+"""Loads the model, or finds the replicas that hold it; in the loop that will ask it."""
+
+
+class GatewayReplica:
+    """One replica of the gateway, as an ASGI application."""
+
+    def __init__(
+        self,
+        settings: ServingSettings,
+        make_model: MakeModel,
+        *,
+        metrics: Metrics | None = None,
+        shadow_askers: Mapping[str, Ask] | None = None,
+        metrics_text: Callable[[], Awaitable[str]] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics or Metrics()
+        self._make_model = make_model
+        self._shadow_askers = dict(shadow_askers or {})
+        self._metrics_text = metrics_text or self._own_metrics
+        self._endpoint: Endpoint | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._shipping_seen: dict[str, int] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or start and end with the lifespan."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif self._endpoint is not None:
+            await self._endpoint(scope, receive, send)
+
+    async def start(self) -> None:
+        """Make the parts; the replica answers when this returns.
+
+        Raises:
+            ValueError: If tokens, policy or model are refused.
+        """
+        settings, data = self.settings, Path(self.settings.data_dir)
+        data.mkdir(parents=True, exist_ok=True)
+        self._model = await self._make_model(self.metrics)
+        self._archive = Archive(data / "log", settings.output, settings.decision_log, settings.shipper)
+        self._policy = PolicyStore(policy_path(settings), data / "policy.ledger.jsonl")
+        self._recent = RecentDecisions(
+            data / "recent.sqlite",
+            retention_seconds=settings.retention_hours * 3600,
+            max_entries=settings.max_recent,
+        )
+        self.gateway = Gateway(
+            model=self._model,
+            policy=self._policy,
+            log=self._archive.decisions,
+            shadow_log=self._archive.shadow,
+            recent=self._recent,
+            settings=settings,
+            metrics=self.metrics,
+        )
+        self._add_shadows()
+        self._traces = Traces(settings.traces)
+        self._admission = Admission(settings.admission, self._model.queue_age, self.metrics)
+        self._endpoint = Endpoint(
+            self.gateway,
+            tokens=TokenStore.load(tokens_path(settings)),
+            admission=self._admission,
+            feedback_log=self._archive.feedback,
+            settings=settings,
+            metrics=self.metrics,
+            traces=self._traces,
+            metrics_text=self._metrics_text,
+            description=description(await self._examples(), max_batch=settings.limits.batch_events),
+        )
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(_again_and_again(work, seconds))
+            for work, seconds in (
+                (self._watch_policy, settings.rollout.poll_seconds),
+                (self._flush, _FLUSH_SECONDS),
+                (self._measure, _MEASURE_SECONDS),
+            )
+        ]
+
+    async def stop(self) -> None:
+        """Answer what is under way, seal the logs, end."""
+        self._endpoint = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._admission.close()
+        await self.gateway.close()
+        await self._model.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._archive.close)
+        self._recent.close()
+        self._traces.close()
+        self.metrics.flush()
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            logger.error("the gateway cannot start: %s", error)
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    def _add_shadows(self) -> None:
+        add = self.gateway.add_shadow_answer
+        for settings in self.settings.shadows:
+            ask = self._ask_rules if settings.source == "rules" else self._shadow_askers[settings.name]
+            self.gateway.shadows.append(Shadow(settings, ask, add, self.metrics))
+        of_market = ShadowSettings(name="market", share=1.0)
+        self.gateway.market_shadow = Shadow(of_market, self._ask_live_model, add, self.metrics)
+
+    async def _ask_rules(self, copy: Copy, _seconds: float) -> Mapping[str, Any]:
+        return rules_verdict(
+            parse_event(copy.body), policy=self._policy.current, source="rules", rules_version=RULES_VERSION
+        )
+
+    async def _ask_live_model(self, copy: Copy, seconds: float) -> Mapping[str, Any]:
+        """Ask the model for a market that it does not judge yet."""
+        event = parse_event(copy.body)
+        reply = await self._model.score(self._model.encode(event), copy.body, time.monotonic() + seconds, bulk=True)
+        return verdict_of_reply(event.event_id, event.market, reply, self._policy)
+
+    async def _watch_policy(self) -> None:
+        """Look at policy and kill switch; in a thread, as the ledger waits for the disk."""
+        if await asyncio.get_running_loop().run_in_executor(None, self._policy.reload_if_changed):
+            self.metrics.count(POLICY_CHANGES)
+        policy = self._policy.current
+        for code, market in {**policy.markets, "default": policy.default}.items():
+            self.metrics.set(POLICY_STATE, _STATES[market.state], code)
+        self.metrics.set(POLICY_REFUSED, float(self._policy.last_refusal is not None))
+
+    async def _flush(self) -> None:
+        self.metrics.flush()
+
+    async def _measure(self) -> None:
+        self.metrics.set(LOG_BYTES, sum(log.folder_bytes for log in self._archive.logs))
+        self.metrics.set(LOG_OVER_LIMIT, float(any(log.over_limit for log in self._archive.logs)))
+        status = self._archive.shipping_status()
+        for name, metric in (("shipped", LOG_SHIPPED), ("failures", LOG_SHIP_FAILURES)):
+            now = status.get(name, 0)
+            self.metrics.count(metric, value=max(0, now - self._shipping_seen.get(name, 0)))
+            self._shipping_seen[name] = now
+
+    async def _own_metrics(self) -> str:
+        return self.metrics.render()
+
+    async def _examples(self) -> dict[str, Any]:
+        """An event and what this model says to it, for the OpenAPI page; nothing of it is recorded."""
+        told = SimulationSettings(num_events=1, split="all", markets=("ID",), induced_fraction=0.999)
+        drawn = simulate_event(told, 11, 0)
+        event = drawn.event
+        mapping = event_mapping(event, drawn.utc_offset_hours)
+        body = json.dumps(mapping).encode()
+        encoded = self._model.encode(event)
+        reply = await self._model.score(encoded, body, time.monotonic() + _EXAMPLE_SECONDS)
+        verdict = (
+            verdict_of_reply(event.event_id, event.market, reply, self._policy)
+            if isinstance(reply, Scored)
+            else rules_verdict(event, policy=self._policy.current, source="fallback", rules_version=RULES_VERSION)
+        )
+        explained = None
+        if isinstance(reply, Scored):
+            numbers = [None if value != value else value for value in encoded.features.tolist()]
+            deadline = time.monotonic() + _EXAMPLE_SECONDS
+            explained = await self._model.explain(mapping, numbers, verdict, deadline)
+        decision = {
+            "event_id": event.event_id,
+            "market": event.market,
+            "received_at": event.cancelled_at + 1.0,
+            "verdict": explained or verdict,
+            "feature_digest": feature_digest(),
+            "state": self._policy.market(event.market).state,
+            "event": mapping,
+            "fallback_reason": None,
+        }
+        return {
+            "event": mapping,
+            "verdict": verdict,
+            "decision": decision,
+            "policy": policy_view(self._policy, event.market, self._model.version),
+        }
+
+
+async def _again_and_again(work: Callable[[], Awaitable[None]], seconds: float) -> None:
+    """Do what runs beside the answers, whatever became of it the last time."""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            logger.error("%s failed: %s", work.__name__, type(error).__name__)
+        await asyncio.sleep(seconds)
+
+
+def verdict_of_reply(event_id: str, market: str, reply: Reply, policy: PolicyStore) -> dict[str, Any]:
+    """Make a verdict of a model's reply.
+
+    Raises:
+        ValueError: If there are no scores in it.
+    """
+    if isinstance(reply, Scored):
+        return model_verdict(
+            event_id,
+            market,
+            reply.logits,
+            reply.factors,
+            policy=policy.current,
+            model_version=reply.model_version,
+            temperature=reply.temperature,
+        )
+    raise ValueError(f"scores are expected, found none ({reply.reason})")
+
+
+def policy_path(settings: ServingSettings) -> Path:
+    """Give the policy's file; where none is named, a copy of the one that ships, which may then be edited."""
+    if settings.rollout.policy is not None:
+        return Path(settings.rollout.policy)
+    path = Path(settings.data_dir) / "policy.toml"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with resources.as_file(resources.files("cancellation") / "policy.toml") as shipped:
+            shutil.copyfile(shipped, path)
+    return path
+
+
+def tokens_path(settings: ServingSettings) -> Path:
+    """Give the tokens' file; where none is named, one that is made once, with a token for everything."""
+    if settings.tokens_file is not None:
+        return Path(settings.tokens_file)
+    path = Path(settings.data_dir) / "tokens.txt"
+    with suppress(FileExistsError):
+        make_tokens_file(path)
+    return path

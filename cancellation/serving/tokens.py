@@ -1,0 +1,137 @@
+"""Bearer tokens: who may ask for verdicts, send feedback, read the policy."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+SCOPES = ("verdict", "feedback", "policy")
+
+_MIN_LENGTH = 16
+_CHARACTERS = re.compile(r"[A-Za-z0-9._~+/=-]+")  # what RFC 6750 allows behind "Bearer"
+_HEADER = "# token, then its scopes: verdict feedback policy\n"
+
+
+class Unauthorized(PermissionError):  # noqa: N818 - as HTTP calls it
+    """No token, or one that is not known: 401."""
+
+
+class Forbidden(PermissionError):  # noqa: N818
+    """A known token without the scope that is needed: 403."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose request it is. `name` may be logged: it tells tokens apart and gives none away."""
+
+    name: str
+    scopes: frozenset[str]
+
+
+class TokenStore:
+    """The tokens of one file. Holds their digests only."""
+
+    def __init__(self, callers: Sequence[tuple[bytes, Caller]]) -> None:
+        self._callers = tuple(callers)
+
+    @classmethod
+    def load(cls, path: Path) -> TokenStore:
+        """Read a file of lines `token scope scope…`; blank lines and those that begin with # are passed over.
+
+        Raises:
+            ValueError: If it cannot be read, others may read it, or a line is refused; no token is named.
+        """
+        callers: dict[bytes, Caller] = {}
+        for number, line in enumerate(_read_private(Path(path)).splitlines(), 1):
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            token, *scopes = line.split()
+            _check_line(f"tokens file {path} line {number}", token, scopes)
+            digest = _digest(token)
+            if digest in callers:
+                raise ValueError(f"tokens file {path} line {number}: expected each token once, found it a second time")
+            callers[digest] = Caller(f"token-{digest.hex()[:8]}", frozenset(scopes))
+        if not callers:
+            raise ValueError(f"tokens file {path}: expected a line with token and scopes, found none")
+        return cls(list(callers.items()))
+
+    def check(self, authorization_header: str | None, scope: str) -> Caller:
+        """Find the caller of a request; every token is compared, so that time tells nothing.
+
+        Raises:
+            Unauthorized: If the header holds no known bearer token.
+            Forbidden: If the token lacks the scope.
+        """
+        if scope not in SCOPES:
+            raise ValueError(f"scope {scope!r}: expected one of {', '.join(SCOPES)}")
+        scheme, _, token = (authorization_header or "").strip().partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise Unauthorized("expected an Authorization header with a bearer token, found none")
+        given, found = _digest(token.strip()), None
+        for digest, caller in self._callers:
+            if hmac.compare_digest(digest, given):
+                found = caller
+        if found is None:
+            raise Unauthorized("expected a known bearer token, found another")
+        if scope not in found.scopes:
+            raise Forbidden(f"expected a token with scope {scope}, found one without")
+        return found
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+    def __iter__(self) -> Iterator[Caller]:
+        return (caller for _, caller in self._callers)
+
+
+def make_tokens_file(path: Path) -> Path:
+    """Write a file with one new token that has all scopes, readable by its owner only; give its path.
+
+    Raises:
+        FileExistsError: If there is a file; a token that is in use must not vanish.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(f"{_HEADER}{secrets.token_urlsafe(32)} {' '.join(SCOPES)}\n")
+    try:
+        path.hardlink_to(temporary)  # whole or not at all: another replica may be about to read it
+    finally:
+        temporary.unlink()
+    return path
+
+
+def _read_private(path: Path) -> str:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & stat.S_IRWXO:  # the group may: that is how an orchestrator hands a secret to a service
+            raise ValueError(f"tokens file {path}: expected no access for others, found mode {mode:o}; chmod 600 it")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"tokens file {path}: cannot be read ({type(error).__name__})") from None
+
+
+def _check_line(place: str, token: str, scopes: Sequence[str]) -> None:
+    if len(token) < _MIN_LENGTH or not _CHARACTERS.fullmatch(token):
+        raise ValueError(
+            f"{place}: expected a token of at least {_MIN_LENGTH} letters, digits and -._~+/=, found another first word"
+        )
+    if not scopes:
+        raise ValueError(f"{place}: expected scopes behind the token ({', '.join(SCOPES)}), found none")
+    # A misplaced token would stand among the scopes: its place is named, not the word.
+    for number, scope in enumerate(scopes, 1):
+        if scope not in SCOPES:
+            raise ValueError(f"{place}: expected scopes of {', '.join(SCOPES)}, found another word as scope {number}")
+
+
+def _digest(token: str) -> bytes:
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()

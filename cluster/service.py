@@ -1,0 +1,157 @@
+"""Ray Serve on this machine or on a cluster: how it listens, and its switches that only the environment turns."""
+
+from __future__ import annotations
+
+import os
+import queue
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from cluster.session import SessionSettings, ray_session
+from cluster.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.serve.schema import LoggingConfig
+
+
+class ServiceSettings(Settings):
+    """Ports and switches of Ray Serve."""
+
+    host: str = "127.0.0.1"
+    """Interface of HAProxy and of the replicas behind it. Machines that share the work need 0.0.0.0: then every
+    port is open to the network, and only the application's own credentials guard it."""
+
+    port: int = Field(default=8000, ge=1, le=65535)
+
+    stats_port: int = Field(default=8404, ge=1, le=65535)
+    """HAProxy's page of itself. It and `metrics_port` have to differ between services of one machine."""
+
+    metrics_port: int = Field(default=9101, ge=1, le=65535)
+    """HAProxy's own metrics."""
+
+    request_timeout_seconds: float = Field(default=65.0, gt=0)
+    """Serve ends requests that take longer; it should be more than the application's own deadlines."""
+
+    haproxy: bool = True
+    """HAProxy in front of the replicas instead of Serve's proxy in Python, which is past its limit at 100 requests/s
+    on two cores."""
+
+    drain_seconds: float = Field(default=3.0, ge=0)
+    """A replica that stops answers this long on, so that HAProxy has forgotten it before it refuses."""
+
+    auth: bool = True
+    """Token authentication of Ray's own ports (dashboard, jobs); a token is made where RAY_AUTH_TOKEN is not set."""
+
+
+def secret_path(variable: str) -> str | None:
+    """Give the path that an environment variable names for a file with secrets; None if it is unset or empty."""
+    return os.environ.get(variable) or None
+
+
+def prepare_environment(settings: ServiceSettings) -> None:
+    """Turn the switches that Ray reads once, at import and in the processes that it starts: call it before both."""
+    folder = _haproxy_folder(settings)
+    switches = {
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray runs its workers at niceness 15, which suits batches; somebody waits for an answer.
+        "RAY_worker_niceness": "0",
+        # Serve gives its proxy 5 s to start and kills it then, also where the machine is merely busy.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+    }
+    if settings.haproxy:
+        switches |= {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{settings.drain_seconds:g}",
+            # Connections that break before an answer are tried again elsewhere: for requests that may be repeated.
+            "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+            "RAY_SERVE_HAPROXY_RETRIES": "2",
+            "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.stats_port),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.metrics_port),
+            # A line per request to a process in Python, to count what the application counts itself.
+            "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        }
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for variable, value in switches.items():
+        os.environ.setdefault(variable, value)
+    if settings.auth:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+@contextmanager
+def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iterator[None]:
+    """Start Ray and Serve for the length of a `with` block; a cluster's Serve goes on afterwards."""
+    prepare_environment(settings)
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    with ray_session(session):
+        local = not (session.address or os.environ.get("RAY_ADDRESS"))
+        http = {
+            "host": settings.host,
+            "port": settings.port,
+            "request_timeout_s": settings.request_timeout_seconds,
+        }
+        _start_serve(http, LoggingConfig(enable_access_log=False))
+        try:
+            yield
+        finally:
+            if local:
+                serve.shutdown()
+                shutil.rmtree(_haproxy_folder(settings), ignore_errors=True)
+
+
+def _start_serve(http: dict[str, Any], logging: LoggingConfig) -> None:
+    """Start Serve, a second time if its proxy dies: Ray 2.60's metrics are seen to crash young processes at times.
+
+    Raises:
+        RuntimeError: If it does not start.
+    """
+    from ray import serve
+    from ray.exceptions import RayError
+
+    for last in (False, True):
+        try:
+            serve.start(http_options=http, logging_config=logging)
+            return
+        except (RayError, TimeoutError) as error:
+            serve.shutdown()
+            if last:
+                where, found = f"{http['host']}:{http['port']}", type(error).__name__
+                raise RuntimeError(
+                    f"Ray Serve on {where}: expected its proxy to start, found {found}; free the port and try again"
+                ) from error
+
+
+def _haproxy_folder(settings: ServiceSettings) -> Path:
+    """HAProxy's files, by port: two services of one machine must not share its sockets, whose paths must be short."""
+    return Path(tempfile.gettempdir()) / f"haproxy-{os.getuid()}-{settings.port}"
+
+
+def wait_for_signal() -> int:
+    """Wait for an interrupt, a request to end, or SIGHUP; give its number.
+
+    Called after Ray has started, whose own handlers would end the process at once.
+    """
+    numbers: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda found, _frame: numbers.put(found))
+    while True:
+        with suppress(queue.Empty):
+            # A signal that another thread took does not wake this one: look up now and then.
+            return numbers.get(timeout=0.5)

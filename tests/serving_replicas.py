@@ -1,0 +1,115 @@
+"""A gateway replica in this process for tests: the real parts, the shipped model, asked over ASGI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cancellation.encoding import EncodedEvent
+from cancellation.events import event_mapping
+from cancellation.serving.metrics import Metrics
+from cancellation.serving.model import LocalModel, load_encoder, load_model, model_folder
+from cancellation.serving.replica import GatewayReplica, tokens_path
+from cancellation.serving.settings import ServingSettings
+from cancellation.serving.shadow import Ask
+from cancellation.simulation import SimulationSettings, simulate_event
+from cancellation.verdict_model import Scores, VerdictModel
+
+
+def simulated_event(index: int, market: str = "ID") -> dict[str, Any]:
+    """An event of a market, the same for the same index."""
+    drawn = simulate_event(SimulationSettings(num_events=1, split="all", markets=(market,)), 5, index)
+    return event_mapping(drawn.event, drawn.utc_offset_hours)
+
+
+@cache
+def shipped_model() -> VerdictModel:
+    """The shipped model, loaded once."""
+    return load_model(ServingSettings().model)
+
+
+class WatchedModel:
+    """The shipped model with a hook before every call, which may wait or raise."""
+
+    def __init__(self, before: Callable[[Sequence[EncodedEvent]], None]) -> None:
+        self._model, self._before = shipped_model(), before
+        self.spec, self.encoder = self._model.spec, self._model.encoder
+        self.version, self.temperature = self._model.version, self._model.temperature
+
+    def score(self, events: Sequence[EncodedEvent]) -> Scores:
+        self._before(events)
+        return self._model.score(events)
+
+
+@dataclass
+class Client:
+    """Asks a replica as its callers do."""
+
+    replica: GatewayReplica
+    http: httpx.AsyncClient
+
+    async def judge(self, event: Mapping[str, Any] | bytes, **headers: str) -> httpx.Response:
+        body = event if isinstance(event, bytes) else json.dumps(event).encode()
+        return await self.http.post(
+            "/v1/verdicts", content=body, headers={"content-type": "application/json", **headers}
+        )
+
+    @property
+    def metrics(self) -> Metrics:
+        return self.replica.metrics
+
+    def log(self, name: str = "decisions") -> list[dict[str, Any]]:
+        """What stands in a log on the local disk."""
+        from cancellation.serving.segments import read_segment
+
+        folder = Path(self.replica.settings.data_dir) / "log" / name
+        paths = sorted(path for path in folder.iterdir() if path.suffix in (".open", ".sealed"))
+        return [record for path in paths for record in read_segment(path).records]
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path,
+    *,
+    scored_by: VerdictModel | WatchedModel | None = None,
+    shadow_askers: Mapping[str, Ask] | None = None,
+    **settings: Any,
+) -> AsyncIterator[Client]:
+    """A running replica whose data are in `folder`."""
+    # ASGITransport seldom lets the loop run, and other tests' load is no reason to refuse or to give the model up.
+    patient: dict[str, dict[str, float]] = {
+        "admission": dict.fromkeys(("max_loop_lag_ms", "max_queue_age_ms", "standing_ms"), 60_000.0),
+        "deadlines": {"default_ms": 20_000.0, "model_ms": 10_000.0},
+        "model": {"hung_seconds": 10.0},
+    }
+    sections = {name: {**section, **settings.pop(name, {})} for name, section in patient.items()}
+    given = ServingSettings.model_validate({"data_dir": str(folder), "output": None, **sections, **settings})
+    chosen = scored_by or shipped_model()
+
+    async def make_model(metrics: Metrics) -> LocalModel:
+        encoder_version = load_encoder(model_folder(given.model))[1]
+        return LocalModel(chosen, given.model, metrics, encoder_version=encoder_version)
+
+    replica = GatewayReplica(given, make_model, shadow_askers=shadow_askers)
+    await replica.start()
+    token = token_of(tokens_path(given))
+    transport = httpx.ASGITransport(replica)
+    headers = {"Authorization": f"Bearer {token}"}
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
+            yield Client(replica, http)
+    finally:
+        await replica.stop()
+
+
+def token_of(path: Path) -> str:
+    """The first token of a file."""
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return lines[0].split()[0]

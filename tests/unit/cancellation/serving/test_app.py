@@ -1,0 +1,73 @@
+"""The application as it is handed to Ray Serve, without a Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray.serve._private.build_app import build_app
+from ray.serve.schema import ServeDeploySchema
+
+from cancellation.serving.app import build
+from cancellation.serving.settings import ModelSettings, ServingSettings
+from cluster.autoscaling import CpuAndRequests
+from tests.conftest import PROJECT
+from tests.serving_process import copy_model, rename_model
+
+
+def deployments(**settings: Any) -> dict[str, Any]:
+    built = build_app(build(settings), name="cancellation", default_runtime_env={})
+    return {deployment.name: deployment for deployment in built.deployments}
+
+
+def test_on_one_machine_gateway_and_model_share_a_replica() -> None:
+    assert set(deployments(colocated=True)) == {"gateway"}
+
+
+def test_elsewhere_every_version_of_a_model_is_a_deployment_of_its_own() -> None:
+    shadows = [{"name": "next", "source": "cancellation/small_model"}, {"name": "v1", "source": "rules"}]
+    found = deployments(colocated=False, shadows=shadows)
+    assert set(found) == {"gateway", "model", "shadow-next"}
+    for deployment in found.values():
+        assert deployment._deployment_config.max_surge_percent == 100
+
+
+def test_gateways_scale_by_processor_and_requests_models_by_requests() -> None:
+    replicas = {"min": 2, "max": 6}
+    found = deployments(colocated=False, gateways={**replicas, "target_cpu_fraction": 0.5}, models=replicas)
+    policy = found["gateway"]._deployment_config.autoscaling_config.policy
+    assert policy.get_policy() is CpuAndRequests
+    assert policy.policy_kwargs == {"target_cpu_fraction": 0.5}
+    assert found["model"]._deployment_config.autoscaling_config.max_replicas == 6
+
+
+def test_all_replicas_run_what_the_models_name_stood_for_when_the_application_was_built(tmp_path: Path) -> None:
+    folder = copy_model(tmp_path, "live")
+
+    def pins() -> tuple[str | None, str | None]:
+        found = deployments(colocated=False, model={"source": str(folder)})
+        gateway = ServingSettings.model_validate_json(found["gateway"].init_args[0])
+        return gateway.model.pin, ModelSettings.model_validate_json(found["model"].init_args[0]).pin
+
+    first = pins()
+    assert first[0] == first[1]
+    assert first[0] is not None
+    rename_model(folder, "better")
+    assert pins()[0] not in first
+
+
+def test_a_misspelt_setting_is_refused() -> None:
+    with pytest.raises(ValueError, match="colocatd"):
+        build({"colocatd": True})
+
+
+def test_the_cluster_config_fits_ray_and_the_settings() -> None:
+    config = ServeDeploySchema.model_validate(yaml.safe_load((PROJECT / "cluster" / "serve.yaml").read_text()))
+    (application,) = config.applications
+    assert application.import_path == "cancellation.serving.app:build"
+    settings = ServingSettings.model_validate(application.args)
+    assert not settings.colocated
+    assert not settings.open_docs
+    assert config.http_options.request_timeout_s > settings.deadlines.max_ms / 1e3

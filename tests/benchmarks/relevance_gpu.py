@@ -1,10 +1,11 @@
 """Pairs per second of the engines on one GPU, with random weights in the shape of an 8B Llama.
 
     python -m tests.benchmarks.relevance_gpu [--engines bf16,fp8,int8,vllm_bf16,vllm_fp8] [--tiny]
+    TMPDIR=/dev/shm python -m tests.benchmarks.relevance_gpu --engines bf16,fp8,int8 --forward-tokens 16384
 
-Needs torch, transformers and peft; vLLM is measured where it can be imported. `--tiny` runs the same
-steps on a CPU with a small model. A table goes to standard error as it grows; the last line of standard
-output is one JSON object.
+Needs torch, transformers and peft, 16 GB in the folder for temporary files, and about 40 GB of the GPU; vLLM is
+measured where it can be imported. `--tiny` runs the same steps on a CPU with a small model. Results go to standard
+error as they come; the last line of standard output is one JSON object, which names what failed and why.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +58,16 @@ def make_batch(pairs: int, pairs_per_product: int, vocabulary: int, seed: int) -
     )
 
 
-def save_model(folder: Path, *, tiny: bool) -> LlamaConfig:
-    """Write random weights in the shape of Llama-3.1-8B, or of something a laptop runs."""
+def new_model(*, tiny: bool) -> LlamaForCausalLM:
+    """Draw random weights in the shape of Llama-3.1-8B, or of something a laptop runs."""
     sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
     sizes |= {"num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192}
     if tiny:
         sizes |= {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
         sizes |= {"num_key_value_heads": 2, "vocab_size": 512}
-    config = LlamaConfig(**sizes)
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16)
-    model.save_pretrained(folder)
-    return config
+        return LlamaForCausalLM._from_config(LlamaConfig(**sizes), dtype=torch.bfloat16).eval()
 
 
 def matrix_parameters(config: LlamaConfig) -> int:
@@ -78,59 +77,90 @@ def matrix_parameters(config: LlamaConfig) -> int:
     return config.num_hidden_layers * (attention + 3 * hidden * config.intermediate_size)
 
 
-def reference_probabilities(folder: Path, batch: TokenBatch) -> np.ndarray:
-    """Whole prompts through a plain model, (n, 4)."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
+def reference_probabilities(model: LlamaForCausalLM, batch: TokenBatch) -> np.ndarray:
+    """Whole prompts through the plain model, (n, 4)."""
     rows = []
     for pair in range(len(batch)):
+        prompt = torch.tensor([write_prompt(batch, pair)], device=model.device)
         with torch.inference_mode():
-            logits = model(torch.tensor([write_prompt(batch, pair)], device=device), logits_to_keep=1).logits[0, -1]
+            logits = model(prompt, logits_to_keep=1).logits[0, -1]
         rows.append(logits[list(LABEL_IDS)].float().softmax(-1).cpu())
     return torch.stack(rows).numpy()
 
 
-def measure(folder: Path, config: LlamaConfig, name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Load one engine and time it on each shape; forward sizes are tried where the engine has them."""
-    base = EngineSettings(**ENGINES[name], vllm=VllmSettings(max_model_len=2048, gpu_memory_utilization=0.85))
-    sizes = (None,) if base.engine == "vllm" else FORWARD_TOKENS
-    results = []
-    for size in sizes[: 1 if arguments.tiny else None]:
+def measure(
+    folder: Path, config: LlamaConfig, name: str, size: int | None, arguments: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """Load one engine with one forward size and time it on each shape."""
+    settings = EngineSettings(
+        **ENGINES[name],
+        max_forward_tokens=size,
+        vllm=VllmSettings(max_model_len=2048, gpu_memory_utilization=0.85),
+    )
+    started = time.perf_counter()
+    engine = load_engine(folder, adapter_dir=None, label_ids=LABEL_IDS, settings=settings)
+    load_seconds = time.perf_counter() - started
+    difference = np.abs(np.exp(engine.label_logprobs(probe_batch(config)).logprobs) - arguments.reference).max()
+    for pairs_per_product in PAIRS_PER_PRODUCT:
+        warm_up = max(2 * pairs_per_product, arguments.pairs // 5)
+        engine.label_logprobs(make_batch(warm_up, pairs_per_product, config.vocab_size, seed=2))
+        batch = make_batch(arguments.pairs, pairs_per_product, config.vocab_size, seed=3)
         started = time.perf_counter()
-        settings = base.model_copy(update={"max_forward_tokens": size})
-        engine = load_engine(folder, adapter_dir=None, label_ids=LABEL_IDS, settings=settings)
-        load_seconds = time.perf_counter() - started
-        probe = make_batch(20, 10, config.vocab_size, seed=1)
-        difference = np.abs(np.exp(engine.label_logprobs(probe).logprobs) - arguments.reference).max()
-        for pairs_per_product in PAIRS_PER_PRODUCT:
-            engine.label_logprobs(make_batch(2 * pairs_per_product, pairs_per_product, config.vocab_size, seed=2))
-            batch = make_batch(arguments.pairs, pairs_per_product, config.vocab_size, seed=3)
-            started = time.perf_counter()
-            scores = engine.label_logprobs(batch)
-            seconds = time.perf_counter() - started
-            results.append(
-                {
-                    "engine": name,
-                    "max_forward_tokens": size,
-                    "pairs_per_product": pairs_per_product,
-                    "pairs_per_second": len(batch) / seconds,
-                    "tflops": 2e-12 * matrix_parameters(config) * scores.computed_tokens / seconds,
-                    "computed_tokens_over_minimum": scores.computed_tokens / (minimum_tokens(batch) - GUIDELINES),
-                    "max_dp_to_unshared_bf16": float(difference),
-                    "load_seconds": load_seconds,
-                }
-            )
-            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
-        del engine
-        gc.collect()
-        torch.cuda.empty_cache()
+        scores = engine.label_logprobs(batch)
+        seconds = time.perf_counter() - started
+        yield {
+            "engine": name,
+            "max_forward_tokens": size,
+            "pairs_per_product": pairs_per_product,
+            "pairs_per_second": len(batch) / seconds,
+            "tflops": 2e-12 * matrix_parameters(config) * scores.computed_tokens / seconds,
+            "computed_tokens_over_minimum": scores.computed_tokens / (minimum_tokens(batch) - GUIDELINES),
+            "max_dp_to_unshared_bf16": float(difference),
+            "load_seconds": load_seconds,
+            "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None,
+        }
+
+
+def probe_batch(config: LlamaConfig) -> TokenBatch:
+    """The pairs on which engines and plain model are compared."""
+    return make_batch(20, 10, config.vocab_size, seed=1)
+
+
+def measure_all(folder: Path, config: LlamaConfig, names: list[str], arguments: argparse.Namespace) -> list[dict]:
+    """Measure one engine after the other; forward sizes are tried where the engine has them."""
+    results: list[dict[str, Any]] = []
+    for name in names:
+        sizes = [None] if ENGINES[name].get("engine") == "vllm" else arguments.forward_tokens
+        for size in sizes[: 1 if arguments.tiny else None]:
+            free_memory()
+            try:
+                for result in measure(folder, config, name, size, arguments):
+                    report(result, results)
+            except Exception as error:  # the other engines' figures must not be lost with this one
+                reason = f"{type(error).__name__}: {error}"[:2000]
+                report({"engine": name, "max_forward_tokens": size, "error": reason}, results)
     return results
+
+
+def report(result: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    """Keep a result and show it at once."""
+    results.append(result)
+    print(json.dumps(result), file=sys.stderr, flush=True)
+
+
+def free_memory() -> None:
+    """Give the last model's memory back."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def main() -> None:
     """Measure what can run here, one engine after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", default="bf16,fp8,int8,vllm_bf16,vllm_fp8")
+    parser.add_argument("--forward-tokens", default=FORWARD_TOKENS, type=lambda text: [*map(int, text.split(","))])
     parser.add_argument("--pairs", type=int, default=4000)
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
@@ -138,11 +168,14 @@ def main() -> None:
     if not importlib.util.find_spec("vllm"):
         names = [name for name in names if not name.startswith("vllm")]
     with tempfile.TemporaryDirectory() as folder:
-        config = save_model(Path(folder), tiny=arguments.tiny)
-        arguments.reference = reference_probabilities(Path(folder), make_batch(20, 10, config.vocab_size, seed=1))
-        gc.collect()
-        torch.cuda.empty_cache()
-        results = [result for name in names for result in measure(Path(folder), config, name, arguments)]
+        started = time.perf_counter()
+        model = new_model(tiny=arguments.tiny)
+        config = model.config
+        arguments.reference = reference_probabilities(model, probe_batch(config))
+        model.save_pretrained(folder)
+        del model
+        print(f"model written after {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        results = measure_all(Path(folder), config, names, arguments)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     print(json.dumps({"device": device, "torch": torch.__version__, "results": results}))
 

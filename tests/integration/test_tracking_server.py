@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -10,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
+from tests.page_measures import rendered
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -134,3 +137,21 @@ def test_two_jobs_that_find_no_database_both_get_a_run_quietly(tmp_path: Path) -
         assert where.startswith("make mlflow, then http://127.0.0.1:5000/#/experiments/1/runs/")
         assert telemetry == "None"
         assert err == ""
+
+
+@pytest.mark.timeout(600)  # a busy machine starts the server slowly
+def test_two_runs_are_compared_in_the_mlflow_page(server: MlflowServer, browser: str, tmp_path: Path) -> None:
+    server.start()
+    wait_until(server.listens, seconds=240)
+    ids = []
+    for title, alpha in (("without adapter", 0.4421), ("with adapter", 0.5307)):
+        with tracked_run("compared", Settings(), TrackingSettings(uri=server.url), title=title) as run:
+            for step in range(3):
+                run.metrics({"loss": 1.0 - 0.1 * step}, step=step)
+            run.metrics({"alpha": alpha})
+            ids.append(run.run_id)
+            experiment = run.where.partition("/experiments/")[2].partition("/")[0]
+    runs, experiments = quote(json.dumps(ids)), quote(json.dumps([experiment]))
+    page = rendered(browser, f"{server.url}/#/compare-runs?runs={runs}&experiments={experiments}", tmp_path)
+    for text in ("Comparing 2 Runs from 1 Experiment", "Parallel Coordinates Plot", "without adapter", "with adapter"):
+        assert text in page, text

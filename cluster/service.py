@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,10 @@ from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 
 if TYPE_CHECKING:
-    from ray.serve.schema import LoggingConfig
+    from ray.serve import Application
+    from ray.serve.schema import ApplicationStatusOverview, LoggingConfig
+
+log = logging.getLogger(__name__)
 
 
 class ServiceSettings(Settings):
@@ -143,15 +147,81 @@ def _haproxy_folder(settings: ServiceSettings) -> Path:
     return Path(tempfile.gettempdir()) / f"haproxy-{os.getuid()}-{settings.port}"
 
 
-def wait_for_signal() -> int:
-    """Wait for an interrupt, a request to end, or SIGHUP; give its number.
+class Signals:
+    """Interrupts, requests to end and SIGHUP in the order in which they came; none is lost while nobody waits.
 
-    Called after Ray has started, whose own handlers would end the process at once.
+    Entered after Ray has started, whose own handlers would end the process at once.
     """
-    numbers: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda found, _frame: numbers.put(found))
-    while True:
+
+    _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._came: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        self._before = {
+            number: signal.signal(number, lambda found, _frame: self._came.put(found)) for number in self._NUMBERS
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def wait(self) -> int | None:
+        """Give the next one's number, None after half a second: one that another thread took does not wake this."""
         with suppress(queue.Empty):
-            # A signal that another thread took does not wake this one: look up now and then.
-            return numbers.get(timeout=0.5)
+            return self._came.get(timeout=0.5)
+        return None
+
+
+def run_application(build: Callable[[], Application], *, name: str, on_ready: Callable[[], None]) -> None:
+    """Run an application at / until SIGINT or SIGTERM; at SIGHUP build it anew and roll it out.
+
+    A new one that cannot be built, or whose replicas do not start, is reported and leaves the one that runs as it
+    is; an end is not held up by a rollout that is under way.
+
+    Raises:
+        ValueError: If the first one cannot be built.
+        RuntimeError: If the first one does not start.
+    """
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    runs = target = build()
+    serve.run(runs, name=name, route_prefix="/")
+    on_ready()
+    with Signals() as signals:
+        while True:
+            number = signals.wait()
+            if number == signal.SIGHUP:
+                try:
+                    target = build()
+                except ValueError as error:
+                    log.error("nothing is rolled out, what ran before goes on: %s", error)
+                else:
+                    _start_rollout(target, name)
+            elif number is not None:
+                return
+            elif target is not runs:
+                status = serve.status().applications[name]
+                if status.status == ApplicationStatus.RUNNING:
+                    runs = target
+                    on_ready()
+                elif status.status != ApplicationStatus.DEPLOYING:
+                    log.error("the rollout failed, what ran before goes on: %s", _reason(status))
+                    target = runs
+                    _start_rollout(runs, name)
+
+
+def _start_rollout(target: Application, name: str) -> None:
+    from ray import serve
+
+    serve.run_many([serve.RunTarget(target=target, name=name, route_prefix="/")], wait_for_applications_running=False)
+
+
+def _reason(status: ApplicationStatusOverview) -> str:
+    """Give what Serve says of an application and the last line that it keeps of each of its deployments."""
+    details = [deployment.message.strip() for deployment in status.deployments.values()]
+    return "; ".join([status.message, *(detail.splitlines()[-1] for detail in details if detail)])

@@ -12,13 +12,12 @@ On a cluster: serve deploy cluster/serve.yaml
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 from cancellation.serving.replica import policy_path, tokens_path
 from cancellation.serving.settings import ServingSettings
 from cluster.launch import run_job
-from cluster.service import ServiceSettings, secret_path, serving_session, wait_for_signal
+from cluster.service import ServiceSettings, run_application, secret_path, serving_session
 from cluster.session import SessionSettings
 from cluster.settings import Settings
 from cluster.storage import absolute_url
@@ -37,17 +36,15 @@ def main(job: ServeJob) -> None:
     serving = _with_absolute_paths(job.serving)
     tokens = tokens_path(serving)
     with serving_session(job.session, job.service):
-        from ray import serve
-
         from cancellation.serving.app import APP_NAME, application  # reads Ray's switches
 
-        while True:
-            serve.run(application(serving), name=APP_NAME, route_prefix="/")
-            address = f"http://{job.service.host}:{job.service.port}"
+        address = f"http://{job.service.host}:{job.service.port}"
+
+        def announce() -> None:
             print(f"serving on {address}, page {address}/docs", flush=True)
             print(f"tokens {tokens}\npolicy {policy_path(serving)}", flush=True)
-            if wait_for_signal() != signal.SIGHUP:
-                return
+
+        run_application(lambda: application(serving), name=APP_NAME, on_ready=announce)
 
 
 def _with_absolute_paths(serving: ServingSettings) -> ServingSettings:

@@ -75,6 +75,10 @@ class Served:
     def judge(self, event: Mapping[str, Any], **headers: str) -> httpx.Response:
         return self.http.post("/v1/verdicts", json=event, headers=headers)
 
+    def printed(self) -> str:
+        """What the job has said so far."""
+        return (self.folder / "serve.log").read_text(errors="replace")
+
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """Processes of a deployment's replicas."""
         name = f"ray::ServeReplica:cancellation:{deployment}"
@@ -202,8 +206,8 @@ def served(folder: Path, *, output: str, environment: Mapping[str, str], setting
     try:
         with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30) as http:
             one = Served(url, folder, output, process, http)
-            one.until(lambda: process.poll() is not None or b"serving on" in (folder / "serve.log").read_bytes(), 240)
-            assert process.poll() is None, (folder / "serve.log").read_text()[-3000:]
+            one.until(lambda: process.poll() is not None or "serving on" in one.printed(), 240)
+            assert process.poll() is None, one.printed()[-3000:]
             yield one
     finally:
         process.send_signal(signal.SIGTERM)

@@ -235,6 +235,19 @@ def test_an_upgrade_under_load_drops_nothing(endpoint: Served) -> None:
     assert stream.answered() <= set(endpoint.logged())
 
 
+def test_an_upgrade_that_cannot_start_is_reported_and_leaves_what_runs(endpoint: Served) -> None:
+    network = endpoint.folder / "live" / "model.onnx"
+    whole = network.read_bytes()
+    with endpoint.stream("broken", RATE) as stream:
+        network.write_bytes(whole[: len(whole) // 2])
+        endpoint.process.send_signal(signal.SIGHUP)
+        endpoint.until(lambda: "the rollout failed" in endpoint.printed(), 180)
+        endpoint.until_answered(stream, 20)
+    assert stream.statuses() == {200}
+    assert set(stream.sources()) == {"model"}
+    network.write_bytes(whole)
+
+
 def test_the_description_holds_for_whatever_is_sent(endpoint: Served) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     description = endpoint.http.get("/openapi.json").json()

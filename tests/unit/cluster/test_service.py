@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.service import ServiceSettings, prepare_environment, secret_path
+from cluster.service import ServiceSettings, Signals, prepare_environment, secret_path
 
 
 def test_switches_are_turned_before_ray_is_imported_and_what_is_set_stays(
@@ -42,20 +42,16 @@ def test_a_secrets_file_is_named_by_the_environment(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_the_wait_also_when_another_thread_takes_it(number: signal.Signals) -> None:
-    script = f"""
-import signal, threading, time
-from cluster.service import wait_for_signal
+    script = """
+import threading, time
+from cluster.service import Signals
 
-before = signal.getsignal({int(number)})
-
-def tell():
-    while signal.getsignal({int(number)}) is before:
-        time.sleep(0.01)
+with Signals() as signals:
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
     print("waiting", flush=True)
-    time.sleep(60)
-
-threading.Thread(target=tell, daemon=True).start()
-print(int(wait_for_signal()), flush=True)
+    while not (found := signals.wait()):
+        pass
+    print(found, flush=True)
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -63,3 +59,13 @@ print(int(wait_for_signal()), flush=True)
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
     assert int(out) == number
+
+
+def test_signals_that_come_while_nobody_waits_are_kept_in_order() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Signals() as signals:
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert [signals.wait(), signals.wait()] == [signal.SIGHUP, signal.SIGTERM]
+        assert signals.wait() is None
+    assert signal.getsignal(signal.SIGTERM) is before

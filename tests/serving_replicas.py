@@ -16,9 +16,8 @@ from cancellation.encoding import EncodedEvent
 from cancellation.events import event_mapping
 from cancellation.serving.metrics import Metrics
 from cancellation.serving.model import LocalModel, load_encoder, load_model, model_folder
-from cancellation.serving.replica import GatewayReplica, tokens_path
+from cancellation.serving.replica import AskModel, GatewayReplica, tokens_path
 from cancellation.serving.settings import ServingSettings
-from cancellation.serving.shadow import Ask
 from cancellation.simulation import SimulationSettings, simulate_event
 from cancellation.verdict_model import Scores, VerdictModel
 
@@ -79,7 +78,7 @@ async def serving(
     folder: Path,
     *,
     scored_by: VerdictModel | WatchedModel | None = None,
-    shadow_askers: Mapping[str, Ask] | None = None,
+    shadow_models: Mapping[str, AskModel] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Client]:
     """A running replica whose data are in `folder`."""
@@ -97,7 +96,7 @@ async def serving(
         encoder_version = load_encoder(model_folder(given.model))[1]
         return LocalModel(chosen, given.model, metrics, encoder_version=encoder_version)
 
-    replica = GatewayReplica(given, make_model, shadow_askers=shadow_askers)
+    replica = GatewayReplica(given, make_model, shadow_models=shadow_models)
     await replica.start()
     token = token_of(tokens_path(given))
     transport = httpx.ASGITransport(replica)

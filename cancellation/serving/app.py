@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray import serve
@@ -20,7 +20,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
-from cancellation.serving.messages import pack_reply, unpack_reply
+from cancellation.serving.messages import Reply, pack_replies, pack_reply, unpack_replies
 from cancellation.serving.metrics import Metrics, RayMetrics
 from cancellation.serving.model import (
     LocalModel,
@@ -33,9 +33,8 @@ from cancellation.serving.model import (
 )
 from cancellation.serving.node_metrics import node_metrics
 from cancellation.serving.remote_model import RemoteModel
-from cancellation.serving.replica import GatewayReplica, verdict_of_reply
+from cancellation.serving.replica import AskModel, GatewayReplica
 from cancellation.serving.settings import ModelSettings, ReplicaSettings, ServingSettings
-from cancellation.serving.shadow import Ask, Copy
 from cluster.autoscaling import CPU_FRACTION, CpuMeter
 from cluster.priorities import idle_executable
 
@@ -65,6 +64,11 @@ class ModelReplica:
     async def score_body(self, body: bytes, left_ms: float, bulk: bool) -> bytes:
         """Encode and score an event that comes as JSON."""
         return pack_reply(await self._model.score_body(body, left_ms, bulk=bulk))
+
+    async def score_bodies(self, bodies: Sequence[bytes], left_ms: float) -> bytes:
+        """The same for several at once."""
+        scoring = (self._model.score_body(body, left_ms, bulk=False) for body in bodies)
+        return pack_replies(await asyncio.gather(*scoring))
 
     async def explain(self, question: bytes) -> bytes:
         """Explain a verdict."""
@@ -97,15 +101,13 @@ class Gateway:
         self._handle = model
         self._shadows = dict(shadows or {})
         self._cpu = CpuMeter()
-        self._replica: GatewayReplica | None = None
 
     def __serve_build_asgi_app__(self) -> GatewayReplica:
         """Give Serve the ASGI application."""
-        askers = {name: self._asker(handle) for name, handle in self._shadows.items()}
-        self._replica = GatewayReplica(
-            self._settings, self._make_model, metrics=RayMetrics(), shadow_askers=askers, metrics_text=node_metrics
+        shadows = {name: _ask(handle) for name, handle in self._shadows.items()}
+        return GatewayReplica(
+            self._settings, self._make_model, metrics=RayMetrics(), shadow_models=shadows, metrics_text=node_metrics
         )
-        return self._replica
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell the autoscaler how busy this process is."""
@@ -116,13 +118,12 @@ class Gateway:
             return _local_model(self._settings.model, metrics)
         return RemoteModel(self._handle, model_folder(self._settings.model), self._settings.retry, metrics)
 
-    def _asker(self, handle: DeploymentHandle) -> Ask:
-        async def ask(copy: Copy, seconds: float) -> Mapping[str, Any]:
-            reply = unpack_reply(await handle.score_body.remote(copy.body, seconds * 1e3, False))
-            assert self._replica is not None
-            return verdict_of_reply(copy.event_id, copy.market, reply, self._replica.gateway.policy)
 
-        return ask
+def _ask(handle: DeploymentHandle) -> AskModel:
+    async def ask(bodies: Sequence[bytes], seconds: float) -> list[Reply]:
+        return unpack_replies(await handle.score_bodies.remote(list(bodies), seconds * 1e3))
+
+    return ask
 
 
 def build(arguments: Mapping[str, Any]) -> Application:

@@ -7,6 +7,7 @@ answer per event, because an exception would be the answer of the whole batch.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,10 +73,19 @@ def unpack_event(data: bytes) -> tuple[EncodedEvent, dict[str, Any]]:
 
 def pack_reply(reply: Reply) -> bytes:
     """Write an answer."""
-    return json.dumps(asdict(reply)).encode()
+    return pack_replies([reply])
 
 
 def unpack_reply(data: bytes) -> Reply:
     """Read an answer."""
-    fields = json.loads(data)
-    return Unscored(**fields) if "reason" in fields else Scored(**fields)
+    return unpack_replies(data)[0]
+
+
+def pack_replies(replies: Sequence[Reply]) -> bytes:
+    """Write answers."""
+    return json.dumps([asdict(reply) for reply in replies]).encode()
+
+
+def unpack_replies(data: bytes) -> list[Reply]:
+    """Read answers."""
+    return [Unscored(**fields) if "reason" in fields else Scored(**fields) for fields in json.loads(data)]

@@ -10,8 +10,9 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,9 @@ _STATES = {"off": 0.0, "shadow": 1.0, "live": 2.0}
 MakeModel = Callable[[Metrics], Awaitable[ModelClient]]
 """Loads the model, or finds the replicas that hold it; in the loop that will ask it."""
 
+AskModel = Callable[[Sequence[bytes], float], Awaitable[Sequence[Reply]]]
+"""Gets replies of a shadow's model to events as JSON, in their order, within so many seconds; may raise."""
+
 
 class GatewayReplica:
     """One replica of the gateway, as an ASGI application."""
@@ -66,13 +70,13 @@ class GatewayReplica:
         make_model: MakeModel,
         *,
         metrics: Metrics | None = None,
-        shadow_askers: Mapping[str, Ask] | None = None,
+        shadow_models: Mapping[str, AskModel] | None = None,
         metrics_text: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self.settings = settings
         self.metrics = metrics or Metrics()
         self._make_model = make_model
-        self._shadow_askers = dict(shadow_askers or {})
+        self._shadow_models = dict(shadow_models or {})
         self._metrics_text = metrics_text or self._own_metrics
         self._endpoint: Endpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -164,21 +168,45 @@ class GatewayReplica:
     def _add_shadows(self) -> None:
         add = self.gateway.add_shadow_answer
         for settings in self.settings.shadows:
-            ask = self._ask_rules if settings.source == "rules" else self._shadow_askers[settings.name]
+            ask: Ask = (
+                self._ask_rules
+                if settings.source == "rules"
+                else partial(self._ask_model_elsewhere, self._shadow_models[settings.name])
+            )
             self.gateway.shadows.append(Shadow(settings, ask, add, self.metrics))
         of_market = ShadowSettings(name="market", share=1.0)
         self.gateway.market_shadow = Shadow(of_market, self._ask_live_model, add, self.metrics)
 
-    async def _ask_rules(self, copy: Copy, _seconds: float) -> Mapping[str, Any]:
-        return rules_verdict(
-            parse_event(copy.body), policy=self._policy.current, source="rules", rules_version=RULES_VERSION
-        )
+    async def _ask_rules(self, copies: Sequence[Copy], _seconds: float) -> list[Mapping[str, Any] | None]:
+        return [
+            rules_verdict(
+                parse_event(copy.body), policy=self._policy.current, source="rules", rules_version=RULES_VERSION
+            )
+            for copy in copies
+        ]
 
-    async def _ask_live_model(self, copy: Copy, seconds: float) -> Mapping[str, Any]:
+    async def _ask_live_model(self, copies: Sequence[Copy], seconds: float) -> list[Mapping[str, Any] | None]:
         """Ask the model for a market that it does not judge yet."""
-        event = parse_event(copy.body)
-        reply = await self._model.score(self._model.encode(event), copy.body, time.monotonic() + seconds, bulk=True)
-        return verdict_of_reply(event.event_id, event.market, reply, self._policy)
+        deadline = time.monotonic() + seconds
+        events = [parse_event(copy.body) for copy in copies]
+        replies = await asyncio.gather(
+            *(
+                self._model.score(self._model.encode(event), copy.body, deadline, bulk=True)
+                for event, copy in zip(events, copies, strict=True)
+            )
+        )
+        return self._shadow_verdicts(copies, replies)
+
+    async def _ask_model_elsewhere(
+        self, ask: AskModel, copies: Sequence[Copy], seconds: float
+    ) -> list[Mapping[str, Any] | None]:
+        return self._shadow_verdicts(copies, await ask([copy.body for copy in copies], seconds))
+
+    def _shadow_verdicts(self, copies: Sequence[Copy], replies: Sequence[Reply]) -> list[Mapping[str, Any] | None]:
+        return [
+            verdict_of_reply(copy.event_id, copy.market, reply, self._policy) if isinstance(reply, Scored) else None
+            for copy, reply in zip(copies, replies, strict=True)
+        ]
 
     async def _watch_policy(self) -> None:
         """Look at policy and kill switch; in a thread, as the ledger waits for the disk."""

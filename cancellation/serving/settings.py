@@ -153,11 +153,14 @@ class ShadowSettings(Settings):
     max_queue: int = Field(default=64, ge=1)
     """Copies that may wait; more are dropped and counted."""
 
+    batch_events: int = Field(default=16, ge=1)
+    """Copies that go to the shadow in one call; they gather for a tenth of a second."""
+
     concurrency: int = Field(default=2, ge=1)
-    """Copies under way at a time."""
+    """Calls under way at a time."""
 
     timeout_seconds: float = Field(default=2.0, gt=0)
-    """A copy that takes longer is lost."""
+    """Copies whose call takes longer are lost."""
 
 
 class RolloutSettings(Settings):

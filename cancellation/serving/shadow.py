@@ -1,8 +1,9 @@
 """Shadows: other versions that see copies of the traffic, and that the traffic never sees.
 
 A copy is put into a bounded queue after the live answer is on record; where there is no room it is dropped and
-counted. A few workers take copies out and wait for the shadow with a time limit, so that one that hangs holds
-those workers and nothing else; one that fails again and again is left alone for longer and longer.
+counted. A few workers take out what has gathered for a moment, as one call (nobody waits for a shadow, and a call costs
+the event loop as much as an answer does), and wait for the shadow with a time limit, so that one that hangs
+holds those workers and nothing else; one that fails again and again is left alone for longer and longer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from cancellation.serving.metrics import SHADOW_COPIES, SHADOW_DISAGREEMENTS, SH
 from cancellation.serving.settings import ShadowSettings
 
 logger = logging.getLogger(__name__)
+
+_GATHER_SECONDS = 0.1
 
 _MAX_PAUSE_SECONDS = 30.0
 """A copy that kills its replica makes Serve start another, for seconds of a core that answers may want."""
@@ -41,8 +44,8 @@ def in_share(event_id: str, settings: ShadowSettings) -> bool:
     return int.from_bytes(digest) < settings.share * 2**32
 
 
-Ask = Callable[[Copy, float], Awaitable[Mapping[str, Any]]]
-"""Gets a shadow's verdict within so many seconds, in the contract's form; raises if there is none."""
+Ask = Callable[[Sequence[Copy], float], Awaitable[Sequence[Mapping[str, Any] | None]]]
+"""Gets a shadow's verdicts within so many seconds, in the contract's form, None where there is none; may raise."""
 
 
 class Shadow:
@@ -81,7 +84,7 @@ class Shadow:
         return in_share(event_id, self._settings)
 
     async def close(self) -> None:
-        """Stop; what still waits is dropped and counted."""
+        """Stop; what still waits or is under way is dropped and counted."""
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -94,27 +97,33 @@ class Shadow:
             while not self._queue:
                 self._wake.clear()
                 await self._wake.wait()
-            copy = self._queue.popleft()
+            await asyncio.sleep(_GATHER_SECONDS)
+            copies = [self._queue.popleft() for _ in range(min(len(self._queue), self._settings.batch_events))]
             self._metrics.set(SHADOW_QUEUE, len(self._queue), self._settings.name)
-            outcome = await self._try(copy)
-            self._metrics.count(SHADOW_COPIES, self._settings.name, outcome)
-            if outcome == "scored":
-                self._failures = 0
-            else:
+            if copies and not await self._try(copies):
                 self._failures += 1
                 await asyncio.sleep(min(0.05 * 2 ** min(self._failures, 10), _MAX_PAUSE_SECONDS))
 
-    async def _try(self, copy: Copy) -> str:
+    async def _try(self, copies: Sequence[Copy]) -> bool:
+        """Ask for verdicts, record and count them; tell whether there were any."""
         seconds = self._settings.timeout_seconds
+        missing = "failed"
         try:
             async with asyncio.timeout(seconds):
-                verdict = await self._ask(copy, seconds)
+                verdicts = await self._ask(copies, seconds)
+        except asyncio.CancelledError:
+            self._metrics.count(SHADOW_COPIES, self._settings.name, "dropped", value=len(copies))
+            raise
         except TimeoutError:
-            return "late"
+            verdicts, missing = [None] * len(copies), "late"
         except Exception as error:  # a shadow may fail as it likes
             logger.debug("shadow %s failed: %s", self._settings.name, type(error).__name__)
-            return "failed"
-        if verdict["verdict"] != copy.record["verdict"]["verdict"]:
-            self._metrics.count(SHADOW_DISAGREEMENTS, self._settings.name, copy.market)
-        self._record(copy, verdict)
-        return "scored"
+            verdicts = [None] * len(copies)
+        for copy, verdict in zip(copies, verdicts, strict=True):
+            if verdict is not None:
+                self._failures = 0
+                if verdict["verdict"] != copy.record["verdict"]["verdict"]:
+                    self._metrics.count(SHADOW_DISAGREEMENTS, self._settings.name, copy.market)
+                self._record(copy, verdict)
+            self._metrics.count(SHADOW_COPIES, self._settings.name, missing if verdict is None else "scored")
+        return any(verdict is not None for verdict in verdicts)

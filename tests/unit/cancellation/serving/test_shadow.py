@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cancellation.serving import metrics as m
+from cancellation.serving.messages import POISON, Reply
 from cancellation.serving.metrics import Metrics
 from cancellation.serving.settings import ShadowSettings
 from cancellation.serving.shadow import Copy, Shadow
 from tests.serving_replicas import serving, simulated_event
 
 
-async def hang(_copy: Copy, _seconds: float) -> Mapping[str, Any]:
+async def hang(_copies: Sequence[Any], _seconds: float) -> Any:
     await asyncio.Event().wait()
     raise AssertionError
 
 
-async def crash(_copy: Copy, _seconds: float) -> Mapping[str, Any]:
+async def crash(_copies: Sequence[Any], _seconds: float) -> Any:
     raise ConnectionError("the shadow is gone")
 
 
-async def dawdle(copy: Copy, _seconds: float) -> Mapping[str, Any]:
+async def dawdle(bodies: Sequence[bytes], _seconds: float) -> list[Reply]:
     await asyncio.sleep(0.1)
-    return {**copy.record["verdict"], "model_version": "slow@1"}
+    return [POISON for _ in bodies]
 
 
 SHADOW = {"name": "next", "source": "somewhere", "share": 1.0, "max_queue": 2, "concurrency": 1, "timeout_seconds": 0.2}
@@ -44,14 +45,13 @@ def test_a_bad_shadow_changes_no_answer_and_every_copy_is_accounted_for(tmp_path
             assert all(record["shadow"] is None for record in client.log())
             await asyncio.sleep(0.05)
         copies = client.metrics.total(m.SHADOW_COPIES, shadow="next")
-        in_flight = SHADOW["concurrency"] if settings else 0
         if settings:
-            assert len(events) - in_flight <= copies <= len(events)
+            assert copies == len(events)
             assert client.metrics.total(m.SHADOW_COPIES, shadow="next", outcome="dropped") >= 1
         return found
 
     alone = asyncio.run(answers(tmp_path / "alone"))
-    beside = asyncio.run(answers(tmp_path / "beside", shadows=[SHADOW], shadow_askers={"next": ask}))
+    beside = asyncio.run(answers(tmp_path / "beside", shadows=[SHADOW], shadow_models={"next": ask}))
     assert beside == alone
 
 
@@ -69,6 +69,35 @@ def test_the_rules_as_a_shadow_are_logged_beside_the_model(tmp_path: Path) -> No
             assert record["shadow"]["model_version"] == "rules-1"
 
     asyncio.run(scenario())
+
+
+def test_copies_gather_into_few_calls_and_each_gets_its_own_verdict() -> None:
+    calls: list[list[str]] = []
+    recorded: dict[str, str] = {}
+
+    async def ask(copies: Sequence[Copy], _seconds: float) -> list[Mapping[str, Any] | None]:
+        calls.append([copy.event_id for copy in copies])
+        return [None if copy.event_id == "e-3" else {"verdict": f"of {copy.event_id}"} for copy in copies]
+
+    async def scenario() -> Metrics:
+        metrics = Metrics()
+        settings = ShadowSettings(name="next", share=1.0, batch_events=5)
+        shadow = Shadow(
+            settings, ask, lambda copy, verdict: recorded.update({copy.event_id: verdict["verdict"]}), metrics
+        )
+        for number in range(12):
+            shadow.offer(Copy(f"e-{number}", "TH", b"{}", {"verdict": {"verdict": f"of e-{number}"}}))
+        while metrics.total(m.SHADOW_COPIES) < 12:
+            await asyncio.sleep(0.01)
+        await shadow.close()
+        return metrics
+
+    metrics = asyncio.run(scenario())
+    assert sorted(len(call) for call in calls) == [2, 5, 5]
+    assert recorded == {f"e-{number}": f"of e-{number}" for number in range(12) if number != 3}
+    assert metrics.total(m.SHADOW_COPIES, outcome="failed") == 1
+    assert metrics.total(m.SHADOW_COPIES, outcome="scored") == 11
+    assert metrics.total(m.SHADOW_DISAGREEMENTS) == 0
 
 
 def test_the_share_is_of_the_events_and_the_same_everywhere() -> None:

@@ -79,6 +79,11 @@ class Served:
         """What the job has said so far."""
         return (self.folder / "serve.log").read_text(errors="replace")
 
+    def measured(self, metric: str) -> float:
+        """The highest value of a metric that `/metrics` shows, 0 where it shows none."""
+        lines = self.http.get("/metrics").text.splitlines()
+        return max((float(line.rpartition(" ")[2]) for line in lines if line.startswith(metric)), default=0.0)
+
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """Processes of a deployment's replicas."""
         name = f"ray::ServeReplica:cancellation:{deployment}"

@@ -11,17 +11,21 @@ why. Built by `serve deploy cluster/serve.yaml`, by jobs/cancellation_serve.py, 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
 from cancellation.serving.messages import Reply, pack_replies, pack_reply, unpack_replies
-from cancellation.serving.metrics import Metrics, RayMetrics
+from cancellation.serving.metrics import SHADOW_HELD, Metrics, RayMetrics
 from cancellation.serving.model import (
     LocalModel,
     ModelClient,
@@ -37,6 +41,7 @@ from cancellation.serving.replica import AskModel, GatewayReplica
 from cancellation.serving.settings import ModelSettings, ReplicaSettings, ServingSettings
 from cluster.autoscaling import CPU_FRACTION, CpuMeter
 from cluster.priorities import idle_executable
+from cluster.restarts import RestartBackoff
 
 APP_NAME = "cancellation"
 _FLUSH_SECONDS = 0.1
@@ -52,10 +57,16 @@ def _local_model(settings: ModelSettings, metrics: Metrics) -> LocalModel:
 class ModelReplica:
     """One replica of a model: bytes in, bytes out, one typed answer per event."""
 
-    async def __init__(self, settings: str) -> None:  # type: ignore[misc]
+    async def __init__(self, settings: str, shadow: str | None = None) -> None:  # type: ignore[misc]
+        given = ModelSettings.model_validate_json(settings)
         self._metrics = RayMetrics()
-        self._model = _local_model(ModelSettings.model_validate_json(settings), self._metrics)
         self._flusher = asyncio.get_running_loop().create_task(self._flush())
+        if shadow is not None:
+            # Serve starts what died at once, every time; loading a model again and again is felt next door.
+            delay = _restarts(shadow, given).next_delay()
+            self._metrics.set(SHADOW_HELD, delay, shadow)
+            await asyncio.sleep(delay)
+        self._model = _local_model(given, self._metrics)
 
     async def score(self, packed: bytes) -> bytes:
         """Score an encoded event."""
@@ -83,6 +94,12 @@ class ModelReplica:
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
             self._metrics.flush()
+
+
+def _restarts(shadow: str, settings: ModelSettings) -> RestartBackoff:
+    """Of this version as this shadow on this machine, for as long as this Ray lives."""
+    key = f"{ray.get_runtime_context().gcs_address}-{shadow}-{settings.pin}".replace(":", "-")
+    return RestartBackoff(Path(tempfile.gettempdir()) / f"restarts-{os.getuid()}" / f"{key}.json")
 
 
 @serve.ingress()
@@ -145,7 +162,7 @@ def application(settings: ServingSettings) -> Application:
             ReplicaSettings(num_cpus=0.0 if settings.colocated else settings.models.num_cpus),
             f"shadow-{shadow.name}",
             max_queued=shadow.concurrency,
-            in_background=True,
+            shadow=shadow.name,
         )
         for shadow in settings.shadows
         if shadow.source != "rules"
@@ -160,11 +177,11 @@ def application(settings: ServingSettings) -> Application:
 
 
 def _model(
-    settings: ModelSettings, replicas: ReplicaSettings, name: str, *, max_queued: int, in_background: bool = False
+    settings: ModelSettings, replicas: ReplicaSettings, name: str, *, max_queued: int, shadow: str | None = None
 ) -> Application:
     options = _replicas(replicas, by_cpu=False)
-    if in_background:
-        # A replica that dies again and again loads its libraries each time, and that has to wait for live work too.
+    if shadow is not None:
+        # Loading libraries and a model has to wait for live work too.
         options["ray_actor_options"]["runtime_env"] = {"py_executable": idle_executable()}
     deployment = serve.deployment(ModelReplica).options(
         name=name,
@@ -173,7 +190,7 @@ def _model(
         health_check_period_s=5,
         **options,
     )
-    return deployment.bind(settings.model_dump_json())
+    return deployment.bind(settings.model_dump_json(), shadow)
 
 
 def _replicas(settings: ReplicaSettings, *, by_cpu: bool) -> dict[str, Any]:

@@ -63,6 +63,12 @@ SHADOW_DISAGREEMENTS = Metric(
     "cancellation_shadow_disagreements", "counter", "Shadow verdicts other than the live one", ("shadow", "market")
 )
 SHADOW_QUEUE = Metric("cancellation_shadow_queue", "gauge", "Copies that wait for a shadow", ("shadow",))
+SHADOW_HELD = Metric(
+    "cancellation_shadow_held_seconds",
+    "gauge",
+    "How long the last start of a shadow's replica was held back because those before it died",
+    ("shadow",),
+)
 POLICY_STATE = Metric("cancellation_policy_state", "gauge", "0 off, 1 shadow, 2 live", ("market",))
 POLICY_CHANGES = Metric("cancellation_policy_changes", "counter", "Policies and kill switches taken over")
 POLICY_REFUSED = Metric("cancellation_policy_refused", "gauge", "1 while a changed policy file is refused")

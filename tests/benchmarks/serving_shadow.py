@@ -2,8 +2,8 @@
 
 Ids decide which events the shadow gets. Seconds of which it gets none and seconds of which it gets a share
 are sent in turns, to the same processes in the same minutes, while the shadow is well, is ten times as slow, stopped,
-or dies whenever it is up. The last line is one JSON object: quantiles of both, and the difference of the p99 with its
-95 % interval (bootstrap over seconds).
+or dies whenever it is up (and is started again later and later). The last line is one JSON object: quantiles of
+both, and the difference of the p99 with its 95 % interval (bootstrap over seconds).
 
     python -m tests.benchmarks.serving_shadow [rate=50] [seconds=10] [rounds=6] [share=0.1] [kinds=well,slow,…]
 """
@@ -35,6 +35,7 @@ import psutil
 from cancellation.serving.settings import ShadowSettings
 from cancellation.serving.shadow import in_share
 from cancellation.serving.traffic import Sender, Sent, draw_samples, first_token, new_ids, send_at_rate
+from cluster.restarts import RestartBackoff
 from tests.benchmarks.serving import server
 from tests.benchmarks.serving_load import MARKETS, SAMPLES, quantile
 
@@ -88,14 +89,21 @@ class Shadow:
         while not ended.is_set():
             replicas = self.replicas()
             if self._kind == "crashing":
-                # Not while they start: Serve waits longer and longer before it starts one that never came up.
-                self._each(signal.SIGKILL, [one for one in replicas if time.time() - one.create_time() > _UP_SECONDS])
+                self._each(signal.SIGKILL, [one for one in replicas if self._is_up(one)])
             elif self._kind == "hung":
                 self._each(signal.SIGSTOP, replicas)
             elif self._kind == "slow":
                 self._slow(replicas, ended)
                 continue
             ended.wait(_LOOK_SECONDS)
+
+    def _is_up(self, replica: psutil.Process) -> bool:
+        """Whether it has had the time to load its model: Serve treats one that never came up in another way."""
+        held = Path(tempfile.gettempdir()) / f"restarts-{os.getuid()}"
+        due_at = max((RestartBackoff(path).due_at() for path in held.glob(f"*-{SHADOW.name}-*.json")), default=0.0)
+        with suppress(psutil.Error):
+            return time.time() - max(due_at, replica.create_time()) > _UP_SECONDS
+        return False
 
     def _slow(self, replicas: list[psutil.Process], ended: threading.Event) -> None:
         for _ in range(20):

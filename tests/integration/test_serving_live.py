@@ -192,7 +192,7 @@ def test_a_shadow_slow_then_hung_then_dead_takes_nothing_from_the_answers(endpoi
         # The second time it is not simply started again.
         (replica,) = endpoint.replicas("shadow-next")
         replica.send_signal(signal.SIGKILL)
-        endpoint.until(lambda: endpoint.measured("ray_cancellation_shadow_held_seconds") == 10)
+        endpoint.until(lambda: endpoint.measured("ray_cancellation_shadow_held_seconds") >= 10)
         endpoint.until_answered(stream, 20)
     assert stream.statuses() == {200}
     assert stream.reasons(endpoint) == {}

@@ -103,7 +103,7 @@ cancellation-calibrate: $(VENV)/.installed ## calibrate the cancellation model o
 	  simulation.num_events=9000 simulation.split=test_tactics
 	$(PY) -m jobs.cancellation_calibrate $(ARGS)
 	cp var/models/cancellation_calibrated/model/calibration.json cancellation/small_model/
-	cp var/models/cancellation_calibrated/policy.toml cancellation/policy.toml
+	cp var/models/cancellation_calibrated/policy.toml cancellation/decision/policy.toml
 
 .PHONY: bench-serving
 bench-serving: $(VENV)/.installed ## measure the endpoint beside a plain FastAPI server (a quarter of an hour, idle machine)

@@ -17,27 +17,32 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from cancellation.approaches import NetworkJudge
-from cancellation.calibration import choose_events
-from cancellation.calibration_run import CalibrationSettings, calibrate_backfill, threshold_rows, write_calibrated
-from cancellation.comparison import Figure
-from cancellation.event_files import EventRow
-from cancellation.events import event_mapping
-from cancellation.factors import VERDICTS
-from cancellation.fusion import load_fusion_model, save_fusion_model
-from cancellation.labelled_source import Example, example_files, read_examples
-from cancellation.policy import MarketPolicy, Policy
-from cancellation.pretraining import PretrainingSettings, pretrain_encoder
-from cancellation.scoring import score_rows
-from cancellation.scoring_report import align
-from cancellation.text_encoder import load_encoder
-from cancellation.text_tokenizer import TOKENIZER_FILE
-from cancellation.training import TrainingSettings, train_model
-from cancellation.verdict_model import TRAINED_FOLDER, VerdictModel, load_verdict_model
+from cancellation.comparison.approaches import NetworkJudge
+from cancellation.comparison.figures import Figure
+from cancellation.decision.calibration import choose_events
+from cancellation.decision.calibration_run import (
+    CalibrationSettings,
+    calibrate_backfill,
+    threshold_rows,
+    write_calibrated,
+)
+from cancellation.decision.policy import MarketPolicy, Policy
+from cancellation.events.event import event_mapping
+from cancellation.events.factors import VERDICTS
+from cancellation.events.files import EventRow
+from cancellation.model.fusion import load_fusion_model, save_fusion_model
+from cancellation.model.text_encoder import load_encoder
+from cancellation.model.verdict_model import TRAINED_FOLDER, VerdictModel, load_verdict_model
+from cancellation.scoring.report import align
+from cancellation.scoring.shard_steps import score_rows
+from cancellation.text.tokenizer import TOKENIZER_FILE
+from cancellation.training.labelled_source import Example, example_files, read_examples
+from cancellation.training.pretraining import PretrainingSettings, pretrain_encoder
+from cancellation.training.run import TrainingSettings, train_model
 from cluster.settings import Settings
 from cluster.storage import write_bytes
 from cluster.tracking import TrackedRun
-from cluster.training import TrainerSettings
+from cluster.training.train import TrainerSettings
 
 _RESAMPLES = 500
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cancellation.calibration_plot import draw_reliability
-from cancellation.calibration_run import (
+from cancellation.decision.calibration_plot import draw_reliability
+from cancellation.decision.calibration_run import (
     POLICY_FILE,
     CalibrationSettings,
     calibrate_backfill,
@@ -23,11 +23,11 @@ from cancellation.calibration_run import (
     threshold_rows,
     write_calibrated,
 )
-from cancellation.policy import load_policy
-from cancellation.scoring_report import align
-from cancellation.scoring_run import ScoringSettings, open_run, read_verdicts, score_backfill
+from cancellation.decision.policy import load_policy
+from cancellation.scoring.report import align
+from cancellation.scoring.run import ScoringSettings, open_run, read_verdicts, score_backfill
 from cluster.launch import run_job
-from cluster.model_files import fetch_model
+from cluster.models.files import fetch_model
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run

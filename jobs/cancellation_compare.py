@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cancellation.comparison_report import draw_comparison, render_markdown
-from cancellation.comparison_run import Comparison, ComparisonSettings, run_comparison
-from cancellation.training import TrainingSettings
+from cancellation.comparison.report import draw_comparison, render_markdown
+from cancellation.comparison.run import Comparison, ComparisonSettings, run_comparison
+from cancellation.training.run import TrainingSettings
 from cluster.launch import run_job
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
-from cluster.training import TrainerSettings
+from cluster.training.train import TrainerSettings
 
 
 class CompareJob(Settings):

@@ -13,17 +13,17 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cancellation.calibration_run import CalibrationSettings
+from cancellation.decision.calibration_run import CalibrationSettings
+from cancellation.decision.policy import load_policy
 from cancellation.new_market import NewMarket, NewMarketSettings, add_market
-from cancellation.policy import load_policy
-from cancellation.pretraining import PretrainingSettings
-from cancellation.training import TrainingSettings
+from cancellation.training.pretraining import PretrainingSettings
+from cancellation.training.run import TrainingSettings
 from cluster.launch import run_job
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.shard_pool import configure_ray_data
 from cluster.tracking import TrackingSettings, tracked_run
-from cluster.training import TrainerSettings
+from cluster.training.train import TrainerSettings
 
 
 class NewMarketJob(Settings):

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cancellation.pretraining import PretrainingSettings, pretrain_encoder
+from cancellation.training.pretraining import PretrainingSettings, pretrain_encoder
 from cluster.launch import run_job
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.shard_pool import configure_ray_data
 from cluster.tracking import TrackingSettings, tracked_run
-from cluster.training import TrainerSettings
+from cluster.training.train import TrainerSettings
 
 
 class PretrainJob(Settings):

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cancellation.publishing import PublishSource, publish
+from cancellation.decision.publishing import PublishSource, publish
 from cluster.launch import run_job
-from cluster.model_registry import ModelRegistry
+from cluster.models.registry import ModelRegistry
 from cluster.tracking import TrackingSettings, tracked_run
 
 

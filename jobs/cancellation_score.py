@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cancellation.policy import load_policy
-from cancellation.scoring_report import ScoringReport
-from cancellation.scoring_run import ScoringSettings, open_run, score_backfill
+from cancellation.decision.policy import load_policy
+from cancellation.scoring.report import ScoringReport
+from cancellation.scoring.run import ScoringSettings, open_run, score_backfill
 from cluster.launch import run_job
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings

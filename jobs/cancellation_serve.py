@@ -7,7 +7,7 @@ names (a line each: token, then its scopes); without one it makes a token and sa
     python -m jobs.cancellation_serve
     python -m jobs.cancellation_serve serving.colocated=false serving.model.source=models:/cancellation@champion
 
-On a cluster: serve deploy cluster/serve.yaml
+On a cluster: serve deploy cluster/serving/serve.yaml
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from cancellation.serving.replica import policy_path, tokens_path
 from cancellation.serving.settings import ServingSettings
 from cluster.launch import run_job
-from cluster.service import ServiceSettings, run_application, secret_path, serving_session
+from cluster.serving.service import ServiceSettings, run_application, secret_path, serving_session
 from cluster.session import SessionSettings
 from cluster.settings import Settings
 from cluster.storage import absolute_url

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cancellation.serving.live_figures import show_stream
-from cancellation.serving.traffic import Sender, draw_samples, first_token
+from cancellation.serving.demo.live_figures import show_stream
+from cancellation.serving.demo.traffic import Sender, draw_samples, first_token
 from cluster.launch import run_job
-from cluster.service import secret_path
+from cluster.serving.service import secret_path
 from cluster.settings import Settings
 
 _CLEAR = "\033[H\033[J"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cancellation.event_table import write_labelled
-from cancellation.simulation import SimulationSettings, simulate
+from cancellation.events.table import write_labelled
+from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.launch import run_job
 from cluster.settings import Settings
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cancellation.training import TrainingSettings, train_model
+from cancellation.training.run import TrainingSettings, train_model
 from cluster.launch import run_job
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
-from cluster.training import TrainerSettings
+from cluster.training.train import TrainerSettings
 
 
 class TrainJob(Settings):

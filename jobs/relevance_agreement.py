@@ -13,9 +13,9 @@ from pathlib import Path
 
 from cluster.launch import run_job
 from cluster.tracking import TrackingSettings, tracked_run
-from relevance.adjudication import AdjudicationSettings
-from relevance.agreement_report import AnnotationInputs, print_agreement, report_agreement
-from relevance.annotator_agreement import AgreementSettings
+from relevance.annotation.adjudication import AdjudicationSettings
+from relevance.annotation.agreement import AgreementSettings
+from relevance.annotation.agreement_report import AnnotationInputs, print_agreement, report_agreement
 
 
 class AgreementJob(AnnotationInputs):

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from cluster.launch import run_job
 from cluster.tracking import TrackingSettings, tracked_run
-from relevance.annotation_round import RoundSettings, make_round, print_round
-from relevance.annotation_strata import StrataSettings
-from relevance.annotation_tasks import TaskSettings
+from relevance.annotation.round import RoundSettings, make_round, print_round
+from relevance.annotation.strata import StrataSettings
+from relevance.annotation.tasks import TaskSettings
 
 
 class AnnotateJob(RoundSettings):

@@ -16,13 +16,13 @@ from cluster.launch import run_job
 from cluster.provenance import public_settings
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
-from relevance.engine_settings import EngineSettings
-from relevance.evaluation import EvaluationSettings
-from relevance.evaluation_pairs import read_evaluation_pairs, refuse_overlap
-from relevance.evaluation_report import report_evaluation
-from relevance.evaluation_run import judge
-from relevance.label_model import open_label_model
-from relevance.predictions import ask_model, read_scores
+from relevance.engines.label_model import open_label_model
+from relevance.engines.settings import EngineSettings
+from relevance.evaluation.figures import EvaluationSettings
+from relevance.evaluation.pairs import read_evaluation_pairs, refuse_overlap
+from relevance.evaluation.predictions import ask_model, read_scores
+from relevance.evaluation.report import report_evaluation
+from relevance.evaluation.run import judge
 
 
 class EvaluateJob(Settings):

@@ -16,11 +16,11 @@ from cluster.launch import run_job
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
-from cluster.training import TrainerSettings
-from relevance.pretraining import ModelShape, PretrainingSettings, new_model, pretrain, save_model
-from relevance.prompts import PromptEncoder, PromptSettings
-from relevance.tokenization import tokenizer_texts, train_small_tokenizer
-from relevance.training_pairs import read_labelled_pairs, read_weak_pairs
+from cluster.training.train import TrainerSettings
+from relevance.finetuning.pairs import read_labelled_pairs, read_weak_pairs
+from relevance.prompting.prompts import PromptEncoder, PromptSettings
+from relevance.small_model_recipe.pretraining import ModelShape, PretrainingSettings, new_model, pretrain, save_model
+from relevance.small_model_recipe.tokenization import tokenizer_texts, train_small_tokenizer
 
 
 class PretrainJob(Settings):

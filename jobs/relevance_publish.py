@@ -15,13 +15,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.launch import run_job
-from cluster.model_registry import ModelRegistry
+from cluster.models.registry import ModelRegistry
 from cluster.provenance import public_settings
 from cluster.tracking import TrackingSettings, tracked_run
-from relevance.engine_settings import EngineSettings
-from relevance.evaluation import EvaluationSettings
-from relevance.publishing import PublishingSettings
-from relevance.publishing_run import PublishSource, check_source, publish, roll_back
+from relevance.engines.settings import EngineSettings
+from relevance.evaluation.figures import EvaluationSettings
+from relevance.publishing.run import PublishSource, check_source, publish, roll_back
+from relevance.publishing.steps import PublishingSettings
 
 
 class PublishJob(PublishSource):

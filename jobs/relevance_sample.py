@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from cluster.launch import run_job
 from cluster.settings import Settings
-from relevance.sample import SampleSettings, sample_table
+from relevance.small_model_recipe.sample import SampleSettings, sample_table
 
 
 class SampleJob(Settings):

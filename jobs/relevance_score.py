@@ -18,11 +18,11 @@ from cluster.launch import run_job
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
-from relevance.estimating import estimate_day, print_estimate
-from relevance.label_model import open_label_model
-from relevance.scoring_day import score_day
-from relevance.scoring_report import ReportSettings, ScoringReport
-from relevance.scoring_run import ScoringSettings, open_run
+from relevance.engines.label_model import open_label_model
+from relevance.scoring.day import score_day
+from relevance.scoring.estimating import estimate_day, print_estimate
+from relevance.scoring.report import ReportSettings, ScoringReport
+from relevance.scoring.run import ScoringSettings, open_run
 
 
 class ScoreJob(Settings):

@@ -13,8 +13,8 @@ from pathlib import Path
 from cluster.launch import run_job
 from cluster.session import SessionSettings, ray_session
 from cluster.tracking import TrackingSettings, tracked_run
-from relevance.sweep import SweepSource, sweep
-from relevance.sweep_report import report_sweep
+from relevance.finetuning.sweep import SweepSource, sweep
+from relevance.finetuning.sweep_report import report_sweep
 
 
 class SweepJob(SweepSource):

@@ -11,7 +11,7 @@ _FOLDER = Path(__file__).parent
 
 
 def load_page(name: str, **filters: Callable[..., str]) -> Template:
-    """Load a template of this folder; every value is escaped, and a missing one is an error.
+    """Load a template by its path in here (`scoring/report.html`); every value is escaped, a missing one is an error.
 
     Escaping is switched on by hand: jinja2 leaves it off, and a reason, a market or a person may have any name.
     """

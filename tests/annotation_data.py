@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from relevance.labels import LABELS
-from relevance.scoring import SCORE_COLUMNS
+from relevance.scoring.shard_steps import SCORE_COLUMNS
 from tests.pairs_data import make_pairs
 
 Truth = dict[tuple[str, str], str]

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from cancellation import events
+from cancellation.events import event as events
 
 CUTOFF = datetime(2026, 3, 14, 9, 26, 53, tzinfo=timezone(timedelta(hours=7)))
 

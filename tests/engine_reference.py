@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from relevance.engine import TokenBatch
+from relevance.engines.interface import TokenBatch
 
 LABEL_IDS = (5, 17, 99, 200)
 VOCABULARY = 256

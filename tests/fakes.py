@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from relevance.engine import LabelScores, TokenBatch
-from relevance.engine_settings import EngineSettings
-from relevance.label_model import LabelModel
+from relevance.engines.interface import LabelScores, TokenBatch
+from relevance.engines.label_model import LabelModel
+from relevance.engines.settings import EngineSettings
 
 
 class FakeEngine:

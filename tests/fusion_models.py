@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from cancellation.encoding import EventEncoder
-from cancellation.fusion import FusionModel, FusionSettings, Variant
-from cancellation.labelled_source import Example, simulated_examples
-from cancellation.model_spec import ModelSpec
-from cancellation.simulation import SimulationSettings
-from cancellation.text_encoder import EncoderClass, EncoderShape, new_encoder
-from cancellation.text_tokenizer import train_tokenizer
-from cancellation.timeline import timeline
-from cancellation.training_data import EncodedSet, encode_examples
+from cancellation.model.fusion import FusionModel, FusionSettings, Variant
+from cancellation.model.spec import ModelSpec
+from cancellation.model.text_encoder import EncoderClass, EncoderShape, new_encoder
+from cancellation.simulation.simulator import SimulationSettings
+from cancellation.text.encoding import EventEncoder
+from cancellation.text.timeline import timeline
+from cancellation.text.tokenizer import train_tokenizer
+from cancellation.training.data import EncodedSet, encode_examples
+from cancellation.training.labelled_source import Example, simulated_examples
 
 MARKETS = ("TH", "ID", "BR")
 MAX_TOKENS = 48

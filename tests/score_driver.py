@@ -11,9 +11,9 @@ import logging
 import sys
 
 from cluster.session import SessionSettings, ray_session
-from relevance.label_model import open_label_model
-from relevance.scoring_day import score_day
-from relevance.scoring_run import ScoringSettings, open_run
+from relevance.engines.label_model import open_label_model
+from relevance.scoring.day import score_day
+from relevance.scoring.run import ScoringSettings, open_run
 from tests.fakes import load_fake_engine
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from cluster.commit import Output
-from cluster.model_files import ModelFiles
-from relevance.label_model import LabelModel
-from relevance.label_store import LabelStore
-from relevance.scoring_figures import ScoringFigures
-from relevance.scoring_run import ScoringRun, ScoringSettings
+from cluster.models.files import ModelFiles
+from relevance.engines.label_model import LabelModel
+from relevance.scoring.figures import ScoringFigures
+from relevance.scoring.label_store import LabelStore
+from relevance.scoring.run import ScoringRun, ScoringSettings
 
 FINGERPRINT = "5f0c1d2ab93e4476"
 

@@ -24,9 +24,9 @@ from typing import Any
 import httpx
 import psutil
 
-from cancellation.serving.segments import read_segment
-from cancellation.serving.shipped_log import read_log
-from cancellation.serving.traffic import Sample, Sender, Sent, draw_samples, new_ids, send_at_rate
+from cancellation.serving.demo.traffic import Sample, Sender, Sent, draw_samples, new_ids, send_at_rate
+from cancellation.serving.records.segments import read_segment
+from cancellation.serving.records.shipped_log import read_log
 
 PROJECT = Path(__file__).resolve().parent.parent
 TOKEN = "a-token-for-all-that-the-tests-do"

@@ -12,14 +12,14 @@ from typing import Any
 
 import httpx
 
-from cancellation.encoding import EncodedEvent
-from cancellation.events import event_mapping
-from cancellation.serving.metrics import Metrics
-from cancellation.serving.model import LocalModel, load_encoder, load_model, model_folder
+from cancellation.events.event import event_mapping
+from cancellation.model.verdict_model import Scores, VerdictModel
+from cancellation.serving.inference.model import LocalModel, load_encoder, load_model, model_folder
+from cancellation.serving.observability.metrics import Metrics
 from cancellation.serving.replica import AskModel, GatewayReplica, tokens_path
 from cancellation.serving.settings import ServingSettings
-from cancellation.simulation import SimulationSettings, simulate_event
-from cancellation.verdict_model import Scores, VerdictModel
+from cancellation.simulation.simulator import SimulationSettings, simulate_event
+from cancellation.text.encoding import EncodedEvent
 
 
 def simulated_event(index: int, market: str = "ID") -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Client:
 
     def log(self, name: str = "decisions") -> list[dict[str, Any]]:
         """What stands in a log on the local disk."""
-        from cancellation.serving.segments import read_segment
+        from cancellation.serving.records.segments import read_segment
 
         folder = Path(self.replica.settings.data_dir) / "log" / name
         paths = sorted(path for path in folder.iterdir() if path.suffix in (".open", ".sealed"))

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from cancellation.events import Event, Message, event_mapping, parse_event
-from cancellation.factors import VERDICTS
-from cancellation.simulation import SimulationSettings, simulate
-from cancellation.verdict_model import VerdictModel
+from cancellation.events.event import Event, Message, event_mapping, parse_event
+from cancellation.events.factors import VERDICTS
+from cancellation.model.verdict_model import VerdictModel
+from cancellation.simulation.simulator import SimulationSettings, simulate
 
 INDUCED, NOT_INDUCED = "induced", "not_induced"
 _ZERO_WIDTH = "\u200b"
@@ -78,7 +78,7 @@ def flips(model: VerdictModel, events: Sequence[Event]) -> Iterator[tuple[str, i
 
 
 if __name__ == "__main__":
-    from cancellation.serving.model import load_model
+    from cancellation.serving.inference.model import load_model
     from cancellation.serving.settings import ModelSettings
 
     shipped = load_model(ModelSettings())

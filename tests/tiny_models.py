@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relevance.guidelines import load_guidelines
 from relevance.labels import LABEL_WORDS
-from relevance.prompts import PromptSettings, save_prompt_settings
+from relevance.prompting.guidelines import load_guidelines
+from relevance.prompting.prompts import PromptSettings, save_prompt_settings
 
 _WORDS = (
     "rustic wooden wall clock red blue steel bottle with straw running shoes for men size ten cotton shirt large "

@@ -11,19 +11,19 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from cancellation.encoding import EncodedEvent, EventEncoder
-from cancellation.factors import FACTORS
-from cancellation.features import feature_names
-from cancellation.markets import MARKETS
-from cancellation.model_spec import ModelSpec
-from cancellation.timeline import SPECIAL_TOKENS
+from cancellation.events.factors import FACTORS
+from cancellation.events.markets import MARKETS
+from cancellation.features.vector import feature_names
+from cancellation.model.spec import ModelSpec
+from cancellation.text.encoding import EncodedEvent, EventEncoder
+from cancellation.text.timeline import SPECIAL_TOKENS
 
 WORDS = ("cancel", "stock", "sorry", "tomorrow", "hurry", "late", "changed", "mind")
 
 
 @dataclass
 class Scores:
-    """As `cancellation.verdict_model.Scores`."""
+    """As `cancellation.model.verdict_model.Scores`."""
 
     logits: np.ndarray
     factor_probabilities: np.ndarray

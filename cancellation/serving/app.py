@@ -5,7 +5,7 @@
     shadow-<name>      another version, for copies of the traffic
 
 Every version has a deployment of its own instead of sharing replicas by `serve.multiplexed`; remote_model.py says
-why. Built by `serve deploy cluster/serve.yaml`, by jobs/cancellation_serve.py, and by tests.
+why. Built by `serve deploy cluster/serving/serve.yaml`, by jobs/cancellation_serve.py, and by tests.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
-from cancellation.serving.messages import Reply, pack_replies, pack_reply, unpack_replies
-from cancellation.serving.metrics import SHADOW_HELD, Metrics, RayMetrics
-from cancellation.serving.model import (
+from cancellation.serving.inference.messages import Reply, pack_replies, pack_reply, unpack_replies
+from cancellation.serving.inference.model import (
     LocalModel,
     ModelClient,
     answer_question,
@@ -35,13 +34,14 @@ from cancellation.serving.model import (
     model_folder,
     pinned,
 )
-from cancellation.serving.node_metrics import node_metrics
-from cancellation.serving.remote_model import RemoteModel
+from cancellation.serving.inference.remote_model import RemoteModel
+from cancellation.serving.observability.metrics import SHADOW_HELD, Metrics, RayMetrics
+from cancellation.serving.observability.node_metrics import node_metrics
 from cancellation.serving.replica import AskModel, GatewayReplica
 from cancellation.serving.settings import ModelSettings, ReplicaSettings, ServingSettings
-from cluster.autoscaling import CPU_FRACTION, CpuMeter
-from cluster.priorities import idle_executable
-from cluster.restarts import RestartBackoff
+from cluster.serving.autoscaling import CPU_FRACTION, CpuMeter
+from cluster.serving.priorities import idle_executable
+from cluster.serving.restarts import RestartBackoff
 
 APP_NAME = "cancellation"
 _FLUSH_SECONDS = 0.1
@@ -204,7 +204,7 @@ def _replicas(settings: ReplicaSettings, *, by_cpu: bool) -> dict[str, Any]:
     }
     if settings.min == settings.max:
         return options | {"num_replicas": settings.min}
-    policy = {"policy_function": "cluster.autoscaling:CpuAndRequests"} if by_cpu else {}
+    policy = {"policy_function": "cluster.serving.autoscaling:CpuAndRequests"} if by_cpu else {}
     kwargs = {"policy_kwargs": {"target_cpu_fraction": settings.target_cpu_fraction}} if by_cpu else {}
     autoscaling = AutoscalingConfig(
         min_replicas=settings.min,

@@ -17,15 +17,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from cancellation.events import event_mapping, parse_event
-from cancellation.features import feature_digest
-from cancellation.serving.admission import Admission
-from cancellation.serving.archive import Archive
-from cancellation.serving.endpoint import Endpoint
-from cancellation.serving.gateway import RULES_VERSION, Gateway
-from cancellation.serving.http import Receive, Scope, Send
-from cancellation.serving.messages import Reply, Scored
-from cancellation.serving.metrics import (
+from cancellation.decision.verdicts import model_verdict, rules_verdict
+from cancellation.events.event import event_mapping, parse_event
+from cancellation.features.vector import feature_digest
+from cancellation.serving.answering.admission import Admission
+from cancellation.serving.answering.gateway import RULES_VERSION, Gateway
+from cancellation.serving.http.asgi import Receive, Scope, Send
+from cancellation.serving.http.endpoint import Endpoint
+from cancellation.serving.http.openapi import description
+from cancellation.serving.http.tokens import TokenStore, make_tokens_file
+from cancellation.serving.inference.messages import Reply, Scored
+from cancellation.serving.inference.model import ModelClient
+from cancellation.serving.inference.shadow import Ask, Copy, Shadow
+from cancellation.serving.observability.metrics import (
     LOG_BYTES,
     LOG_OVER_LIMIT,
     LOG_SHIP_FAILURES,
@@ -35,17 +39,13 @@ from cancellation.serving.metrics import (
     POLICY_STATE,
     Metrics,
 )
-from cancellation.serving.model import ModelClient
-from cancellation.serving.openapi import description
-from cancellation.serving.policy_store import PolicyStore
-from cancellation.serving.policy_view import policy_view
-from cancellation.serving.recent import RecentDecisions
+from cancellation.serving.observability.traces import Traces
+from cancellation.serving.records.archive import Archive
+from cancellation.serving.records.recent import RecentDecisions
+from cancellation.serving.rollout.policy_store import PolicyStore
+from cancellation.serving.rollout.policy_view import policy_view
 from cancellation.serving.settings import ServingSettings, ShadowSettings
-from cancellation.serving.shadow import Ask, Copy, Shadow
-from cancellation.serving.tokens import TokenStore, make_tokens_file
-from cancellation.serving.traces import Traces
-from cancellation.simulation import SimulationSettings, simulate_event
-from cancellation.verdicts import model_verdict, rules_verdict
+from cancellation.simulation.simulator import SimulationSettings, simulate_event
 
 logger = logging.getLogger(__name__)
 
@@ -305,7 +305,7 @@ def policy_path(settings: ServingSettings) -> Path:
     path = Path(settings.data_dir) / "policy.toml"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with resources.as_file(resources.files("cancellation") / "policy.toml") as shipped:
+        with resources.as_file(resources.files("cancellation.decision") / "policy.toml") as shipped:
             shutil.copyfile(shipped, path)
     return path
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from cancellation.serving.decision_log import DecisionLogSettings
-from cancellation.serving.log_shipping import ShipperSettings
-from cancellation.serving.traces import TraceSettings
-from cancellation.verdict_model import Device
+from cancellation.model.verdict_model import Device
+from cancellation.serving.observability.traces import TraceSettings
+from cancellation.serving.records.decision_log import DecisionLogSettings
+from cancellation.serving.records.log_shipping import ShipperSettings
 from cluster.settings import Settings
 
 
@@ -78,7 +78,7 @@ class ModelSettings(Settings):
     """Digest that the files must have, as the model's version ends in (`small@1a2b3c4d`); null takes what is there."""
 
     pin: str | None = None
-    """Content that `source` stood for when the application was built, as `cluster.model_files` names it: a replica
+    """Content that `source` stood for when the application was built, as `cluster.models.files` names it: a replica
     that finds other content does not start, and a new pin makes Serve replace the replicas one after the other."""
 
     cache_dir: str = "~/.cache/marketplace-llm"

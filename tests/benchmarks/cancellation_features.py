@@ -17,12 +17,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from cancellation.events import event_mapping, parse_event
-from cancellation.features import feature_table, features
-from cancellation.rules import judge
-from cancellation.simulation import SimulationSettings, simulate
-from cancellation.timeline import timeline
-from cancellation.token_budget import fit_timeline
+from cancellation.decision.rules import judge
+from cancellation.events.event import event_mapping, parse_event
+from cancellation.features.vector import feature_table, features
+from cancellation.simulation.simulator import SimulationSettings, simulate
+from cancellation.text.timeline import timeline
+from cancellation.text.token_budget import fit_timeline
 
 _ROUNDS = 15
 _EVENTS = 400

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cancellation.simulation import SimulationSettings, simulate
-from cancellation.verdict_model import load_verdict_model
+from cancellation.model.verdict_model import load_verdict_model
+from cancellation.simulation.simulator import SimulationSettings, simulate
 
 _ROUNDS = 60
 _MEDIAN_MESSAGES = 12

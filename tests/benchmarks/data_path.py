@@ -81,9 +81,9 @@ class PeakMemory:
 def measure(input_dir: str, output_dir: str) -> dict[str, float]:
     """Run the job over an input in this process; seconds exclude starting Ray."""
     from cluster.session import SessionSettings, ray_session
-    from relevance.label_model import open_label_model
-    from relevance.scoring_day import score_day
-    from relevance.scoring_run import ScoringSettings, open_run
+    from relevance.engines.label_model import open_label_model
+    from relevance.scoring.day import score_day
+    from relevance.scoring.run import ScoringSettings, open_run
     from tests.fakes import load_fake_engine
 
     model = open_label_model("relevance/small_model", None, quantization="none", cache_dir=output_dir)

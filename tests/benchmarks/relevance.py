@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from relevance.engine import Engine, LabelScores, TokenBatch
-from relevance.engine_loading import load_engine
-from relevance.engine_settings import EngineSettings, VllmSettings
-from relevance.prefix_rows import write_prompt
+from relevance.engines.interface import Engine, LabelScores, TokenBatch
+from relevance.engines.loading import load_engine
+from relevance.engines.prefix_rows import write_prompt
+from relevance.engines.settings import EngineSettings, VllmSettings
 from tests.engine_reference import minimum_tokens
 
 GUIDELINES, PRODUCT, QUERY, PAIRS_PER_PRODUCT = 200, 100, 8, 10

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from relevance.engine import TokenBatch
-from relevance.engine_loading import load_engine
-from relevance.engine_settings import EngineSettings, VllmSettings
-from relevance.prefix_rows import write_prompt
+from relevance.engines.interface import TokenBatch
+from relevance.engines.loading import load_engine
+from relevance.engines.prefix_rows import write_prompt
+from relevance.engines.settings import EngineSettings, VllmSettings
 from tests.engine_reference import minimum_tokens
 
 GUIDELINES, PRODUCT, QUERY = 384, 250, 20

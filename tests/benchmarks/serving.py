@@ -82,7 +82,7 @@ def highest_rate(port: int, tokens: Path, seconds: float, limit_ms: float) -> in
 
 def stages(port: int, tokens: Path) -> dict[str, float]:
     """Median time by stage of requests one after the other, as the server says, and as the client sees it."""
-    from cancellation.serving.traffic import draw_samples, first_token
+    from cancellation.serving.demo.traffic import draw_samples, first_token
 
     seen: dict[str, list[float]] = {}
     for number, sample in enumerate(draw_samples(60, seed=4)):

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cancellation.serving.traffic import Sender, Sent, draw_samples, first_token, new_ids, send_at_rate
+from cancellation.serving.demo.traffic import Sender, Sent, draw_samples, first_token, new_ids, send_at_rate
 
 SAMPLES = 400
 MARKETS = ("BR", "ID", "MY", "PH", "SG", "TH", "TW", "VN")

@@ -11,11 +11,11 @@ from typing import Any
 import uvicorn
 from fastapi import Body, FastAPI
 
-from cancellation.events import parse_event
-from cancellation.policy import load_policy
-from cancellation.serving.model import load_model
+from cancellation.decision.policy import load_policy
+from cancellation.decision.verdicts import model_verdict
+from cancellation.events.event import parse_event
+from cancellation.serving.inference.model import load_model
 from cancellation.serving.settings import ModelSettings
-from cancellation.verdicts import model_verdict
 
 app = FastAPI()
 model, policy = load_model(ModelSettings()), load_policy()

@@ -32,10 +32,10 @@ from typing import Any
 
 import psutil
 
+from cancellation.serving.demo.traffic import Sender, Sent, draw_samples, first_token, new_ids, send_at_rate
+from cancellation.serving.inference.shadow import in_share
 from cancellation.serving.settings import ShadowSettings
-from cancellation.serving.shadow import in_share
-from cancellation.serving.traffic import Sender, Sent, draw_samples, first_token, new_ids, send_at_rate
-from cluster.restarts import RestartBackoff
+from cluster.serving.restarts import RestartBackoff
 from tests.benchmarks.serving import server
 from tests.benchmarks.serving_load import MARKETS, SAMPLES, quantile
 

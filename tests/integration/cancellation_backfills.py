@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cancellation.encoding import EncodedEvent
-from cancellation.event_table import labelled_line
-from cancellation.simulation import SimulationSettings, simulate
+from cancellation.events.table import labelled_line
+from cancellation.simulation.simulator import SimulationSettings, simulate
+from cancellation.text.encoding import EncodedEvent
 from cluster import storage
 from cluster.commit import read_job_manifest
 from tests.verdict_models import Scores, WordModel

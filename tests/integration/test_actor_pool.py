@@ -21,9 +21,9 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_s
 for _ in range(2):
     cluster.add_node(num_cpus=4, num_gpus=2, object_store_memory=150 * 2**20)
 ray.init(cluster.address)
-from relevance.label_model import open_label_model
-from relevance.scoring_day import score_day
-from relevance.scoring_run import ScoringSettings, open_run
+from relevance.engines.label_model import open_label_model
+from relevance.scoring.day import score_day
+from relevance.scoring.run import ScoringSettings, open_run
 from tests.fakes import FakeEngine
 from tests.pairs_data import make_pairs, write_pairs
 

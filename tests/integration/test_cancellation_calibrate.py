@@ -7,13 +7,13 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from cancellation.calibration_run import CalibrationSettings
-from cancellation.event_table import write_labelled
-from cancellation.policy import load_policy
-from cancellation.scoring_run import ScoringSettings
-from cancellation.simulation import SimulationSettings, simulate
-from cancellation.thresholds import ThresholdSettings
-from cancellation.verdict_model import load_verdict_model
+from cancellation.decision.calibration_run import CalibrationSettings
+from cancellation.decision.policy import load_policy
+from cancellation.decision.thresholds import ThresholdSettings
+from cancellation.events.table import write_labelled
+from cancellation.model.verdict_model import load_verdict_model
+from cancellation.scoring.run import ScoringSettings
+from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.tracking import TrackingSettings, tracking_uri
 from jobs.cancellation_calibrate import CalibrateJob, main
 from jobs.cancellation_score import ScoreJob

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cancellation.pretraining import PretrainingSettings
-from cancellation.text_encoder import load_encoder
-from cluster.training import TrainerSettings
+from cancellation.model.text_encoder import load_encoder
+from cancellation.training.pretraining import PretrainingSettings
+from cluster.training.train import TrainerSettings
 from jobs.cancellation_pretrain import PretrainJob, main
 
 SMALL = {

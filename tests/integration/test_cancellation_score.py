@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from cancellation.event_table import write_labelled
-from cancellation.policy import Policy, load_policy
-from cancellation.scoring_report import ScoringReport
-from cancellation.scoring_run import ScoringSettings, VerdictRun, open_run, read_verdicts, score_backfill
-from cancellation.simulation import SimulationSettings, simulate
-from cancellation.verdicts import verdicts_of_table
+from cancellation.decision.policy import Policy, load_policy
+from cancellation.decision.verdicts import verdicts_of_table
+from cancellation.events.table import write_labelled
+from cancellation.scoring.report import ScoringReport
+from cancellation.scoring.run import ScoringSettings, VerdictRun, open_run, read_verdicts, score_backfill
+from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster import storage
 from cluster.tracking import TrackedRun, tracking_uri
 from jobs.cancellation_score import ScoreJob, main
@@ -25,7 +25,7 @@ from tests.verdict_models import load_word_model
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 CONTRACT = Draft202012Validator(
-    json.loads((resources.files("cancellation") / "schemas" / "verdict.schema.json").read_text())
+    json.loads((resources.files("cancellation.events") / "schemas" / "verdict.schema.json").read_text())
 )
 SHIPPED = PROJECT / "cancellation" / "small_model"
 

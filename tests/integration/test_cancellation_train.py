@@ -13,12 +13,12 @@ import numpy as np
 import psutil
 import pytest
 
-from cancellation.event_table import write_labelled
-from cancellation.fusion import load_fusion_model
-from cancellation.simulation import SimulationSettings, simulate
-from cancellation.training import TrainingSettings
-from cancellation.verdict_model import TRAINED_FOLDER, load_verdict_model
-from cluster.training import TrainerSettings
+from cancellation.events.table import write_labelled
+from cancellation.model.fusion import load_fusion_model
+from cancellation.model.verdict_model import TRAINED_FOLDER, load_verdict_model
+from cancellation.simulation.simulator import SimulationSettings, simulate
+from cancellation.training.run import TrainingSettings
+from cluster.training.train import TrainerSettings
 from jobs.cancellation_train import TrainJob, main
 
 SMALL = {

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from cancellation.serving.archive import Archive
-from cancellation.serving.decision_log import DecisionLog, DecisionLogSettings
-from cancellation.serving.log_shipping import Shipper, ShipperSettings
-from cancellation.serving.segments import read_segment, sealed_segments
-from cancellation.serving.shipped_log import read_log
+from cancellation.serving.records.archive import Archive
+from cancellation.serving.records.decision_log import DecisionLog, DecisionLogSettings
+from cancellation.serving.records.log_shipping import Shipper, ShipperSettings
+from cancellation.serving.records.segments import read_segment, sealed_segments
+from cancellation.serving.records.shipped_log import read_log
 from cluster import storage
 from tests.conftest import PROJECT
 from tests.decision_records import decision_record
@@ -26,7 +26,7 @@ from tests.s3_server import S3Server
 WRITER = """
 import sys
 from pathlib import Path
-from cancellation.serving.decision_log import DecisionLog, DecisionLogSettings
+from cancellation.serving.records.decision_log import DecisionLog, DecisionLogSettings
 from tests.decision_records import decision_record
 log = DecisionLog(Path(sys.argv[1]), DecisionLogSettings(segment_bytes=200_000, fsync_seconds=0.05))
 first, number = int(sys.argv[2]), 0
@@ -38,7 +38,7 @@ while True:
 SHIPPER = """
 import sys
 from pathlib import Path
-from cancellation.serving.log_shipping import Shipper
+from cancellation.serving.records.log_shipping import Shipper
 Shipper(Path(sys.argv[1]), sys.argv[2]).ship_once()
 """
 

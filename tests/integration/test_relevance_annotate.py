@@ -16,11 +16,11 @@ from cluster.tracking import TrackingSettings
 from jobs import relevance_agreement, relevance_annotate
 from jobs.relevance_score import ScoreJob
 from jobs.relevance_score import main as score
-from relevance.guidelines import load_guidelines
+from relevance.finetuning.pairs import read_labelled_pairs
 from relevance.labels import LABELS, parse_label
-from relevance.pair_files import find_splits
-from relevance.scoring_run import ScoringSettings
-from relevance.training_pairs import read_labelled_pairs
+from relevance.pairs.files import find_splits
+from relevance.prompting.guidelines import load_guidelines
+from relevance.scoring.run import ScoringSettings
 from tests.annotation_data import Truth, fill_sheets, read_sheet, write_csv, write_scored_day
 from tests.page_measures import assert_legible
 from tests.pairs_data import make_pairs, write_pairs

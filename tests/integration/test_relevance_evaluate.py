@@ -14,10 +14,10 @@ from cluster.tracking import TrackingSettings, open_client
 from jobs.relevance_evaluate import EvaluateJob, main
 from jobs.relevance_score import ScoreJob
 from jobs.relevance_score import main as score
-from relevance.engine_settings import EngineSettings
-from relevance.evaluation import EvaluationSettings
+from relevance.engines.settings import EngineSettings
+from relevance.evaluation.figures import EvaluationSettings
 from relevance.labels import LABELS
-from relevance.scoring_run import ScoringSettings
+from relevance.scoring.run import ScoringSettings
 from tests.conftest import SHARED_DATA
 from tests.page_measures import assert_legible
 from tests.pairs_data import make_pairs, write_pairs

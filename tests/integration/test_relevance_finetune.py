@@ -14,12 +14,12 @@ import pytest
 from mlflow import MlflowClient
 
 from cluster.tracking import TrackingSettings, open_client
-from cluster.training import TrainerSettings
+from cluster.training.train import TrainerSettings
 from jobs.relevance_finetune import FinetuneJob, main
-from relevance.adapters import LoraSettings
-from relevance.evaluation import EvaluationSettings
-from relevance.finetuning import FinetuningSettings
-from relevance.label_training import TrainingSettings
+from relevance.evaluation.figures import EvaluationSettings
+from relevance.finetuning.finetune import FinetuningSettings
+from relevance.training.loop import TrainingSettings
+from relevance.weights.adapters import LoraSettings
 from tests.pairs_data import write_learnable_pairs
 from tests.tiny_models import save_tiny_model
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.model_files import resolve_model
+from cluster.models.files import resolve_model
 from cluster.tracking import TrackingSettings
-from cluster.training import TrainerSettings
+from cluster.training.train import TrainerSettings
 from jobs.relevance_pretrain import PretrainJob, main
-from relevance.drawn_ahead import DrawnAhead
-from relevance.generated_pairs import GeneratedPairs, GenerationSettings
-from relevance.label_model import load_tokenizer
-from relevance.label_training import TrainingSettings
-from relevance.pretraining import ModelShape, PretrainingSettings
-from relevance.prompts import PromptEncoder, load_prompt_settings
+from relevance.engines.label_model import load_tokenizer
+from relevance.prompting.prompts import PromptEncoder, load_prompt_settings
+from relevance.small_model_recipe.generated_pairs import GeneratedPairs, GenerationSettings
+from relevance.small_model_recipe.pretraining import ModelShape, PretrainingSettings
+from relevance.training.drawn_ahead import DrawnAhead
+from relevance.training.loop import TrainingSettings
 
 TITLES = ["Nolo Red Running Shoes for Men, Size 9", "Brak Cast Iron Skillet, 10 Inch", "Wide Ruled Notebook (3 Pack)"]
 

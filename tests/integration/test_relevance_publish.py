@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from cluster.launch import run_job
 from cluster.tracking import TrackingSettings, open_client
-from cluster.training import TrainerSettings
+from cluster.training.train import TrainerSettings
 from jobs.relevance_evaluate import EvaluateJob
 from jobs.relevance_evaluate import main as evaluate
 from jobs.relevance_finetune import FinetuneJob
@@ -24,16 +24,16 @@ from jobs.relevance_finetune import main as finetune
 from jobs.relevance_publish import PublishJob, main
 from jobs.relevance_score import ScoreJob
 from jobs.relevance_score import main as score
-from relevance.engine_settings import EngineSettings, VllmSettings
-from relevance.evaluation import EvaluationSettings
-from relevance.evaluation_pairs import EvaluationPairs, read_evaluation_pairs
-from relevance.finetuning import FinetuningSettings
-from relevance.label_model import open_label_model
-from relevance.label_training import TrainingSettings
+from relevance.engines.label_model import open_label_model
+from relevance.engines.settings import EngineSettings, VllmSettings
+from relevance.evaluation.figures import EvaluationSettings
+from relevance.evaluation.pairs import EvaluationPairs, read_evaluation_pairs
+from relevance.evaluation.predictions import Predictions, ask_model
+from relevance.finetuning.finetune import FinetuningSettings
 from relevance.labels import LABELS
-from relevance.predictions import Predictions, ask_model
-from relevance.publishing import PublishingSettings
-from relevance.scoring_run import ScoringSettings
+from relevance.publishing.steps import PublishingSettings
+from relevance.scoring.run import ScoringSettings
+from relevance.training.loop import TrainingSettings
 from tests.pairs_data import make_pairs, read_committed, write_learnable_pairs, write_pairs
 from tests.tiny_models import save_tiny_model
 

@@ -13,7 +13,7 @@ from cluster import storage
 from cluster.commit import read_job_manifest
 from jobs.relevance_score import ScoreJob, main
 from relevance.labels import LABELS
-from relevance.scoring_run import ScoringSettings
+from relevance.scoring.run import ScoringSettings
 from tests.conftest import SHARED_DATA
 from tests.pairs_data import make_pairs, read_committed, read_visible, write_pairs
 

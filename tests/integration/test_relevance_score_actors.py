@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from cluster.commit import read_job_manifest
-from relevance.engine_settings import EngineSettings
-from relevance.label_model import LabelModel, open_label_model
-from relevance.scoring_day import score_day
-from relevance.scoring_run import ScoringRun, ScoringSettings, open_run
+from relevance.engines.label_model import LabelModel, open_label_model
+from relevance.engines.settings import EngineSettings
+from relevance.scoring.day import score_day
+from relevance.scoring.run import ScoringRun, ScoringSettings, open_run
 from tests.fakes import DyingEngine, load_fake_engine
 from tests.pairs_data import make_pairs, read_committed, read_visible, write_pairs
 

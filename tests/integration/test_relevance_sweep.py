@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from cluster.tracking import TrackingSettings, open_client
-from cluster.training import TrainerSettings
+from cluster.training.train import TrainerSettings
 from jobs.relevance_crossvalidate import CrossvalidateJob
 from jobs.relevance_crossvalidate import main as crossvalidate
 from jobs.relevance_sweep import SweepJob, main
-from relevance.evaluation import EvaluationSettings
-from relevance.finetuning import FinetuningSettings
-from relevance.label_training import TrainingSettings
+from relevance.evaluation.figures import EvaluationSettings
+from relevance.finetuning.finetune import FinetuningSettings
+from relevance.training.loop import TrainingSettings
 from tests.pairs_data import write_learnable_pairs
 
 FINETUNING = FinetuningSettings(epochs=2, training=TrainingSettings(pairs_per_step=32, bf16=False))

@@ -9,9 +9,9 @@ import pytest
 
 from cluster.provenance import Provenance
 from cluster.tracking import TrackingSettings, tracked_run
-from relevance.scoring_day import ScoredDay
-from relevance.scoring_measures import PreviousDay
-from relevance.scoring_report import ReportSettings, ScoringReport, report_files
+from relevance.scoring.day import ScoredDay
+from relevance.scoring.measures import PreviousDay
+from relevance.scoring.report import ReportSettings, ScoringReport, report_files
 from tests.page_measures import assert_legible
 from tests.scoring_days import FINGERPRINT, scored_day, scoring_run, shard_figures
 

@@ -18,7 +18,7 @@ proven threshold, and people who look at the rest.
 
 from __future__ import annotations
 
-from cancellation.serving.model import load_model
+from cancellation.serving.inference.model import load_model
 from cancellation.serving.settings import ModelSettings
 from tests.text_attacks import attackable, flips
 

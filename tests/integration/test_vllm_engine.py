@@ -14,11 +14,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from relevance.checkpoint import save_checkpoint
-from relevance.engine import LabelScores, TokenBatch
-from relevance.engine_loading import load_engine
-from relevance.engine_settings import EngineSettings, VllmSettings
-from relevance.model_loading import load_model
+from relevance.engines.interface import LabelScores, TokenBatch
+from relevance.engines.loading import load_engine
+from relevance.engines.settings import EngineSettings, VllmSettings
+from relevance.weights.checkpoint import save_checkpoint
+from relevance.weights.loading import load_model
 from tests.engine_reference import LABEL_IDS, minimum_tokens, random_batch
 from tests.tiny_models import save_tiny_model
 

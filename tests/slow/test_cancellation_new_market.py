@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from cancellation.calibration_run import CalibrationSettings
-from cancellation.event_table import write_labelled
+from cancellation.decision.calibration_run import CalibrationSettings
+from cancellation.decision.policy import load_policy
+from cancellation.decision.policy_file import render_policy
+from cancellation.events.table import write_labelled
+from cancellation.model.verdict_model import load_verdict_model
 from cancellation.new_market import NewMarketSettings
-from cancellation.policy import load_policy
-from cancellation.policy_file import render_policy
-from cancellation.pretraining import PretrainingSettings
-from cancellation.simulation import SimulationSettings, simulate
-from cancellation.training import TrainingSettings
-from cancellation.verdict_model import load_verdict_model
-from cluster.training import TrainerSettings
+from cancellation.simulation.simulator import SimulationSettings, simulate
+from cancellation.training.pretraining import PretrainingSettings
+from cancellation.training.run import TrainingSettings
+from cluster.training.train import TrainerSettings
 from jobs.cancellation_new_market import NewMarketJob, main
 from jobs.cancellation_train import TrainJob
 from jobs.cancellation_train import main as train

@@ -27,11 +27,11 @@ import pytest
 
 from cluster.tracking import TrackingSettings
 from jobs import relevance_agreement, relevance_annotate
-from relevance.annotation_files import read_annotations
-from relevance.annotation_strata import StrataSettings
-from relevance.annotation_tasks import TaskSettings
-from relevance.guidelines import load_guidelines
-from relevance.guidelines_page import guidelines_fragment
+from relevance.annotation.files import read_annotations
+from relevance.annotation.strata import StrataSettings
+from relevance.annotation.tasks import TaskSettings
+from relevance.prompting.guidelines import load_guidelines
+from relevance.prompting.guidelines_page import guidelines_fragment
 from tests.annotation_data import write_scored_day
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -1,4 +1,4 @@
-"""The endpoint as on a cluster: `ray start` with the switches that cluster/serve.yaml names, then `serve deploy` of it.
+"""The endpoint as on a cluster: `ray start` with the switches of cluster/serving/serve.yaml, then `serve deploy` of it.
 
 Replicas come and go with the load; new weights come by another `serve deploy`.
 """
@@ -25,13 +25,13 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from cancellation.verdict_model import load_verdict_model
+from cancellation.model.verdict_model import load_verdict_model
 from tests.conftest import PROJECT
 from tests.serving_process import TOKEN, Served, copy_model, free_port
 from tests.serving_replicas import simulated_event
 
 BIN = Path(sys.executable).parent
-CONFIG = PROJECT / "cluster" / "serve.yaml"
+CONFIG = PROJECT / "cluster" / "serving" / "serve.yaml"
 PATIENT = {
     # Tests share their machine: nothing is refused for being slow.
     "admission": {
@@ -83,7 +83,7 @@ def filled_in(folder: Path, port: int) -> dict[str, Any]:
     tokens.chmod(0o600)
     arguments = config["applications"][0]["args"]
     arguments |= {"data_dir": str(folder / "data"), "output": str(folder / "archive"), "tokens_file": str(tokens)}
-    arguments["rollout"]["policy"] = shutil.copy(PROJECT / "cancellation" / "policy.toml", folder)
+    arguments["rollout"]["policy"] = shutil.copy(PROJECT / "cancellation" / "decision" / "policy.toml", folder)
     arguments["model"]["registry_uri"] = registry_uri(folder)
     arguments["gateways"] |= {**SCALING, "target_cpu_fraction": 0.2}
     arguments["models"] |= {**SCALING, "target_ongoing": 0.2}

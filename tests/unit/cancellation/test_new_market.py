@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cancellation.labelled_source import simulated_examples
 from cancellation.new_market import NewMarketSettings, check_labels, check_old_markets, is_worse, paired_change
-from cancellation.simulation import SimulationSettings
+from cancellation.simulation.simulator import SimulationSettings
+from cancellation.training.labelled_source import simulated_examples
 from tests.verdict_models import WordModel
 
 SETTINGS = NewMarketSettings(min_labels=100)

@@ -12,7 +12,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from cancellation.serving.app import build
 from cancellation.serving.settings import ModelSettings, ServingSettings
-from cluster.autoscaling import CpuAndRequests
+from cluster.serving.autoscaling import CpuAndRequests
 from tests.conftest import PROJECT
 from tests.serving_process import copy_model, rename_model
 
@@ -64,7 +64,9 @@ def test_a_misspelt_setting_is_refused() -> None:
 
 
 def test_the_cluster_config_fits_ray_and_the_settings() -> None:
-    config = ServeDeploySchema.model_validate(yaml.safe_load((PROJECT / "cluster" / "serve.yaml").read_text()))
+    config = ServeDeploySchema.model_validate(
+        yaml.safe_load((PROJECT / "cluster" / "serving" / "serve.yaml").read_text())
+    )
     (application,) = config.applications
     assert application.import_path == "cancellation.serving.app:build"
     settings = ServingSettings.model_validate(application.args)

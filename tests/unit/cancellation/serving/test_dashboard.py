@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from cancellation.policy import Action
-from cancellation.serving.feedback import OUTCOMES
-from cancellation.serving.metrics import METRICS, Metric
+from cancellation.decision.policy import Action
+from cancellation.serving.observability.metrics import METRICS, Metric
+from cancellation.serving.records.feedback import OUTCOMES
 from tests.conftest import PROJECT
 
-GRAFANA = PROJECT / "cluster" / "grafana"
+GRAFANA = PROJECT / "cluster" / "serving" / "grafana"
 SERIES: dict[str, Metric] = {
     f"{metric.exported}{suffix}": metric
     for metric in METRICS

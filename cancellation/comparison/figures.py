@@ -1,0 +1,150 @@
+"""How good a judge is: figures over labelled events, each with a bootstrap interval over the events.
+
+Recall at a precision is the largest share of the induced that a threshold finds while that share of what it flags
+is right: the figure that decides how much a penalty threshold is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cancellation.events.factors import FACTORS, VERDICTS
+
+INDUCED = VERDICTS.index("induced")
+METRICS = (
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "auc",
+    "recall_at_precision_90",
+    "recall_at_precision_95",
+    "factor_f1",
+)
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """What a judge says of n events."""
+
+    probabilities: np.ndarray
+    """Of the classes, (n, 3)."""
+    factors: np.ndarray
+    """Probabilities of the decision factors, (n, 18)."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is so of the same events."""
+
+    labels: np.ndarray
+    """Class numbers, (n,)."""
+    factors: np.ndarray
+    """True where a code supports the label, (n, 18)."""
+    markets: tuple[str, ...]
+
+    @staticmethod
+    def of(labels: Sequence[str], factors: Sequence[Sequence[str]], markets: Sequence[str]) -> Truth:
+        """Collect it from labels and codes as the contract writes them."""
+        table = np.array([[code in codes for code in FACTORS] for codes in factors], bool).reshape(-1, len(FACTORS))
+        return Truth(np.array([VERDICTS.index(label) for label in labels]), table, tuple(markets))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its 95 % interval; all None where it is not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    samples: tuple[float, ...] = ()
+    """Of the bootstrap, in its order; NaN where a sample does not define the figure."""
+
+    def as_dict(self) -> dict[str, float | None]:
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def compare(found: Judgements, truth: Truth, *, resamples: int, seed: int = 0) -> dict[str, Figure]:
+    """Measure one judge: every metric, and accuracy and precision by market (`accuracy.TH`).
+
+    Args:
+        found: Of the judge.
+        truth: Of the same events.
+        resamples: Bootstrap samples; the same events for every judge of the same seed, so that judges can be compared.
+        seed: Of the bootstrap.
+    """
+    n = len(truth.labels)
+    rng = np.random.default_rng(seed)
+    # Row 0 is the sample itself; the others say how often each event was drawn.
+    weights = np.vstack([np.ones(n), *(np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(resamples))])
+    parts = {
+        **_verdict_figures(found.probabilities.argmax(axis=1), truth.labels, weights),
+        **_ranking_figures(found.probabilities[:, INDUCED], truth.labels == INDUCED, weights),
+        "factor_f1": _factor_f1(found.factors >= 0.5, truth.factors, weights),
+    }
+    for market in sorted(set(truth.markets)):
+        inside = weights * (np.array(truth.markets) == market)
+        figures = _verdict_figures(found.probabilities.argmax(axis=1), truth.labels, inside)
+        parts |= {f"{name}.{market}": figures[name] for name in ("accuracy", "precision", "recall")}
+    return {name: _figure(samples) for name, samples in parts.items()}
+
+
+def _verdict_figures(verdicts: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    hit = weights @ ((verdicts == INDUCED) & (labels == INDUCED))
+    precision = _ratio(hit, weights @ (verdicts == INDUCED))
+    recall = _ratio(hit, weights @ (labels == INDUCED))
+    return {
+        "accuracy": _ratio(weights @ (verdicts == labels), weights.sum(axis=1)),
+        "precision": precision,
+        "recall": recall,
+        "f1": _ratio(2 * hit, weights @ (verdicts == INDUCED) + weights @ (labels == INDUCED)),
+    }
+
+
+def _ranking_figures(scores: np.ndarray, induced: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # equal scores are flagged together
+    hits = np.cumsum(weights[:, order] * induced[order], axis=1)[:, ends]
+    flagged = np.cumsum(weights[:, order], axis=1)[:, ends]
+    total = hits[:, -1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall = hits / flagged, hits / total[:, None]
+    figures = {
+        f"recall_at_precision_{round(100 * least)}": np.where(
+            total > 0, np.where(precision >= least, recall, 0.0).max(axis=1), np.nan
+        )
+        for least in (0.90, 0.95)
+    }
+    misses = flagged - hits
+    steps = np.diff(misses, axis=1, prepend=0.0)
+    means = (hits + np.concatenate([np.zeros((len(hits), 1)), hits[:, :-1]], axis=1)) / 2
+    figures["auc"] = _ratio((steps * means).sum(axis=1), misses[:, -1] * total)
+    return figures
+
+
+def _factor_f1(found: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Micro-averaged over codes and events."""
+    hits = weights @ (found & truth).sum(axis=1)
+    return _ratio(2 * hits, weights @ found.sum(axis=1) + weights @ truth.sum(axis=1))
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan, np.float64), where=whole > 0)
+
+
+def _figure(samples: np.ndarray) -> Figure:
+    if np.isnan(samples[0]):
+        return Figure(None, None, None)
+    spread = samples[1:][~np.isnan(samples[1:])]
+    low, high = np.quantile(spread, (0.025, 0.975)) if len(spread) else (samples[0], samples[0])
+    return Figure(float(samples[0]), float(low), float(high), tuple(samples[1:].tolist()))
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a figure's difference between two judges, from their bootstrap over the same events."""
+    apart = np.asarray(first) - np.asarray(second)
+    low, high = np.nanquantile(apart, (0.025, 0.975))
+    return float(low), float(high)

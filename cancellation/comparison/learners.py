@@ -1,0 +1,73 @@
+"""Gradient-boosted trees on the 68 features, alone or with a text model's logits beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from cancellation.events.factors import FACTORS, VERDICTS
+from cluster.settings import Settings
+
+_FEWEST_POSITIVES = 10
+
+
+class TreeSettings(Settings):
+    """Of scikit-learn's HistGradientBoostingClassifier; missing features stay missing."""
+
+    max_iter: int = Field(default=200, ge=1)
+    """Trees per class."""
+
+    learning_rate: float = Field(default=0.08, gt=0)
+    max_leaf_nodes: int = Field(default=31, ge=2)
+    l2_regularization: float = Field(default=1.0, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
+class TreeLearner:
+    """One boosted model of the verdict, and a smaller one for each decision factor."""
+
+    def __init__(self, settings: TreeSettings) -> None:
+        self._settings = settings
+        self._verdict = self._model(settings.max_iter)
+        self._factors: list[HistGradientBoostingClassifier | float] = []
+
+    def fit(self, inputs: np.ndarray, labels: np.ndarray, factors: np.ndarray) -> TreeLearner:
+        """Learn from inputs (n, d) with NaN where missing, class numbers (n,) and factors (n, 18).
+
+        Raises:
+            ValueError: If a class of the verdict does not occur.
+        """
+        if len(np.unique(labels)) < len(VERDICTS):
+            raise ValueError(f"training events: all of {', '.join(VERDICTS)} are expected among the labels")
+        self._verdict.fit(inputs, labels)
+        self._factors = [self._fit_factor(inputs, factors[:, place]) for place in range(len(FACTORS))]
+        return self
+
+    def probabilities(self, inputs: np.ndarray) -> np.ndarray:
+        """Probabilities of the verdicts, (n, 3)."""
+        return self._verdict.predict_proba(inputs)
+
+    def factor_probabilities(self, inputs: np.ndarray) -> np.ndarray:
+        """Probabilities of the decision factors, (n, 18)."""
+        columns = [
+            np.full(len(inputs), model) if isinstance(model, float) else model.predict_proba(inputs)[:, 1]
+            for model in self._factors
+        ]
+        return np.stack(columns, axis=1)
+
+    def _fit_factor(self, inputs: np.ndarray, present: np.ndarray) -> HistGradientBoostingClassifier | float:
+        if min(present.sum(), len(present) - present.sum()) < _FEWEST_POSITIVES:
+            return float(present.mean())  # nothing to learn from: its share
+        return self._model(max(1, self._settings.max_iter // 4)).fit(inputs, present)
+
+    def _model(self, max_iter: int) -> HistGradientBoostingClassifier:
+        settings = self._settings
+        return HistGradientBoostingClassifier(
+            max_iter=max_iter,
+            learning_rate=settings.learning_rate,
+            max_leaf_nodes=settings.max_leaf_nodes,
+            l2_regularization=settings.l2_regularization,
+            early_stopping=False,
+            random_state=settings.seed,
+        )

@@ -1,0 +1,284 @@
+"""Train or find every approach, measure it on events that none has seen, and keep what is done.
+
+A row's result is a file named by everything that it depends on: resubmitted, only what is missing is made.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from cancellation.comparison.approaches import (
+    APPROACHES,
+    NAMES,
+    TEXT,
+    Approach,
+    Judge,
+    NetworkJudge,
+    RulesJudge,
+    TreesJudge,
+    collect_inputs,
+    network_settings,
+)
+from cancellation.comparison.figures import Truth, compare
+from cancellation.comparison.judging_speed import PriceSettings, Speed, measure_speed, processor_name
+from cancellation.comparison.learners import TreeSettings
+from cancellation.events.event import Event
+from cancellation.model.verdict_model import VerdictModel, load_verdict_model
+from cancellation.simulation.simulator import SimulationSettings, Split
+from cancellation.training.events import TrainingEventsSettings
+from cancellation.training.labelled_source import Example, example_files, read_examples, simulated_examples
+from cancellation.training.run import TrainingSettings, train_model
+from cluster.models.files import fetch_model, resolve_model
+from cluster.provenance import digest_of
+from cluster.settings import Settings
+from cluster.storage import exists
+from cluster.tracking import TrackedRun, TrackingSettings, tracked_run
+from cluster.training.train import TrainerSettings
+
+logger = logging.getLogger(__name__)
+
+SPLITS: tuple[Split, ...] = ("test_wordings", "test_tactics")
+REVIEWED = "reviewed"
+RANKED_BY = "recall_at_precision_95"
+_STACKING_SEED = 5_000_011
+BATCH = 32
+
+
+class ComparisonSettings(Settings):
+    """What is compared, on what."""
+
+    approaches: tuple[str, ...] = NAMES
+    """Rows of the table, by name."""
+
+    pretrained: str | None = None
+    """Text encoder from `jobs.cancellation_pretrain`; null: every network starts from a random one."""
+
+    shipped: str = "cancellation/small_model"
+    """The exported model of the row `shipped`, as it is."""
+
+    num_events: int = Field(default=4000, ge=50)
+    """Simulated events of each held-out set; their labels have no noise."""
+
+    seed: int = Field(default=9000, ge=9000)
+    """Of the held-out events. Seeds from 9000 on belong to evaluation: nothing may train or calibrate on them."""
+
+    reviewed: str | None = None
+    """Reviewed cases (JSONL); null: not measured."""
+
+    stacking_events: int = Field(default=10_000, ge=100)
+    """Simulated training events for the trees beside the text model, which never saw them."""
+
+    resamples: int = Field(default=500, ge=20)
+    """Bootstrap samples of each interval."""
+
+    tree_events: int = Field(default=100_000, ge=100)
+    """At most so many of the training events for the trees on the features, which learn in one piece of memory."""
+
+    speed_events: int = Field(default=300, ge=0)
+    """Events for latency and throughput, on one core; 0: not measured. Speeds belong to a processor: on another one
+    they are measured anew, of the same models."""
+
+    price: PriceSettings = PriceSettings()
+    trees: TreeSettings = TreeSettings()
+
+    @field_validator("approaches")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := sorted(set(names) - set(NAMES)):
+            raise ValueError(f"{', '.join(unknown)}: no such approach; expected some of {'; '.join(NAMES)}")
+        return names
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row: how well an approach judges."""
+
+    approach: str
+    meaning: str
+    sets: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+    """By set and metric: value, low, high."""
+    resampled: Mapping[str, Sequence[float]]
+    """By set: bootstrap samples of `RANKED_BY`, of the same events in every row."""
+    seconds: float
+    """Training and judging together; what was reused costs nothing."""
+    speed: Speed | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a row is made with."""
+
+    settings: ComparisonSettings
+    base: TrainingSettings
+    trainer: TrainerSettings
+    tracking: TrackingSettings
+    output: Path
+    cache_dir: str
+
+
+def run_comparison(comparison: Comparison, parent: TrackedRun) -> list[Result]:
+    """Make every row that is not there yet; each is a child of the tracked run."""
+    sets = held_out_sets(comparison.settings)
+    results = []
+    for approach in (one for one in APPROACHES if one.name in comparison.settings.approaches):
+        figures, speeds = _paths(comparison, approach)
+        timed = comparison.settings.speed_events > 0
+        if figures.exists() and (speeds.exists() or not timed):
+            logger.info("%s: reused", approach.name)
+        else:
+            name = comparison.tracking.experiment or "cancellation_compare"
+            tracking = comparison.tracking.model_copy(update={"experiment": name})
+            with tracked_run(approach.name, comparison.base, tracking) as child:
+                child.tags({"mlflow.parentRunId": parent.run_id or "", "approach": approach.name})
+                _make_row(comparison, approach, sets, child)
+                child.metrics(row_figures(_read_row(figures, speeds)))
+        results.append(_read_row(figures, speeds))
+    return results
+
+
+def held_out_sets(settings: ComparisonSettings) -> dict[str, list[Example]]:
+    """Draw the held-out events, and read the reviewed cases where they are given."""
+    sets = {}
+    for number, split in enumerate(SPLITS):
+        simulation = SimulationSettings(num_events=settings.num_events, split=split, label_noise=0.0)
+        sets[split] = list(simulated_examples(simulation, settings.seed + number, range(settings.num_events)))
+    if settings.reviewed:
+        if not exists(settings.reviewed):
+            raise ValueError(f"comparison.reviewed: no file {settings.reviewed}; name it, or null to do without")
+        sets[REVIEWED] = list(read_examples(settings.reviewed))
+    return sets
+
+
+def row_figures(result: Result) -> dict[str, float | None]:
+    """Give a row's numbers under the names that they have in MLflow."""
+    figures: dict[str, float | None] = {
+        f"{name}.{metric}": figure["value"] for name, found in result.sets.items() for metric, figure in found.items()
+    }
+    return figures | {"seconds": result.seconds} | (asdict(result.speed) if result.speed else {})
+
+
+def _make_row(
+    comparison: Comparison, approach: Approach, sets: Mapping[str, Sequence[Example]], run: TrackedRun
+) -> None:
+    """Write an approach's figures and its speed here, whichever is not there."""
+    started, settings = time.monotonic(), comparison.settings
+    figures, speeds = _paths(comparison, approach)
+    judge = _BUILDERS[approach.kind](comparison, approach, run)
+    if not figures.exists():
+        found = {
+            name: compare(judge.judge(_events(examples)), _truth(examples), resamples=settings.resamples)
+            for name, examples in sets.items()
+        }
+        by_set = {name: {metric: one.as_dict() for metric, one in row.items()} for name, row in found.items()}
+        resampled = {name: row[RANKED_BY].samples for name, row in found.items()}
+        row = Result(approach.name, approach.meaning, by_set, resampled, time.monotonic() - started)
+        _write(figures, asdict(row))
+    if settings.speed_events and not speeds.exists():
+        events = _events(sets[SPLITS[0]][: settings.speed_events])
+        speed = measure_speed(judge, events, batch=BATCH, price=settings.price)
+        _write(speeds, asdict(speed))
+
+
+def _events(examples: Sequence[Example]) -> list[Event]:
+    return [example.event for example in examples]
+
+
+def _truth(examples: Sequence[Example]) -> Truth:
+    labels, factors = [e.label for e in examples], [e.factors for e in examples]
+    return Truth.of(labels, factors, [e.event.market for e in examples])
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+
+def _read_row(figures: Path, speeds: Path) -> Result:
+    row = Result(**json.loads(figures.read_text(encoding="utf-8")))
+    return replace(row, speed=Speed(**json.loads(speeds.read_text(encoding="utf-8")))) if speeds.exists() else row
+
+
+def _build_rules(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
+    return RulesJudge()
+
+
+def _build_trees(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
+    examples = islice(training_examples(comparison.base.events), comparison.settings.tree_events)
+    return TreesJudge(comparison.settings.trees, collect_inputs(examples))
+
+
+def _build_stacked(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
+    text = _trained(comparison, TEXT, run)
+    events = comparison.base.events
+    examples = simulated_examples(
+        events.simulation, _STACKING_SEED + events.seed, range(comparison.settings.stacking_events)
+    )
+    return TreesJudge(comparison.settings.trees, collect_inputs(examples, text), text)
+
+
+def _build_network(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
+    return NetworkJudge(_trained(comparison, approach, run))
+
+
+def _build_shipped(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
+    files = resolve_model(comparison.settings.shipped, registry_uri=comparison.tracking.uri)
+    return NetworkJudge(load_verdict_model(fetch_model(files, cache_dir=comparison.cache_dir)))
+
+
+_BUILDERS: dict[str, Callable[[Comparison, Approach, TrackedRun], Judge]] = {
+    "rules": _build_rules,
+    "trees": _build_trees,
+    "stacked": _build_stacked,
+    "network": _build_network,
+    "shipped": _build_shipped,
+}
+
+
+def training_examples(settings: TrainingEventsSettings) -> Iterator[Example]:
+    """The events that the networks learn from, for the trees."""
+    if settings.events is None:
+        yield from simulated_examples(settings.simulation, 2 * settings.seed, range(settings.simulation.num_events))
+        return
+    for url in example_files(settings.events):
+        yield from read_examples(url)
+
+
+def _trained(comparison: Comparison, approach: Approach, run: TrackedRun) -> VerdictModel:
+    """Train a network, or find it trained under the same settings."""
+    settings = network_settings(approach, comparison.base, pretrained=comparison.settings.pretrained)
+    folder = comparison.output / "models" / f"{settings.name}-{digest_of(settings.model_dump(mode='json'))[:8]}"
+    done = folder / "history.json"
+    if not done.exists():
+        trained = train_model(settings, comparison.trainer, run, output=folder, cache_dir=comparison.cache_dir)
+        done.write_text(json.dumps(trained.history), encoding="utf-8")
+    return load_verdict_model(folder)
+
+
+_NOT_IN_FIGURES = {"approaches", "speed_events", "price"}
+
+
+def _paths(comparison: Comparison, approach: Approach) -> tuple[Path, Path]:
+    """Of an approach's figures, and of its speed on this processor."""
+    depends_on: dict[str, Any] = {
+        "approach": asdict(approach),
+        "base": comparison.base.model_dump(mode="json"),
+        "settings": comparison.settings.model_dump(mode="json", exclude=_NOT_IN_FIGURES),
+    }
+    if approach.kind == "shipped":
+        depends_on["model"] = resolve_model(comparison.settings.shipped, registry_uri=comparison.tracking.uri).digest
+    name = approach.name.replace(", ", "-").replace(" ", "-")
+    timed = comparison.settings.model_dump(mode="json", include={"speed_events", "price"})
+    speed = digest_of([depends_on, timed, processor_name()])
+    return (
+        comparison.output / "results" / f"{name}-{digest_of(depends_on)[:8]}.json",
+        comparison.output / "speeds" / f"{name}-{speed[:8]}.json",
+    )

@@ -1,0 +1,120 @@
+"""Whether a score means what it says: a temperature, and the calibration error that it leaves.
+
+Label smoothing of 0.1 alone puts the best probability of a sure class at 0.93, so that a threshold of 0.95 would
+never be passed: calibration comes first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cancellation.events.factors import VERDICTS
+from cluster.training.temperature import class_probabilities, find_temperature, negative_log_likelihood
+
+INDUCED = VERDICTS.index("induced")
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Events with scores in a range: how many, their mean score, and the share that was induced."""
+
+    start: float
+    stop: float
+    events: int
+    score: float | None
+    induced: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted temperature and what it does to the score, on events that it was not fitted on."""
+
+    temperature: float
+    fitted_events: int
+    judged_events: int
+    ece_before: float
+    ece_after: float
+    nll_before: float
+    nll_after: float
+    before: tuple[ReliabilityBin, ...]
+    after: tuple[ReliabilityBin, ...]
+
+
+def induced_scores(logits: np.ndarray, temperature: float, *, two_classes: np.ndarray) -> np.ndarray:
+    """Give the calibrated score of many events, (n,), as `verdicts.verdict_probabilities` does for one.
+
+    Args:
+        logits: Raw, (n, 3), in the order of `VERDICTS`.
+        temperature: Divides the logits.
+        two_classes: True where the market knows no `inconclusive`, (n,).
+    """
+    masked = np.array(logits, np.float64)
+    masked[two_classes, 2:] = -np.inf
+    return class_probabilities(masked, temperature)[:, INDUCED]
+
+
+def bin_scores(scores: np.ndarray, induced: np.ndarray, *, num_bins: int = 15) -> tuple[ReliabilityBin, ...]:
+    """Sort events into bins of equal width by their score."""
+    place = np.minimum((scores * num_bins).astype(int), num_bins - 1)
+    edges = np.linspace(0.0, 1.0, num_bins + 1)
+    bins = []
+    for number in range(num_bins):
+        inside = place == number
+        count = int(inside.sum())
+        mean, share = (float(scores[inside].mean()), float(induced[inside].mean())) if count else (None, None)
+        bins.append(ReliabilityBin(float(edges[number]), float(edges[number + 1]), count, mean, share))
+    return tuple(bins)
+
+
+def expected_calibration_error(bins: tuple[ReliabilityBin, ...]) -> float:
+    """Mean distance of score from share, weighted by events; 0 without any."""
+    total = sum(one.events for one in bins)
+    gaps = (one.events * abs(one.score - one.induced) for one in bins if one.score is not None)
+    return sum(gaps) / max(1, total)
+
+
+def choose_events(event_ids: Sequence[str], fraction: float, *, purpose: str) -> np.ndarray:
+    """Choose about a fraction of the events by a hash of their ids, bool (n,): the same in every run and order.
+
+    Choices for different purposes have nothing to do with each other, so that one may be made within the other.
+    """
+    digests = (hashlib.sha256(f"{purpose}/{name}".encode("utf-8", "surrogatepass")).digest() for name in event_ids)
+    return np.array([int.from_bytes(digest[:4], "big") < fraction * 2**32 for digest in digests], bool)
+
+
+def calibrate(logits: np.ndarray, labels: np.ndarray, two_classes: np.ndarray, fit: np.ndarray) -> Calibration:
+    """Fit a temperature on some events and judge it on the others.
+
+    Args:
+        logits: Raw, (n, 3).
+        labels: Class numbers, (n,).
+        two_classes: True where the event's market has two classes, (n,).
+        fit: True for the events to fit on, (n,); the others are kept for judging and for thresholds.
+
+    Raises:
+        ValueError: If either part is empty.
+    """
+    judged = ~fit
+    if not fit.any() or not judged.any():
+        raise ValueError(f"events to fit on and others to judge by are expected, found {fit.sum()} and {judged.sum()}")
+    temperature = find_temperature(logits[fit], labels[fit])
+    induced = labels[judged] == INDUCED
+    before, after = (
+        bin_scores(induced_scores(logits[judged], one, two_classes=two_classes[judged]), induced)
+        for one in (1.0, temperature)
+    )
+    return Calibration(
+        temperature=temperature,
+        fitted_events=int(fit.sum()),
+        judged_events=int(judged.sum()),
+        ece_before=expected_calibration_error(before),
+        ece_after=expected_calibration_error(after),
+        nll_before=negative_log_likelihood(logits[judged], labels[judged], 1.0),
+        nll_after=negative_log_likelihood(logits[judged], labels[judged], temperature),
+        before=before,
+        after=after,
+    )

@@ -1,0 +1,182 @@
+"""From a scored backfill to a model whose scores mean what they say and a policy that says why it may punish.
+
+The backfill's labelled events are split by their ids: one part fits the temperature, the other, which has chosen
+nothing, shows what it left and proves the thresholds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, model_validator
+
+from cancellation.decision.calibration import INDUCED, Calibration, calibrate, choose_events, induced_scores
+from cancellation.decision.policy import Evidence, MarketPolicy, Policy
+from cancellation.decision.policy_file import dated_version, render_policy
+from cancellation.decision.thresholds import MarketThreshold, ThresholdSettings, find_thresholds
+from cancellation.events.factors import VERDICTS
+from cancellation.model.verdict_model import CALIBRATION_FILE
+from cluster.settings import Settings
+
+POLICY_FILE, MODEL_FOLDER = "policy.toml", "model"
+_EVALUATION_SETS = ("reviewed_cases",)
+
+
+class CalibrationSettings(Settings):
+    """How the labelled events are used."""
+
+    fit_fraction: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the labelled events on which the temperature is fitted; the others prove the thresholds."""
+
+    min_events: int = Field(default=1000, ge=20)
+    """Refuse a backfill with fewer labelled events."""
+
+    thresholds: ThresholdSettings = ThresholdSettings()
+
+    @model_validator(mode="after")
+    def _people_look_first(self) -> CalibrationSettings:
+        lowest = self.thresholds.penalty_grid[-1]
+        if self.thresholds.investigate > lowest:
+            raise ValueError(f"thresholds.investigate: expected at most the lowest penalty candidate, {lowest}")
+        return self
+
+
+@dataclass(frozen=True)
+class CalibratedModel:
+    """What a backfill says of a model."""
+
+    model_version: str
+    calibration: Calibration
+    thresholds: Mapping[str, MarketThreshold]
+    policy: Policy
+    """The given one with new thresholds and their evidence."""
+    unknown_markets: tuple[str, ...]
+    """Markets of the backfill without an entry in the policy: they keep its default."""
+
+
+def calibrate_backfill(rows: pa.Table, policy: Policy, settings: CalibrationSettings, *, day: str) -> CalibratedModel:
+    """Calibrate one model on its scored, labelled backfill.
+
+    Args:
+        rows: Of `scoring.SCORED_SCHEMA`.
+        policy: State, classes and language of each market; its thresholds are replaced.
+        settings: Of the split and the proof.
+        day: ISO date that the evidence gets.
+
+    Raises:
+        ValueError: If there are too few labels, several models, or rows of an evaluation set.
+    """
+    labelled = rows.filter(pc.and_(pc.is_valid(rows["label"]), pc.is_null(rows["error"])))
+    _refuse(labelled, settings)
+    logits = np.array(labelled["logits"].to_pylist(), np.float32)
+    labels = np.array([VERDICTS.index(label) for label in labelled["label"].to_pylist()])
+    markets = labelled["market"].to_pylist()
+    two_classes = np.array([policy.market(market).classes == 2 for market in markets])
+    fit = choose_events(labelled["event_id"].to_pylist(), settings.fit_fraction, purpose="temperature")
+    calibration = calibrate(logits, labels, two_classes, fit)
+    judged = ~fit
+    scores = induced_scores(logits[judged], calibration.temperature, two_classes=two_classes[judged])
+    judged_markets = [market for market, used in zip(markets, judged, strict=True) if used]
+    thresholds = find_thresholds(scores, labels[judged] == INDUCED, judged_markets, settings.thresholds)
+    version = labelled["model_version"][0].as_py()
+    entries = {
+        code: _with_evidence(market, thresholds.get(code), settings.thresholds, version, day)
+        for code, market in policy.markets.items()
+    }
+    new = Policy(policy.version, policy.default, entries, settings.thresholds.min_precision)
+    unknown = tuple(code for code in thresholds if code not in policy.markets)
+    return CalibratedModel(version, calibration, thresholds, dated_version(new, day), unknown)
+
+
+def write_calibrated(calibrated: CalibratedModel, model_folder: Path, output: Path, *, source: str, day: str) -> None:
+    """Write a copy of the model with its calibration.json, and the policy file, below a folder."""
+    target = output / MODEL_FOLDER
+    shutil.copytree(model_folder, target, dirs_exist_ok=True)
+    (output / POLICY_FILE).write_text(render_policy(calibrated.policy), encoding="utf-8")
+    record = {**_summary(calibrated.calibration), "backfill": source, "date": day}
+    (target / CALIBRATION_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def figures(calibrated: CalibratedModel) -> dict[str, float | None]:
+    """Give the numbers under the names that they have in MLflow."""
+    found: dict[str, float | None] = _summary(calibrated.calibration)
+    for code, threshold in calibrated.thresholds.items():
+        found[f"penalty.{code}"] = threshold.proven.threshold if threshold.proven else None
+        found[f"lower_bound.{code}"] = threshold.nearest.lower_bound
+        found[f"flagged_cases.{code}"] = threshold.nearest.cases
+        found[f"cases_missing.{code}"] = threshold.cases_missing
+    return found
+
+
+def threshold_rows(calibrated: CalibratedModel) -> list[list[str]]:
+    """One row of text per market, for people: what is proven, on what, or what is missing."""
+    rows = [["market", "state", "penalty", "flagged", "induced", "precision", "lower bound", "cases missing", ""]]
+    for code, found in calibrated.thresholds.items():
+        near = found.nearest
+        pool = f"pooled: {' '.join(found.pooled)}" if found.pooled else ""
+        rows.append(
+            [
+                code,
+                calibrated.policy.market(code).state,
+                f"{found.proven.threshold:g}" if found.proven else "none",
+                f"{near.cases:,}",
+                f"{near.correct:,}",
+                "-" if near.precision is None else f"{near.precision:.3f}",
+                f"{near.lower_bound:.3f}",
+                "0" if found.proven else "-" if found.cases_missing is None else f"{found.cases_missing:,}",
+                "; ".join(filter(None, (pool, found.note))),
+            ]
+        )
+    return rows
+
+
+def _refuse(labelled: pa.Table, settings: CalibrationSettings) -> None:
+    if len(labelled) < settings.min_events:
+        raise ValueError(
+            f"backfill: at least {settings.min_events:,} labelled events are expected (calibration.min_events), found "
+            f"{len(labelled):,}; label more past events"
+        )
+    for name in _EVALUATION_SETS:
+        if any(place.startswith(name) for place in labelled["place"].to_pylist()):
+            raise ValueError(f"backfill: {name} is an evaluation set and must not choose a threshold; leave it out")
+    versions = pc.unique(labelled["model_version"].cast(pa.string())).to_pylist()
+    if len(versions) > 1:
+        raise ValueError(f"backfill: verdicts of one model are expected, found {', '.join(sorted(versions))}")
+
+
+def _with_evidence(
+    market: MarketPolicy, found: MarketThreshold | None, settings: ThresholdSettings, version: str, day: str
+) -> MarketPolicy:
+    if found is None:
+        evidence = Evidence(0, 0, 0.0, version, day, note="no labelled case of this market in the backfill")
+        return replace(market, investigate=settings.investigate, penalty=None, evidence=evidence)
+    near = found.nearest
+    evidence = Evidence(
+        cases=near.cases,
+        correct=near.correct,
+        lower_bound=_rounded_down(near.lower_bound),
+        model_version=version,
+        date=day,
+        pooled=found.pooled,
+        cases_missing=found.cases_missing,
+        events_missing=found.events_missing,
+        note=found.note,
+    )
+    penalty = found.proven.threshold if found.proven else None
+    return replace(market, investigate=settings.investigate, penalty=penalty, evidence=evidence)
+
+
+def _rounded_down(bound: float) -> float:
+    return int(bound * 10_000) / 10_000
+
+
+def _summary(calibration: Calibration) -> dict[str, Any]:
+    return {name: value for name, value in asdict(calibration).items() if name not in ("before", "after")}

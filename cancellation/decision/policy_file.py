@@ -1,0 +1,52 @@
+"""A policy written as its TOML file, with a version that names its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+from cancellation.decision.policy import MarketPolicy, Policy
+
+_HEADER = """\
+# What the model's scores lead to, market by market. Written by `python -m jobs.cancellation_calibrate`, which keeps
+# state, classes and language of the file it starts from; those are people's decisions and may be edited.
+# A penalty threshold stands here only with the evidence that precision above it is at least min_precision.
+"""
+
+
+def dated_version(policy: Policy, day: str) -> Policy:
+    """Name a policy after a day and its own content: two different policies never share a version."""
+    markets = {c: asdict(m) for c, m in policy.markets.items()}
+    content = json.dumps([policy.min_precision, asdict(policy.default), markets], sort_keys=True)
+    return replace(policy, version=f"{day}-{hashlib.sha256(content.encode()).hexdigest()[:8]}")
+
+
+def render_policy(policy: Policy) -> str:
+    """Write a policy as TOML that `parse_policy` reads back equal."""
+    lines = [_HEADER, f"version = {_value(policy.version)}", f"min_precision = {_value(policy.min_precision)}"]
+    lines += _market("default", policy.default)
+    for code in sorted(policy.markets):
+        lines += _market(f"markets.{code}", policy.markets[code])
+    if not policy.markets:
+        lines += ["", "[markets]"]
+    return "\n".join(lines) + "\n"
+
+
+def _market(name: str, market: MarketPolicy) -> Iterator[str]:
+    fields = asdict(market)
+    evidence = fields.pop("evidence")
+    yield from ("", f"[{name}]", *_lines(fields))
+    if evidence is not None:
+        yield from ("", f"[{name}.evidence]", *_lines(evidence))
+
+
+def _lines(fields: dict[str, Any]) -> Iterator[str]:
+    return (f"{key} = {_value(value)}" for key, value in fields.items() if value not in (None, (), ""))
+
+
+def _value(value: Any) -> str:
+    # JSON's strings, numbers and lists of strings are TOML's too.
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

@@ -1,0 +1,177 @@
+"""Events on storage: the files of a backfill, cut into shards, and every row as an event or as what is wrong with it.
+
+JSONL lines are events, or wrap one with its label (`{"event": {…}, "label": …}`); parquet rows are those of
+`event_table.EVENT_SCHEMA`, with a `label` column where there are labels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cancellation.events.event import Event, parse_event
+from cancellation.events.factors import VERDICTS
+from cancellation.events.fields import EventError, decode_json
+from cancellation.events.table import EVENT_SCHEMA, event_of_row
+from cluster import storage
+
+_PARALLEL_FILES = 8
+_READ_BYTES = 8 * 2**20
+_READ_ROWS = 2048
+
+
+@dataclass(frozen=True)
+class EventShard:
+    """A part of one input file: whole lines from one byte to another, or row groups from one to another."""
+
+    name: str
+    url: str
+    start: int
+    end: int
+    first_row: int
+    """Number of its first line, or row, in the file; counted from 1, as editors do."""
+    size_bytes: int
+    version: str
+    """Of the whole file, as stored."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """A row of the input: its place (`events.jsonl:12`), then an event or an error; a label where it has one."""
+
+    place: str
+    event: Event | None
+    label: str | None = None
+    error: str | None = None
+
+
+def find_event_shards(url: str, *, shard_bytes: int) -> list[EventShard]:
+    """List the input's files in order and cut each into shards of about a size, at ends of lines or row groups.
+
+    Raises:
+        ValueError: If there is no file, or one cannot be read or is no table of events; the file is named.
+    """
+    root = storage.open_filesystem(url)[1]
+    files = [file for file in storage.list_files(url) if _is_data(file.url, root)]
+    if not files:
+        raise ValueError(f"{url}: no .jsonl or .parquet file there")
+    with ThreadPoolExecutor(_PARALLEL_FILES) as pool:
+        parts = list(pool.map(lambda file: _cut_file(file, shard_bytes), files))
+    pieces = [(file, *part) for file, found in zip(files, parts, strict=True) for part in found]
+    return [
+        EventShard(f"{number:05d}", file.url, start, end, first_row, file.size_bytes, file.version)
+        for number, (file, start, end, first_row) in enumerate(pieces)
+    ]
+
+
+def read_event_rows(shard: EventShard) -> Iterator[EventRow]:
+    """Read a shard; what cannot be read as an event is a row with an error, never an exception.
+
+    Raises:
+        ValueError: If the file itself is damaged, naming it.
+    """
+    name = shard.url.rpartition("/")[2]
+    if not shard.url.endswith(".parquet"):
+        (content,) = storage.read_ranges([shard.url], [shard.start], [shard.end])
+        for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), shard.first_row):
+            if line.strip():
+                yield read_event_line(line, f"{name}:{number}")
+        return
+    number = shard.first_row
+    with _parquet(shard.url) as parquet:
+        groups = list(range(shard.start, shard.end))
+        for batch in parquet.iter_batches(batch_size=_READ_ROWS, row_groups=groups, use_threads=False):
+            for row in batch.to_pylist():
+                yield _read(row, f"{name}:{number}", row.get("label"), event_of_row)
+                number += 1
+
+
+def read_event_line(line: bytes, place: str) -> EventRow:
+    """Read one line: an event, or an object that wraps one."""
+    try:
+        value = decode_json(line)
+    except EventError as error:
+        return EventRow(place, None, error=str(error))
+    if isinstance(value, Mapping) and "event" in value:
+        return _read(value["event"], place, value.get("label"), parse_event)
+    return _read(value, place, None, parse_event)
+
+
+def _read(value: Any, place: str, label: Any, parse: Any) -> EventRow:
+    if label is not None and label not in VERDICTS:
+        return EventRow(place, None, error=f"label: expected one of {', '.join(VERDICTS)}, found another")
+    try:
+        return EventRow(place, parse(value), label)
+    except EventError as error:
+        return EventRow(place, None, label, str(error))
+
+
+def _is_data(url: str, root: str) -> bool:
+    inner = url.removeprefix("s3://").removeprefix(root).split("/")
+    return url.endswith((".jsonl", ".parquet")) and not any(part.startswith(("_", ".")) for part in inner)
+
+
+def _cut_file(file: storage.StoredFile, shard_bytes: int) -> list[tuple[int, int, int]]:
+    """Cut one file into (start, end, first row)."""
+    return (
+        _cut_row_groups(file.url, shard_bytes) if file.url.endswith(".parquet") else _cut_lines(file.url, shard_bytes)
+    )
+
+
+def _cut_lines(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
+    """Cut behind the line with which a shard has reached its size.
+
+    The file is read once for it, so that every error can name its line.
+    """
+    parts: list[tuple[int, int, int]] = []
+    start = position = 0
+    first_row = 1
+    with _open(url) as stream:
+        for row, line in enumerate(stream, 1):
+            position += len(line)
+            if position - start >= shard_bytes:
+                parts.append((start, position, first_row))
+                start, first_row = position, row + 1
+    if position > start:
+        parts.append((start, position, first_row))
+    return parts
+
+
+def _cut_row_groups(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
+    with _parquet(url) as parquet:
+        if missing := [f.name for f in EVENT_SCHEMA if not f.nullable and f.name not in parquet.schema_arrow.names]:
+            found = ", ".join(parquet.schema_arrow.names)
+            raise ValueError(f"{url}: column {missing[0]!r} is missing (required); found {found}")
+        groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
+    parts, start, size, first_row, row = [], 0, 0, 1, 1
+    for number, group in enumerate(groups):
+        size, row = size + group.total_byte_size, row + group.num_rows
+        if size >= shard_bytes or number == len(groups) - 1:
+            parts.append((start, number + 1, first_row))
+            start, size, first_row = number + 1, 0, row
+    return parts
+
+
+def _open(url: str) -> IO[bytes]:
+    filesystem, path = storage.open_filesystem(url)
+    return io.BufferedReader(filesystem.open(path, "rb"), _READ_BYTES)
+
+
+@contextmanager
+def _parquet(url: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with _open(url) as stream:
+            yield pq.ParquetFile(stream)
+    except pa.ArrowInvalid as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{url}: not a readable parquet file ({reason}): replace or remove it") from error

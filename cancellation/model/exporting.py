@@ -1,0 +1,233 @@
+"""A trained model as a small ONNX file for one CPU core, in float32 or with 8-bit matrix products.
+
+Activations are rounded on scales found beforehand on real inputs (static quantisation). Scales found at each
+call would depend on the batch an event is in: its score would change with its neighbours. Every export is compared
+with the trained network, and layers whose rounding moves scores too far stay as they were trained.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime import InferenceSession, SessionOptions
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from tokenizers import Tokenizer
+from torch import nn
+
+from cancellation.model.fusion import FusionModel
+from cancellation.model.spec import save_spec
+from cancellation.model.verdict_model import INPUTS, ONNX_FILE, OUTPUTS
+from cancellation.text.tokenizer import TOKENIZER_FILE
+from cluster.training.temperature import class_probabilities
+
+logger = logging.getLogger(__name__)
+
+EXPORT_FILE = "export.json"
+"""What was rounded, and how far that moves scores."""
+
+_OPSET = 17
+
+_ROUNDED = ("Wi", "intermediate.dense")
+"""Layers in 8 bits, by their names in ModernBERT and in XLM-R and DeBERTa: the widest, two fifths of the products.
+
+What enters them comes from a layer norm. Rounding what enters the others costs more than it saves: of 800 events
+these move scores by up to 0.009, query, key and value by up to 0.020 more, and all layers by up to 0.045.
+"""
+
+Inputs = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Token ids (n, t), features (n, 68), market rows (n,)."""
+
+
+class _Exported(nn.Module):
+    """The network with plain outputs, which gives an event the same bits alone and in a batch.
+
+    A product with a single row has a kernel of its own in ONNX Runtime, whose sums end in other last digits. What has
+    a row per event therefore gets one row more than there are events.
+    """
+
+    def __init__(self, model: FusionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, token_ids: torch.Tensor, features: torch.Tensor, markets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        read = self.model.read(token_ids)
+        states, mask = (None if part is None else _with_another_row(part) for part in read)
+        outputs = self.model.judge(states, mask, _with_another_row(features), _with_another_row(markets))
+        return outputs.verdict_nc[:-1], outputs.factors_nf[:-1]
+
+
+def _with_another_row(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.cat([tensor, torch.zeros_like(tensor[:1])])
+
+
+def export_model(
+    model: FusionModel,
+    tokenizer: Tokenizer,
+    calibration: Sequence[Inputs],
+    folder: Path,
+    *,
+    int8: bool = True,
+    judged: Sequence[Inputs] = (),
+    tolerance: float = 0.01,
+) -> None:
+    """Write the folder that `load_verdict_model` loads.
+
+    Args:
+        model: What was trained.
+        tokenizer: Its own.
+        calibration: Batches of real inputs on which activations' scales are measured.
+        folder: Where to.
+        int8: Round what may be rounded; the tokens' embeddings are kept in half precision anyway.
+        judged: Batches on which rounding is judged; none: those of `calibration`.
+        tolerance: How far a class's probability may move on them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        plain, prepared = Path(scratch) / "plain.onnx", Path(scratch) / "prepared.onnx"
+        write_onnx(model, plain)
+        quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
+        rounding = _Rounding(plain, prepared, folder / ONNX_FILE, calibration, judged or calibration)
+        rounded, difference = rounding.within(tolerance) if int8 else rounding.without()
+        num_events = rounding.num_events
+    report = {"rounded": rounded, "largest_difference": round(difference, 6), "judged_events": num_events}
+    (folder / EXPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    tokenizer.save(str(folder / TOKENIZER_FILE))
+    save_spec(model.spec, folder)
+
+
+class _Rounding:
+    """Rounds a prepared graph's layers, and fewer of them if that moves probabilities too far."""
+
+    def __init__(
+        self, plain: Path, prepared: Path, target: Path, calibration: Sequence[Inputs], judged: Sequence[Inputs]
+    ) -> None:
+        self._prepared, self._target, self._calibration, self._judged = prepared, target, calibration, judged
+        self._exact = _probabilities(plain, judged)
+        self._layers = [node.name for node in onnx.load(str(prepared)).graph.node if _is_rounded(node.name)]
+        self.num_events = len(self._exact)
+
+    def within(self, tolerance: float) -> tuple[list[str], float]:
+        """Write the graph with as many rounded layers as keep the tolerance; give them and the difference."""
+        layers = self._layers
+        difference = self._write(layers)
+        while difference > tolerance and layers:
+            trials = [[name for name in layers if name != left_out] for left_out in layers]
+            layers = min(trials, key=self._write)
+            difference = self._write(layers)
+            logger.info("%d layers in 8 bits move a score by %.4f at most", len(layers), difference)
+        return layers, difference
+
+    def without(self) -> tuple[list[str], float]:
+        """Write the graph without rounded layers."""
+        return [], self._write([])
+
+    def _write(self, layers: Sequence[str]) -> float:
+        if layers:
+            quantize(self._prepared, self._target, self._calibration, layers)
+        else:
+            shutil.copy(self._prepared, self._target)
+        shrink_embeddings(self._target)
+        return float(np.abs(_probabilities(self._target, self._judged) - self._exact).max(initial=0.0))
+
+
+def _probabilities(path: Path, batches: Sequence[Inputs]) -> np.ndarray:
+    """Of the classes, (n, 3), by a graph."""
+    options = SessionOptions()
+    options.intra_op_num_threads = 1  # as it will score
+    session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = {node.name for node in session.get_inputs()}
+    given = [{name: array for name, array in zip(INPUTS, batch, strict=True) if name in names} for batch in batches]
+    return class_probabilities(np.concatenate([session.run(OUTPUTS[:1], inputs)[0] for inputs in given]), 1.0)
+
+
+def write_onnx(model: FusionModel, path: Path) -> None:
+    """Trace the network into an ONNX file in float32; batch and length stay free."""
+    if model.text_encoder is not None:
+        model.text_encoder.set_attn_implementation("eager")
+    features = torch.zeros(2, len(model.spec.features))
+    features[:, ::3] = torch.nan
+    token_ids = torch.full((2, 24), 5)
+    token_ids[1, 20:] = model.text_encoder.config.pad_token_id if model.text_encoder is not None else 0
+    free = {"token_ids": {0: "events", 1: "tokens"}, "features": {0: "events"}, "markets": {0: "events"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            _Exported(model).eval(),  # the exporter sets the mode it found back on all parts
+            (token_ids, features, torch.zeros(2, dtype=torch.long)),
+            str(path),
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_axes={**free, **{name: {0: "events"} for name in OUTPUTS}},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+
+
+def _is_rounded(name: str) -> bool:
+    module = ".".join(name.split("/")[:-1])
+    return ".text_encoder." in module and module.endswith(tuple(f".{layer}" for layer in _ROUNDED))
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, batches: Sequence[Inputs], names: set[str]) -> None:
+        self._batches: Iterator[Inputs] = iter(batches)
+        self._names = names
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self._batches, None)
+        if batch is None:
+            return None
+        return {name: array for name, array in zip(INPUTS, batch, strict=True) if name in self._names}
+
+
+def quantize(source: Path, target: Path, calibration: Sequence[Inputs], layers: Sequence[str]) -> None:
+    """Round the products of some layers to 8 bits: weights per output, activations on measured scales."""
+    names = {node.name for node in onnx.load(str(source)).graph.input}
+    quantize_static(
+        str(source),
+        str(target),
+        _Reader(calibration, names),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        # Signed weights saturate sums of two products on a CPU without VNNI: scores would depend on the machine.
+        weight_type=QuantType.QUInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        nodes_to_quantize=list(layers),
+        # A product's result stays in float32: less rounding, and one fused operator where there were three.
+        extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
+    )
+
+
+def shrink_embeddings(path: Path) -> None:
+    """Keep the tokens' embeddings in half precision: most of the file, no time, and 8 bits would move scores."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    tables = {table.name: table for table in graph.initializer if len(table.dims) == 2}
+    for place, node in enumerate(graph.node):
+        table = tables.get(node.input[0]) if node.op_type == "Gather" else None
+        if table is None or "text_encoder" not in node.name:
+            continue
+        half, ids, rows = f"{table.name}.half", node.input[1], f"{table.name}.rows"
+        values = onnx.numpy_helper.to_array(table).astype(np.float16)
+        graph.initializer.remove(table)
+        graph.initializer.append(onnx.numpy_helper.from_array(values, half))
+        cast = onnx.helper.make_node("Cast", [rows], list(node.output), to=onnx.TensorProto.FLOAT)
+        graph.node.remove(node)
+        graph.node.insert(place, onnx.helper.make_node("Gather", [half, ids], [rows]))
+        graph.node.insert(place + 1, cast)
+        break
+    onnx.save(model, str(path))

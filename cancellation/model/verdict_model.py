@@ -1,0 +1,180 @@
+"""The model as it scores: on CPUs an exported network behind ONNX Runtime, on a GPU the trained one by torch.
+
+A folder holds `model.onnx`, `tokenizer.json`, `model.json` (`ModelSpec`), once calibrated `calibration.json` with the
+temperature, and in `trained/` the weights that a GPU runs. Scores are raw: policy and calibration are applied
+elsewhere. On a CPU an event has the same bits alone and in any batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cancellation.model.spec import SPEC_FILE, ModelSpec, load_spec
+from cancellation.text.encoding import EncodedEvent, EventEncoder
+from cancellation.text.tokenizer import PAD_TOKENS, TOKENIZER_FILE, load_tokenizer, token_of
+
+ONNX_FILE, CALIBRATION_FILE, TRAINED_FOLDER = "model.onnx", "calibration.json", "trained"
+INPUTS, OUTPUTS = ("token_ids", "features", "markets"), ("verdict", "factors")
+
+_WIDTH_STEP = 32
+"""Texts are padded to multiples of it, and share a call with those of the same width alone: how a sum over a text is
+cut into vectors depends on the width, and so do its last digits."""
+
+Network = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Token ids (n, t), features (n, 68), market rows (n,) -> logits of the classes (n, 3) and of the factors (n, 18)."""
+
+Device = Literal["cpu", "cuda"]
+
+_MAX_BATCH_TOKENS: dict[Device, int] = {"cpu": 4096, "cuda": 65_536}
+"""Padded tokens of one call; on a core 32 events of the longest, more is no faster."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Raw scores of n events, in the order they were given."""
+
+    logits: np.ndarray
+    """Of the classes, float32 (n, 3), uncalibrated."""
+
+    factor_probabilities: np.ndarray
+    """Of the decision factors, float32 (n, 18)."""
+
+
+class VerdictModel:
+    """An exported model: `encoder` makes its inputs, `score` takes them."""
+
+    def __init__(
+        self,
+        network: Network,
+        spec: ModelSpec,
+        encoder: EventEncoder,
+        *,
+        version: str,
+        temperature: float,
+        max_batch_tokens: int,
+    ) -> None:
+        self.spec = spec
+        self.encoder = encoder
+        self.version = version
+        """Name and digest of the files."""
+        self.temperature = temperature
+        """Of `calibration.json`; 1.0 if the folder has none."""
+        self._network = network
+        self._pad = token_of(encoder.tokenizer, PAD_TOKENS)
+        self._max_batch_tokens = max_batch_tokens
+
+    def score(self, events: Sequence[EncodedEvent]) -> Scores:
+        """Score encoded events; inside, events of about one length share a call.
+
+        Raises:
+            ValueError: If an event has another number of features than the model.
+        """
+        logits = np.empty((len(events), len(self.spec.classes)), np.float32)
+        factors = np.empty((len(events), len(self.spec.factors)), np.float32)
+        by_width: dict[int, list[int]] = {}
+        for place, event in enumerate(events):
+            width = -(-len(event.token_ids) // _WIDTH_STEP) * _WIDTH_STEP
+            by_width.setdefault(min(width, max(self.spec.max_tokens, len(event.token_ids))), []).append(place)
+        for width, places in by_width.items():
+            step = max(1, self._max_batch_tokens // width)
+            for start in range(0, len(places), step):
+                rows = places[start : start + step]
+                logits[rows], factors[rows] = self._run([events[row] for row in rows], width)
+        return Scores(logits, factors)
+
+    def _run(self, events: Sequence[EncodedEvent], width: int) -> tuple[np.ndarray, np.ndarray]:
+        token_ids = np.full((len(events), width), self._pad, np.int64)
+        features = np.empty((len(events), len(self.spec.features)), np.float32)
+        for row, event in enumerate(events):
+            if event.features.shape != features.shape[1:]:
+                raise ValueError(
+                    f"event {event.event_id}: expected {features.shape[1]} features, found {event.features.size}; "
+                    "encode it with this model's encoder"
+                )
+            token_ids[row, : len(event.token_ids)] = event.token_ids
+            features[row] = event.features
+        markets = np.array([self.spec.market_index(event.market) for event in events], np.int64)
+        verdict, factors = self._network(token_ids, features, markets)
+        return verdict, 1.0 / (1.0 + np.exp(-np.clip(factors, -60.0, 60.0)))
+
+
+def load_verdict_model(folder: Path, *, num_threads: int = 1, device: Device = "cpu") -> VerdictModel:
+    """Load an exported model.
+
+    Args:
+        folder: As `export_model` writes it; for a GPU with `trained/` beside.
+        num_threads: Cores of one call, on a CPU.
+        device: What to run on.
+
+    Raises:
+        ValueError: If a file is missing, or the model is of another order of features, classes or factors.
+        RuntimeError: If there is no GPU where one is asked for.
+    """
+    folder = Path(folder)
+    spec = load_spec(folder)
+    tokenizer = load_tokenizer(folder)
+    if not (folder / ONNX_FILE).is_file():
+        raise ValueError(f"model folder {folder}: expected {ONNX_FILE}, found none; export the model into it")
+    if device == "cuda":
+        from cancellation.model.torch_network import load_torch_network
+
+        network = load_torch_network(folder / TRAINED_FOLDER, spec)
+    else:
+        network = _OnnxNetwork(folder / ONNX_FILE, num_threads)
+    return VerdictModel(
+        network,
+        spec,
+        EventEncoder(tokenizer, max_tokens=spec.max_tokens, left_out=spec.left_out),
+        version=f"{spec.name}@{_digest(folder)}",
+        temperature=_temperature(folder),
+        max_batch_tokens=_MAX_BATCH_TOKENS[device],
+    )
+
+
+class _OnnxNetwork:
+    """An exported network on a CPU."""
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._inputs = {node.name for node in self._session.get_inputs()}
+
+    def __call__(
+        self, token_ids: np.ndarray, features: np.ndarray, markets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        given = dict(zip(INPUTS, (token_ids, features, markets), strict=True))
+        verdict, factors = self._session.run(OUTPUTS, {name: given[name] for name in self._inputs})
+        return verdict, factors
+
+
+def _digest(folder: Path) -> str:
+    """Of what decides the raw scores: network, tokeniser, description."""
+    digest = hashlib.sha256()
+    for name in (ONNX_FILE, SPEC_FILE, TOKENIZER_FILE):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _temperature(folder: Path) -> float:
+    path = folder / CALIBRATION_FILE
+    if not path.is_file():
+        return 1.0
+    try:
+        temperature = float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
+    except (ValueError, KeyError, TypeError):
+        temperature = float("nan")
+    if not 0.0 < temperature < 100.0:
+        raise ValueError(f"{path}: expected a temperature above 0 and below 100, found none; calibrate the model anew")
+    return temperature

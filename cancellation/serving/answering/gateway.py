@@ -1,0 +1,384 @@
+"""One event in, one verdict out, on record before it is sent.
+
+The order is fixed: parse, look for the same event before, ask policy and model, write the decision down, answer.
+Whatever the model does, there is an answer within the deadline: the rules' if need be, and those never punish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cancellation.decision.policy import MarketPolicy, Policy, Source
+from cancellation.decision.verdicts import model_verdict, rules_verdict
+from cancellation.events.event import Event, parse_event
+from cancellation.events.fields import decode_json
+from cancellation.features.vector import feature_digest, features
+from cancellation.serving.answering.admission import Overloaded
+from cancellation.serving.inference.messages import Reply, Scored, Unscored
+from cancellation.serving.inference.model import ModelClient
+from cancellation.serving.inference.shadow import Copy, Shadow
+from cancellation.serving.observability.metrics import (
+    DUPLICATES,
+    EXPLANATIONS,
+    FALLBACKS,
+    LOG_FAILURES,
+    SCORE,
+    STAGE,
+    VERDICTS,
+    Metrics,
+)
+from cancellation.serving.records.decision_log import DecisionLog
+from cancellation.serving.records.recent import RecentDecisions, Recorded
+from cancellation.serving.records.redaction import redact_event
+from cancellation.serving.rollout.policy_store import PolicyStore
+from cancellation.serving.settings import ServingSettings
+from cancellation.text.encoding import EncodedEvent
+
+logger = logging.getLogger(__name__)
+
+RULES_VERSION = "rules-1"
+_EXPLAIN_SECONDS = 5.0
+_MAX_LARGE = 4
+"""Large bodies that may wait for each other."""
+
+_ResultT = TypeVar("_ResultT")
+
+
+class Conflict(Exception):  # noqa: N818
+    """An event whose id was used for another event before."""
+
+
+class NotRecorded(Exception):  # noqa: N818
+    """A decision that could not be written down, so that it must not be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A verdict to send, how long its stages took (ms), and whether it was given before."""
+
+    verdict: dict[str, Any]
+    timings_ms: dict[str, float]
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One event as it came."""
+
+    event: Event
+    mapping: Mapping[str, Any]
+    body: bytes
+    fingerprint: str
+    caller: str
+    deadline: float
+    received_at: float
+    started: float
+    parse_ms: float
+    bulk: bool
+    large: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What was given to the model, and what it said."""
+
+    encoded: EncodedEvent
+    reply: Reply
+    encode_ms: float
+
+
+class Gateway:
+    """Answers events. Belongs to one event loop; its parts are made and closed by others."""
+
+    def __init__(
+        self,
+        *,
+        model: ModelClient,
+        policy: PolicyStore,
+        log: DecisionLog,
+        shadow_log: DecisionLog,
+        recent: RecentDecisions,
+        settings: ServingSettings,
+        metrics: Metrics,
+    ) -> None:
+        self.model = model
+        self.policy = policy
+        self.recent = recent
+        self.shadows: list[Shadow] = []
+        self.market_shadow: Shadow | None = None
+        """Shows the model the events of markets whose state is shadow."""
+        self._log = log
+        self._shadow_log = shadow_log
+        self._settings = settings
+        self._metrics = metrics
+        self._running: dict[str, tuple[str, asyncio.Future[None]]] = {}
+        self._lane = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
+        self._in_large_lane = 0
+        self._feature_digest = feature_digest()
+
+    async def judge(
+        self, body: bytes, *, caller: str, deadline: float, received_at: float, bulk: bool = False
+    ) -> Answer:
+        """Judge one event.
+
+        Args:
+            body: The event as JSON.
+            caller: Name of the caller's token, for the log.
+            deadline: Instant of `time.monotonic` by which the caller wants the answer.
+            received_at: Epoch seconds.
+            bulk: One of many, for which nobody waits: events that come alone go first.
+
+        Raises:
+            EventError: If the event is refused.
+            Conflict: If its id stands for another event.
+            NotRecorded: If the decision could not be written down.
+            Overloaded: If too many large bodies wait.
+        """
+        started = time.perf_counter()
+        large = len(body) > self._settings.limits.inline_bytes
+        mapping, event, fingerprint = await self._in_lane(large, _read, body)
+        parse_ms = (time.perf_counter() - started) * 1e3
+        while True:
+            known = self._known(event.event_id, fingerprint)
+            if known is not None:
+                return known
+            if event.event_id not in self._running:
+                break
+            first_fingerprint, first = self._running[event.event_id]
+            if first_fingerprint != fingerprint:
+                raise self._conflict(event.event_id)
+            await asyncio.shield(first)  # then it is known, or was given up
+        request = _Request(
+            event, mapping, body, fingerprint, caller, deadline, received_at, started, parse_ms, bulk, large
+        )
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._running[event.event_id] = (fingerprint, done)
+        try:
+            return await self._answer(request)
+        finally:
+            del self._running[event.event_id]
+            done.set_result(None)
+
+    async def explained(self, event_id: str) -> dict[str, Any] | None:
+        """Give a recorded decision; its factors get their evidence when it is asked for the first time."""
+        record = self._recorded(event_id)
+        if record is None:
+            return None
+        decision = record.decision
+        verdict = decision["verdict"]
+        if record.explanation is not None:
+            return {**decision, "verdict": {**verdict, "decision_factors": record.explanation}}
+        if verdict["action"] == "none" or verdict["source"] != "model" or not verdict["decision_factors"]:
+            return decision
+        deadline = time.monotonic() + _EXPLAIN_SECONDS
+        explained = await self.model.explain(decision["event"], decision["features"], verdict, deadline)
+        self._metrics.count(EXPLANATIONS, "late" if explained is None else "made")
+        if explained is None:
+            return decision
+        self.recent.add_explanation(event_id, explained["decision_factors"])
+        return {**decision, "verdict": explained}
+
+    async def close(self) -> None:
+        """Finish what is under way."""
+        await asyncio.gather(*(done for _, done in self._running.values()))
+        for shadow in (*self.shadows, *([self.market_shadow] if self.market_shadow else [])):
+            await shadow.close()
+        self._lane.shutdown(wait=False, cancel_futures=True)
+
+    def add_shadow_answer(self, copy: Copy, verdict: Mapping[str, Any]) -> None:
+        """Put a shadow's verdict on record beside the live one: in a log of its own, as it comes later."""
+        shadow = {
+            "model_version": verdict["model_version"],
+            "score": verdict["score"],
+            "verdict": verdict["verdict"],
+            "action": verdict["action"],
+        }
+        try:
+            self._shadow_log.append({**copy.record, "shadow": shadow})
+        except OSError as error:
+            self._metrics.count(LOG_FAILURES)
+            logger.warning("a shadow's answer could not be written down: %s", error)
+
+    async def _in_lane(self, large: bool, work: Callable[..., _ResultT], *arguments: Any) -> _ResultT:
+        """Work on a small body at once, on a large one in the lane of the large."""
+        if not large:
+            return work(*arguments)
+        if self._in_large_lane >= _MAX_LARGE:
+            raise Overloaded(self._settings.admission.retry_after_seconds)
+        self._in_large_lane += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._lane, work, *arguments)
+        finally:
+            self._in_large_lane -= 1
+
+    def _known(self, event_id: str, fingerprint: str) -> Answer | None:
+        record = self._recorded(event_id)
+        if record is None:
+            return None
+        if record.fingerprint != fingerprint:
+            raise self._conflict(event_id)
+        self._metrics.count(DUPLICATES, "replayed")
+        return _repeated(record)
+
+    def _recorded(self, event_id: str) -> Recorded | None:
+        try:
+            return self.recent.get(event_id)
+        except OSError as error:
+            logger.error("%s", error)
+            return None
+
+    def _conflict(self, event_id: str) -> Conflict:
+        self._metrics.count(DUPLICATES, "conflict")
+        return Conflict("event_id: expected an id of its own, found one that an event of other content has")
+
+    async def _answer(self, request: _Request) -> Answer:
+        event = request.event
+        policy, market = self.policy.current, self.policy.market(event.market)
+        asked = await self._ask_model(request) if market.state == "live" else None
+        reason = asked.reply.reason if asked and isinstance(asked.reply, Unscored) else None
+        if asked is not None and isinstance(asked.reply, Scored):
+            verdict = _model_verdict(event, asked.reply, policy)
+        else:
+            verdict = await self._in_lane(request.large, _rules_verdict, event, policy, asked is not None)
+        logged = await self._in_lane(request.large, redact_event, request.mapping, self._settings.log_events)
+        record = self._record(request, market, asked, verdict, reason) | {"event": logged}
+        stands = self._write(request, record)
+        if stands.decision != record:  # another replica was first
+            self._metrics.count(DUPLICATES, "replayed")
+            return _repeated(stands)
+        self._count(event.market, verdict, record["timings_ms"], reason)
+        self._copy(request, market, record)
+        return Answer(verdict, record["timings_ms"])
+
+    async def _ask_model(self, request: _Request) -> _Asked:
+        started = time.perf_counter()
+        encoded = await self._in_lane(request.large, self.model.encode, request.event)
+        encode_ms = (time.perf_counter() - started) * 1e3
+        deadlines = self._settings.deadlines
+        deadline = request.deadline - deadlines.reserve_ms / 1e3
+        if not request.bulk:
+            deadline = min(deadline, time.monotonic() + deadlines.model_ms / 1e3)
+        reply = await self.model.score(encoded, request.body, deadline, bulk=request.bulk)
+        return _Asked(encoded, reply, encode_ms)
+
+    def _record(
+        self,
+        request: _Request,
+        market: MarketPolicy,
+        asked: _Asked | None,
+        verdict: dict[str, Any],
+        reason: str | None,
+    ) -> dict[str, Any]:
+        numbers = asked.encoded.features if asked else features(request.event).astype(np.float32)
+        reply = asked.reply if asked else None
+        timings = {
+            "parse": request.parse_ms,
+            "encode": asked.encode_ms if asked else 0.0,
+            "queue": reply.queue_ms if isinstance(reply, Scored) else 0.0,
+            "model": reply.model_ms if isinstance(reply, Scored) else 0.0,
+            "total": (time.perf_counter() - request.started) * 1e3,
+        }
+        return {
+            "event_id": request.event.event_id,
+            "market": request.event.market,
+            "received_at": request.received_at,
+            "verdict": verdict,
+            "features": [None if value != value else value for value in numbers.tolist()],
+            "feature_digest": self._feature_digest,
+            "thresholds": {"investigate": market.investigate, "penalty": market.penalty},
+            "state": market.state,
+            "policy_version": verdict["policy_version"],
+            "model_version": self.model.version,
+            "timings_ms": {name: round(value, 3) for name, value in timings.items()},
+            "shadow": None,
+            "caller": request.caller,
+            "fallback_reason": reason,
+        }
+
+    def _write(self, request: _Request, record: Mapping[str, Any]) -> Recorded:
+        """Write ahead: what cannot be written down must not be sent. Gives the record that stands for the event."""
+        started = time.perf_counter()
+        event_id, logged = request.event.event_id, False
+
+        def log(encoded: bytes) -> None:
+            nonlocal logged
+            self._log.append_encoded(encoded)
+            logged = True
+
+        try:
+            stands = self.recent.put(event_id, request.fingerprint, record, before=log)
+        except OSError as error:  # of the recent ones, or of the log itself
+            logger.error("%s", error)
+            if not logged:
+                self._append_or_refuse(record)
+            stands = Recorded(request.fingerprint, dict(record), request.received_at, None)
+        self._metrics.observe(STAGE, (time.perf_counter() - started) * 1e3, "log")
+        if stands.fingerprint != request.fingerprint:
+            raise self._conflict(event_id)
+        return stands
+
+    def _append_or_refuse(self, record: Mapping[str, Any]) -> None:
+        """Write down a decision that cannot be remembered: if it is sent again, it will be judged anew."""
+        try:
+            self._log.append(record)
+        except OSError as error:
+            self._metrics.count(LOG_FAILURES)
+            logger.error("%s", error)
+            raise NotRecorded("the decision could not be written down, so it is not given; try again") from None
+
+    def _count(self, market: str, verdict: Mapping[str, Any], timings: Mapping[str, float], reason: str | None) -> None:
+        market = market if market in self.policy.current.markets else "other"  # callers must not make up series
+        self._metrics.count(VERDICTS, market, verdict["verdict"], verdict["action"], verdict["source"])
+        self._metrics.observe(SCORE, verdict["score"], market)
+        for stage, value in timings.items():
+            self._metrics.observe(STAGE, value, stage)
+        if reason is not None:
+            self._metrics.count(FALLBACKS, reason)
+
+    def _copy(self, request: _Request, market: MarketPolicy, record: Mapping[str, Any]) -> None:
+        shadows: Sequence[Shadow] = self.shadows
+        if market.state == "shadow" and self.market_shadow is not None:
+            shadows = (*shadows, self.market_shadow)
+        if shadows:
+            copy = Copy(request.event.event_id, request.event.market, request.body, record)
+            for shadow in shadows:
+                shadow.offer(copy)
+
+
+def _repeated(record: Recorded) -> Answer:
+    return Answer(record.decision["verdict"], record.decision["timings_ms"], repeated=True)
+
+
+def _read(body: bytes) -> tuple[Mapping[str, Any], Event, str]:
+    """Parse an event and name its content: by value, so that spaces and the order of keys do not matter."""
+    mapping = decode_json(body)
+    event = parse_event(mapping)
+    canonical = json.dumps(mapping, sort_keys=True, separators=(",", ":")).encode()
+    return mapping, event, blake2b(canonical, digest_size=16).hexdigest()
+
+
+def _model_verdict(event: Event, scored: Scored, policy: Policy) -> dict[str, Any]:
+    return model_verdict(
+        event.event_id,
+        event.market,
+        scored.logits,
+        scored.factors,
+        policy=policy,
+        model_version=scored.model_version,
+        temperature=scored.temperature,
+    )
+
+
+def _rules_verdict(event: Event, policy: Policy, fallback: bool) -> dict[str, Any]:
+    source: Source = "fallback" if fallback else "rules"
+    return rules_verdict(event, policy=policy, source=source, rules_version=RULES_VERSION)

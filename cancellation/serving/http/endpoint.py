@@ -1,0 +1,257 @@
+"""The endpoint: which path asks for what, who may, and what each refusal looks like."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+from cancellation.events.fields import EventError, check_object, decode_json, read_instant, type_name
+from cancellation.serving.answering.admission import Admission, Overloaded
+from cancellation.serving.answering.gateway import Answer, Conflict, Gateway, NotRecorded
+from cancellation.serving.http.asgi import Problem, Receive, Request, Response, Scope, Send, json_response
+from cancellation.serving.http.docs_page import page
+from cancellation.serving.http.tokens import Caller, Forbidden, TokenStore, Unauthorized
+from cancellation.serving.observability.metrics import FEEDBACK, LATENCY, REFUSED_CALLERS, REQUESTS, Metrics
+from cancellation.serving.observability.traces import Traces
+from cancellation.serving.records.decision_log import DecisionLog
+from cancellation.serving.records.feedback import feedback_record, parse_feedback
+from cancellation.serving.rollout.policy_view import policy_view, policy_view_at
+from cancellation.serving.settings import ServingSettings
+
+logger = logging.getLogger(__name__)
+
+_BATCH_CONCURRENCY = 8
+"""Events of one batch that are under way at a time."""
+
+_PREFIXES = ("/v1/verdicts/", "/v1/policy/")
+
+Handler = Callable[[Request, Caller | None, str], Awaitable[Response]]
+
+
+class Endpoint:
+    """Routes requests. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        tokens: TokenStore,
+        admission: Admission,
+        feedback_log: DecisionLog,
+        settings: ServingSettings,
+        metrics: Metrics,
+        traces: Traces,
+        metrics_text: Callable[[], Awaitable[str]],
+        description: Mapping[str, Any],
+    ) -> None:
+        self._gateway = gateway
+        self._tokens = tokens
+        self._admission = admission
+        self._feedback_log = feedback_log
+        self._settings = settings
+        self._metrics = metrics
+        self._traces = traces
+        self._metrics_text = metrics_text
+        self._description = json_response(description)
+        self._page = Response(page(description).encode(), content_type="text/html; charset=utf-8")
+        docs_scope = None if settings.open_docs else "verdict"
+        # Path, or its beginning where it ends in a slash: method, scope (None: for everybody), handler.
+        self._routes: dict[str, tuple[str, str | None, Handler]] = {
+            "/v1/verdicts": ("POST", "verdict", self._verdict),
+            "/v1/verdicts:batch": ("POST", "verdict", self._batch),
+            "/v1/verdicts/": ("GET", "verdict", self._decision),
+            "/v1/feedback": ("POST", "feedback", self._feedback),
+            "/v1/policy/": ("GET", "policy", self._policy),
+            "/healthz": ("GET", None, self._healthy),
+            "/readyz": ("GET", None, self._ready),
+            "/metrics": ("GET", "policy", self._show_metrics),
+            "/openapi.json": ("GET", docs_scope, self._show_description),
+            "/docs": ("GET", docs_scope, self._show_page),
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; whatever happens, with a status and without a word of the event."""
+        if scope["type"] != "http":
+            return
+        started = time.perf_counter()
+        request = Request.of(scope, receive)
+        route, response = "unknown", None
+        try:
+            route, handler, caller, rest = self._resolve(request)
+            response = await handler(request, caller, rest)
+        except Exception as error:  # the edge where a request becomes an answer
+            response = _refusal(error)
+        if not route.endswith("z"):
+            self._metrics.count(REQUESTS, route, str(response.status))
+            self._metrics.observe(LATENCY, (time.perf_counter() - started) * 1e3, route)
+        await response.send(send)
+
+    def _resolve(self, request: Request) -> tuple[str, Handler, Caller | None, str]:
+        """Find route and caller; whoever has no token learns nothing, not even which paths there are."""
+        path, rest = request.path, ""
+        for prefix in _PREFIXES:
+            if path.startswith(prefix):
+                path, rest = prefix, path.removeprefix(prefix)
+        route = self._routes.get(path) if rest or not path.endswith("/") else None
+        if route is None:
+            self._check(request, "verdict")
+            raise Problem(404, "unknown_path", "expected one of the paths in /openapi.json, found another")
+        method, scope, handler = route
+        caller = self._check(request, scope) if scope is not None else None
+        if request.method != method:
+            raise Problem(405, "method", f"expected {method}, found another method", headers={"Allow": method})
+        return path, handler, caller, rest
+
+    def _check(self, request: Request, scope: str) -> Caller:
+        try:
+            return self._tokens.check(request.header(b"authorization"), scope)
+        except (Unauthorized, Forbidden) as error:
+            self._metrics.count(REFUSED_CALLERS, "401" if isinstance(error, Unauthorized) else "403")
+            raise
+
+    async def _verdict(self, request: Request, caller: Caller | None, _rest: str) -> Response:
+        with self._admission.admitted():
+            received_at, deadline = time.time(), self._deadline(request, self._settings.deadlines.default_ms)
+            body = await request.json_body(self._settings.limits.body_bytes)
+            answer = await self._gateway.judge(body, caller=_name(caller), deadline=deadline, received_at=received_at)
+        self._traces.verdict(answer.verdict, answer.timings_ms, request.header(b"traceparent"))
+        return json_response(answer.verdict, headers=_answer_headers(answer))
+
+    async def _batch(self, request: Request, caller: Caller | None, _rest: str) -> Response:
+        with self._admission.admitted(batch=True):
+            received_at, deadline = time.time(), self._deadline(request, self._settings.deadlines.batch_ms)
+            body = await request.json_body(self._settings.limits.batch_body_bytes)
+            events = await asyncio.get_running_loop().run_in_executor(None, self._events_of, body)
+            places = asyncio.Semaphore(_BATCH_CONCURRENCY)
+
+            async def judge(event: Any) -> dict[str, Any]:
+                async with places:
+                    await asyncio.sleep(0)  # events that come alone go between
+                    return await self._item(event, _name(caller), deadline, received_at)
+
+            return json_response({"results": await asyncio.gather(*map(judge, events))})
+
+    def _events_of(self, body: bytes) -> list[Any]:
+        fields = frozenset({"events"})
+        value = decode_json(body)
+        check_object(value, fields, fields)
+        events, limit = value["events"], self._settings.limits.batch_events
+        if not isinstance(events, list):
+            raise EventError("events", f"expected an array, found {type_name(events)}")
+        if not 1 <= len(events) <= limit:
+            raise EventError("events", f"expected 1 to {limit} events, found {len(events)}")
+        return events
+
+    async def _item(self, event: Any, caller: str, deadline: float, received_at: float) -> dict[str, Any]:
+        try:
+            body = json.dumps(event, separators=(",", ":")).encode()
+            answer = await self._gateway.judge(
+                body, caller=caller, deadline=deadline, received_at=received_at, bulk=True
+            )
+        except Exception as error:  # the edge where an item becomes a result
+            problem = _problem(error)
+            return {"status": problem.status, **problem.content()}
+        return {"status": 200, "verdict": answer.verdict}
+
+    async def _decision(self, _request: Request, _caller: Caller | None, event_id: str) -> Response:
+        decision = await self._gateway.explained(event_id)
+        if decision is None:
+            raise Problem(404, "unknown_event", "expected the id of a decision within the retention time")
+        return json_response(decision)
+
+    async def _feedback(self, request: Request, caller: Caller | None, _rest: str) -> Response:
+        feedback = parse_feedback(await request.json_body(self._settings.limits.body_bytes))
+        known = self._gateway.recent.get(feedback.event_id)
+        decision = known.decision if known else None
+        record = feedback_record(feedback, decision, caller=_name(caller), received_at=time.time())
+        try:
+            self._feedback_log.append(record)
+        except OSError as error:
+            logger.error("feedback could not be written down: %s", error)
+            raise NotRecorded("the feedback could not be written down; try again") from None
+        market = record["market"] if record["market"] in self._gateway.policy.current.markets else "other"
+        self._metrics.count(FEEDBACK, market, feedback.outcome)
+        return json_response({"accepted": True, "known": decision is not None}, 202)
+
+    async def _policy(self, request: Request, _caller: Caller | None, market: str) -> Response:
+        if len(market) != 2 or not (market.isascii() and market.isalpha() and market.isupper()):
+            raise EventError("market", "expected two capital letters, such as TH")
+        at = parse_qs(request.query.decode("latin-1")).get("at")
+        store = self._gateway.policy
+        if at is None:
+            return json_response(policy_view(store, market, self._gateway.model.version))
+        instant = read_instant({"at": at[0].replace(" ", "+")}, "at")
+        try:
+            return json_response(policy_view_at(store, market, instant))
+        except ValueError:
+            raise Problem(404, "no_policy_then", "expected an instant after the first policy, found none") from None
+
+    async def _healthy(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
+        return json_response({"status": "alive"})
+
+    async def _ready(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
+        """Ready also while the model is away: the rules answer."""
+        model = "answers" if self._gateway.model.available() else "away: the rules answer"
+        return json_response({"status": "ready", "model": model, "policy": self._gateway.policy.current.version})
+
+    async def _show_metrics(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
+        text = await self._metrics_text()
+        return Response(text.encode(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _show_description(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
+        return self._description
+
+    async def _show_page(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
+        return self._page
+
+    def _deadline(self, request: Request, default_ms: float) -> float:
+        given = request.header(b"x-deadline-ms")
+        try:
+            milliseconds = default_ms if given is None else float(given)
+        except ValueError:
+            milliseconds = -1.0
+        if not milliseconds > 0:
+            raise EventError("X-Deadline-Ms", "expected a number of milliseconds above 0")
+        return time.monotonic() + min(milliseconds, self._settings.deadlines.max_ms) / 1e3
+
+
+def _name(caller: Caller | None) -> str:
+    return caller.name if caller else "nobody"
+
+
+def _answer_headers(answer: Answer) -> dict[str, str]:
+    timing = ", ".join(f"{stage};dur={value:g}" for stage, value in answer.timings_ms.items())
+    return {"Server-Timing": timing, "X-Repeated": "1"} if answer.repeated else {"Server-Timing": timing}
+
+
+def _refusal(error: Exception) -> Response:
+    problem = _problem(error)
+    return json_response(problem.content(), problem.status, problem.headers)
+
+
+def _problem(error: Exception) -> Problem:
+    match error:
+        case Problem():
+            return error
+        case EventError():
+            return Problem(422, "invalid", error.problem, path=error.path or None)
+        case Overloaded():
+            return Problem(429, "overloaded", str(error), headers={"Retry-After": str(error.retry_after_seconds)})
+        case Conflict():
+            return Problem(409, "conflict", str(error), path="event_id")
+        case NotRecorded():
+            return Problem(503, "not_recorded", str(error), headers={"Retry-After": "1"})
+        case Unauthorized():
+            return Problem(401, "unauthorized", str(error), headers={"WWW-Authenticate": "Bearer"})
+        case Forbidden():
+            return Problem(403, "forbidden", str(error))
+    # Where, not what: messages of other people's libraries may quote what they were reading.
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    logger.error("a request failed: %s at %s:%s", type(error).__name__, where.filename, where.lineno)
+    return Problem(500, "internal", "the request could not be answered; its failure is in the gateway's log")

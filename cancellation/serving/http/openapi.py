@@ -1,0 +1,205 @@
+"""The OpenAPI description, made of the contract's own schemas and of examples that this very model answered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from cancellation.events.event import parse_event
+from cancellation.events.factors import VERDICTS
+from cancellation.events.fields import EventError
+from cancellation.serving.http.asgi import Problem
+from cancellation.serving.records.feedback import OUTCOMES
+
+_JSON = "application/json"
+_ERRORS = {
+    "400": "The request is not HTTP as expected",
+    "401": "No token, or an unknown one",
+    "403": "The token lacks the scope",
+    "404": "Nothing is known under this name",
+    "409": "The event_id stands for an event of other content",
+    "413": "The body is too large",
+    "415": "The content type is not application/json",
+    "422": "A field is refused, and named",
+    "429": "Too many requests wait; the header Retry-After says when to come back",
+    "503": "The decision could not be written down",
+}
+_COMMON = ("401", "403")
+_ABOUT = (
+    "Was a cancelled order the seller's doing? A verdict, the factors behind it and what the market's policy makes of "
+    "it. All calls but health checks need a bearer token with the scope that they name. Refusals are JSON too: "
+    "a code, the field and what was expected, never what the field held."
+)
+
+
+def description(examples: Mapping[str, Any], *, max_batch: int) -> dict[str, Any]:
+    """Describe the endpoint; `examples` holds `event`, `verdict`, `decision` and `policy`."""
+    event, verdict = _schema("cancellation_event"), _schema("verdict")
+    example = examples["verdict"]
+    incomplete = {"event_id": "incomplete"}
+    many = {"events": {"type": "array", "minItems": 1, "maxItems": max_batch, "items": {"type": "object"}}}
+    deadline = {
+        "name": "X-Deadline-Ms",
+        "in": "header",
+        "description": "How long the caller waits; after that the rules have answered.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    }
+    posts = {
+        "/v1/verdicts": _post(
+            "Judge one cancellation",
+            "verdict",
+            _ref("CancellationEvent"),
+            examples["event"],
+            _answers(_ref("Verdict"), example, "400", "409", "413", "415", "422", "429", "503"),
+            deadline,
+        ),
+        "/v1/verdicts:batch": _post(
+            f"Judge up to {max_batch} cancellations, each with its own result",
+            "verdict",
+            {"type": "object", "required": ["events"], "additionalProperties": False, "properties": many},
+            {"events": [examples["event"], incomplete]},
+            _answers(
+                _ref("BatchResults"),
+                {"results": [{"status": 200, "verdict": example}, {"status": 422, **_refusal(incomplete)}]},
+                *("400", "413", "415", "422", "429"),
+            ),
+            deadline,
+        ),
+        "/v1/feedback": _post(
+            "Confirm, reject or appeal a verdict",
+            "feedback",
+            _ref("Feedback"),
+            {"event_id": example["event_id"], "outcome": "rejected", "label": "not_induced", "reviewer": "ops-17"},
+            _answers(_ref("Accepted"), {"accepted": True, "known": True}, "400", "413", "415", "422", "503", ok="202"),
+        ),
+    }
+    gets = {
+        "/v1/verdicts/{event_id}": _get(
+            "The recorded decision with its explanation, within the retention time",
+            "verdict",
+            [_path("event_id", {"type": "string"}, example["event_id"])],
+            _answers({"type": "object"}, examples["decision"], "404"),
+        ),
+        "/v1/policy/{market}": _get(
+            "What a market does with scores, now or at an instant",
+            "policy",
+            [
+                _path("market", {"type": "string", "pattern": "^[A-Z]{2}$"}, example["market"]),
+                {
+                    "name": "at",
+                    "in": "query",
+                    "description": "RFC 3339 instant: what was in force then.",
+                    "schema": {"type": "string", "format": "date-time"},
+                },
+            ],
+            _answers({"type": "object"}, examples["policy"], "404", "422"),
+        ),
+        "/metrics": {
+            "get": {
+                "summary": "Prometheus metrics",
+                "security": [{"bearer": ["policy"]}],
+                "responses": {"200": {"description": "Text", "content": {"text/plain": {}}}, **_problems(_COMMON)},
+            }
+        },
+        "/healthz": _health("Say that the gateway is alive", {"status": "alive"}),
+        "/readyz": _health(
+            "Say whether it can answer: also without the model, by the rules",
+            {"status": "ready", "model": "answers", "policy": examples["policy"]["policy_version"]},
+        ),
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Cancellation verdicts", "version": "1", "description": _ABOUT},
+        "paths": {**posts, **gets},
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "schemas": {
+                "CancellationEvent": event,
+                "Verdict": verdict,
+                "BatchResults": {
+                    "type": "object",
+                    "required": ["results"],
+                    "properties": {"results": {"type": "array"}},
+                },
+                "Feedback": _feedback(),
+                "Accepted": {"type": "object", "required": ["accepted", "known"]},
+                "Error": _error(),
+            },
+        },
+    }
+
+
+def _schema(name: str) -> dict[str, Any]:
+    text = (resources.files("cancellation.events") / "schemas" / f"{name}.schema.json").read_text(encoding="utf-8")
+    schema = json.loads(text)
+    del schema["$schema"]
+    return schema
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _path(name: str, schema: Mapping[str, Any], example: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": dict(schema), "example": example}
+
+
+def _post(
+    summary: str, scope: str, schema: Mapping[str, Any], example: Any, responses: Mapping[str, Any], *parameters: Any
+) -> dict[str, Any]:
+    body = {"required": True, "content": {_JSON: {"schema": dict(schema), "example": example}}}
+    operation = {"summary": summary, "security": [{"bearer": [scope]}], "parameters": list(parameters)}
+    return {"post": {**operation, "requestBody": body, "responses": dict(responses)}}
+
+
+def _get(summary: str, scope: str, parameters: list[Any], responses: Mapping[str, Any]) -> dict[str, Any]:
+    security = [{"bearer": [scope]}]
+    return {"get": {"summary": summary, "security": security, "parameters": parameters, "responses": dict(responses)}}
+
+
+def _health(summary: str, example: Mapping[str, Any]) -> dict[str, Any]:
+    content = {_JSON: {"schema": {"type": "object", "required": ["status"]}, "example": dict(example)}}
+    responses = {"200": {"description": "Yes", "content": content}, **_problems(("503",))}
+    return {"get": {"summary": summary, "security": [], "responses": responses}}
+
+
+def _answers(schema: Mapping[str, Any], example: Any, *errors: str, ok: str = "200") -> dict[str, Any]:
+    answer = {"description": "Done", "content": {_JSON: {"schema": dict(schema), "example": example}}}
+    return {ok: answer, **_problems((*_COMMON, *errors))}
+
+
+def _refusal(event: Mapping[str, Any]) -> dict[str, Any]:
+    """What is answered to an event that is no event."""
+    try:
+        parse_event(event)
+    except EventError as error:
+        return Problem(422, "invalid", error.problem, path=error.path or None).content()
+    raise AssertionError("a refused event is expected")
+
+
+def _problems(statuses: tuple[str, ...]) -> dict[str, Any]:
+    content = {_JSON: {"schema": _ref("Error")}}
+    return {status: {"description": _ERRORS[status], "content": content} for status in sorted(statuses)}
+
+
+def _feedback() -> dict[str, Any]:
+    identifier = {"type": "string", "minLength": 1, "maxLength": 128}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["event_id", "outcome"],
+        "properties": {
+            "event_id": identifier,
+            "outcome": {"enum": list(OUTCOMES)},
+            "label": {"enum": [*VERDICTS, None], "description": "The right verdict, if known."},
+            "reviewer": {**identifier, "type": ["string", "null"]},
+        },
+    }
+
+
+def _error() -> dict[str, Any]:
+    fields = {"code": {"type": "string"}, "field": {"type": ["string", "null"]}, "message": {"type": "string"}}
+    error = {"type": "object", "required": ["code", "message"], "properties": fields}
+    return {"type": "object", "required": ["error"], "properties": {"error": error}}

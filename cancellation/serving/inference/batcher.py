@@ -1,0 +1,182 @@
+"""Dynamic batches by tokens: what waits goes into the next call, the live before the rest.
+
+No timer: a batch is what came in while the one before was running, so an idle model answers at once and a busy
+one is asked for as much as the budget of padded tokens allows. Ray's `serve.batch` with `batch_size_fn` puts an
+event that does not fit back behind all others, turns one exception into everybody's, cannot drop an event whose
+deadline has passed and knows one priority; hence this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from cancellation.serving.inference.messages import LATE, POISON, SHED, Reply, Scored
+from cancellation.serving.observability.metrics import BATCH_EVENTS, BATCH_TOKENS, EXPIRED, POISONED, QUEUE_AGE, Metrics
+from cancellation.serving.settings import ModelSettings
+from cancellation.text.encoding import EncodedEvent
+from cluster.serving.priorities import lower_thread
+
+if TYPE_CHECKING:
+    from cancellation.model.verdict_model import Scores
+
+logger = logging.getLogger(__name__)
+
+_LIVE_PER_BULK = 8
+"""Live batches in a row after which waiting bulk work gets one, so that it is slow but not starved."""
+
+
+class ScoringModel(Protocol):
+    """What a batcher needs of a model."""
+
+    version: str
+    temperature: float
+
+    def score(self, events: Sequence[EncodedEvent]) -> Scores: ...
+
+
+@dataclass(slots=True)
+class _Waiting:
+    encoded: EncodedEvent
+    deadline: float
+    since: float
+    future: asyncio.Future[Reply]
+
+
+class MicroBatcher:
+    """Runs a model in threads of its own, so that the event loop stays free. Belongs to one event loop."""
+
+    def __init__(self, model: ScoringModel, settings: ModelSettings, metrics: Metrics) -> None:
+        self._model = model
+        self._settings = settings
+        self._metrics = metrics
+        self._live: deque[_Waiting] = deque()
+        self._bulk: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._threads = ThreadPoolExecutor(
+            settings.calls, thread_name_prefix="model", initializer=lower_thread, initargs=(settings.niceness,)
+        )
+        self._running_since: list[float | None] = [None] * settings.calls
+        self._streak = 0
+        loop = asyncio.get_running_loop()
+        self._runners = [loop.create_task(self._run(number)) for number in range(settings.calls)]
+
+    async def score(self, encoded: EncodedEvent, deadline: float, *, bulk: bool = False) -> Reply:
+        """Score an event; `deadline` is an instant of `time.monotonic`, after which nobody wants the answer."""
+        queue = self._bulk if bulk else self._live
+        if len(queue) >= self._settings.max_queue:
+            return SHED
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        queue.append(_Waiting(encoded, deadline, time.monotonic(), future))
+        self._wake.set()
+        return await future
+
+    def queue_age(self) -> float:
+        """Seconds that the oldest live event has waited; 0 if none does."""
+        while self._live and self._live[0].future.done():  # its caller has gone
+            self._live.popleft()
+            self._metrics.count(EXPIRED)
+        return time.monotonic() - self._live[0].since if self._live else 0.0
+
+    @property
+    def running_seconds(self) -> float:
+        """How long the youngest call under way has taken, if there is no room for another; else 0."""
+        started = [since for since in self._running_since if since is not None]
+        return time.monotonic() - max(started) if len(started) == len(self._running_since) else 0.0
+
+    @property
+    def hung(self) -> bool:
+        """Whether all calls under way take longer than a call can."""
+        return self.running_seconds > self._settings.hung_seconds
+
+    async def close(self) -> None:
+        """Stop; what still waits is told that it is late."""
+        for runner in self._runners:
+            runner.cancel()
+        for waiting in (*self._live, *self._bulk):
+            _resolve(waiting, LATE)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._live and not self._bulk:
+                self._wake.clear()
+                await self._wake.wait()
+            batch = self._take()
+            if not batch:
+                continue
+            self._running_since[number] = started = time.monotonic()
+            try:
+                scores = await loop.run_in_executor(self._threads, self._score, [item.encoded for item in batch])
+            finally:
+                self._running_since[number] = None
+            model_ms = (time.monotonic() - started) * 1e3
+            for item, found in zip(batch, scores, strict=True):
+                _resolve(item, self._reply(item, found, started, model_ms))
+
+    def _take(self) -> list[_Waiting]:
+        """Choose the next batch, live before bulk; the oldest first, as many as the budget holds when padded."""
+        self._metrics.set(QUEUE_AGE, self.queue_age() * 1e3)
+        bulk = bool(self._bulk) and (not self._live or self._streak >= _LIVE_PER_BULK)
+        queue, budget = (self._bulk, self._settings.bulk_tokens) if bulk else (self._live, self._settings.batch_tokens)
+        self._streak = 0 if bulk else self._streak + 1
+        now, width = time.monotonic(), 0
+        batch: list[_Waiting] = []
+        while queue:
+            item = queue[0]
+            if item.future.done() or item.deadline <= now:
+                queue.popleft()
+                self._metrics.count(EXPIRED)
+                _resolve(item, LATE)
+                continue
+            wider = max(width, len(item.encoded.token_ids))
+            if batch and wider * (len(batch) + 1) > budget:
+                break
+            batch.append(queue.popleft())
+            width = wider
+        if batch:
+            self._metrics.observe(BATCH_EVENTS, len(batch))
+            self._metrics.observe(BATCH_TOKENS, width * len(batch))
+        return batch
+
+    def _score(self, events: list[EncodedEvent]) -> list[tuple[list[float], list[float]] | None]:
+        """Score in a thread; where a call fails, its events are tried one by one."""
+        try:
+            scores = self._model.score(events)
+        except Exception as error:  # the edge where an event becomes a recorded failure
+            if len(events) > 1:
+                return [found for event in events for found in self._score([event])]
+            logger.warning("an event could not be scored (%s); the rules answer", type(error).__name__)
+            return [None]
+        return [
+            (logits, factors) if all(map(math.isfinite, logits)) and all(map(math.isfinite, factors)) else None
+            for logits, factors in zip(_rows(scores.logits), _rows(scores.factor_probabilities), strict=True)
+        ]
+
+    def _reply(
+        self, item: _Waiting, found: tuple[list[float], list[float]] | None, started: float, model_ms: float
+    ) -> Reply:
+        if found is None:
+            self._metrics.count(POISONED)
+            return POISON
+        queue_ms = (started - item.since) * 1e3
+        return Scored(*found, self._model.version, self._model.temperature, queue_ms, model_ms)
+
+
+def _rows(array: np.ndarray) -> list[list[float]]:
+    return array.tolist()
+
+
+def _resolve(item: _Waiting, reply: Reply) -> None:
+    if not item.future.done():
+        item.future.set_result(reply)

@@ -1,0 +1,1 @@
+"""What the endpoint tells of itself: metrics (`metrics.py`), those of a whole node, and traces."""

@@ -1,0 +1,4 @@
+"""Answers in; a decision log in object storage out, and what was decided lately.
+
+Start with `decision_record.py` (what is logged of a request); `redaction.py` takes contact data out.
+"""

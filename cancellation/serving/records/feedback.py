@@ -1,0 +1,91 @@
+"""Feedback: what operations found, or a seller objects, after a verdict. Codes only: free text would be people's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from cancellation.events.factors import VERDICTS
+from cancellation.events.fields import check_object, decode_json, read_choice, read_identifier
+
+OUTCOMES = ("confirmed", "rejected", "appealed")
+"""Operations agree with the verdict, or do not; the seller appeals."""
+
+FEEDBACK_SCHEMA = pa.schema(
+    [
+        pa.field("event_id", pa.string()),
+        pa.field("market", pa.string()),
+        pa.field("received_at", pa.timestamp("us", tz="UTC")),
+        pa.field("outcome", pa.string()),
+        pa.field("label", pa.string()),
+        pa.field("reviewer", pa.string()),
+        pa.field("verdict", pa.string()),
+        pa.field("model_version", pa.string()),
+        pa.field("caller", pa.string()),
+        pa.field("unread", pa.string()),
+    ]
+)
+"""One row per message. `verdict` and `model_version` are the decision's, null where it was no longer at hand;
+`unread` is a record, as JSON, that did not fit."""
+
+_REQUIRED = frozenset({"event_id", "outcome"})
+_FIELDS = _REQUIRED | {"label", "reviewer"}
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """One message about a verdict. `label` is the right verdict, if known; `reviewer` an id."""
+
+    event_id: str
+    outcome: str
+    label: str | None
+    reviewer: str | None
+
+
+def parse_feedback(body: bytes) -> Feedback:
+    """Parse and check a message.
+
+    Raises:
+        EventError: With the path of the field that is refused.
+    """
+    value = decode_json(body)
+    check_object(value, _FIELDS, _REQUIRED)
+    return Feedback(
+        read_identifier(value, "event_id"),
+        read_choice(value, "outcome", OUTCOMES),
+        read_choice(value, "label", VERDICTS) if value.get("label") is not None else None,
+        read_identifier(value, "reviewer") if value.get("reviewer") is not None else None,
+    )
+
+
+def feedback_record(
+    feedback: Feedback, decision: Mapping[str, Any] | None, *, caller: str, received_at: float
+) -> dict[str, Any]:
+    """Make the record that is written down; `decision` is the one it is about, if at hand."""
+    return {
+        "event_id": feedback.event_id,
+        "market": decision["market"] if decision else None,
+        "received_at": received_at,
+        "outcome": feedback.outcome,
+        "label": feedback.label,
+        "reviewer": feedback.reviewer,
+        "verdict": decision["verdict"]["verdict"] if decision else None,
+        "model_version": decision["verdict"]["model_version"] if decision else None,
+        "caller": caller,
+    }
+
+
+def feedback_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Write records as a table of `FEEDBACK_SCHEMA`, row for row."""
+    rows = []
+    for record in records:
+        try:
+            rows.append({**record, "received_at": datetime.fromtimestamp(record["received_at"], UTC)})
+        except (LookupError, TypeError, ValueError, OSError):
+            rows.append({"unread": json.dumps(record)})
+    return pa.Table.from_pylist(rows, schema=FEEDBACK_SCHEMA)

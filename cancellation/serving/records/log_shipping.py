@@ -1,0 +1,159 @@
+"""Shipping: sealed segments become parquet files in object storage, each exactly once.
+
+A segment's records go to `market=BR/day=2026-11-22/hour=14/<segment>.parquet`, one file per folder. Names and
+bytes follow from the segment alone and a file is created whole or not at all, so that a shipper which was killed,
+or two at once, change nothing; a segment is deleted only when all its files are there. Converting takes CPU time
+that answers want: run it in a process of its own, one per machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from cancellation.serving.records.decision_record import decision_table, partition
+from cancellation.serving.records.segments import DAMAGED, read_segment, sealed_segments
+from cluster import storage
+from cluster.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_LOCK = "shipper.lock"
+
+
+class ShipperSettings(Settings):
+    """How often, and how patiently."""
+
+    interval_seconds: float = Field(5.0, gt=0, le=600)
+    """Between two looks at the folder."""
+
+    backoff_seconds: float = Field(1.0, gt=0, le=60)
+    """Wait after the first failure of the storage; doubled with each further one."""
+
+    max_backoff_seconds: float = Field(60.0, gt=0, le=3600)
+    """Longest wait: how soon shipping goes on when the storage is back."""
+
+    rows_at_once: int = Field(32, ge=1, le=10_000)
+    """Rows converted in one call, which no other thread can interrupt."""
+
+
+class Shipper:
+    """Ships one folder's segments, its own process's or another's, living or dead."""
+
+    def __init__(
+        self,
+        folder: Path,
+        output_url: str,
+        settings: ShipperSettings | None = None,
+        *,
+        table_of: Callable[[Sequence[Mapping[str, Any]]], pa.Table] = decision_table,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.folder = Path(folder)
+        self.output_url = storage.absolute_url(output_url)
+        self.settings = settings or ShipperSettings()
+        self.num_shipped = 0
+        """Records."""
+        self.num_failures = 0
+        self.failures_in_a_row = 0
+        self.last_failure: str | None = None
+        """What the storage last said; None while it works."""
+        self._table_of = table_of
+        self._clock = clock
+        self._not_before = 0.0
+
+    def ship_once(self) -> int:
+        """Ship what is sealed; return the number of records. 0 also while it backs off, or another ships."""
+        if self._clock() < self._not_before or not self.folder.is_dir():
+            return 0
+        num_shipped = 0
+        with self._alone() as alone:
+            for path in sealed_segments(self.folder) if alone else ():
+                num_records = self._ship(path)
+                if num_records is None:
+                    break
+                num_shipped += num_records
+        self.num_shipped += num_shipped
+        return num_shipped
+
+    def run(self, stop: threading.Event) -> None:
+        """Ship until told to stop, and once more then."""
+        while not stop.wait(self.settings.interval_seconds):
+            self.ship_once()
+        self.ship_once()
+
+    def _ship(self, path: Path) -> int | None:
+        content = read_segment(path)
+        files = self._files(path.stem, content.records)
+        for url, data in files:
+            if not self._create(url, data):
+                return None
+        self.last_failure, self.failures_in_a_row, self._not_before = None, 0, 0.0
+        if content.damaged_lines:
+            logger.error("segment %s: %d damaged lines; kept for people", path.stem, content.damaged_lines)
+            path.rename(path.with_suffix(DAMAGED))
+        else:
+            path.unlink()
+        return len(content.records)
+
+    def _files(self, segment: str, records: Sequence[Mapping[str, Any]]) -> list[tuple[str, bytes]]:
+        folders = defaultdict(list)
+        for record in records:
+            folders[partition(record)].append(record)
+        return [
+            (storage.join_url(self.output_url, folder, f"{segment}.parquet"), self._parquet(folders[folder]))
+            for folder in sorted(folders)
+        ]
+
+    def _parquet(self, records: Sequence[Mapping[str, Any]]) -> bytes:
+        size = self.settings.rows_at_once
+        tables = [self._table_of(records[start : start + size]) for start in range(0, len(records), size)]
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.concat_tables(tables).unify_dictionaries().combine_chunks(), sink, compression="zstd")
+        return sink.getvalue().to_pybytes()
+
+    def _create(self, url: str, data: bytes) -> bool:
+        try:
+            # False: there is one of this name with other bytes, the same records by another version of Arrow.
+            storage.create_exclusive(url, data)
+        except Exception as error:  # an edge: storage fails in the classes of four libraries
+            self._back_off(error)
+            return False
+        return True
+
+    def _back_off(self, error: Exception) -> None:
+        self.num_failures += 1
+        self.failures_in_a_row += 1
+        self.last_failure = type(error).__name__
+        wait = self.settings.backoff_seconds * 2 ** min(self.failures_in_a_row - 1, 20)
+        wait = min(wait, self.settings.max_backoff_seconds)
+        self._not_before = self._clock() + wait
+        logger.warning("decision log: storage failed (%s), again in %.0f s", self.last_failure, wait)
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            yield _try_lock(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,65 @@
+"""The shipped log, as the monitor and people read it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cancellation.serving.records.decision_record import DECISION_SCHEMA
+from cluster import storage
+
+_FOLDER = re.compile(r"/day=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/]+$")
+_PARALLEL_READS = 8
+
+
+def read_log(
+    output_url: str,
+    *,
+    market: str | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    columns: Sequence[str] = tuple(DECISION_SCHEMA.names),
+) -> pa.Table:
+    """Read decisions as a table of `DECISION_SCHEMA`, in order of `received_at`.
+
+    Args:
+        output_url: Where the shipper writes.
+        market: Only this one's.
+        start: Epoch seconds of the first instant of receipt that is wanted.
+        end: Epoch seconds of the first that is not.
+        columns: The only ones to read: events and features are most of a log.
+    """
+    read = list(dict.fromkeys([*columns, "received_at"]))
+    url = storage.join_url(output_url, f"market={market}") if market else output_url
+    files = [file.url for file in storage.list_files(url, suffix=".parquet") if _may_hold(file.url, start, end)]
+    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+        tables = list(pool.map(partial(_read, columns=read), files))
+    table = pa.concat_tables([DECISION_SCHEMA.empty_table().select(read), *tables], promote_options="default")
+    if start is not None:
+        table = table.filter(pc.greater_equal(table["received_at"], _instant(start)))
+    if end is not None:
+        table = table.filter(pc.less(table["received_at"], _instant(end)))
+    return table.sort_by("received_at").select(list(columns))
+
+
+def _read(url: str, columns: list[str]) -> pa.Table:
+    return pq.read_table(pa.BufferReader(storage.read_bytes(url)), columns=columns)
+
+
+def _may_hold(url: str, start: float | None, end: float | None) -> bool:
+    found = _FOLDER.search(url)
+    if found is None:
+        return False
+    hour = datetime.fromisoformat(f"{found[1]}T{found[2]}:00:00+00:00").timestamp()
+    return (start is None or hour + 3600 > start) and (end is None or hour < end)
+
+
+def _instant(seconds: float) -> pa.Scalar:
+    return pa.scalar(datetime.fromtimestamp(seconds, UTC), pa.timestamp("us", tz="UTC"))

@@ -1,0 +1,128 @@
+"""The policy's ledger: an append-only file that answers what was in force where, and when."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cancellation.decision.policy import Evidence, MarketPolicy, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """A policy as it acts: the file's content, less what is killed."""
+
+    digest: str
+    """Of the policy file."""
+    killed: tuple[str, ...]
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """What was in force in one market from an instant on."""
+
+    since: float
+    """Epoch seconds at which the policy as a whole came into force."""
+    policy_version: str
+    digest: str
+    market: str
+    policy: MarketPolicy
+    """The market's entry, or the default if it had none."""
+    killed: bool
+    """Whether it was the kill switch that had turned it off."""
+
+
+class PolicyLedger:
+    """One JSON object per line, never changed; shared by the replicas of a machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other replicas from recording; they wait."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path.with_name(f"{self.path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def record(self, in_force: InForce, at: float) -> bool:
+        """Append what is in force from now on, unless the last line says so already. Only while locked.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        lines = self._lines()
+        if lines and (lines[-1]["digest"], tuple(lines[-1]["killed"])) == (in_force.digest, in_force.killed):
+            return False
+        policy = in_force.policy
+        line = {
+            "at": at,
+            "policy_version": policy.version,
+            "digest": in_force.digest,
+            "killed": in_force.killed,
+            "default": asdict(policy.default),
+            "markets": {code: asdict(market) for code, market in sorted(policy.markets.items())},
+        }
+        self._append(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode())
+        return True
+
+    def at(self, market: str, instant: float) -> LedgerEntry:
+        """Find what was in force in a market at an instant (epoch seconds).
+
+        Raises:
+            ValueError: If nothing was recorded by then.
+        """
+        lines = [line for line in self._lines() if line["at"] <= instant]
+        if not lines:
+            raise ValueError(f"policy ledger {self.path}: expected an entry up to {instant:.0f}, found none so early")
+        line = lines[-1]
+        entry = line["markets"].get(market, line["default"])
+        killed = bool({market, "*"} & set(line["killed"]))
+        return LedgerEntry(line["at"], line["policy_version"], line["digest"], market, _market_policy(entry), killed)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        # What a crash left of a line at the end of the file was not in force yet, and a later line follows it.
+        lines = (_decoded(line) for line in content.split(b"\n"))
+        return [line for line in lines if line is not None]
+
+    def _append(self, line: bytes) -> None:
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            data = (b"\n" if torn else b"") + line + b"\n"
+            if os.write(descriptor, data) != len(data):
+                raise OSError(f"policy ledger {self.path}: expected room for a line, found none; free the disk")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _decoded(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _market_policy(entry: dict[str, Any]) -> MarketPolicy:
+    evidence = entry["evidence"]
+    if evidence is not None:
+        evidence = Evidence(**{**evidence, "pooled": tuple(evidence["pooled"])})
+    return MarketPolicy(**{**entry, "evidence": evidence})

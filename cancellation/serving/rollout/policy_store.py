@@ -1,0 +1,189 @@
+"""The policy in force: read anew when its file changes, market by market turned off by a kill switch.
+
+The kill switch is a file beside the policy, `<policy>.kill`, with a line per market code, or * for all; it turns
+markets off (rules answer, no penalty) without touching the policy. It errs on the safe side: a line that it does
+not understand, or a file that cannot be read, turns everything off; an empty one nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+from cancellation.decision.policy import MarketPolicy, Policy, PolicyError, parse_policy
+from cancellation.serving.rollout.policy_ledger import InForce, LedgerEntry, PolicyLedger
+
+logger = logging.getLogger(__name__)
+
+ALL_MARKETS = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the policy file that lies there now is not the one in force."""
+
+    at: float
+    """Epoch seconds at which it was first refused."""
+    digest: str | None
+    """Of the file's content; None if it could not be read."""
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A policy file's content, checked."""
+
+    policy: Policy
+    digest: str
+
+
+class PolicyStore:
+    """One policy file, its kill switch and its ledger. Any number of replicas may share all three."""
+
+    def __init__(self, path: Path, ledger: Path, *, clock: Callable[[], float] = time.time) -> None:
+        """Load the policy and record it.
+
+        Raises:
+            PolicyError: If the policy is refused: there is no older one to keep.
+            OSError: If the ledger cannot be written.
+        """
+        self.path = Path(path)
+        self.kill_path = self.path.with_name(f"{self.path.name}.kill")
+        self.num_refusals = 0
+        self.num_changes = 0
+        self.last_refusal: Refusal | None = None
+        """None while the policy in force is what the file says."""
+        self._clock = clock
+        self._ledger = PolicyLedger(Path(ledger))
+        with self._ledger.locked():
+            self._file, self._killed = self._read_policy(), self._read_killed()
+            self._ledger.record(self._in_force(self._file, self._killed), clock())
+        self._held = self._killed
+        self._current = _without(self._file.policy, self._held)
+
+    @property
+    def current(self) -> Policy:
+        """The policy in force; killed markets are off in it, and its version says so."""
+        return self._current
+
+    def market(self, code: str) -> MarketPolicy:
+        """Give what is in force for a market."""
+        return self._current.market(code)
+
+    @property
+    def killed(self) -> frozenset[str]:
+        """Markets that the kill switch holds off; * for all."""
+        return self._held
+
+    def reload_if_changed(self) -> bool:
+        """Take over a changed policy or kill switch; True if what is in force has changed.
+
+        A policy that is refused leaves the old one in force and is kept in `last_refusal`. So does one that
+        the ledger cannot record; a kill switch holds all the same, and is recorded as soon as that is possible.
+        """
+        killed, digest = self._read_killed(), self._read_digest()
+        refused = self.last_refusal is not None and self.last_refusal.digest == digest
+        if killed == self._killed and (digest == self._file.digest or refused):
+            if digest == self._file.digest:
+                self.last_refusal = None
+            return self._hold(killed)
+        try:
+            with self._ledger.locked():
+                return self._take_over()
+        except OSError as error:
+            logger.error("policy ledger: cannot be written (%s); the policy stays as it is", error.strerror)
+            return self._hold(self._killed | killed)
+
+    def at(self, market: str, instant: float) -> LedgerEntry:
+        """Tell what was in force in a market at an instant (epoch seconds), such as when a penalty was appealed.
+
+        Raises:
+            ValueError: If nothing was recorded by then.
+        """
+        return self._ledger.at(market, instant)
+
+    def _take_over(self) -> bool:
+        """With the ledger locked, so that its order is the order in which replicas saw the files."""
+        killed = self._read_killed()
+        try:
+            file = self._read_policy()
+            self.last_refusal = None
+        except PolicyError as error:
+            file = self._file
+            self._refuse(error)
+        if killed == self._killed and file.digest == self._file.digest:
+            return False
+        self._ledger.record(self._in_force(file, killed), self._clock())
+        self._file, self._killed, self._held = file, killed, killed
+        self._current = _without(file.policy, killed)
+        self.num_changes += 1
+        logger.info("policy %s is in force", self._current.version)
+        return True
+
+    def _hold(self, killed: frozenset[str]) -> bool:
+        """Apply a kill switch to the policy in force; True if that changes it."""
+        if killed == self._held:
+            return False
+        self._held, self._current = killed, _without(self._file.policy, killed)
+        return True
+
+    def _refuse(self, error: PolicyError) -> None:
+        digest = self._read_digest()
+        if self.last_refusal is not None and self.last_refusal.digest == digest:
+            return
+        self.num_refusals += 1
+        self.last_refusal = Refusal(self._clock(), digest, str(error))
+        logger.error("policy refused, %s stays in force: %s", self._file.policy.version, error)
+
+    def _read_policy(self) -> _File:
+        try:
+            content = self.path.read_bytes()
+            text = content.decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PolicyError(f"policy {self.path}: cannot be read ({type(error).__name__})") from None
+        return _File(parse_policy(text, str(self.path)), _digest(content))
+
+    def _read_digest(self) -> str | None:
+        try:
+            return _digest(self.path.read_bytes())
+        except OSError:
+            return None
+
+    def _read_killed(self) -> frozenset[str]:
+        try:
+            lines = self.kill_path.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return frozenset()
+        except (OSError, UnicodeDecodeError):
+            return frozenset({ALL_MARKETS})
+        words = (line.partition("#")[0].strip().upper() for line in lines)
+        codes = {word if _is_code(word) else ALL_MARKETS for word in words if word}
+        return frozenset({ALL_MARKETS} if ALL_MARKETS in codes else codes)
+
+    def _in_force(self, file: _File, killed: frozenset[str]) -> InForce:
+        return InForce(file.digest, tuple(sorted(killed)), _without(file.policy, killed))
+
+
+def _without(policy: Policy, killed: frozenset[str]) -> Policy:
+    if not killed:
+        return policy
+    version = f"{policy.version}+kill:{','.join(sorted(killed))}"
+    default = policy.default
+    markets: Mapping[str, MarketPolicy] = policy.markets
+    if ALL_MARKETS in killed:
+        default = replace(default, state="off")
+        killed = frozenset(markets)
+    off = {code: replace(policy.market(code), state="off") for code in killed}
+    return replace(policy, version=version, default=default, markets={**markets, **off})
+
+
+def _is_code(word: str) -> bool:
+    return len(word) == 2 and word.isascii() and word.isalpha()
+
+
+def _digest(content: bytes) -> str:
+    return sha256(content).hexdigest()[:16]

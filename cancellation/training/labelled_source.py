@@ -1,0 +1,101 @@
+"""Labelled events to learn from: simulated by index, or read from files in the form of the reviewed cases."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from cancellation.events.event import Event, parse_event
+from cancellation.events.factors import FACTORS, VERDICTS
+from cancellation.events.fields import EventError
+from cancellation.events.table import event_of_row
+from cancellation.simulation.simulator import SimulationSettings, simulate_event
+from cluster.storage import list_files, read_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An event with what a model should say about it.
+
+    `message_acts` names what each chat message is (several apart by a space), where a simulation knows it.
+    """
+
+    event: Event
+    label: str
+    factors: tuple[str, ...]
+    message_acts: tuple[str, ...] = ()
+
+
+def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, ...]]:
+    """Check a label and its factors.
+
+    Raises:
+        ValueError: If the label is none of the classes, or a factor none of the contract's codes.
+    """
+    if label not in VERDICTS:
+        found = repr(label)[:60]
+        raise ValueError(f"{where}: expected label to be one of {', '.join(VERDICTS)}, found {found}; correct it")
+    codes = tuple(factors or ())
+    unknown = sorted(set(map(str, codes)) - set(FACTORS))
+    if unknown:
+        raise ValueError(f"{where}: expected label_factors of the contract, found {', '.join(unknown)[:200]}")
+    return label, codes
+
+
+def simulated_examples(settings: SimulationSettings, seed: int, indices: Sequence[int]) -> Iterator[Example]:
+    """Draw the events of some indices, with the labels as annotated."""
+    for index in indices:
+        drawn = simulate_event(settings, seed, index)
+        yield Example(drawn.event, drawn.label, drawn.factors, drawn.message_acts)
+
+
+def example_files(url: str) -> list[str]:
+    """List the JSONL and parquet files of a location, itself one or a folder of them.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if url.endswith((".jsonl", ".parquet")):
+        return [url]
+    files = sorted(file.url for file in list_files(url) if file.url.endswith((".jsonl", ".parquet")))
+    if not files:
+        raise ValueError(f"events {url}: expected .jsonl or .parquet files, found none; check the location")
+    return files
+
+
+def read_examples(url: str) -> Iterator[Example]:
+    """Read a JSONL file of `{"event": …, "label": …, "label_factors": […]}` lines, or a parquet file of such rows.
+
+    Raises:
+        ValueError: If an event or a label is refused, naming the file and the line.
+    """
+    for number, (event, labels) in enumerate(_rows(url), 1):
+        where = f"{url} line {number}"
+        label, factors = check_label(labels.get("label"), labels.get("label_factors"), where)
+        try:
+            parsed = event_of_row(event) if url.endswith(".parquet") else parse_event(event)
+        except EventError as error:
+            raise ValueError(f"{where}: {error}") from None
+        yield Example(parsed, label, factors)
+
+
+def _rows(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    content = read_bytes(url)
+    if url.endswith(".parquet"):
+        for batch in pq.ParquetFile(io.BytesIO(content)).iter_batches():
+            for row in batch.to_pylist():
+                yield row, row
+        return
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            yield row["event"], row
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{url} line {number}: expected a JSON object with event and label") from None

@@ -1,0 +1,190 @@
+"""Masked-language-model training of a text encoder, as it runs on every worker of Ray Train.
+
+Sequences come as a stream of Ray Data; the loss is computed at masked tokens only, with the embeddings as the
+output layer. A checkpoint says how many sequences a worker has seen: taken up again, it skips as many of the
+stream, which is exact for one worker and close for several.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModel, PreTrainedModel
+
+from cancellation.training.loop import learning_rate_factor
+from cluster.settings import Settings
+from cluster.storage import fetch_folder
+from cluster.training.train import STEP, autocast
+
+ENCODER, TEXTS = "encoder", "texts"
+_REST = "rest.pt"
+_KEEP_FRACTION, _RANDOM_FRACTION = 0.1, 0.1  # of the masked tokens, as BERT does
+
+
+class MaskingSettings(Settings):
+    """Steps and masks."""
+
+    num_steps: int = Field(default=500, ge=1)
+    """Steps in all; the stream of sequences is repeated as often as it takes."""
+
+    batch_size: int = Field(default=64, ge=1)
+    """Sequences per step and worker."""
+
+    mask_fraction: float = Field(default=0.25, gt=0, lt=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """At its peak; for a pre-trained encoder of full size about 5e-5."""
+
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    steps_per_checkpoint: int = Field(default=200, ge=1)
+    batches_per_pool: int = Field(default=16, ge=1)
+    """Batches cut together from the stream, so that those of a batch are about as long."""
+
+    bf16: bool = True
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class PretrainingTask:
+    """What a worker needs."""
+
+    start: str
+    """Folder of the encoder to start from."""
+    settings: MaskingSettings
+    pad_id: int
+    mask_id: int
+    first_id: int
+    """Tokens below it are structure: never masked, never put in at random."""
+    vocab_size: int
+    cache_dir: str
+
+
+class MaskedLanguageModel(nn.Module):
+    """An encoder with a head that gives masked tokens back."""
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder = encoder
+        table = encoder.get_input_embeddings().weight
+        self.transform = nn.Sequential(
+            nn.Linear(encoder.config.hidden_size, table.shape[1]), nn.GELU(), nn.LayerNorm(table.shape[1])
+        )
+        self.bias = nn.Parameter(torch.zeros(table.shape[0]))
+
+    def forward(self, token_ids_nt: torch.Tensor, mask_nt: torch.Tensor, targets_m: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy at the places of `mask_nt`, whose tokens were `targets_m`."""
+        attention = (token_ids_nt != self.encoder.config.pad_token_id).long()
+        states = self.encoder(input_ids=token_ids_nt, attention_mask=attention).last_hidden_state
+        hidden = self.transform(states[mask_nt])
+        logits = functional.linear(hidden, self.encoder.get_input_embeddings().weight, self.bias)
+        return functional.cross_entropy(logits.float(), targets_m)
+
+
+def mask_tokens(
+    token_ids_nt: np.ndarray, task: PretrainingTask, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hide some tokens: most become the mask, some another token, some stay. Returns inputs and where (n, t)."""
+    hidden = (token_ids_nt >= task.first_id) & (rng.random(token_ids_nt.shape) < task.settings.mask_fraction)
+    if not hidden.any():  # a batch of texts without a word: ask for the last token of each
+        hidden[:, -1] = True
+    draw = rng.random(token_ids_nt.shape)
+    inputs = np.where(hidden & (draw >= _KEEP_FRACTION + _RANDOM_FRACTION), task.mask_id, token_ids_nt)
+    other = rng.integers(task.first_id, task.vocab_size, token_ids_nt.shape)
+    return np.where(hidden & (draw < _RANDOM_FRACTION), other, inputs), hidden
+
+
+def stream_batches(
+    shard: Any, settings: MaskingSettings, pad_id: int, *, skip: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Cut padded batches from the stream without end, after `skip` sequences; gives how many are behind each."""
+    seen, rng = 0, np.random.default_rng(settings.seed)
+    while True:
+        before = seen
+        for pool in shard.iter_batches(
+            batch_size=settings.batch_size * settings.batches_per_pool, batch_format="numpy"
+        ):
+            sequences = sorted((np.asarray(ids) for ids in pool["token_ids"]), key=len)
+            starts = range(0, len(sequences), settings.batch_size)
+            for place in rng.permutation(len(starts)):
+                rows = sequences[starts[place] : starts[place] + settings.batch_size]
+                seen += len(rows)
+                if seen <= skip:
+                    continue
+                batch = np.full((len(rows), len(rows[-1])), pad_id, np.int64)
+                for row, ids in zip(batch, rows, strict=True):
+                    row[: len(ids)] = ids
+                yield seen, batch
+        if seen == before:
+            raise ValueError("chats: expected texts to learn from, found none; check the locations")
+
+
+def pretrain_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """Train for the set number of steps; report checkpoints with the encoder inside."""
+    import ray.train
+    from ray.train.torch import get_device, prepare_model
+
+    task: PretrainingTask = config["task"]
+    settings = task.settings
+    folder = Path(fetch_folder(task.start, task.cache_dir))
+    checkpoint = ray.train.get_checkpoint()
+    step, seen, rest = 0, 0, None
+    if checkpoint is not None:
+        folder = Path(checkpoint.to_directory())
+        rest = torch.load(folder / _REST, weights_only=True, map_location="cpu")
+        step, seen = rest["step"], rest["seen"]
+        folder = folder / ENCODER
+    torch.manual_seed(settings.seed)
+    model = MaskedLanguageModel(AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False))
+    if rest is not None:
+        model.load_state_dict(rest["head"], strict=False)
+    device = get_device()
+    module = prepare_model(model, parallel_strategy_kwargs={"find_unused_parameters": True})
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
+    )
+    if rest is not None:
+        optimizer.load_state_dict(rest["optimizer"])
+    rank = ray.train.get_context().get_world_rank()
+    losses: list[float] = []
+    module.train()
+    for behind, batch in stream_batches(ray.train.get_dataset_shard(TEXTS), settings, task.pad_id, skip=seen):
+        inputs, hidden = mask_tokens(batch, task, np.random.default_rng([settings.seed, step, rank]))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * learning_rate_factor(
+                step, settings.num_steps, settings.warmup_fraction
+            )
+        with autocast(device, bf16=settings.bf16):
+            loss = module(*(torch.from_numpy(part).to(device) for part in (inputs, hidden, batch[hidden])))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        step, seen = step + 1, behind
+        losses.append(loss.item())
+        if step % settings.steps_per_checkpoint and step < settings.num_steps:
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            if rank == 0:
+                _save(Path(temporary), model, optimizer, step, seen)
+            kept = ray.train.Checkpoint.from_directory(temporary) if rank == 0 else None
+            ray.train.report({STEP: step, "masked_loss": float(np.mean(losses))}, checkpoint=kept)
+        last, losses = float(np.mean(losses)), []
+        if step >= settings.num_steps:
+            return {"steps": step, "masked_loss": last}
+    raise AssertionError("the stream has no end")
+
+
+def _save(folder: Path, model: MaskedLanguageModel, optimizer: torch.optim.Optimizer, step: int, seen: int) -> None:
+    model.encoder.save_pretrained(folder / ENCODER)
+    head = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
+    rest = {"head": head, "optimizer": optimizer.state_dict(), "step": step, "seen": seen}
+    torch.save(rest, folder / _REST)

@@ -1,0 +1,1 @@
+"""Ray Serve as this project runs it: `service.py`; its Serve configuration, alerts and dashboards."""

@@ -1,0 +1,1 @@
+"""Training loops on Ray Train (`train.py`) and what makes a classifier's scores mean what they say."""

@@ -1,0 +1,139 @@
+"""Files that people fill in and give back: CSV sheets, and exports of Label Studio."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import storage
+from relevance.annotation.annotation import Annotation, show_pair
+from relevance.annotation.label_studio import read_export
+from relevance.labels import parse_label
+
+TASK_COLUMNS = ("query_id", "product_id", "query", "title", "details", "round", "guideline_version", "annotator")
+"""What a task carries, in a sheet and in Label Studio alike. Nothing of it tells a gold pair from another."""
+
+SHEET_COLUMNS = (*TASK_COLUMNS, "label", "comment", "annotated_at")
+"""A sheet: a task per line, the last three for people to fill in."""
+
+_REQUIRED = ("query_id", "product_id", "label", "annotator", "round", "guideline_version")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class AnnotationFiles:
+    """What was read."""
+
+    annotations: list[Annotation]
+    names: tuple[str, ...]
+    """Of the files that were read."""
+
+
+def write_sheet(tasks: Iterable[Mapping[str, str]]) -> bytes:
+    """Write tasks as CSV for a spreadsheet (UTF-8 with a mark, which Excel needs).
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front: sellers write titles. Keys stay.
+    """
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, SHEET_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for task in tasks:
+        shown = {name: harmless(task[name]) if name in ("query", "title", "details") else task[name] for name in task}
+        writer.writerow({"label": "", "comment": "", "annotated_at": "", **shown})
+    return b"\xef\xbb\xbf" + buffer.getvalue().encode()
+
+
+def harmless(text: str) -> str:
+    """Keep a spreadsheet from running a text as a formula."""
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def read_annotations(urls: Sequence[str], *, people: Mapping[str, str] | None = None) -> AnnotationFiles:
+    """Read annotations from .csv sheets and .json exports: files, or folders with all such files in them.
+
+    Args:
+        urls: Where.
+        people: Names of Label Studio's users, by e-mail or number. A project that was made for one person needs
+            none: its tasks say whose they are.
+
+    Raises:
+        ValueError: If a file cannot be read, a column is missing or a label is none of the four; file and line named.
+    """
+    listed = [file for url in urls for file in storage.list_files(url)]
+    files = {file.url: file for file in listed if file.url.lower().endswith((".csv", ".json"))}
+    if not files:
+        raise ValueError(f"{', '.join(urls)}: no .csv or .json file there: give exports or sheets in `annotations`")
+    annotations: list[Annotation] = []
+    for file in files.values():
+        name, content = file.url.rpartition("/")[2], storage.read_bytes(file.url)
+        if name.lower().endswith(".csv"):
+            rows = [row for row in read_rows(content, name, _REQUIRED) if row["label"]]
+        else:
+            rows = read_export(content, name=name)
+            _name_people(rows, people or {}, name)
+        annotations += [_annotation(row, name, number) for number, row in enumerate(rows, start=1)]
+    return AnnotationFiles(annotations, tuple(files))
+
+
+def read_rows(content: bytes, name: str, required: Sequence[str]) -> list[dict[str, str]]:
+    """Read a CSV's lines as texts, blanks trimmed; separator "," or ";" (spreadsheets of many countries write that).
+
+    Raises:
+        ValueError: If it is no UTF-8, or a required column is missing.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{name}: not UTF-8: save it as CSV UTF-8") from None
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=";" if header.count(";") > header.count(",") else ","
+    )
+    columns = [column.strip() for column in reader.fieldnames or []]
+    missing = [column for column in required if column not in columns]
+    if missing:
+        raise ValueError(f"{name}: missing column {', '.join(missing)}; found {', '.join(columns) or 'none'}")
+    reader.fieldnames = columns
+    return [{key: (value or "").strip() for key, value in row.items() if isinstance(key, str)} for row in reader]
+
+
+def _name_people(rows: list[dict[str, Any]], people: Mapping[str, str], name: str) -> None:
+    """Find the name behind each user of an export."""
+    users: dict[str, set[str]] = {}
+    for row in rows:
+        assigned, user = row.get("annotator") or "", row["user"]
+        row["annotator"] = people.get(user) or assigned or (f"user {user}" if user.isdecimal() else user)
+        if user not in people and assigned:
+            users.setdefault(assigned, set()).add(user)
+    for assigned, several in users.items():
+        if len(several) > 1:
+            raise ValueError(
+                f"{name}: the project of annotator {assigned!r} has labels by {len(several)} users of Label Studio "
+                f'({", ".join(sorted(several))}): say who they are, such as people={{"{min(several)}": "{assigned}"}}'
+            )
+
+
+def _annotation(row: Mapping[str, Any], name: str, number: int) -> Annotation:
+    missing = [column for column in _REQUIRED if not str(row.get(column) or "").strip()]
+    where = f"{name}: annotation {number}"
+    if missing:
+        raise ValueError(f"{where}: {', '.join(missing)} is blank or missing: tasks made by relevance_annotate have it")
+    pair = show_pair((row["query_id"], row["product_id"]))
+    try:
+        label = parse_label(row["label"])
+    except ValueError as error:
+        raise ValueError(f"{where}, pair {pair}, annotator {row['annotator']!r}: {error}") from None
+    return Annotation(
+        query_id=row["query_id"],
+        product_id=row["product_id"],
+        label=label,
+        annotator=row["annotator"],
+        round=str(row["round"]),
+        guideline_version=row["guideline_version"],
+        annotated_at=row.get("annotated_at") or "",
+        comment=row.get("comment") or "",
+        source=name,
+    )

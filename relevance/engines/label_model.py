@@ -1,0 +1,108 @@
+"""The model that gives labels: which files, which prompt, and the fingerprint that names both."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.models.files import ModelFiles, fetch_model, resolve_model
+from relevance.engines.interface import Engine
+from relevance.engines.settings import EngineSettings
+from relevance.prompting.fast_tokenizer import FastTokenizer, has_fast_tokenizer
+from relevance.prompting.prompts import PROMPT_FILE, PromptEncoder, load_prompt_settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LabelModel:
+    """Pinned model and adapter. Cheap to send to workers, which fetch the files on their own machine."""
+
+    base: ModelFiles
+    adapter: ModelFiles | None
+    quantization: str
+    cache_dir: str
+
+    @property
+    def version(self) -> str:
+        """Registry name and version (or folder and digest), adapter, quantisation: `model_version` of a score."""
+        adapter = f"+{self.adapter.version}" if self.adapter else ""
+        return f"{self.base.version}{adapter}:{self.quantization}"
+
+    def fetch(self, *, weights: bool = True) -> tuple[Path, Path | None]:
+        """Bring base and adapter to this machine; without `weights` only what the prompt needs."""
+        base = fetch_model(self.base, cache_dir=self.cache_dir, weights=weights)
+        adapter = fetch_model(self.adapter, cache_dir=self.cache_dir, weights=weights) if self.adapter else None
+        return base, adapter
+
+    def encoder(self) -> PromptEncoder:
+        """Load the tokeniser and the prompt that the model (or its adapter) was trained on.
+
+        Raises:
+            ValueError: If a label is no single token, or the longest prompt does not fit the model.
+        """
+        base, adapter = self.fetch(weights=False)
+        prompt_from = adapter if adapter and (adapter / PROMPT_FILE).exists() else base
+        encoder = PromptEncoder(load_tokenizer(base), load_prompt_settings(prompt_from))
+        _check_length(encoder, base, self.base.version)
+        return encoder
+
+
+def _check_length(encoder: PromptEncoder, model_dir: Path, version: str) -> None:
+    path = model_dir / "config.json"
+    config = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    positions = {**config, **config.get("text_config", {})}.get("max_position_embeddings")
+    if positions and encoder.max_prompt_tokens >= positions:
+        raise ValueError(
+            f"model {version} has {positions} positions, a prompt may take {encoder.max_prompt_tokens} tokens: "
+            f"lower the budgets in the model's {PROMPT_FILE}"
+        )
+
+
+def load_tokenizer(model_dir: Path) -> FastTokenizer | PreTrainedTokenizerBase:
+    """Load a model's tokeniser: from tokenizer.json, or by transformers where there is none."""
+    if has_fast_tokenizer(model_dir):
+        return FastTokenizer(model_dir)
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False)
+
+
+def open_label_model(
+    name: str, adapter: str | None, *, quantization: str, cache_dir: str, registry_uri: str | None = None
+) -> LabelModel:
+    """Pin a model by name (see `cluster.models.files`).
+
+    Raises:
+        ValueError: If the model or the adapter is not found.
+    """
+    return LabelModel(
+        base=resolve_model(name, registry_uri=registry_uri),
+        adapter=resolve_model(adapter, registry_uri=registry_uri) if adapter else None,
+        quantization=quantization,
+        cache_dir=cache_dir,
+    )
+
+
+def fingerprint(model: LabelModel, encoder: PromptEncoder) -> str:
+    """Name everything that decides a pair's label besides the pair; hex, 16 digits.
+
+    Model and adapter are named by the digest of their files, tokeniser included.
+    """
+    parts = [model.base.digest, model.adapter.digest if model.adapter else None, model.quantization, encoder.digest]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def load_label_engine(settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> Engine:
+    """Fetch the weights to this machine and start the engine that the settings name."""
+    base, adapter = model.fetch()
+    from transformers.utils import logging as transformers_logging
+
+    from relevance.engines.loading import load_engine
+
+    transformers_logging.disable_progress_bar()  # one per actor in the driver's log
+    return load_engine(base, adapter_dir=adapter, label_ids=label_ids, settings=settings)

@@ -1,0 +1,124 @@
+"""What a model says of pairs: asked here and now, or read from a finished day of the scoring job."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster import storage
+from cluster.commit import read_job_manifest
+from cluster.provenance import hide_credentials
+from relevance.engines.label_model import LabelModel, fingerprint, load_label_engine
+from relevance.engines.settings import EngineSettings
+from relevance.labels import LABELS
+from relevance.scoring.shard_steps import SCORE_COLUMNS, finish_block, prepare_shard, score_block
+
+_KEY = ("query_id", "product_id")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A model's answer to n pairs, in their order."""
+
+    model_version: str
+    prompt_version: str
+    fingerprint: str | None
+    """None where a day of scores does not say."""
+    probabilities: np.ndarray
+    """float (n, 4); zeros where the model gave no label."""
+    labelled: np.ndarray
+    """bool (n,)."""
+    engine_seconds: float | None
+    """Time in the engine; None where it was not asked here."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Label numbers, (n,); those of rows that are not `labelled` mean nothing."""
+        return self.probabilities.argmax(axis=1)
+
+
+def ask_model(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Predictions:
+    """Label pairs in the way of the scoring job: its preparation, its engine, its reading of the result.
+
+    vLLM gets a process of its own, since it binds a process for good and two models are often compared.
+
+    Args:
+        rows: `pairs.CLEAN_SCHEMA`.
+        model: Which model, see `open_label_model`.
+        settings: Engine, device, precision.
+
+    Raises:
+        ValueError: If the model or adapter is refused.
+    """
+    if settings.engine == "vllm" and multiprocessing.parent_process() is None:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(max_workers=1, mp_context=context) as process:
+            return process.submit(_ask, rows, model, settings).result()
+    return _ask(rows, model, settings)
+
+
+def _ask(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Predictions:
+    encoder = model.encoder()
+    block = prepare_shard(rows, encoder, _know_nothing)
+    engine = load_label_engine(settings, model, encoder.label_ids)
+    started = time.perf_counter()
+    scored = score_block(block, engine, encoder.guidelines_ids)
+    seconds = time.perf_counter() - started
+    table, _ = finish_block(scored, model_version=model.version, prompt_version=encoder.digest)
+    return _align(rows, table, fingerprint=fingerprint(model, encoder), engine_seconds=seconds)
+
+
+def _know_nothing(digests: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    n = len(digests)
+    return np.zeros(n, bool), np.zeros((n, len(LABELS)), np.float32), np.zeros(n, np.float32)
+
+
+def read_scores(rows: pa.Table, url: str) -> Predictions:
+    """Find the pairs in a finished day of the scoring job.
+
+    Raises:
+        ValueError: If the day is not finished, or lacks some of the pairs.
+    """
+    manifest = read_job_manifest(url)
+    if manifest is None:
+        raise ValueError(f"{hide_credentials(url)}: not a finished day of scores (no _SUCCESS): run relevance_score")
+    columns = [*_KEY, *SCORE_COLUMNS, "model_version", "prompt_version", "error"]
+    wanted = pc.unique(rows["query_id"])
+    tables = []
+    for name in manifest["files"]:
+        content = pa.BufferReader(storage.read_bytes(storage.join_url(url, name)))
+        tables.append(pq.read_table(content, columns=columns, filters=pc.field("query_id").isin(wanted)))
+    return _align(rows, pa.concat_tables(tables), fingerprint=manifest["plan"].get("fingerprint"), engine_seconds=None)
+
+
+def _align(rows: pa.Table, scores: pa.Table, *, fingerprint: str | None, engine_seconds: float | None) -> Predictions:
+    keys = zip(*(scores[name].to_pylist() for name in _KEY), strict=True)
+    place = {key: number for number, key in enumerate(keys)}
+    found = [place.get(key) for key in zip(*(rows[name].to_pylist() for name in _KEY), strict=True)]
+    missing = sum(number is None for number in found)
+    if missing:
+        raise ValueError(
+            f"the scores lack {missing} of the {len(rows)} labelled pairs: score the evaluation set itself "
+            "(python -m jobs.relevance_score input=…), or give a model instead of scores"
+        )
+    scores = scores.take(pa.array(found, pa.int64()))
+    probabilities = np.stack([pc.fill_null(scores[name], 0).to_numpy() for name in SCORE_COLUMNS], axis=1)
+    return Predictions(
+        model_version=_only(scores["model_version"]),
+        prompt_version=_only(scores["prompt_version"]),
+        fingerprint=fingerprint,
+        probabilities=probabilities.astype(np.float64),
+        labelled=pc.is_null(scores["error"]).to_numpy(),
+        engine_seconds=engine_seconds,
+    )
+
+
+def _only(column: pa.ChunkedArray) -> str:
+    return ", ".join(sorted(set(column.to_pylist())))

@@ -1,0 +1,188 @@
+"""How much label, how much model is enough: adapters for several bases, numbers of labels and seeds, judged alike.
+
+All cells are judged on the same held-out queries. The sets of one seed are nested: more labels are the fewer and some.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+from safetensors import safe_open
+from sklearn.model_selection import GroupShuffleSplit
+
+from cluster.models.files import fetch_model
+from cluster.provenance import digest_of
+from cluster.tracking import TrackedRun, TrackingSettings, tracked_run
+from relevance.engines.label_model import open_label_model
+from relevance.evaluation.pairs import TIED, EvaluationPairs
+from relevance.evaluation.predictions import ask_model
+from relevance.evaluation.run import MODEL, judge
+from relevance.finetuning.finetune import FinetuningSettings, finetune
+from relevance.finetuning.pairs import LabelledPairs
+from relevance.finetuning.run import FinetuneInputs, FinetuneSource, Recipe, read_inputs, training_figures
+
+logger = logging.getLogger(__name__)
+
+WORD_OVERLAP = "word overlap"
+
+
+class SweepSource(Recipe):
+    """What is compared."""
+
+    bases: tuple[str, ...] = Field(min_length=1)
+    """Causal language models, named as in `relevance_finetune`; smallest first makes the finest plot."""
+
+    num_labels: tuple[int, ...] = Field(default=(100, 300, 0), min_length=1)
+    """Labelled pairs to train on; 0: all that are not held out."""
+
+    seeds: tuple[int, ...] = Field(default=(0, 1), min_length=1)
+    """Of the choice of pairs and of training."""
+
+    held_out_fraction: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the queries that judge every cell."""
+
+    input: str
+    """Labelled pairs, as `relevance_finetune` takes them."""
+
+    weak: str | None = None
+    """Weakly labelled pairs, as `relevance_finetune` takes them."""
+
+    output: str
+    """Local folder for adapters, cells, table and plot."""
+
+    cache_dir: str = "~/.cache/marketplace-llm"
+    """Where remote models are kept on a machine."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One base, fine-tuned on so many labels with one seed, judged on the held-out pairs."""
+
+    base: str
+    num_parameters: int
+    num_labels: int
+    """Pairs that it was trained on."""
+    seed: int
+    alpha: float
+    alpha_low: float
+    """95 % interval, bootstrap over queries."""
+    alpha_high: float
+    f1_exact: float
+    overlap_alpha: float
+    """Of logistic regression on word overlap, fitted on the same labels."""
+    num_steps: int
+
+
+def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -> list[Cell]:
+    """Train and judge every cell; a cell that an earlier run finished is read back.
+
+    Raises:
+        ValueError: If a base or the pairs are refused.
+        RuntimeError: If a training failed.
+    """
+    cells = []
+    for base in source.bases:
+        named = FinetuneSource(**{**source.model_dump(include={"input", "weak", "output", "cache_dir"}), "base": base})
+        given = read_inputs(named)
+        pairs = given.pairs.take(given.pairs.labels != TIED)
+        training, held_out = _split(pairs, source.held_out_fraction)
+        for seed, chosen in _subsets(training, source):
+            settings = _with_seed(source.finetuning, seed)
+            key = digest_of([given.base.digest, pairs.digest, _keys(chosen), settings.model_dump(mode="json")])
+            path = Path(source.output) / "cells" / f"{key}.json"
+            if not path.exists():
+                title = f"{given.base.version}, {len(chosen)} labels, seed {seed}"
+                with tracked_run("relevance_sweep", settings, tracking, parent=run, title=title) as child:
+                    cell = _run_cell(given, chosen, held_out, settings, child, source, key)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps(asdict(cell), indent=1), encoding="utf-8")
+            cells.append(Cell(**json.loads(path.read_text("utf-8"))))
+            logger.info("%s, %d labels, seed %d: alpha %.3f", base, len(chosen), seed, cells[-1].alpha)
+    return cells
+
+
+def _with_seed(settings: FinetuningSettings, seed: int) -> FinetuningSettings:
+    return settings.model_copy(update={"training": settings.training.model_copy(update={"seed": seed})})
+
+
+def _split(pairs: EvaluationPairs, fraction: float) -> tuple[EvaluationPairs, EvaluationPairs]:
+    splitter = GroupShuffleSplit(1, test_size=fraction, random_state=0)
+    _, judged = next(splitter.split(pairs.labels, groups=pairs.groups))
+    mask = np.zeros(len(pairs), dtype=bool)
+    mask[judged] = True
+    return pairs.take(~mask), pairs.take(mask)
+
+
+def _subsets(pairs: EvaluationPairs, source: SweepSource) -> Iterator[tuple[int, EvaluationPairs]]:
+    """Draw whole queries, in one order per seed, until there are enough pairs."""
+    groups = pairs.groups
+    for seed in source.seeds:
+        place = np.random.default_rng(seed).permutation(groups.max() + 1)[groups]
+        order = np.argsort(place, kind="stable")
+        for number in source.num_labels:
+            enough = number or len(pairs)
+            last = place[order[min(enough, len(pairs)) - 1]]
+            yield seed, pairs.take(place <= last)
+
+
+def _keys(pairs: EvaluationPairs) -> list[str]:
+    return pairs.rows["product_id"].to_pylist() + pairs.rows["query_id"].to_pylist()
+
+
+def _run_cell(
+    given: FinetuneInputs,
+    training: EvaluationPairs,
+    held_out: EvaluationPairs,
+    settings: FinetuningSettings,
+    run: TrackedRun,
+    source: SweepSource,
+    key: str,
+) -> Cell:
+    weak = given.weak
+    if weak is not None:
+        weak = weak.without(LabelledPairs(held_out.queries, held_out.titles, held_out.labels))
+    folder = Path(source.output) / "adapters" / key
+    adapter = finetune(
+        given.base,
+        given.encoder,
+        training,
+        weak,
+        settings,
+        source.trainer,
+        run,
+        output=folder,
+        cache_dir=source.cache_dir,
+    )
+    model = open_label_model(given.base.source, str(folder), quantization="none", cache_dir=source.cache_dir)
+    said = ask_model(held_out.rows, model, source.engine)
+    judged = judge(held_out, said, source.evaluation, training=training, shared_queries=0)
+    run.metrics(judged.metrics() | training_figures(adapter))
+    alpha = judged.comparison[MODEL]["alpha"]
+    values = (alpha.value, alpha.low, alpha.high, judged.figures["f1_exact"].value)
+    numbers = [math.nan if value is None else value for value in values]
+    overlap = judged.comparison[WORD_OVERLAP]["alpha"].value
+    return Cell(
+        given.base.version,
+        count_parameters(fetch_model(given.base, cache_dir=source.cache_dir)),
+        len(training),
+        settings.training.seed,
+        *numbers,
+        overlap_alpha=math.nan if overlap is None else overlap,
+        num_steps=len(adapter.losses),
+    )
+
+
+def count_parameters(folder: Path) -> int:
+    """Count a model folder's weights, from the headers of its safetensors."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total

@@ -1,0 +1,98 @@
+"""A sweep's cells as one table and one plot."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cluster.tracking import TrackedRun
+from relevance.finetuning.sweep import Cell
+
+_COLORS = ("#2a6fdb", "#12946a", "#d98e04", "#a23b72", "#5b6470")
+_GREY = "#8b929b"
+
+
+def report_sweep(cells: Sequence[Cell], output: str, run: TrackedRun) -> None:
+    """Write sweep.md and sweep.png to `output`, send them to the run, and print the table."""
+    table, plot = sweep_table(cells), draw_sweep(cells)
+    picture = io.BytesIO()
+    plot.savefig(picture, format="png", dpi=130)
+    folder = Path(output)
+    (folder / "sweep.md").write_text(table + "\n", encoding="utf-8")
+    (folder / "sweep.png").write_bytes(picture.getvalue())
+    run.artifact("sweep.md", table.encode())
+    run.artifact("sweep.png", picture.getvalue())
+    best = max(cells, key=lambda cell: cell.alpha)
+    run.metrics({"best_alpha": best.alpha, "cells": len(cells)})
+    print(f"{table}\nplot  {folder / 'sweep.png'}\nrun   {run.where}")
+
+
+def sweep_table(cells: Sequence[Cell]) -> str:
+    """Render the cells as Markdown, the seeds of a base and number of labels in one row."""
+    lines = [
+        "| base | parameters | labels | seeds | alpha (seeds) | 95 % interval | F1 exact-vs-rest | word overlap |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (base, parameters), some in _by_base(cells).items():
+        for row in _by_labels(some):
+            alphas = [cell.alpha for cell in row]
+            spread = f"{np.mean(alphas):.3f}"
+            if len(alphas) > 1:
+                spread += f" ({min(alphas):.3f} to {max(alphas):.3f})"
+            low, high = (np.mean([getattr(cell, name) for cell in row]) for name in ("alpha_low", "alpha_high"))
+            labels = f"{np.mean([cell.num_labels for cell in row]):.0f}"
+            f1, overlap = (np.mean([getattr(cell, name) for cell in row]) for name in ("f1_exact", "overlap_alpha"))
+            lines.append(
+                f"| {base} | {parameters / 1e6:,.1f} M | {labels} | {len(row)} | {spread} | {low:.3f} to {high:.3f} "
+                f"| {f1:.3f} | {overlap:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+def _by_base(cells: Sequence[Cell]) -> dict[tuple[str, int], list[Cell]]:
+    found: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.base, cell.num_parameters), []).append(cell)
+    return found
+
+
+def _by_labels(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """One row per asked-for number of labels: the n-th smallest set of every seed belongs to the n-th row."""
+    by_seed: dict[int, list[Cell]] = {}
+    for cell in sorted(cells, key=lambda cell: cell.num_labels):
+        by_seed.setdefault(cell.seed, []).append(cell)
+    return [list(row) for row in zip(*by_seed.values(), strict=True)]
+
+
+def draw_sweep(cells: Sequence[Cell]) -> Figure:
+    """Draw alpha over the number of labels, a line per base through the seeds' means with their 95 % intervals."""
+    plot = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = plot.add_subplot()
+    by_base = _by_base(cells)
+    widest = max(cell.num_labels for cell in cells)
+    for number, ((base, parameters), some) in enumerate(by_base.items()):
+        color, rows = _COLORS[number % len(_COLORS)], _by_labels(some)
+        # Bases of the same number of labels stand side by side, else their intervals hide each other.
+        x = [np.mean([cell.num_labels for cell in row]) + 0.012 * widest * number for row in rows]
+        mean, low, high = (
+            np.array([np.mean([getattr(cell, name) for cell in row]) for row in rows])
+            for name in ("alpha", "alpha_low", "alpha_high")
+        )
+        label = f"{base} ({parameters / 1e6:,.1f} M)"
+        axes.errorbar(x, mean, [mean - low, high - mean], fmt="-o", color=color, capsize=3, elinewidth=1, label=label)
+        for at, row in zip(x, rows, strict=True):
+            axes.plot([at] * len(row), [cell.alpha for cell in row], ".", color=color, alpha=0.5)
+    rows = _by_labels(next(iter(by_base.values())))
+    y = [np.mean([cell.overlap_alpha for cell in row]) for row in rows]
+    axes.plot([np.mean([cell.num_labels for cell in row]) for row in rows], y, "--o", color=_GREY, label="word overlap")
+    axes.set_xlim(0, widest * 1.08)
+    axes.set_xlabel("labelled pairs to learn from")
+    axes.set_ylabel("alpha on held-out queries, 95 % interval")
+    axes.grid(alpha=0.3)
+    plot.legend(frameon=False, loc="outside upper left", ncols=2, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return plot

@@ -1,0 +1,125 @@
+"""Few labels, stretched: a teacher fitted on them gives its opinion of pairs that nobody labelled.
+
+The teacher (`relevance.evaluation.overlap`) compares spelling; it judges weakly labelled pairs and real queries and
+titles in new combinations. Generated pairs with their true labels keep alive what pre-training taught.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import Field
+
+from cluster.settings import Settings
+from relevance.evaluation.overlap import OverlapFeatures, OverlapTeacher
+from relevance.finetuning.pairs import LabelledPairs, WeakPairs
+from relevance.labels import LABELS
+from relevance.prompting.prompts import PromptEncoder
+from relevance.small_model_recipe.generated_pairs import GeneratedPairs, GenerationSettings
+from relevance.small_model_recipe.matching import split_words
+from relevance.training.examples import ProductExample, tokenize_products
+
+_STRANGER = np.array([0.1, 0.1, 0.2, 1.0])
+"""Odds of each label for a query drawn at random, against a query for which a shop had shown the product."""
+
+
+class TeachingSettings(Settings):
+    """How far the labels are stretched."""
+
+    teacher_share: float = Field(default=0.5, ge=0, le=1)
+    """How much of a labelled pair's target is the teacher's opinion: the labels are noisy, so is a small model."""
+
+    taught_queries_per_title: int = Field(default=2, ge=0)
+    """Further queries per title and epoch that only the teacher has labelled."""
+
+    catalogue_products: int = Field(default=300, ge=0)
+    """Generated products per epoch, four queries each with their true labels: what was learnt there is kept."""
+
+    label_repeats: int = Field(default=2, ge=1)
+    """How often a labelled pair comes in each epoch."""
+
+
+class TaughtPairs:
+    """Epochs of examples: labelled pairs, weakly labelled pairs and recombined ones with the teacher's opinion."""
+
+    def __init__(
+        self, labelled: LabelledPairs, targets: np.ndarray, weak: WeakPairs, settings: TeachingSettings, *, seed: int
+    ) -> None:
+        """Fit the teacher; `targets` (n, 4) are the labelled pairs' smoothed and weighed labels."""
+        self._settings, self._seed = settings, seed
+        self._titles = [*labelled.titles, *weak.titles]
+        self._queries = [*labelled.queries, *weak.queries]
+        self._labelled = len(labelled.titles)
+        self._features = OverlapFeatures(self._titles)
+        self.teacher = OverlapTeacher(seed=seed)
+        own = self._features(labelled.queries, labelled.titles)
+        posterior = self.teacher.fit(
+            own, labelled.labels, self._features(weak.queries, weak.titles), weak.is_substitute
+        )
+        share = settings.teacher_share
+        opinion = self.teacher.probabilities(own) * targets.sum(axis=1, keepdims=True)
+        mixed = (1 - share) * targets + share * opinion
+        self._targets = np.concatenate([mixed, posterior]).astype(np.float32)
+        self._words = [split_words(query) for query in self._queries]
+        self._pool = [word for words in self._words for word in words]
+
+    def probabilities(self, queries: Sequence[str], titles: Sequence[str]) -> np.ndarray:
+        """The teacher's opinion of pairs, (n, 4)."""
+        return self.teacher.probabilities(self._features(queries, titles))
+
+    def epoch(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
+        """Tokenise one epoch: every title with its own query and some taught ones."""
+        draw = random.Random(f"{self._seed} {number}")
+        drawn = [
+            [self._draw_query(row, draw) for _ in range(self._settings.taught_queries_per_title)]
+            for row in range(len(self._titles))
+        ]
+        queries = [[query, *(text for text, _ in some)] for query, some in zip(self._queries, drawn, strict=True)]
+        flat = [text for some in drawn for text, _ in some]
+        titles = [title for title, some in zip(self._titles, drawn, strict=True) for _ in some]
+        taught = self.probabilities(flat, titles) if flat else np.zeros((0, len(LABELS)))
+        strange = np.array([is_stranger for some in drawn for _, is_stranger in some], dtype=bool)
+        taught[strange] *= _STRANGER
+        taught /= taught.sum(axis=1, keepdims=True)
+        targets, start = [], 0
+        for row, own in enumerate(queries):
+            end = start + len(own) - 1
+            targets.append(np.vstack([self._targets[row : row + 1], taught[start:end]]).astype(np.float32))
+            start = end
+        repeats = self._settings.label_repeats - 1
+        for row in range(self._labelled):
+            queries[row] = queries[row] + [self._queries[row]] * repeats
+            targets[row] = np.vstack([targets[row], *[self._targets[row : row + 1]] * repeats])
+        examples = tokenize_products(encoder, [{"title": title} for title in self._titles], queries, targets)
+        return examples + self._catalogue_examples(encoder, number)
+
+    def _catalogue_examples(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
+        if not self._settings.catalogue_products:
+            return []
+        drawing = GenerationSettings(
+            products_per_pool=self._settings.catalogue_products, queries_per_product=4, matching_fraction=0
+        )
+        return GeneratedPairs(self._titles, drawing, seed=self._seed + 1000 * (number + 1)).epoch(encoder, 0)
+
+    def _draw_query(self, row: int, draw: random.Random) -> tuple[str, bool]:
+        """Change the title's own query by a word or two, cut one out of the title, or take a stranger's (True)."""
+        kind = draw.random()
+        words = list(self._words[row]) or ["item"]
+        if kind < 0.2:
+            return draw.choice(self._queries), True
+        if kind < 0.45:
+            words = split_words(self._titles[row]) or words
+            length = min(draw.randint(1, 5), len(words))
+            start = draw.randrange(len(words) - length + 1)
+            words = words[start : start + length] if draw.random() < 0.5 else draw.sample(words, length)
+        for _ in range(draw.choice((0, 1, 1, 2)) if kind < 0.45 else draw.choice((1, 1, 2))):
+            at, change = draw.randrange(len(words)), draw.random()
+            if change < 0.3 and len(words) > 1:
+                del words[at]
+            elif change < 0.65:
+                words[at] = draw.choice(self._pool)
+            else:
+                words.insert(at, draw.choice(self._pool))
+        return " ".join(words), False

@@ -1,0 +1,301 @@
+"""One run of the publishing job: build, judge, compare, register, and move the champion or say why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from cluster.models.files import resolve_model
+from cluster.models.registry import ModelRegistry
+from cluster.settings import Settings
+from cluster.tracking import TrackedRun
+from relevance.engines.label_model import open_label_model
+from relevance.engines.settings import EngineSettings
+from relevance.evaluation.figures import EvaluationSettings, Figure
+from relevance.evaluation.pairs import EvaluationPairs, read_evaluation_pairs, refuse_overlap
+from relevance.evaluation.predictions import Predictions, ask_model
+from relevance.evaluation.report import report_evaluation
+from relevance.evaluation.run import Evaluation, judge
+from relevance.publishing.model_card import CARD, write_card
+from relevance.publishing.steps import (
+    BuiltModel,
+    Decision,
+    PublishingSettings,
+    QuantizationEffect,
+    ask_built,
+    build_model,
+    decide,
+    measure_quantization,
+    paired_difference,
+)
+
+
+class PublishSource(Settings):
+    """What is published, on which evidence, and under which name."""
+
+    base: str | None = None
+    """Causal language model: folder, s3:// folder, models:/name@alias of MLflow, or hub id. Needed unless rolling
+    back."""
+
+    adapter: str | None = None
+    """LoRA adapter to merge into the base, named like a model; null: the base is what is published."""
+
+    input: str | None = None
+    """Labelled pairs that decide, none of which the model has learnt from. Needed unless rolling back."""
+
+    train: str | None = None
+    """Pairs that the model learnt from: checked for shared queries, and what the baselines learn from."""
+
+    allow_overlap: bool = False
+    """Go on although `train` shares queries with `input`; such a version becomes champion by force alone."""
+
+    output: str = "var/published"
+    """Local folder in which the model is built: merged/, published/ and the evaluation."""
+
+    name: str = Field(default="relevance", pattern=r"^[^/:@]+$")
+    """Registered model in MLflow."""
+
+    rollback: bool = False
+    """Make the champion before the present one champion again, and do nothing else."""
+
+    force: bool = False
+    """Make the version champion in spite of every rule; needs a reason."""
+
+    reason: str | None = Field(default=None, min_length=1, max_length=1000)
+    """Why it is forced or rolled back; kept with the version."""
+
+    cache_dir: str = "~/.cache/marketplace-llm"
+    """Where remote models are kept on this machine."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A built model with all that was found out about it."""
+
+    built: BuiltModel
+    predictions: Predictions
+    evaluation: Evaluation
+    effect: QuantizationEffect | None
+
+
+def roll_back(source: PublishSource, registry: ModelRegistry, run: TrackedRun) -> None:
+    """Move the champion back by one, and record it."""
+    why = source.reason or "no reason given"
+    before, after = registry.roll_back(why)
+    run.tags({"rollback": f"{before} -> {after}", "reason": why})
+    print(f"champion of {source.name} is version {after} again, was {before}: scoring takes it from its next run on")
+
+
+def publish(
+    source: PublishSource,
+    registry: ModelRegistry,
+    run: TrackedRun,
+    *,
+    publishing: PublishingSettings,
+    engine: EngineSettings,
+    evaluation: EvaluationSettings,
+    shown: Mapping[str, Any],
+) -> None:
+    """Publish a model.
+
+    Args:
+        source: What, and on which evidence.
+        registry: Where to.
+        run: The MLflow run that keeps the files.
+        publishing: How it is built, and the limits.
+        engine: The one that will run the model.
+        evaluation: How figures are measured.
+        shown: The job's settings, as they may be shown.
+
+    Raises:
+        ValueError: If a setting is missing, the model or the data is refused, or the champion is gone.
+        RuntimeError: If MLflow cannot take the model, or another job moved the champion meanwhile.
+    """
+    check_source(source)
+    present = registry.champion_if_any() if source.force else registry.champion()
+    pairs, training, shared = _read(source)
+    candidate = _build(source, pairs, training, shared, publishing, engine, evaluation, registry_uri=registry.uri)
+    output = Path(source.output)
+    report_evaluation(candidate.evaluation, str(output), shown, run)
+    digest = resolve_model(str(candidate.built.folder)).digest
+    version = registry.version_with(digest)
+    if version is not None and version == present:
+        print(f"{source.name}/{version} has exactly these files and is champion already")
+        return
+    difference = _compare(source, pairs, candidate, present, registry, engine, evaluation)
+    decision = decide(
+        candidate.evaluation,
+        candidate.effect,
+        difference,
+        publishing,
+        champion=f"{source.name}/{present}" if present else None,
+        force_reason=source.reason if source.force else None,
+    )
+    run.metrics(_metrics(candidate.effect, difference))
+    version = version or _register(source, pairs, candidate, decision, registry, run, engine, digest, shown)
+    _move(registry, version, decision, present)
+    run.tags({"version": f"{source.name}/{version}", "champion": str(decision.champion), "why": decision.why})
+    _print(source, version, candidate, decision, run)
+
+
+def check_source(source: PublishSource) -> None:
+    """Check what settings alone tell.
+
+    Raises:
+        ValueError: If base or input is missing, or force has no reason.
+    """
+    for name in ("base", "input"):
+        if getattr(source, name) is None:
+            raise ValueError(f"{name}: required, give {name}=VALUE (only rollback=true goes without)")
+    if source.force and not source.reason:
+        raise ValueError("force needs a reason, which is kept with the version: give reason='…'")
+    if "://" in source.output:
+        raise ValueError(f"output {source.output}: expected a local folder to build the model in")
+
+
+def _read(source: PublishSource) -> tuple[EvaluationPairs, EvaluationPairs | None, int | None]:
+    pairs = read_evaluation_pairs(source.input or "")
+    if source.train is None:
+        return pairs, None, None
+    training = read_evaluation_pairs(source.train)
+    return pairs, training, refuse_overlap(pairs, training, allow=source.allow_overlap)
+
+
+def _build(
+    source: PublishSource,
+    pairs: EvaluationPairs,
+    training: EvaluationPairs | None,
+    shared: int | None,
+    publishing: PublishingSettings,
+    engine: EngineSettings,
+    settings: EvaluationSettings,
+    *,
+    registry_uri: str,
+) -> Candidate:
+    """Build the model, load it with its engine, judge it, and judge what quantisation did."""
+    built = build_model(
+        source.base or "",
+        source.adapter,
+        Path(source.output),
+        publishing,
+        cache_dir=source.cache_dir,
+        registry_uri=registry_uri,
+    )
+    said = ask_built(pairs, built.folder, engine, cache_dir=source.cache_dir)
+    evaluation = judge(pairs, said, settings, training=training, shared_queries=shared)
+    effect = None
+    if built.merged is not None and built.quantization != "none":
+        plain = ask_built(pairs, built.merged, engine, cache_dir=source.cache_dir)
+        effect = measure_quantization(pairs, said, plain, built, settings)
+    return Candidate(built, said, evaluation, effect)
+
+
+def _compare(
+    source: PublishSource,
+    pairs: EvaluationPairs,
+    candidate: Candidate,
+    present: str | None,
+    registry: ModelRegistry,
+    engine: EngineSettings,
+    settings: EvaluationSettings,
+) -> Figure | None:
+    """Ask the champion for the same pairs; None where there is none."""
+    if present is None:
+        return None
+    name = f"models:/{source.name}/{present}"
+    try:
+        champion = open_label_model(
+            name, None, quantization="auto", cache_dir=source.cache_dir, registry_uri=registry.uri
+        )
+        said = ask_model(pairs.rows, champion, engine.model_copy(update={"quantization": "auto"}))
+    except (ValueError, OSError) as error:
+        if source.force:
+            return None
+        raise ValueError(
+            f"the champion {source.name}/{present} cannot be loaded to compare with ({error}): bring its files back, "
+            "roll back (rollback=true), or publish with force=true and a reason"
+        ) from None
+    return paired_difference(pairs, candidate.predictions, said, settings)
+
+
+def _register(
+    source: PublishSource,
+    pairs: EvaluationPairs,
+    candidate: Candidate,
+    decision: Decision,
+    registry: ModelRegistry,
+    run: TrackedRun,
+    engine: EngineSettings,
+    digest: str,
+    shown: Mapping[str, Any],
+) -> str:
+    markets = sorted({market or "unknown" for market in pairs.markets}) if pairs.markets else []
+    card = write_card(
+        candidate.built,
+        candidate.evaluation,
+        candidate.effect,
+        decision,
+        name=source.name,
+        content_digest=digest,
+        markets=", ".join(markets) or "the set names no market",
+        engine=engine.engine,
+        settings=shown,
+    )
+    run.artifact(CARD, card.encode())
+    if run.run_id is None:
+        raise RuntimeError(f"MLflow is not there ({run.where}): the model is in {candidate.built.folder}, run it again")
+    tags = {
+        "base": source.base or "",
+        "adapter": source.adapter or "none",
+        "quantization": candidate.built.quantization,
+        "evaluation_data": candidate.evaluation.data_digest,
+        "training_data": candidate.evaluation.training_digest or "not given",
+        **{name: _short(candidate.evaluation.figures[name]) for name in ("alpha", "f1_exact")},
+    }
+    return registry.register(candidate.built.folder, digest, run_id=run.run_id, card=card, tags=tags)
+
+
+def _short(figure: Figure) -> str:
+    return "missing" if figure.value is None else f"{figure.value:.4f}"
+
+
+def _move(registry: ModelRegistry, version: str, decision: Decision, present: str | None) -> None:
+    if decision.champion:
+        registry.promote(version, decision.why, instead_of=present, forced=decision.forced)
+    else:
+        registry.challenge(version, decision.why)
+
+
+def _metrics(effect: QuantizationEffect | None, difference: Figure | None) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    if difference:
+        found |= {"champion_difference": difference.value, "champion_difference.low": difference.low}
+    if effect:
+        found |= {
+            "quantization.changed_fraction": effect.changed_fraction,
+            "quantization.alpha_difference": effect.alpha_difference.value,
+            "quantization.alpha_difference.low": effect.alpha_difference.low,
+            "quantization.speed_ratio": effect.speed_ratio,
+            "quantization.pairs_per_second": effect.pairs_per_second,
+            "quantization.bytes": effect.bytes,
+            "quantization.unquantized_bytes": effect.unquantized_bytes,
+        }
+    return found
+
+
+def _print(source: PublishSource, version: str, candidate: Candidate, decision: Decision, run: TrackedRun) -> None:
+    effect = candidate.effect
+    if effect:
+        speed = f", {effect.speed_ratio:.2f} times the speed" if effect.speed_ratio else ""
+        print(
+            f"{candidate.built.quantization}: {effect.changed_fraction:.2%} of the labels changed, {effect.bytes:,} of "
+            f"{effect.unquantized_bytes:,} bytes{speed}"
+        )
+    if decision.champion:
+        print(f"{source.name}/{version} is champion: {decision.why}\nscore with model=models:/{source.name}@champion")
+    else:
+        print(f"{source.name}/{version} stays a challenger: {decision.why}")

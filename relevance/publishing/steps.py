@@ -1,0 +1,256 @@
+"""From an adapter to a version that scoring may use: merge, quantise, check with the engine that runs it, decide."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from cluster.models.files import fetch_model, resolve_model
+from cluster.settings import Settings
+from relevance.engines.label_model import open_label_model
+from relevance.engines.settings import EngineSettings
+from relevance.evaluation.figures import EvaluationSettings, Figure, paired_alpha_difference
+from relevance.evaluation.pairs import TIED, EvaluationPairs
+from relevance.evaluation.predictions import Predictions, ask_model
+from relevance.evaluation.run import Evaluation
+from relevance.weights.checkpoint import save_checkpoint
+from relevance.weights.loading import checkpoint_quantization, load_model, read_config
+from relevance.weights.quantization import copy_companions, quantize_folder
+
+logger = logging.getLogger(__name__)
+
+
+class PublishingSettings(Settings):
+    """How a model is made ready, and what it has to show."""
+
+    quantization: Literal["int8", "fp8", "none"] = "int8"
+    """8-bit weights and activations (compressed-tensors W8A8): `int8` for CPUs and Ampere, `fp8` for Hopper and Ada.
+    A base that is 8 bit already is published as it is."""
+
+    unquantized: str | None = None
+    """Regular expression found in the names of linear layers to leave alone; see `load_model`."""
+
+    merge_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the merge and of the unquantised model. `auto`: bfloat16 beside a GPU, float32 on a CPU."""
+
+    max_changed_fraction: float = Field(default=0.03, ge=0, le=1)
+    """Share of labels that quantisation may change before the version stays a challenger."""
+
+    min_alpha_difference: float = Field(default=-0.005, ge=-1, le=1)
+    """What the lower end of the paired difference in alpha, new less champion, has to be above."""
+
+    min_alpha: float = Field(default=0.36, ge=-1, le=1)
+    """Alpha that a first champion needs."""
+
+    min_f1_exact: float = Field(default=0.75, ge=0, le=1)
+    """F1 of exact against the rest that a first champion needs."""
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model ready to be published."""
+
+    folder: Path
+    merged: Path | None
+    """The same weights before quantisation; None where the base came in 8 bits."""
+    quantization: str
+    adapter_base: str | None
+    """What the adapter says that it was trained on."""
+
+
+@dataclass(frozen=True)
+class QuantizationEffect:
+    """What 8 bits cost and bring, on the evaluation set, in the engine that will run the model."""
+
+    changed_fraction: float
+    """Share of pairs with another label."""
+    mean_probability_change: float
+    """Of the label that the unquantised model gave."""
+    alpha_difference: Figure
+    """Quantised less unquantised, paired."""
+    speed_ratio: float | None
+    """Quantised over unquantised, pairs per second of the engine."""
+    pairs_per_second: float | None
+    bytes: int
+    unquantized_bytes: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a version becomes champion, and why."""
+
+    champion: bool
+    why: str
+    forced: str | None = None
+    """The reason given, where rules were put aside."""
+
+
+def build_model(
+    base: str,
+    adapter: str | None,
+    output: Path,
+    settings: PublishingSettings,
+    *,
+    cache_dir: str,
+    registry_uri: str | None,
+) -> BuiltModel:
+    """Merge the adapter into the base and quantise the result, into `output`/merged and `output`/published.
+
+    Folders of these names from an earlier attempt are replaced.
+
+    Raises:
+        ValueError: If the base or adapter is not found, or they do not belong together.
+    """
+    base_dir = fetch_model(resolve_model(base, registry_uri=registry_uri), cache_dir=cache_dir)
+    adapter_dir = (
+        fetch_model(resolve_model(adapter, registry_uri=registry_uri), cache_dir=cache_dir) if adapter else None
+    )
+    merged, published = output / "merged", output / "published"
+    for folder in (merged, published):
+        shutil.rmtree(folder, ignore_errors=True)
+    checkpoint = checkpoint_quantization(read_config(base_dir), base_dir)
+    if checkpoint is not None and adapter_dir is None:
+        shutil.copytree(base_dir, published)
+        return BuiltModel(published, None, checkpoint, None)
+    _merge(base_dir, adapter_dir, merged, settings)
+    if settings.quantization == "none":
+        shutil.copytree(merged, published)
+    else:
+        quantize_folder(merged, published, quantization=settings.quantization, unquantized=settings.unquantized)
+    return BuiltModel(published, merged, settings.quantization, _adapter_base(adapter_dir))
+
+
+def _merge(base_dir: Path, adapter_dir: Path | None, folder: Path, settings: PublishingSettings) -> None:
+    name = settings.merge_dtype
+    if name == "auto":
+        name = "bfloat16" if torch.cuda.is_available() else "float32"
+    dtype = getattr(torch, name)
+    logger.info("merging in %s", name)
+    model = load_model(base_dir, adapter_dir=adapter_dir, device=torch.device("cpu"), dtype=dtype)
+    model.config.dtype = dtype
+    folder.mkdir(parents=True)
+    save_checkpoint(model, folder)
+    copy_companions(base_dir, folder, prompt_from=adapter_dir)
+
+
+def _adapter_base(adapter_dir: Path | None) -> str | None:
+    if adapter_dir is None:
+        return None
+    return json.loads((adapter_dir / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
+
+
+def ask_built(pairs: EvaluationPairs, folder: Path, engine: EngineSettings, *, cache_dir: str) -> Predictions:
+    """Load a built folder as scoring would, and label the evaluation set."""
+    model = open_label_model(str(folder), None, quantization="auto", cache_dir=cache_dir)
+    return ask_model(pairs.rows, model, engine.model_copy(update={"quantization": "auto"}))
+
+
+def measure_quantization(
+    pairs: EvaluationPairs, quantized: Predictions, plain: Predictions, built: BuiltModel, settings: EvaluationSettings
+) -> QuantizationEffect:
+    """Compare the published model with itself before quantisation."""
+    both = quantized.labelled & plain.labelled
+    rows = np.flatnonzero(both)
+    chosen = plain.labels[rows]
+    moved = np.abs(quantized.probabilities[rows, chosen] - plain.probabilities[rows, chosen])
+    speeds = [len(rows) / said.engine_seconds if said.engine_seconds else None for said in (quantized, plain)]
+    return QuantizationEffect(
+        changed_fraction=float((quantized.labels[rows] != chosen).mean()),
+        mean_probability_change=float(moved.mean()),
+        alpha_difference=paired_difference(pairs, quantized, plain, settings),
+        speed_ratio=speeds[0] / speeds[1] if speeds[0] and speeds[1] else None,
+        pairs_per_second=speeds[0],
+        bytes=_weight_bytes(built.folder),
+        unquantized_bytes=_weight_bytes(built.merged or built.folder),
+    )
+
+
+def paired_difference(
+    pairs: EvaluationPairs, new: Predictions, old: Predictions, settings: EvaluationSettings
+) -> Figure:
+    """Alpha of `new` less alpha of `old` on the pairs that both label and people have settled."""
+    rows = (pairs.labels != TIED) & new.labelled & old.labelled
+    return paired_alpha_difference(
+        pairs.labels[rows],
+        new.labels[rows],
+        old.labels[rows],
+        pairs.groups[rows],
+        samples=settings.bootstrap_samples,
+        seed=settings.seed,
+    )
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def decide(
+    evaluation: Evaluation,
+    effect: QuantizationEffect | None,
+    difference: Figure | None,
+    settings: PublishingSettings,
+    *,
+    champion: str | None,
+    force_reason: str | None = None,
+) -> Decision:
+    """Say whether a version becomes champion.
+
+    Args:
+        evaluation: Of the version.
+        effect: Of its quantisation; None where it came in 8 bits.
+        difference: Alpha of the version less that of the champion, paired; None where they were not compared.
+        settings: The limits.
+        champion: Name of the present champion, None where there is none.
+        force_reason: Publish in spite of every rule, for this reason.
+    """
+    against = _objections(evaluation, effect, difference, settings, champion)
+    if against and force_reason:
+        return Decision(True, f"forced ({force_reason}) although {'; '.join(against)}", force_reason)
+    if against:
+        return Decision(False, "; ".join(against))
+    if champion is None:
+        return Decision(True, f"first champion: alpha {evaluation.figures['alpha'].value:.3f} passes")
+    assert difference is not None, "a champion without a difference is an objection"
+    return Decision(
+        True,
+        f"alpha less that of {champion} is {difference.value:+.4f}, at least {difference.low:+.4f}, above the limit of "
+        f"{settings.min_alpha_difference:+.4f}",
+    )
+
+
+def _objections(
+    evaluation: Evaluation,
+    effect: QuantizationEffect | None,
+    difference: Figure | None,
+    settings: PublishingSettings,
+    champion: str | None,
+) -> list[str]:
+    found = []
+    if evaluation.shared_queries:
+        found.append(f"{evaluation.shared_queries} queries of the evaluation set are in the training set")
+    if effect and effect.changed_fraction > settings.max_changed_fraction:
+        limit = settings.max_changed_fraction
+        found.append(f"quantisation changes {effect.changed_fraction:.2%} of the labels, more than {limit:.2%}")
+    if champion is None:
+        for name, least in (("alpha", settings.min_alpha), ("f1_exact", settings.min_f1_exact)):
+            value = evaluation.figures[name].value
+            if value is None or value < least:
+                shown = "missing" if value is None else f"{value:.3f}"
+                found.append(f"{name} is {shown}, a first champion needs {least:.3f}")
+    elif difference is None or difference.low is None:
+        why = difference.missing if difference else "they were not compared"
+        found.append(f"whether it is as good as {champion} is not known ({why})")
+    elif difference.low <= settings.min_alpha_difference:
+        found.append(
+            f"alpha less that of {champion} is {difference.value:+.4f} and may be as low as {difference.low:+.4f}, the "
+            f"limit is {settings.min_alpha_difference:+.4f}"
+        )
+    return found

@@ -1,0 +1,155 @@
+"""The scoring report as one self-contained HTML page: no script, no font, no request to anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+from jinja2 import Template
+
+from relevance.labels import LABELS
+from relevance.page_templates import load_page
+from relevance.scoring.checks import Check, verdict
+from relevance.scoring.measures import DayMeasures, PreviousDay, label_shares
+
+_MAX_ROWS = 20
+_ORIGINS = (
+    ("labelled", "labelled by the model"),
+    ("reused", "label known for the same texts"),
+    ("repeated", "repeats of a key in this day"),
+    ("failed", "with an error"),
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that the report shows. Texts of users are not among it; whatever is, is escaped."""
+
+    title: str
+    """The day: its partition, or its folder."""
+    identity: Mapping[str, str | None]
+    """What was read, written and used, by name."""
+    figures: Mapping[str, Any]
+    measures: DayMeasures
+    checks: Sequence[Check]
+    previous: PreviousDay | None
+    gpu_hour_price: float
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    hardware: Mapping[str, Any]
+
+
+def render_page(page: Page) -> bytes:
+    """Render the report as UTF-8."""
+    fine, sentence = verdict(list(page.checks))
+    figures = page.figures
+    return (
+        _template()
+        .render(
+            page=page,
+            fine=fine,
+            sentence=sentence,
+            figures=figures,
+            measures=page.measures,
+            origins=_origins(figures["counts"]),
+            labels=_labels(figures, page.previous),
+            confusion=_confusion(figures),
+            confidence=_histogram(figures["confidence_histogram"]),
+            label_mass=_histogram(figures["label_mass_histogram"]),
+            errors=list(figures["errors"].items())[:_MAX_ROWS],
+            other_errors=list(figures["errors"].values())[_MAX_ROWS:],
+            poisoned_shards=figures["poisoned_shards"],
+            settings=json.dumps(page.settings, indent=2),
+            hardware=json.dumps(page.hardware, indent=2),
+        )
+        .encode()
+    )
+
+
+def format_duration(seconds: float) -> str:
+    """Write seconds as people say them."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"
+
+
+def format_share(fraction: float) -> str:
+    """Write a fraction in per cent, never rounding something to nothing or to all."""
+    text = f"{fraction:.1%}"
+    if fraction > 0 and text == "0.0%":
+        return "<0.1%"
+    return ">99.9%" if fraction < 1 and text == "100.0%" else text
+
+
+def format_count(count: float) -> str:
+    """Write a large count shortly: 52.3 M, 1.2 G."""
+    for limit, unit in ((1e9, "G"), (1e6, "M")):
+        if abs(count) >= limit:
+            return f"{count / limit:.1f}\u00a0{unit}"
+    return f"{count:,.0f}"
+
+
+@cache
+def _template() -> Template:
+    return load_page("scoring/report.html", duration=format_duration, share=format_share, short=format_count)
+
+
+def _origins(counts: Mapping[str, int]) -> list[dict[str, Any]]:
+    total = max(1, counts["read"])
+    return [
+        {"name": name, "text": text, "count": counts[name], "share": counts[name] / total} for name, text in _ORIGINS
+    ]
+
+
+def _labels(figures: Mapping[str, Any], previous: PreviousDay | None) -> list[dict[str, Any]]:
+    shares = label_shares(figures)
+    before = label_shares(previous.figures) if previous else {}
+    widest = max([*shares.values(), *before.values()]) or 1
+    return [
+        {
+            "name": label,
+            "count": figures["labels"][label],
+            "share": shares[label],
+            "width": shares[label] / widest,
+            "before": before.get(label),
+            "width_before": before.get(label, 0.0) / widest,
+            "points": round(100 * (shares[label] - before.get(label, shares[label])), 1) + 0.0,  # no -0.0
+        }
+        for label in LABELS
+    ]
+
+
+def _confusion(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the matrix, each cell with its share of the row."""
+    rows = []
+    for label, counts in zip(LABELS, figures["confusion"], strict=True):
+        total = sum(counts)
+        cells = [{"count": count, "share": count / max(1, total)} for count in counts]
+        rows.append({"name": label, "cells": cells, "total": total})
+    return rows
+
+
+def _histogram(counts: Sequence[int]) -> dict[str, Any]:
+    total, highest = max(1, sum(counts)), max(1, *counts)
+    below = list(accumulate(counts))
+    return {
+        "bars": [
+            {
+                "from": index / len(counts),
+                "to": (index + 1) / len(counts),
+                "count": count,
+                "share": count / total,
+                "height": count / highest,
+            }
+            for index, count in enumerate(counts)
+        ],
+        "highest": highest / total,
+        "below_half": below[len(counts) // 2 - 1] / total,
+        "empty": not sum(counts),
+    }

@@ -1,0 +1,115 @@
+"""Cut a day of pairs into deterministic shards, all pairs of a product together, through storage.
+
+A hash shuffle in two steps. `partition_split` reads one split of the input, validates its rows and
+writes them as one file in which each shard's rows lie together; `read_shard` later fetches one byte
+range of every such file. Nothing is held between the two, so memory does not grow with the input,
+and a killed run finds the finished files by their manifests.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster import storage
+from cluster.commit import Output
+from relevance.pairs.files import Split, read_split
+from relevance.pairs.pair import clean_pairs, shards_of
+
+PARTITION_STAGE = "partitions"
+_PARTITION_ROWS = 131_072
+"""Rows held by one task while it sorts them to shards: about 100 MB with long descriptions."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard's place in the partitioned files, in the order of the input."""
+
+    number: int
+    num_shards: int
+    num_rows: int
+    files: tuple[str, ...]
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:05d}"
+
+
+def count_shards(splits: Iterable[Split], *, shard_rows: int) -> int:
+    """How many shards an input is cut into: a function of the input alone."""
+    return max(1, -(-sum(split.estimated_rows for split in splits) // shard_rows))
+
+
+def partition_split(
+    split: Split, output: Output, *, num_shards: int, max_text_bytes: int, carry: Sequence[str] = ()
+) -> None:
+    """Validate a split's rows, write them ordered by shard, and commit the split's manifest."""
+    files, errors, num_rows = [], Counter(), 0
+    held: list[pa.Table] = []
+    for table in read_split(split):
+        clean = clean_pairs(table, max_text_bytes=max_text_bytes, carry=carry)
+        errors.update(pc.drop_null(clean["error"]).to_pylist())
+        num_rows += len(clean)
+        held.append(clean)
+        if sum(map(len, held)) >= _PARTITION_ROWS:
+            files.append(_write_partition(held, split, output, num_shards))
+            held = []
+    if held:
+        files.append(_write_partition(held, split, output, num_shards))
+    output.commit_unit(PARTITION_STAGE, split.name, {"files": files, "num_rows": num_rows, "errors": dict(errors)})
+
+
+def _write_partition(tables: list[pa.Table], split: Split, output: Output, num_shards: int) -> dict[str, Any]:
+    table = pa.concat_tables(tables).combine_chunks()
+    shards = shards_of(table["product_id"].combine_chunks(), num_shards)
+    order = np.argsort(shards, kind="stable")
+    table = table.take(pa.array(order))
+    present, first = np.unique(shards[order], return_index=True)
+    ends = np.append(first[1:], len(table))
+    ranges: dict[str, list[int]] = {}
+    with pa.BufferOutputStream() as buffer:
+        for shard, start, end in zip(present.tolist(), first.tolist(), ends.tolist(), strict=True):
+            position = buffer.tell()
+            _write_rows(buffer, table.slice(start, end - start))
+            ranges[str(shard)] = [position, buffer.tell(), end - start]
+        name = output.write_data(f"partition-{split.name}", buffer.getvalue())
+    return {"name": name, "ranges": ranges}
+
+
+def _write_rows(sink: pa.NativeFile, rows: pa.Table) -> None:
+    with pa.ipc.new_stream(sink, rows.schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+        writer.write_table(rows)
+
+
+def collect_shards(manifests: Mapping[str, Mapping[str, Any]], num_shards: int) -> list[Shard]:
+    """Turn the splits' manifests into shards; one without rows is left out."""
+    parts: list[list[tuple[str, int, int, int]]] = [[] for _ in range(num_shards)]
+    for split in sorted(manifests):
+        for file in manifests[split]["files"]:
+            for shard, (start, end, num_rows) in file["ranges"].items():
+                parts[int(shard)].append((file["name"], start, end, num_rows))
+    shards = []
+    for number, found in enumerate(parts):
+        if found:
+            files, starts, ends, rows = zip(*found, strict=True)
+            shards.append(Shard(number, num_shards, sum(rows), files, starts, ends))
+    return shards
+
+
+def read_shard(shard: Shard, output: Output) -> pa.Table:
+    """Read a shard's rows (see `pairs.CLEAN_SCHEMA`), in the order of the input."""
+    urls = [storage.join_url(output.url, name) for name in shard.files]
+    parts = storage.read_ranges(urls, shard.starts, shard.ends)
+    table = pa.concat_tables(
+        [pa.ipc.open_stream(part).read_all() for part in parts], promote_options="permissive"
+    ).combine_chunks()
+    assert len(table) == shard.num_rows, f"shard {shard.name}: {len(table)} rows, the plan says {shard.num_rows}"
+    return table

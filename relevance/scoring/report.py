@@ -1,0 +1,167 @@
+"""The report of a scoring run: `report.html` and `run.json` beside the scores, the same in MLflow, a last word on
+the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from cluster import storage
+from cluster.provenance import Provenance, collect_provenance, hide_credentials, public_settings
+from cluster.tracking import TrackedRun
+from relevance.scoring.checks import CheckSettings, check_day, verdict
+from relevance.scoring.figures import ScoringFigures
+from relevance.scoring.measures import (
+    DayMeasures,
+    PreviousDay,
+    find_previous_day,
+    label_drift,
+    label_shares,
+    measure_day,
+)
+from relevance.scoring.page import Page, render_page
+from relevance.scoring.summary import print_summary
+
+if TYPE_CHECKING:
+    from relevance.scoring.day import ScoredDay
+    from relevance.scoring.run import ScoringRun
+
+REPORT, RUN = "report.html", "run.json"
+
+
+class ReportSettings(CheckSettings):
+    """What the report reckons with, and from where on it calls a day conspicuous."""
+
+    gpu_hour_price: float = Field(default=3.5, ge=0)
+    """USD per GPU and hour. It counts only where actors reserve a GPU."""
+
+
+class ScoringReport:
+    """Reports one run, to the folder of its scores, to MLflow and to the terminal."""
+
+    def __init__(self, run: ScoringRun, settings: ReportSettings, tracked: TrackedRun) -> None:
+        self._run, self._settings, self._tracked = run, settings, tracked
+
+    def files(self, figures: ScoringFigures, seconds: float) -> dict[str, bytes]:
+        """Make the files that lie beside the scores, and send the same to MLflow.
+
+        Args:
+            figures: Sums over all shards of the day.
+            seconds: Wall-clock time of this attempt.
+        """
+        day = {**figures.as_dict(), "seconds": seconds}
+        previous = find_previous_day(self._run.output.url)
+        files = report_files(self._run, day, previous, self._settings, collect_provenance())
+        self._track(day, previous, files)
+        return files
+
+    def print_summary(self, day: ScoredDay) -> None:
+        """Print what came out and where it is."""
+        checks = check_day(day.figures, find_previous_day(day.url), self._run.fingerprint, self._settings)
+        if day.already_done:
+            self._tracked.tags({"already_done": "true"})
+        print_summary(
+            day.url,
+            day.figures,
+            measures=_measure(self._run, day.figures, self._settings),
+            checks=checks,
+            tracked_at=self._tracked.where,
+            already_done=day.already_done,
+        )
+
+    def _track(self, day: Mapping[str, Any], previous: PreviousDay | None, files: Mapping[str, bytes]) -> None:
+        from relevance.scoring.plots import draw_day
+
+        self._tracked.tags(_identity(self._run) | {"mlflow.runName": _title(self._run)})
+        self._tracked.metrics(_metrics(self._run, day, previous, self._settings))
+        for name, figure in draw_day(day, previous).items():
+            self._tracked.figure(f"plots/{name}.png", figure)
+        for name, content in files.items():
+            self._tracked.artifact(name, content)
+
+
+def report_files(
+    run: ScoringRun,
+    day: Mapping[str, Any],
+    previous: PreviousDay | None,
+    settings: ReportSettings,
+    provenance: Provenance,
+) -> dict[str, bytes]:
+    """Write a day's figures (as `_SUCCESS` keeps them) as a page for people and as JSON for programs."""
+    checks = check_day(day, previous, run.fingerprint, settings)
+    measures = _measure(run, day, settings)
+    shown = {"scoring": public_settings(run.settings), "report": public_settings(settings)}
+    page = Page(
+        title=_title(run),
+        identity=_identity(run) | {"commit": provenance.commit},
+        figures=day,
+        measures=measures,
+        checks=checks,
+        previous=previous,
+        gpu_hour_price=settings.gpu_hour_price,
+        settings=shown,
+        versions=provenance.versions,
+        hardware=provenance.hardware,
+    )
+    fine, sentence = verdict(checks)
+    content = {
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_identity(run),
+        **provenance.as_dict(),
+        "settings": shown,
+        **day,
+        "measures": asdict(measures),
+        "previous_day": previous.name if previous else None,
+        "label_drift": label_drift(day, previous.figures) if previous else None,
+        "fine": fine,
+        "verdict": sentence,
+        "checks": [asdict(check) for check in checks],
+    }
+    return {REPORT: render_page(page), RUN: json.dumps(content, indent=1).encode()}
+
+
+def _measure(run: ScoringRun, day: Mapping[str, Any], settings: ReportSettings) -> DayMeasures:
+    return measure_day(day, gpu_hour_price=settings.gpu_hour_price, gpus_per_actor=run.settings.gpus_per_actor)
+
+
+def _title(run: ScoringRun) -> str:
+    """The day where the output is a day's partition, else the folder."""
+    name = run.output.url.rstrip("/").rpartition("/")[2]
+    return name if "=" in name else _shown(run.output.url)
+
+
+def _shown(url: str) -> str:
+    return hide_credentials(storage.short_url(url))
+
+
+def _identity(run: ScoringRun) -> dict[str, str | None]:
+    """What was read and used, and where the scores went."""
+    return {
+        "model": run.model.version,
+        "fingerprint": run.fingerprint,
+        "prompt": run.prompt_version,
+        "input": _shown(run.input),
+        "output": _shown(run.output.url),
+        "label_store": _shown(run.store.url),
+    }
+
+
+def _metrics(
+    run: ScoringRun, day: Mapping[str, Any], previous: PreviousDay | None, settings: ReportSettings
+) -> dict[str, float | None]:
+    measures = _measure(run, day, settings)
+    drift = label_drift(day, previous.figures) if previous else None
+    plain = ("prompt_tokens", "computed_tokens", "cached_fraction", "engine_seconds", "mean_label_mass", "seconds")
+    return {
+        **{f"rows.{name}": count for name, count in day["counts"].items()},
+        **{f"share.{label}": share for label, share in label_shares(day).items()},
+        **{f"agreement.{name}": value for name, value in day["agreement"].items()},
+        **{name: day[name] for name in plain},
+        **asdict(measures),
+        "label_drift": drift,
+    }

@@ -1,0 +1,266 @@
+"""A shard of pairs becomes a shard of labels, in three steps that know nothing of Ray.
+
+`prepare_shard` decides row by row what there is to do (compute, reuse, repeat, or nothing) and tokenises,
+`score_block` runs the engine on what is left, `finish_block` gives every row of the input its row of output.
+Between the steps a shard is one Arrow table ("block"), ordered so that pairs that share a product are neighbours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from relevance.engines.interface import Engine, TokenBatch
+from relevance.labels import LABELS
+from relevance.prompting.prompts import PromptEncoder, query_texts
+from relevance.scoring.label_store import content_digests
+
+COMPUTE, REUSED, REPEATED, FAILED, POISONED = range(5)
+"""What becomes of a row: the model labels it, the label of the same texts is known (from the label store or another
+row), an earlier row of the same key has its label, it is unusable, or the engine died on its shard again and again."""
+
+SCORE_COLUMNS = tuple(f"p_{label}" for label in LABELS)
+HISTOGRAM_BINS = 20
+_TOKENS = pa.list_(pa.int32())
+_WORK_COLUMNS = ("product_tokens", "query_tokens")
+
+_USED = ("prompt_tokens", "computed_tokens", "engine_seconds")
+_OUTPUT = ("query_id", "product_id", "label", *SCORE_COLUMNS, "label_mass", "model_version", "prompt_version", "error")
+RESERVED_COLUMNS = frozenset(
+    {*_OUTPUT, *_WORK_COLUMNS, *_USED, "query", "product_text", "truth", "origin", "source", "content", "shard"}
+)
+"""Names that a carried column may not have."""
+
+Lookup = Callable[[pa.Array], tuple[np.ndarray, np.ndarray, np.ndarray]]
+"""Digests (n,) -> found bool (n,), probabilities float32 (n, 4), label mass float32 (n,)."""
+
+
+def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.Table:
+    """Order a shard's rows, look up what is known, and tokenise the rest.
+
+    Args:
+        rows: `pairs.CLEAN_SCHEMA` and carried columns, in the order of the input.
+        encoder: Turns the texts into token ids.
+        lookup: The label store's answer for content digests.
+
+    Returns:
+        A block: the input's columns without texts, and `origin` (see `COMPUTE` …), `source` (the row whose
+        scores this row takes), `content`, probabilities, `label_mass`, and the tokens. `product_tokens` is
+        set on the first computed row of each product, `query_tokens` on every computed row.
+    """
+    first_position = _first_of_key(rows)
+    order = np.asarray(pc.sort_indices(rows, [(name, "ascending") for name in ("product_id", "product_text", "query")]))
+    rank = np.empty(len(rows), np.int64)
+    rank[order] = np.arange(len(rows))
+    rows = rows.take(pa.array(order)).combine_chunks()
+    source = rank[first_position[order]]
+
+    origin = np.where(source == np.arange(len(rows)), COMPUTE, REPEATED).astype(np.int8)
+    origin[np.asarray(pc.is_valid(rows["error"]))] = FAILED
+    digests = content_digests(rows["product_text"], rows["query"])
+    probabilities, mass = np.zeros((len(rows), 4), np.float32), np.zeros(len(rows), np.float32)
+    wanted = np.flatnonzero(origin == COMPUTE)
+    found, probabilities[wanted], mass[wanted] = lookup(digests.take(pa.array(wanted)))
+    origin[wanted[found]] = REUSED
+    _share_equal_content(origin, source, digests)
+
+    error = np.asarray(rows["error"].to_pylist(), dtype=object)
+    product_tokens, query_tokens = _tokenise(rows, encoder, origin, error)
+    kept = {name: rows[name] for name in rows.column_names if name not in ("query", "product_text", "error")}
+    return pa.table(
+        {
+            **kept,
+            "error": pa.array(error, pa.string()),
+            "origin": origin,
+            "source": source,
+            "content": digests,
+            **{name: probabilities[:, column] for column, name in enumerate(SCORE_COLUMNS)},
+            "label_mass": mass,
+            "product_tokens": product_tokens,
+            "query_tokens": query_tokens,
+        }
+    )
+
+
+def _first_of_key(rows: pa.Table) -> np.ndarray:
+    """For each row the position of the first usable row with its key; an unusable row stands for itself."""
+    position = np.arange(len(rows))
+    usable = np.flatnonzero(np.asarray(pc.is_null(rows["error"])))
+    ids = rows.select(["product_id", "query_id"]).take(pa.array(usable))
+    # A length in front keeps ("ab", "c") and ("a", "bc") apart whatever the ids contain.
+    length = pc.cast(pc.binary_length(ids["product_id"]), pa.string())
+    keys = pc.binary_join_element_wise(length, ids["product_id"], ids["query_id"], ":").combine_chunks()
+    codes = np.asarray(keys.dictionary_encode().indices) if len(keys) else np.empty(0, np.int64)
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    position[usable] = usable[first[inverse]]
+    return position
+
+
+def _share_equal_content(origin: np.ndarray, source: np.ndarray, digests: pa.Array) -> None:
+    """Of rows to compute that read the same under different keys, compute the first and point the others to it."""
+    wanted = np.flatnonzero(origin == COMPUTE)
+    codes = np.asarray(digests.take(pa.array(wanted)).cast(pa.binary()).dictionary_encode().indices)
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    first_row = wanted[first[inverse]]
+    equal = first_row != wanted
+    origin[wanted[equal]] = REUSED
+    moved = np.arange(len(source))
+    moved[wanted] = first_row
+    source[:] = moved[source]
+
+
+def _tokenise(
+    rows: pa.Table, encoder: PromptEncoder, origin: np.ndarray, error: np.ndarray
+) -> tuple[pa.Array, pa.Array]:
+    """Encode each distinct query and each run of equal product texts once; marks over-long queries as failed."""
+    wanted = np.flatnonzero(origin == COMPUTE)
+    encoded = query_texts(rows["query"].take(pa.array(wanted))).dictionary_encode()
+    distinct = encoder.encode_queries(encoded.dictionary.to_pylist())
+    query_tokens: list[list[int] | None] = [None] * len(rows)
+    for row, index in zip(wanted.tolist(), encoded.indices.to_pylist(), strict=True):
+        query_tokens[row] = distinct[index]
+        if distinct[index] is None:
+            origin[row] = FAILED
+            error[row] = f"query: longer than its budget of {encoder.prompt.query_token_budget} tokens"
+
+    wanted = np.flatnonzero(origin == COMPUTE)
+    runs = rows["product_text"].take(pa.array(wanted)).combine_chunks().dictionary_encode()
+    index = np.asarray(runs.indices)
+    starts = wanted[np.flatnonzero(np.diff(index, prepend=-1))]
+    texts = rows["product_text"].take(pa.array(starts)).to_pylist()
+    product_tokens: list[list[int] | None] = [None] * len(rows)
+    for row, tokens in zip(starts.tolist(), encoder.encode_products(texts), strict=True):
+        product_tokens[row] = tokens
+    return pa.array(product_tokens, _TOKENS), pa.array(query_tokens, _TOKENS)
+
+
+def score_block(block: pa.Table, engine: Engine, guidelines_ids: list[int]) -> pa.Table:
+    """Label the rows that are left to compute; adds `prompt_tokens`, `computed_tokens`, `engine_seconds`."""
+    block = block.combine_chunks()
+    rows = np.flatnonzero(np.asarray(block["origin"]) == COMPUTE)
+    tokens = block.select(_WORK_COLUMNS).take(pa.array(rows)).combine_chunks()
+    block = block.drop_columns(list(_WORK_COLUMNS))
+    used = {"prompt_tokens": 0, "computed_tokens": 0, "engine_seconds": 0.0}
+    if len(rows):
+        starts_product = np.asarray(pc.is_valid(tokens["product_tokens"]))
+        batch = TokenBatch(
+            guidelines=guidelines_ids,
+            products=pc.drop_null(tokens["product_tokens"]).to_pylist(),
+            queries=tokens["query_tokens"].to_pylist(),
+            product_of_pair=(np.cumsum(starts_product) - 1).astype(np.int32),
+            query_of_pair=np.arange(len(rows), dtype=np.int32),
+        )
+        started = time.perf_counter()
+        scores = engine.label_logprobs(batch)
+        used = {
+            "prompt_tokens": scores.prompt_tokens,
+            "computed_tokens": scores.computed_tokens,
+            "engine_seconds": time.perf_counter() - started,
+        }
+        for column, name in enumerate(SCORE_COLUMNS):
+            block = _with_values(block, name, rows, np.exp(scores.logprobs[:, column]))
+        block = _with_values(block, "label_mass", rows, scores.label_mass)
+    for name, value in used.items():
+        block = block.append_column(name, pa.array(np.full(len(block), value)))
+    return block
+
+
+def poison_block(block: pa.Table, reason: str) -> pa.Table:
+    """Give up on the rows that are left to compute, with the reason as their error."""
+    block = block.drop_columns([name for name in _WORK_COLUMNS if name in block.column_names]).combine_chunks()
+    origin = block["origin"].to_numpy().copy()
+    rows = np.flatnonzero(origin == COMPUTE)
+    origin[rows] = POISONED
+    error = np.asarray(block["error"].to_pylist(), dtype=object)
+    error[rows] = reason
+    block = block.set_column(block.column_names.index("origin"), "origin", pa.array(origin))
+    block = block.set_column(block.column_names.index("error"), "error", pa.array(error, pa.string()))
+    for name in _USED:
+        block = block.append_column(name, pa.array(np.zeros(len(block))))
+    return block
+
+
+def _with_values(block: pa.Table, name: str, rows: np.ndarray, values: np.ndarray) -> pa.Table:
+    column = block[name].to_numpy().copy()
+    column[rows] = values
+    return block.set_column(block.column_names.index(name), name, pa.array(column))
+
+
+def finish_block(block: pa.Table, *, model_version: str, prompt_version: str) -> tuple[pa.Table, dict[str, Any]]:
+    """Give every row its output row, and count.
+
+    Returns:
+        The contract's score columns and the carried ones, one row per row of input; and the shard's figures.
+    """
+    block = block.combine_chunks()
+    source = pa.array(np.asarray(block["source"]))
+    error = pc.coalesce(block["error"], block["error"].take(source))
+    labelled = np.asarray(pc.is_null(error))
+    probabilities = np.stack([np.asarray(block[name].take(source)) for name in SCORE_COLUMNS], axis=1)
+    mass = np.asarray(block["label_mass"].take(source))
+    best = probabilities.argmax(axis=1).astype(np.int8)
+
+    blank = pa.array(~labelled)
+    label = pa.DictionaryArray.from_arrays(pa.array(best, mask=~labelled), pa.array(LABELS))
+    carried = [name for name in block.column_names if name not in RESERVED_COLUMNS]
+    table = pa.table(
+        {
+            "query_id": block["query_id"],
+            "product_id": block["product_id"],
+            "label": label,
+            **{
+                name: pc.if_else(blank, pa.scalar(None, pa.float32()), pa.array(probabilities[:, column]))
+                for column, name in enumerate(SCORE_COLUMNS)
+            },
+            "label_mass": pc.if_else(blank, pa.scalar(None, pa.float32()), pa.array(mass)),
+            "model_version": _constant(model_version, len(block)),
+            "prompt_version": _constant(prompt_version, len(block)),
+            "error": error,
+            **{name: block[name] for name in carried},
+        }
+    )
+    return table, _count(block, error, labelled, probabilities, mass, best)
+
+
+def _constant(text: str, length: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(length, np.int8)), pa.array([text]))
+
+
+def _count(
+    block: pa.Table,
+    error: pa.ChunkedArray,
+    labelled: np.ndarray,
+    probabilities: np.ndarray,
+    mass: np.ndarray,
+    best: np.ndarray,
+) -> dict[str, Any]:
+    origin = np.asarray(block["origin"])
+    truth = np.asarray(pc.fill_null(block["truth"], -1))
+    judged = labelled & (truth >= 0)
+    confusion = np.zeros((4, 4), np.int64)
+    np.add.at(confusion, (truth[judged], best[judged]), 1)
+
+    def bins(values: np.ndarray) -> list[int]:
+        return np.histogram(values[labelled], HISTOGRAM_BINS, (0.0, 1.0))[0].tolist()
+
+    return {
+        "read": len(block),
+        "labelled": int((labelled & (origin == COMPUTE)).sum()),
+        "reused": int((labelled & (origin == REUSED)).sum()),
+        "repeated": int((labelled & (origin == REPEATED)).sum()),
+        "failed": int((~labelled).sum()),
+        "poisoned": int((origin == POISONED).sum()),
+        "errors": dict(Counter(pc.drop_null(error).to_pylist())),
+        "labels": {label: int((best[labelled] == index).sum()) for index, label in enumerate(LABELS)},
+        "confusion": confusion.tolist(),
+        "confidence_histogram": bins(probabilities.max(axis=1)),
+        "label_mass_histogram": bins(mass),
+        "label_mass_sum": float(mass[labelled].sum()),
+        **{name: block[name][0].as_py() for name in _USED},
+    }

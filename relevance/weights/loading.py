@@ -1,0 +1,320 @@
+"""A causal language model from a local folder, with an adapter merged and its linear layers quantised.
+
+Weights are read from safetensors alone and no code that comes with a model is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.pytorch_utils import Conv1D
+
+from relevance.weights.activation_memory import ActivationMemory
+from relevance.weights.fp8_linear import Fp8Linear, require_fp8
+from relevance.weights.int8_linear import Int8Linear
+
+Quantization = Literal["auto", "none", "int8", "fp8"]
+TRAINING_FILE = "training.json"
+"""Lies beside an adapter and says what it was trained on."""
+
+_FINGERPRINT_VALUES = 256
+_FORMATS = {"int-quantized": "int8", "float-quantized": "fp8"}
+
+
+def load_model(
+    model_dir: Path,
+    *,
+    adapter_dir: Path | None = None,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization = "auto",
+    unquantized: str | None = None,
+) -> PreTrainedModel:
+    """Load a model for inference: adapter merged in `dtype`, then linear layers quantised.
+
+    The output layer and the embeddings keep `dtype`: four rows of the output are all that scoring needs.
+
+    Args:
+        model_dir: Folder with config.json and safetensors.
+        adapter_dir: LoRA adapter to merge.
+        device: Where the weights go.
+        dtype: Type of everything that is not quantised.
+        quantization: See `EngineSettings.quantization`.
+        unquantized: Regular expression found in the names of linear layers to leave as they are, where
+            rounding hurts (query and key of a sharp attention, for one). vLLM fuses query, key and value,
+            and gate and up: name all of a group or none.
+
+    Raises:
+        ValueError: If the folder holds no model that may be loaded, the adapter belongs to another
+            base, or the quantisation is not possible here.
+    """
+    config = read_config(model_dir)
+    checkpoint = checkpoint_quantization(config, model_dir)
+    if quantization == "fp8" or (quantization == "auto" and checkpoint == "fp8"):
+        require_fp8(device)
+    if checkpoint is not None and adapter_dir is not None:
+        raise ValueError(
+            f"adapter {adapter_dir.name} cannot be merged into the {checkpoint} checkpoint {model_dir.name}: "
+            "merge it into the unquantised base first, then quantise"
+        )
+    if checkpoint is None:
+        model = _load_plain(model_dir, config, device, dtype)
+        if adapter_dir is not None:
+            model = _merge_adapter(model, adapter_dir, base=model_dir.name)
+    else:
+        model = _load_quantized(model_dir, config, checkpoint, device, dtype)
+    wanted = checkpoint if quantization == "auto" else quantization
+    if wanted != checkpoint:
+        convert_linears(model, wanted, dtype, unquantized)
+    return model.eval().requires_grad_(False)
+
+
+def load_trainable(model_dir: Path, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a model to train, or to train an adapter on.
+
+    Raises:
+        ValueError: If the folder holds no model that may be loaded, or its weights are quantised.
+    """
+    config = read_config(model_dir)
+    quantized = checkpoint_quantization(config, model_dir)
+    if quantized is not None:
+        raise ValueError(
+            f"model {model_dir.name} is an {quantized} checkpoint, whose weights cannot be trained: give the base "
+            "before it was quantised"
+        )
+    # The packed rows bring masks of their own, which eager attention would add as numbers.
+    config._attn_implementation = "sdpa"
+    return _load_plain(model_dir, config, device, dtype)
+
+
+def base_fingerprint(model: PreTrainedModel) -> str:
+    """Name the weights under an adapter, wherever they were read from and in whichever precision; hex, 16 digits.
+
+    A sample of each linear layer is enough: what differs between two bases differs everywhere.
+    """
+    digest = hashlib.sha256()
+    for name, layer in _linears(model):
+        sample = linear_weight(layer).detach().flatten()[:_FINGERPRINT_VALUES].to("cpu", torch.bfloat16)
+        digest.update(name.encode() + sample.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_config(model_dir: Path) -> PretrainedConfig:
+    """Read the configuration of a model folder after checking that it may be loaded.
+
+    Raises:
+        ValueError: If there is no configuration, its architecture needs code of its own, or there are
+            no safetensors.
+    """
+    path = model_dir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"expected a model folder with config.json, found none in {model_dir}: give another model")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content.get("model_type") not in CONFIG_MAPPING:
+        raise ValueError(
+            f"model {model_dir.name}: architecture {content.get('model_type')!r} is not part of transformers, and code "
+            "that comes with a model is never run: choose a model of a known architecture"
+        )
+    if not any(model_dir.glob("*.safetensors")):
+        others = sorted(file.name for file in model_dir.iterdir() if file.suffix in {".bin", ".pt", ".pth"})
+        raise ValueError(
+            f"model {model_dir.name}: expected *.safetensors, found {', '.join(others) or 'no weights'}: pickled "
+            "weights can run code and are refused, save the model again with save_pretrained"
+        )
+    return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+
+
+def max_prompt_tokens(config: PretrainedConfig) -> float:
+    """The longest prompt that a model has positions for; infinite where positions are not numbered."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
+
+
+def checkpoint_quantization(config: PretrainedConfig, model_dir: Path) -> Literal["int8", "fp8"] | None:
+    """Tell how a checkpoint is quantised.
+
+    Raises:
+        ValueError: If it is, but not as compressed-tensors with 8-bit weights and activations per token.
+    """
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    content = found if isinstance(found, dict) else found.to_dict()
+    groups = list((content.get("config_groups") or {}).values())
+    kind = _FORMATS.get(content.get("format", ""))
+    method = content.get("quant_method")
+    if method != "compressed-tensors" or kind is None or not groups or not all(map(_is_w8a8, groups)):
+        raise ValueError(
+            f"model {model_dir.name}: expected no quantisation or compressed-tensors with 8-bit weights per channel "
+            f"and dynamic 8-bit activations per token, found {method!r} in format {content.get('format')!r}: quantise "
+            "the base model again, or use scoring.engine=vllm"
+        )
+    return kind
+
+
+def _is_w8a8(group: dict[str, Any]) -> bool:
+    weights, activations = group.get("weights") or {}, group.get("input_activations") or {}
+    return (
+        weights.get("num_bits") == activations.get("num_bits") == 8
+        and weights.get("strategy") == "channel"
+        and weights.get("symmetric", True)
+        and activations.get("strategy") == "token"
+        and bool(activations.get("dynamic"))
+        and activations.get("symmetric", True)
+        and group.get("targets") == ["Linear"]
+    )
+
+
+def _load_plain(model_dir: Path, config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            model_dir,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            device_map=None if device.type == "cpu" else {"": device},
+        )
+    except SafetensorError as error:
+        raise ValueError(f"model {model_dir.name}: its safetensors cannot be read ({error}): copy it again") from None
+
+
+def _load_quantized(
+    model_dir: Path, config: PretrainedConfig, kind: str, device: torch.device, dtype: torch.dtype
+) -> PreTrainedModel:
+    """Build the architecture without weights, swap in quantised layers, read the checkpoint into them as it is."""
+    tensors = _read_tensors(model_dir, device)
+    del config.quantization_config
+    # Buffers that no checkpoint holds (rotary frequencies) must be real.
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        memory = ActivationMemory()
+        for name, layer in _linears(model):
+            if f"{name}.weight_scale" in tensors:
+                model.set_submodule(name, _empty_layer(layer, kind, memory))
+    in_dtype = {name for name, _ in model.named_parameters()}
+    tensors = {name: tensor.to(dtype) if name in in_dtype else tensor for name, tensor in tensors.items()}
+    outcome = model.load_state_dict(tensors, strict=False, assign=True)
+    model.tie_weights()
+    tied = set(model.all_tied_weights_keys)
+    missing = [name for name in outcome.missing_keys if name not in tied]
+    if missing or outcome.unexpected_keys:
+        raise ValueError(
+            f"model {model_dir.name}: the checkpoint does not fit its config.json, missing {missing[:3]}, "
+            f"unknown {outcome.unexpected_keys[:3]}: quantise the base model again"
+        )
+    return model.to(device)
+
+
+def _read_tensors(model_dir: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for path in sorted(model_dir.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path.name} in {model_dir.name} cannot be read ({error}): copy it again") from None
+    return tensors
+
+
+def _linears(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    """All linear layers but the output layer, quantised ones included."""
+    output = model.get_output_embeddings()
+    kinds = (nn.Linear, Conv1D, Int8Linear, Fp8Linear)
+    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kinds) and layer is not output]
+
+
+def _empty_layer(layer: nn.Module, kind: str, memory: ActivationMemory) -> Int8Linear | Fp8Linear:
+    inputs, outputs = (layer.nx, layer.nf) if isinstance(layer, Conv1D) else (layer.in_features, layer.out_features)
+    bias = layer.bias is not None
+    if kind == "int8":
+        return Int8Linear(inputs, outputs, bias=bias, memory=memory)
+    return Fp8Linear(inputs, outputs, bias=bias, memory=memory)
+
+
+def convert_linears(model: PreTrainedModel, quantization: str, dtype: torch.dtype, unquantized: str | None) -> None:
+    """Replace the linear layers, one at a time so that memory holds one layer twice and not the model.
+
+    `fp8` can be made, and saved, on any machine; only a GPU can run it.
+    """
+    memory = ActivationMemory()
+    for name, layer in _linears(model):
+        if unquantized is None or not re.search(unquantized, name):
+            model.set_submodule(name, _converted(layer, quantization, dtype, memory))
+
+
+def _converted(layer: nn.Module, quantization: str, dtype: torch.dtype, memory: ActivationMemory) -> nn.Module:
+    weight, bias = linear_weight(layer), layer.bias
+    if quantization == "int8":
+        return Int8Linear.from_weight(weight, bias, memory)
+    if quantization == "fp8":
+        return Fp8Linear.from_weight(weight, bias, memory)
+    plain = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    plain.weight = nn.Parameter(weight.to(dtype))
+    if bias is not None:
+        plain.bias = nn.Parameter(bias.to(dtype))
+    return plain
+
+
+def linear_weight(layer: nn.Module) -> torch.Tensor:
+    """Read a layer's weight as (outputs, inputs), dequantised where it is quantised."""
+    if isinstance(layer, Int8Linear | Fp8Linear):
+        return layer.dequantized_weight()
+    return layer.weight.t().contiguous() if isinstance(layer, Conv1D) else layer.weight
+
+
+def _merge_adapter(model: PreTrainedModel, adapter_dir: Path, *, base: str) -> PreTrainedModel:
+    """Fold an adapter into the weights: unmerged it can cost half the throughput."""
+    _check_adapter(model, adapter_dir, base)
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(model, adapter_dir, is_trainable=False).merge_and_unload(safe_merge=True)
+
+
+def _check_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> None:
+    """Compare the adapter's factors with the layers that they are for; a mismatch means another base."""
+    path = adapter_dir / "adapter_model.safetensors"
+    if not path.is_file() or not (adapter_dir / "adapter_config.json").is_file():
+        found = ", ".join(sorted(file.name for file in adapter_dir.glob("*"))) or "nothing"
+        raise ValueError(
+            f"adapter {adapter_dir.name}: expected adapter_config.json and adapter_model.safetensors, found {found}: "
+            "save it with save_pretrained"
+        )
+    _check_fingerprint(model, adapter_dir, base)
+    layers = dict(model.named_modules())
+    with safe_open(path, framework="pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    for name, shape in shapes.items():
+        layer_name, _, factor = name.removeprefix("base_model.model.").partition(".lora_")
+        axis = {"A.weight": 1, "B.weight": 0}.get(factor)
+        if axis is None:
+            continue
+        expected = linear_weight(layers[layer_name]).shape[axis] if layer_name in layers else "no such layer"
+        if shape[axis] != expected:
+            raise ValueError(
+                f"adapter {adapter_dir.name} belongs to another base than {base}: for {layer_name} it expects "
+                f"{shape[axis]} {'inputs' if axis else 'outputs'}, found {expected}: give the base it was trained on"
+            )
+
+
+def _check_fingerprint(model: PreTrainedModel, adapter_dir: Path, base: str) -> None:
+    """Compare the base with the one that the adapter was trained on, where the adapter says so."""
+    path = adapter_dir / TRAINING_FILE
+    trained = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    expected = trained.get("base_fingerprint")
+    if expected and expected != (found := base_fingerprint(model)):
+        raise ValueError(
+            f"adapter {adapter_dir.name} belongs to another base than {base}: it was trained on {trained.get('base')} "
+            f"(weights {expected}), found weights {found}: give the base it was trained on"
+        )

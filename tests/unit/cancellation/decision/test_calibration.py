@@ -1,0 +1,72 @@
+"""Calibration: a known temperature is found, the error shrinks, and one path for one event and for many."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cancellation.decision.calibration import (
+    bin_scores,
+    calibrate,
+    choose_events,
+    expected_calibration_error,
+    induced_scores,
+)
+from cancellation.decision.verdicts import verdict_probabilities
+from cluster.training.temperature import class_probabilities
+
+
+def draw(num: int, *, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are right once divided by a temperature, and labels drawn by them."""
+    rng = np.random.default_rng(seed)
+    right = rng.normal(0, 2, (num, 3))
+    probabilities = class_probabilities(right, 1.0)
+    labels = (rng.random((num, 1)) > probabilities.cumsum(axis=1)).sum(axis=1)
+    return right * temperature, np.minimum(labels, 2)
+
+
+def test_calibration_is_judged_on_other_events_and_gets_better() -> None:
+    logits, labels = draw(8000, temperature=3.0)
+    two_classes = np.zeros(8000, bool)
+    fit = choose_events([f"e{i}" for i in range(8000)], 0.5, purpose="test")
+    found = calibrate(logits, labels, two_classes, fit)
+    assert found.fitted_events + found.judged_events == 8000
+    assert 3600 < found.fitted_events < 4400
+    assert found.ece_after < 0.03 < 0.08 < found.ece_before
+    assert found.nll_after < found.nll_before
+    spoilt = np.where(fit, labels, 0)  # what happens to the judged half's labels must not reach the temperature
+    assert calibrate(logits, spoilt, two_classes, fit).temperature == found.temperature
+
+
+def test_the_chosen_do_not_depend_on_the_order_of_events() -> None:
+    names = [f"e{i}" for i in range(100)]
+    chosen = dict(zip(names, choose_events(names, 0.3, purpose="test"), strict=True))
+    assert dict(zip(names[::-1], choose_events(names[::-1], 0.3, purpose="test"), strict=True)) == chosen
+
+
+def test_many_scores_are_those_of_one_event_at_a_time() -> None:
+    logits, _ = draw(200, temperature=1.0)
+    two_classes = np.arange(200) % 2 == 0
+    scores = induced_scores(logits, 1.7, two_classes=two_classes)
+    for score, row, two in zip(scores, logits, two_classes, strict=True):
+        one = verdict_probabilities(row, temperature=1.7, classes=2 if two else 3)
+        assert score == pytest.approx(one["induced"], abs=1e-12)
+
+
+def test_one_choice_may_be_made_within_another() -> None:
+    names = [f"e{i}" for i in range(4000)]
+    kept = [name for name, chosen in zip(names, choose_events(names, 0.3, purpose="a"), strict=True) if chosen]
+    assert choose_events(kept, 0.3, purpose="b").mean() == pytest.approx(0.3, abs=0.06)
+
+
+def test_the_calibration_error_of_a_known_case() -> None:
+    scores = np.array([0.9] * 10 + [0.1] * 30)
+    induced = np.array([True] * 7 + [False] * 3 + [False] * 30)
+    assert expected_calibration_error(bin_scores(scores, induced)) == pytest.approx((10 * 0.2 + 30 * 0.1) / 40)
+    assert sum(one.events for one in bin_scores(np.array([0.0, 1.0]), np.array([False, True]))) == 2
+
+
+def test_a_backfill_that_leaves_nothing_to_judge_by_is_refused() -> None:
+    logits, labels = draw(10, temperature=1.0)
+    with pytest.raises(ValueError, match="events to fit on and others to judge by"):
+        calibrate(logits, labels, np.zeros(10, bool), np.ones(10, bool))

@@ -1,0 +1,87 @@
+"""A backfill's files: cut without losing or doubling a row, and every error with its place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cancellation.events.files import EventRow, find_event_shards, read_event_rows
+from cancellation.events.table import labelled_table, write_labelled
+from cancellation.simulation.simulator import SimulationSettings, simulate
+from tests.cancellation_events import sample_event
+
+EVENTS = list(simulate(SimulationSettings(num_events=60), 3))
+
+
+def read_all(url: Path, *, shard_bytes: int) -> list[EventRow]:
+    return [row for shard in find_event_shards(str(url), shard_bytes=shard_bytes) for row in read_event_rows(shard)]
+
+
+@pytest.mark.parametrize("shard_bytes", [1, 5_000, 20_000, 10**9])
+@pytest.mark.parametrize("name", ["events.jsonl", "events.parquet"])
+def test_however_a_file_is_cut_its_rows_are_the_same(tmp_path: Path, name: str, shard_bytes: int) -> None:
+    write_labelled(str(tmp_path / name), EVENTS)
+    rows = read_all(tmp_path / name, shard_bytes=shard_bytes)
+    assert [row.event for row in rows] == [labelled.event for labelled in EVENTS]
+    assert [row.label for row in rows] == [labelled.label for labelled in EVENTS]
+    assert [row.place for row in rows] == [f"{name}:{number}" for number in range(1, 61)]
+
+
+def test_a_parquet_file_is_cut_at_row_groups(tmp_path: Path) -> None:
+    pq.write_table(labelled_table(EVENTS), tmp_path / "events.parquet", row_group_size=7)
+    shards = find_event_shards(str(tmp_path), shard_bytes=1)
+    assert len(shards) == 9
+    rows = read_all(tmp_path, shard_bytes=30_000)
+    assert [row.event for row in rows] == [labelled.event for labelled in EVENTS]
+    assert rows[-1].place == "events.parquet:60"
+
+
+def test_bad_lines_are_rows_that_name_what_is_wrong_and_nothing_of_the_text(tmp_path: Path) -> None:
+    good = json.dumps(sample_event())
+    late = sample_event()
+    late["chat"][1]["at"] = "2099-01-01T00:00:00Z"
+    lines = [
+        good,
+        "",
+        '{"secret',
+        json.dumps(late),
+        '["secret"]',
+        json.dumps({"event": sample_event(), "label": "secret"}),
+        json.dumps({"event": sample_event(), "label": ["induced"]}),
+        json.dumps({"event": sample_event(), "label": "inconclusive", "difficulty": "hard"}),
+        json.dumps({"event": sample_event()}),
+    ]
+    content = "\n".join(lines).encode() + b'\n{"a": "\xff"}\n' + '{"event_id": "\u2028"}'.encode()
+    (tmp_path / "events.jsonl").write_bytes(content)
+    rows = read_all(tmp_path / "events.jsonl", shard_bytes=1)
+    found = {int(row.place.rpartition(":")[2]): row.error for row in rows}
+    assert list(found) == [1, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert {number for number, error in found.items() if error is None} == {1, 8, 9}
+    assert found[4] == "chat[1].at: later than cancelled_at: an event ends with the cancellation"
+    assert found[10] == "event: expected UTF-8, byte 7 is none"
+    assert not any("secret" in (error or "") for error in found.values())
+    assert [row.label for row in rows if row.error is None] == [None, "inconclusive", None]
+
+
+def test_other_files_and_hidden_folders_are_passed_over(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "_staging/b.jsonl", "notes.txt", "sub/c.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(sample_event()))
+    shards = find_event_shards(str(tmp_path), shard_bytes=10**6)
+    assert [shard.url.rpartition("/")[2] for shard in shards] == ["a.jsonl", "c.jsonl"]
+    assert [shard.name for shard in shards] == ["00000", "00001"]
+
+
+def test_input_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"gone: no \.jsonl or \.parquet file there"):
+        find_event_shards(str(tmp_path / "gone"), shard_bytes=1)
+    (tmp_path / "a.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: not a readable parquet file"):
+        find_event_shards(str(tmp_path), shard_bytes=1)
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: column 'event_id' is missing \(required\); found x"):
+        find_event_shards(str(tmp_path), shard_bytes=1)

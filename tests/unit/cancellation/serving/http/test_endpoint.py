@@ -1,0 +1,232 @@
+"""The endpoint over ASGI: who may, how large, how deep, and what a refusal says and does not say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from cancellation.serving.observability import metrics as m
+from cancellation.serving.observability.metrics import METRICS
+from tests.serving_replicas import Client, serving, simulated_event
+
+JSON = {"content-type": "application/json"}
+
+
+def with_client(folder: Path, work: Callable[[Client], Awaitable[None]], **settings: Any) -> None:
+    async def scenario() -> None:
+        async with serving(folder, **settings) as client:
+            await work(client)
+
+    asyncio.run(scenario())
+
+
+def test_without_a_token_only_health_answers(tmp_path: Path) -> None:
+    async def work(client: Client) -> None:
+        del client.http.headers["Authorization"]
+        for path in ("/healthz", "/readyz"):
+            assert (await client.http.get(path)).status_code == 200
+        for path in ("/metrics", "/openapi.json", "/docs", "/v1/policy/TH", "/v1/verdicts/x", "/nothing"):
+            answer = await client.http.get(path)
+            assert answer.status_code == 401, path
+            assert answer.headers["www-authenticate"] == "Bearer"
+        refused = await client.http.post("/v1/verdicts", content=b"x" * 10_000_000, headers=JSON)
+        assert refused.status_code == 401
+        assert client.metrics.total(m.REFUSED_CALLERS, status="401") == 7
+
+    with_client(tmp_path, work)
+
+
+def test_a_token_opens_what_its_scopes_say(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a-token-for-feedback feedback\n")
+    tokens.chmod(0o600)
+
+    async def work(client: Client) -> None:
+        assert (await client.judge(simulated_event(1))).status_code == 403
+        assert (await client.http.get("/v1/policy/TH")).status_code == 403
+        given = await client.http.post("/v1/feedback", json={"event_id": "e", "outcome": "appealed"})
+        assert (given.status_code, given.json()) == (202, {"accepted": True, "known": False})
+        assert client.log("feedback")[0]["outcome"] == "appealed"
+
+    with_client(tmp_path, work, tokens_file=str(tokens))
+
+
+REFUSED_FIELDS = [
+    ({"chat": [{"at": "yesterday", "sender": "buyer", "text": "SECRET"}]}, "chat[0].at"),
+    ({"chat": [{"at": "2026-01-01T00:00:00Z", "sender": "SECRET", "text": "x"}]}, "chat[0].sender"),
+    ({"market": "SECRET"}, "market"),
+    ({"order": {"placed_at": "SECRET"}}, "order.promised_ship_at"),
+    ({"SECRET": 1}, None),
+    ({"chat": [{"at": "2026-01-01T00:00:00Z", "sender": "buyer", "text": "SECRET" * 1000}]}, "chat[0].text"),
+    ({"buyer_reason": ["SECRET"]}, "buyer_reason"),
+]
+
+
+def test_a_refusal_names_the_field_and_never_quotes_it(tmp_path: Path) -> None:
+    async def work(client: Client) -> None:
+        for change, field in REFUSED_FIELDS:
+            answer = await client.judge({**simulated_event(1), **change})
+            assert answer.status_code == 422
+            assert answer.json()["error"]["field"] == field
+            assert "SECRET" not in answer.text
+        assert client.log() == []
+
+    with_client(tmp_path, work)
+
+
+HOSTILE = [
+    (b"{" * 200_000, JSON, 422),
+    (b"[" * 1_000_000, JSON, 422),
+    (b'{"a":' * 100_000, JSON, 422),
+    (b"\xff\xfe", JSON, 422),
+    (b'{"event_id": 1e999999}', JSON, 422),
+    (b"", JSON, 422),
+    (b"{}", {"content-type": "text/plain"}, 415),
+    (b"{}", {}, 415),
+    (b"{}", {**JSON, "content-encoding": "gzip"}, 415),
+    (b" " * 10_000_000, JSON, 413),
+    (b"{}", {**JSON, "x-deadline-ms": "soon"}, 422),
+    (b"{}", {**JSON, "x-deadline-ms": "-1"}, 422),
+    (b"{}", {**JSON, "x-deadline-ms": "nan"}, 422),
+]
+
+
+def test_hostile_bodies_are_refused_quickly(tmp_path: Path) -> None:
+    async def work(client: Client) -> None:
+        for body, headers, status in HOSTILE:
+            started = time.process_time()
+            answer = await client.http.post("/v1/verdicts", content=body, headers=headers)
+            assert answer.status_code == status, body[:10]
+            assert set(answer.json()["error"]) == {"code", "field", "message"}
+            assert time.process_time() - started < 1.0
+
+    with_client(tmp_path, work)
+
+
+def test_a_body_without_a_length_is_cut_off_at_the_limit(tmp_path: Path) -> None:
+    async def endless() -> Any:
+        for _ in range(200):
+            yield b" " * 65_536
+
+    async def work(client: Client) -> None:
+        answer = await client.http.post("/v1/verdicts", content=endless(), headers=JSON)
+        assert answer.status_code == 413
+
+    with_client(tmp_path, work)
+
+
+def test_a_large_hostile_chat_holds_up_nobody_else(tmp_path: Path) -> None:
+    event = simulated_event(1)
+    text = "\u200b\ufb03\u0345" * 1333
+    event["chat"] = [{"at": event["cancelled_at"], "sender": "seller", "text": text} for _ in range(60)]
+    body = json.dumps({**event, "event_id": "large"}, ensure_ascii=False).encode()
+    assert 500_000 < len(body) < 2**20
+
+    async def work(client: Client) -> None:
+        large = asyncio.create_task(client.judge(body))
+        await asyncio.sleep(0)
+        for index in range(5):
+            answer = await client.judge(simulated_event(index + 2))
+            assert answer.json()["source"] == "model"
+        assert not large.done() or (await large).status_code == 200
+        assert (await large).status_code == 200
+
+    with_client(tmp_path, work)
+
+
+def test_a_batch_answers_each_event_by_itself(tmp_path: Path) -> None:
+    events = [simulated_event(index) for index in range(6)]
+
+    async def work(client: Client) -> None:
+        broken = {**simulated_event(9), "market": "nowhere"}
+        answer = await client.http.post("/v1/verdicts:batch", json={"events": [*events, broken, 17]})
+        assert answer.status_code == 200
+        results = answer.json()["results"]
+        assert [result["status"] for result in results] == [200] * 6 + [422, 422]
+        assert results[6]["error"]["field"] == "market"
+        assert [result["verdict"]["event_id"] for result in results[:6]] == [event["event_id"] for event in events]
+        assert (await client.judge(events[3])).json() == results[3]["verdict"]
+        assert len(client.log()) == 6
+        for wrong in ({"events": []}, {"events": [1] * 257}, {"events": {}}, {}, []):
+            refused = await client.http.post("/v1/verdicts:batch", json=wrong)
+            assert refused.status_code == 422
+
+    with_client(tmp_path, work)
+
+
+def test_overload_is_refused_with_a_time_to_come_back(tmp_path: Path) -> None:
+    async def work(client: Client) -> None:
+        answers = await asyncio.gather(*(client.judge(simulated_event(index)) for index in range(40)))
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert {answer.status_code for answer in answers} == {200, 429}
+        assert all(answer.headers["retry-after"] == "1" for answer in refused)
+        assert client.metrics.total(m.SHED, reason="ongoing") == len(refused)
+        assert len(client.log()) == len(answers) - len(refused)
+        assert (await client.judge(simulated_event(50))).status_code == 200
+
+    with_client(tmp_path, work, admission={"max_ongoing": 5})
+
+
+def test_the_policy_of_a_market_now_and_then(tmp_path: Path) -> None:
+    async def work(client: Client) -> None:
+        now = (await client.http.get("/v1/policy/TH")).json()
+        assert (now["state"], now["killed"], now["known"]) == ("live", False, True)
+        assert (await client.http.get("/v1/policy/ZZ")).json()["known"] is False
+        then = await client.http.get("/v1/policy/TH", params={"at": "2099-01-01T00:00:00+07:00"})
+        assert then.json()["policy_version"] == now["policy_version"]
+        early = await client.http.get("/v1/policy/TH", params={"at": "2001-01-01T00:00:00Z"})
+        assert early.status_code == 404
+        assert (await client.http.get("/v1/policy/TH", params={"at": "then"})).status_code == 422
+        assert (await client.http.get("/v1/policy/nowhere")).status_code == 422
+
+    with_client(tmp_path, work)
+
+
+def test_unknown_paths_and_methods(tmp_path: Path) -> None:
+    async def work(client: Client) -> None:
+        for path in ("/", "/v1", "/v1/verdicts/", "/v2/verdicts", "/v1/policy/"):
+            assert (await client.http.get(path)).status_code == 404, path
+        wrong = await client.http.get("/v1/verdicts")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+
+    with_client(tmp_path, work)
+
+
+def test_the_description_has_examples_that_fit_their_schemas(tmp_path: Path) -> None:
+    async def work(client: Client) -> None:
+        described = (await client.http.get("/openapi.json")).json()
+        schemas = described["components"]["schemas"]
+        post = described["paths"]["/v1/verdicts"]["post"]
+        event = post["requestBody"]["content"]["application/json"]["example"]
+        jsonschema.validate(event, schemas["CancellationEvent"])
+        verdict = post["responses"]["200"]["content"]["application/json"]["example"]
+        jsonschema.validate(verdict, schemas["Verdict"])
+        assert (await client.judge(event)).json() == verdict
+        get = described["paths"]["/v1/verdicts/{event_id}"]["get"]
+        decision = get["responses"]["200"]["content"]["application/json"]["example"]
+        jsonschema.validate(decision["verdict"], schemas["Verdict"])
+        assert decision["verdict"]["decision_factors"]
+        assert all(factor["evidence"] for factor in decision["verdict"]["decision_factors"])
+        page = await client.http.get("/docs")
+        assert page.headers["content-type"].startswith("text/html")
+        assert verdict["event_id"] in page.text
+
+    with_client(tmp_path, work)
+
+
+def test_the_metrics_are_all_there_by_name(tmp_path: Path) -> None:
+    async def work(client: Client) -> None:
+        await client.judge(simulated_event(1))
+        text = (await client.http.get("/metrics")).text
+        for metric in METRICS:
+            assert f"# TYPE {metric.exported} {metric.kind}" in text
+        assert 'ray_cancellation_requests_total{route="/v1/verdicts",status="200"} 1' in text
+        assert 'ray_cancellation_score_count{market="ID"} 1' in text
+
+    with_client(tmp_path, work)

@@ -1,0 +1,248 @@
+"""The policy in force: good changes are taken over, bad ones refused, all on record; to kill takes only a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cancellation.decision.policy import PolicyError
+from cancellation.serving.rollout.policy_store import PolicyStore
+
+POLICY = """
+version = "{version}"
+[default]
+state = "off"
+classes = 3
+language = "en"
+[markets.BR]
+state = "{state}"
+classes = 2
+language = "pt"
+penalty = 0.97
+[markets.BR.evidence]
+cases = 400
+correct = 395
+lower_bound = 0.96
+model_version = "m@1"
+date = 2026-11-01
+pooled = ["MX"]
+[markets.TH]
+state = "shadow"
+classes = 3
+language = "th"
+"""
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Files:
+    """A policy, its kill switch and its ledger in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.policy, self.kill, self.ledger = (folder / name for name in ("p.toml", "p.toml.kill", "ledger.jsonl"))
+        self.clock = Clock()
+        self.write()
+
+    def write(self, version: str = "1", state: str = "live") -> None:
+        self.policy.write_text(POLICY.format(version=version, state=state))
+
+    def store(self) -> PolicyStore:
+        return PolicyStore(self.policy, self.ledger, clock=self.clock)
+
+    def entries(self) -> list[tuple[float, str]]:
+        lines = [json.loads(line) for line in self.ledger.read_text().splitlines() if line.endswith("}")]
+        return [(line["at"], line["policy_version"]) for line in lines]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def test_a_changed_file_is_taken_over_and_an_unchanged_one_is_not(files: Files) -> None:
+    store = files.store()
+    assert (store.current.version, store.market("BR").state, store.reload_if_changed()) == ("1", "live", False)
+    files.write("2", "shadow")
+    assert store.reload_if_changed()
+    assert (store.current.version, store.market("BR").state, store.num_changes) == ("2", "shadow", 1)
+    os.utime(files.policy)
+    assert not store.reload_if_changed()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text("version = "),
+        lambda path: path.write_text(path.read_text().replace("penalty = 0.97", "penalty = nan")),
+        lambda path: path.write_text(path.read_text().replace("0.96", "0.8")),
+        lambda path: path.write_bytes(b"\xff"),
+        lambda path: path.unlink(),
+    ],
+)
+def test_a_bad_file_is_refused_once_and_the_old_policy_kept(files: Files, damage: Callable[[Path], object]) -> None:
+    store = files.store()
+    files.clock.now = 2000.0
+    damage(files.policy)
+    assert [store.reload_if_changed() for _ in range(3)] == [False] * 3
+    assert (store.current.version, store.num_refusals, store.last_refusal.at) == ("1", 1, 2000.0)
+    assert "p.toml" in store.last_refusal.problem
+    assert files.entries() == [(1000.0, "1")]
+    files.write("2")
+    assert store.reload_if_changed()
+    assert store.last_refusal is None
+
+
+def test_a_refusal_ends_when_the_old_file_is_put_back(files: Files) -> None:
+    store = files.store()
+    files.policy.write_text("bad")
+    store.reload_if_changed()
+    files.write()
+    assert not store.reload_if_changed()
+    assert (store.last_refusal, store.num_refusals) == (None, 1)
+
+
+def test_without_a_good_policy_there_is_no_start(files: Files) -> None:
+    files.policy.write_text("bad")
+    with pytest.raises(PolicyError, match=r"p\.toml: not TOML"):
+        files.store()
+    assert not files.ledger.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "states"),
+    [
+        ("BR", {"BR": "off", "TH": "shadow"}),
+        ("br  # since the incident\n\n# all others stay\n", {"BR": "off", "TH": "shadow"}),
+        ("BR\nTH\nZZ", {"BR": "off", "TH": "off", "ZZ": "off"}),
+        ("*", {"BR": "off", "TH": "off", "ZZ": "off"}),
+        ("Brazil", {"BR": "off", "TH": "off"}),
+        ("", {"BR": "live", "TH": "shadow"}),
+    ],
+)
+def test_a_kill_switch_turns_markets_off_and_back(files: Files, text: str, states: dict[str, str]) -> None:
+    store = files.store()
+    files.kill.write_text(text)
+    changed = store.reload_if_changed()
+    assert {code: store.market(code).state for code in states} == states
+    assert {code: store.current.market(code).state for code in states} == states
+    assert changed == (store.current.version != "1")
+    assert store.market("BR").penalty == 0.97, "the rest of the entry stays: a person must see what would be back"
+    files.kill.unlink()
+    assert store.reload_if_changed() == changed
+    assert (store.current.version, store.market("BR").state) == ("1", "live")
+
+
+def test_a_kill_switch_that_cannot_be_read_turns_everything_off(files: Files) -> None:
+    store = files.store()
+    files.kill.mkdir()
+    assert store.reload_if_changed()
+    assert store.market("BR").state == store.market("TH").state == "off"
+
+
+def test_a_kill_holds_at_the_start_and_with_a_policy_that_is_refused(files: Files) -> None:
+    files.kill.write_text("BR")
+    store = files.store()
+    assert (store.market("BR").state, store.killed) == ("off", {"BR"})
+    files.policy.write_text("bad")
+    files.kill.write_text("TH")
+    assert store.reload_if_changed()
+    assert (store.market("BR").state, store.market("TH").state, store.num_refusals) == ("live", "off", 1)
+
+
+def test_a_kill_holds_when_the_ledger_cannot_be_written_and_is_recorded_later(files: Files) -> None:
+    store = files.store()
+    kept = files.ledger.read_text()
+    files.ledger.unlink()
+    files.ledger.mkdir()
+    files.write("2", "shadow")
+    files.kill.write_text("BR")
+    assert store.reload_if_changed()
+    assert not store.reload_if_changed()
+    assert (store.current.version, store.market("BR").state) == ("1+kill:BR", "off")
+    files.ledger.rmdir()
+    files.ledger.write_text(kept)
+    files.clock.now = 3000.0
+    assert store.reload_if_changed()
+    assert files.entries() == [(1000.0, "1"), (3000.0, "2+kill:BR")]
+
+
+def test_a_kill_that_was_never_recorded_ends_with_its_file(files: Files) -> None:
+    store = files.store()
+    files.ledger.unlink()
+    files.ledger.mkdir()
+    files.kill.write_text("BR")
+    store.reload_if_changed()
+    files.kill.unlink()
+    assert store.reload_if_changed()
+    assert store.market("BR").state == "live"
+
+
+def test_the_ledger_tells_what_was_in_force_where_and_when(files: Files) -> None:
+    store = files.store()
+    for now, version, state in ((2000.0, "2", "shadow"), (3000.0, "3", "live")):
+        files.clock.now = now
+        files.write(version, state)
+        store.reload_if_changed()
+    files.clock.now = 4000.0
+    files.kill.write_text("BR")
+    store.reload_if_changed()
+
+    def found(instant: float) -> tuple[float, str, str, bool]:
+        entry = store.at("BR", instant)
+        return entry.since, entry.policy_version, entry.policy.state, entry.killed
+
+    assert [found(instant) for instant in (1000.0, 1999.9, 2500.0, 3000.0, 9000.0)] == [
+        (1000.0, "1", "live", False),
+        (1000.0, "1", "live", False),
+        (2000.0, "2", "shadow", False),
+        (3000.0, "3", "live", False),
+        (4000.0, "3+kill:BR", "off", True),
+    ]
+    assert store.at("ZZ", 3500.0).policy == store.current.default
+    assert store.at("TH", 9000.0).killed is False
+    with pytest.raises(ValueError, match="expected an entry up to 999, found none so early"):
+        store.at("BR", 999.0)
+
+
+def test_the_ledger_gives_an_entry_back_as_it_was(files: Files) -> None:
+    store = files.store()
+    assert store.at("BR", 1000.0).policy == store.market("BR")
+    assert store.market("BR").evidence.pooled == ("MX",)
+
+
+def test_a_change_is_recorded_once_however_many_replicas_see_it(files: Files) -> None:
+    stores = [files.store() for _ in range(4)]
+    files.clock.now = 2000.0
+    files.write("2")
+    threads = [threading.Thread(target=store.reload_if_changed) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {store.current.version for store in stores} == {"2"}
+    assert files.entries() == [(1000.0, "1"), (2000.0, "2")]
+    files.store()
+    assert len(files.entries()) == 2
+
+
+def test_a_line_that_a_crash_cut_off_harms_no_other(files: Files) -> None:
+    files.store()
+    with files.ledger.open("a") as ledger:
+        ledger.write('{"at": 1500.0, "policy_ver')
+    files.clock.now = 2000.0
+    files.write("2")
+    store = files.store()
+    assert files.entries() == [(1000.0, "1"), (2000.0, "2")]
+    assert store.at("BR", 1600.0).policy_version == "1"

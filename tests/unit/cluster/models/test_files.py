@@ -1,0 +1,112 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from cluster import storage
+from cluster.models.files import fetch_model, resolve_model
+from tests.conftest import PROJECT
+from tests.hub_server import SHA, HubServer
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_a_folder_is_used_in_place_and_named_by_its_content(model_dir: Path, tmp_path: Path) -> None:
+    before = resolve_model(str(model_dir))
+    assert fetch_model(before, cache_dir=str(tmp_path)) == model_dir
+    assert before.version.startswith("tiny@")
+    (model_dir / "README.md").write_text("a card is not the model")
+    assert resolve_model(str(model_dir)) == before
+    (model_dir / "model.safetensors").write_bytes(b"other weights")
+    assert resolve_model(str(model_dir)).digest != before.digest
+
+
+def test_a_relative_name_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = fetch_model(resolve_model("relevance/small_model"), cache_dir=str(tmp_path))
+    assert (found / "config.json").exists()
+
+
+def test_a_model_in_s3_comes_with_or_without_its_weights(bucket: str, tmp_path: Path) -> None:
+    storage.write_bytes(f"{bucket}/m/config.json", b"{}")
+    storage.write_bytes(f"{bucket}/m/model.safetensors", b"weights")
+    model = resolve_model(f"{bucket}/m")
+    light = fetch_model(model, cache_dir=str(tmp_path), weights=False)
+    assert [path.name for path in light.iterdir()] == ["config.json"]
+    whole = fetch_model(model, cache_dir=str(tmp_path))
+    assert (whole / "model.safetensors").read_bytes() == b"weights"
+    storage.write_bytes(f"{bucket}/m/model.safetensors", b"newer")
+    assert resolve_model(f"{bucket}/m").digest != model.digest
+    with pytest.raises(ValueError, match=r"model s3://.*/none: no files there"):
+        resolve_model(f"{bucket}/none")
+
+
+def test_an_alias_of_the_registry_is_pinned_to_its_version(model_dir: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    client.create_registered_model("relevance")
+    for _ in range(2):
+        client.create_model_version("relevance", str(model_dir))
+    client.set_registered_model_alias("relevance", "champion", 1)
+    pinned = resolve_model("models:/relevance@champion", registry_uri=uri)
+    client.set_registered_model_alias("relevance", "champion", 2)
+    assert pinned.version == "relevance/1"
+    assert fetch_model(pinned, cache_dir=str(tmp_path)) == model_dir
+    assert resolve_model("models:/relevance@champion", registry_uri=uri).version == "relevance/2"
+    assert resolve_model("models:/relevance/1", registry_uri=uri) == pinned
+    for missing in ("models:/relevance@gone", "models:/other/1", "models:/relevance"):
+        with pytest.raises(ValueError, match=rf"model {missing}: not in the MLflow registry at sqlite"):
+            resolve_model(missing, registry_uri=uri)
+
+
+_RESOLVE = """
+import json, sys
+from cluster.models.files import fetch_model, resolve_model
+try:
+    model = resolve_model(sys.argv[1])
+    light = fetch_model(model, cache_dir="", weights=False)
+    names = sorted(path.name for path in light.iterdir())
+    whole = fetch_model(model, cache_dir="")
+    print(json.dumps([model.version, names, sorted(path.name for path in whole.iterdir())]))
+except ValueError as error:
+    print(error)
+"""
+
+
+def _resolve_in_a_fresh_process(name: str, tmp_path: Path, **variables: str) -> str:
+    """huggingface_hub reads its environment once, when it is imported."""
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1", **variables}
+    command = [sys.executable, "-c", _RESOLVE, name]
+    return subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_hub_id_is_pinned_to_its_commit_and_brings_no_code_and_no_pickle(model_dir: Path, tmp_path: Path) -> None:
+    (model_dir / "modeling_own.py").write_text("raise SystemExit")
+    (model_dir / "pytorch_model.bin").write_bytes(b"pickle")
+    hub = HubServer({"team/tiny": model_dir})
+    try:
+        found = json.loads(_resolve_in_a_fresh_process("team/tiny", tmp_path, HF_ENDPOINT=hub.url))
+        assert found == [f"team/tiny@{SHA[:8]}", ["config.json"], ["config.json", "model.safetensors"]]
+        assert not any(path.endswith((".py", ".bin")) for path in hub.requests)
+        missing = _resolve_in_a_fresh_process("team/other", tmp_path, HF_ENDPOINT=hub.url)
+        assert missing.startswith("model team/other: no such folder, and not found on the hub (")
+    finally:
+        hub.stop()
+    offline = _resolve_in_a_fresh_process(f"team/tiny@{SHA}", tmp_path, HF_HUB_OFFLINE="1")
+    assert [json.loads(offline)[0], json.loads(offline)[2]] == [found[0], found[2]]
+
+
+def test_a_name_that_is_nowhere_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    said = _resolve_in_a_fresh_process("no-such/model", tmp_path, HF_HUB_OFFLINE="1")
+    assert said.startswith("model no-such/model: no such folder, and not found on the hub (")

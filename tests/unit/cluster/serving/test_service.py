@@ -1,0 +1,71 @@
+"""Ray Serve's switches, and how a server waits for its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cluster.serving.service import ServiceSettings, Signals, prepare_environment, secret_path
+
+
+def test_switches_are_turned_before_ray_is_imported_and_what_is_set_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for name in [name for name in os.environ if name.startswith("RAY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_RETRIES", "7")
+    before = dict(os.environ)
+    prepare_environment(ServiceSettings(port=8099))
+    turned = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    for name in turned:
+        monkeypatch.setenv(name, turned[name])  # taken back after the test
+    assert turned["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert turned["RAY_AUTH_MODE"] == "token"
+    assert len(turned["RAY_AUTH_TOKEN"]) == 64
+    assert "8099" in turned["RAY_SERVE_HAPROXY_SOCKET_PATH"]
+    assert os.environ["RAY_SERVE_HAPROXY_RETRIES"] == "7"
+
+
+def test_a_secrets_file_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VERDICTS_TOKENS_FILE", "/run/secrets/tokens")
+    assert secret_path("VERDICTS_TOKENS_FILE") == "/run/secrets/tokens"
+    monkeypatch.setenv("VERDICTS_TOKENS_FILE", "")
+    assert secret_path("VERDICTS_TOKENS_FILE") is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_wait_also_when_another_thread_takes_it(number: signal.Signals) -> None:
+    script = """
+import threading, time
+from cluster.serving.service import Signals
+
+with Signals() as signals:
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    print("waiting", flush=True)
+    while not (found := signals.wait()):
+        pass
+    print(found, flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=30)
+    assert int(out) == number
+
+
+def test_signals_that_come_while_nobody_waits_are_kept_in_order() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Signals() as signals:
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert [signals.wait(), signals.wait()] == [signal.SIGHUP, signal.SIGTERM]
+        assert signals.wait() is None
+    assert signal.getsignal(signal.SIGTERM) is before

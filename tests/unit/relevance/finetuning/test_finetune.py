@@ -1,0 +1,180 @@
+"""LoRA on label tokens, the teacher, the folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from relevance.evaluation.overlap import FEATURES, OverlapFeatures, combine_with_answers
+from relevance.evaluation.pairs import read_evaluation_pairs
+from relevance.finetuning.finetune import FinetuningSettings, LabelledExamples, label_targets, split_validation
+from relevance.finetuning.pairs import LabelledPairs, WeakPairs, read_labelled_pairs, split_folds
+from relevance.finetuning.taught_pairs import TaughtPairs, TeachingSettings
+from relevance.prompting.prompts import PromptEncoder, PromptSettings
+from relevance.small_model_recipe.catalogue import CatalogueWriter
+from relevance.small_model_recipe.tokenization import train_small_tokenizer
+from relevance.weights.adapters import LoraSettings, adapter_weights, add_adapter, save_adapter
+from relevance.weights.loading import TRAINING_FILE, base_fingerprint, load_model, load_trainable
+from tests.pairs_data import write_learnable_pairs
+from tests.tiny_models import save_tiny_model
+
+SHARES = {"exact": 0.4, "substitute": 0.3, "complement": 0.1, "irrelevant": 0.2}
+LABELS = list(SHARES)
+
+
+def draw_pairs(number: int, seed: str) -> LabelledPairs:
+    drawn = CatalogueWriter(seed).pairs(SHARES, 2)
+    rows = [
+        (query.text, offered.title, LABELS.index(label))
+        for _, (offered, query, label) in zip(range(number), drawn, strict=False)
+    ]
+    queries, titles, labels = zip(*rows, strict=True)
+    return LabelledPairs(queries, titles, np.array(labels))
+
+
+def weak_pairs(number: int) -> WeakPairs:
+    pairs = draw_pairs(number, "weak")
+    return WeakPairs(pairs.queries, pairs.titles, pairs.labels == 1)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> PromptEncoder:
+    prompt = PromptSettings(guidelines="brief", product_token_budget=32, query_token_budget=24)
+    texts = draw_pairs(300, "tokeniser").titles
+    return PromptEncoder(train_small_tokenizer(texts, vocab_size=1024, prompt=prompt), prompt)
+
+
+def test_an_adapter_is_written_as_peft_reads_it(tiny_model: Path, tmp_path: Path) -> None:
+    cpu, float32 = torch.device("cpu"), torch.float32
+    tuned = add_adapter(load_trainable(tiny_model, device=cpu, dtype=float32), LoraSettings(rank=4))
+    trained = {name: weight for name, weight in tuned.base_model.model.named_parameters() if weight.requires_grad}
+    for weight in trained.values():
+        torch.nn.init.normal_(weight, std=0.1)
+    save_adapter(tuned, trained, tmp_path)
+    assert {name: weight.shape for name, weight in adapter_weights(tmp_path).items()} == {
+        name: weight.shape for name, weight in trained.items()
+    }
+    merged = load_model(tiny_model, adapter_dir=tmp_path, device=cpu, dtype=float32)
+    ids = torch.arange(1, 20)[None]
+    with torch.no_grad():
+        assert torch.allclose(merged(ids).logits, tuned.eval()(ids).logits, atol=1e-4)
+
+
+def test_an_adapter_for_another_base_of_the_same_shape_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    cpu, float32 = torch.device("cpu"), torch.float32
+    base = load_trainable(tiny_model, device=cpu, dtype=float32)
+    found = base_fingerprint(base)
+    half = load_trainable(tiny_model, device=cpu, dtype=torch.bfloat16)
+    assert base_fingerprint(half) == found, "precision makes no other base"
+    tuned = add_adapter(base, LoraSettings(rank=4))
+    weights = {name: weight.detach() for name, weight in tuned.base_model.model.named_parameters() if "lora" in name}
+    save_adapter(tuned, weights, tmp_path / "adapter")
+    (tmp_path / "adapter" / TRAINING_FILE).write_text(f'{{"base": "tiny@1", "base_fingerprint": "{found}"}}')
+    load_model(tiny_model, adapter_dir=tmp_path / "adapter", device=cpu, dtype=float32)
+    other = save_tiny_model(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match=r"adapter adapter belongs to another base than other: it was trained on tiny"):
+        load_model(other, adapter_dir=tmp_path / "adapter", device=cpu, dtype=float32)
+
+
+def test_a_quantised_base_is_refused() -> None:
+    shipped = Path(__file__).parents[4] / "relevance" / "small_model"
+    with pytest.raises(ValueError, match="is an int8 checkpoint, whose weights cannot be trained: give the base"):
+        load_trainable(shipped, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_targets_are_smoothed_and_weighed() -> None:
+    labels = np.array([0, 0, 0, 1, 2, 3])
+    settings = FinetuningSettings(label_smoothing=0.2, class_weights="balanced")
+    targets = label_targets(labels, settings, weights=np.array([1, 1, 1, 1, 1, 3.0]))
+    assert targets[0] / targets[0].sum() == pytest.approx([0.85, 0.05, 0.05, 0.05])
+    assert targets.sum(axis=1) == pytest.approx([0.5, 0.5, 0.5, 1.5, 1.5, 4.5])
+
+
+def test_a_label_without_pairs_is_refused_unless_told() -> None:
+    labels, weights = np.array([0, 1, 3]), np.ones(3)
+    with pytest.raises(ValueError, match="the 3 training pairs have none labelled complement: label some"):
+        label_targets(labels, FinetuningSettings(), weights=weights)
+    label_targets(labels, FinetuningSettings(allow_missing_labels=True), weights=weights)
+
+
+def test_validation_keeps_whole_queries_back(tmp_path: Path) -> None:
+    pairs = read_evaluation_pairs(str(write_learnable_pairs(tmp_path / "pairs.csv", num_queries=20)))
+    training, validation = split_validation(pairs, FinetuningSettings(validation_fraction=0.25))
+    assert validation is not None
+    assert (len(training), len(validation)) == (75, 25)
+    assert not set(training.queries) & set(validation.queries)
+
+
+def test_weights_of_the_file_reach_the_targets(tmp_path: Path, encoder: PromptEncoder) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(
+        "query_id,query,product_id,title,label,weight\n"
+        "a,red shoe,1,Shoe,E,2\nb,blue hat,2,Hat,S,\nc,lamp,3,Lamp,C,0.5\nd,pan,4,Mug,I,1\n"
+    )
+    pairs = read_evaluation_pairs(str(path))
+    assert pairs.weights.tolist() == [2, 1, 0.5, 1]
+    targets = label_targets(pairs.labels, FinetuningSettings(), weights=pairs.weights)
+    examples = LabelledExamples(pairs, targets).epoch(encoder, 0)
+    assert sum(example.targets.sum() for example in examples) == pytest.approx(4.5)
+    path.write_text(path.read_text().replace(",2\n", ",-2\n"))
+    with pytest.raises(ValueError, match="column weight: expected numbers of 0 or more"):
+        read_evaluation_pairs(str(path))
+
+
+def test_overlap_sees_plurals_spellings_and_the_head_noun() -> None:
+    features = OverlapFeatures(["red running shoe", "blue shirt"])
+    row = dict(zip(FEATURES, features(["running shoes for men"], ["Red Running Shoe"])[0], strict=True))
+    assert row["head"] == 1
+    assert row["share"] == pytest.approx(2 / 3)
+    assert dict(zip(FEATURES, features(["blender"], ["Red Shoe"])[0], strict=True))["none"] == 1
+    assert not features(["+++"], ["Red Shoe"]).any()
+
+
+def test_reliability_of_answers_is_found() -> None:
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 4, 4000)
+    opinion = 0.6 * np.eye(4)[truth] + 0.1
+    opinion /= opinion.sum(axis=1, keepdims=True)
+    says_yes = random.random(4000) < np.array([0.1, 0.9, 0.5, 0.3])[truth]
+    posterior, share_of_yes = combine_with_answers(opinion, says_yes, rounds=50)
+    assert share_of_yes == pytest.approx([0.1, 0.9, 0.5, 0.3], abs=0.12)
+    right = posterior[np.arange(4000), truth].mean()
+    assert right > opinion[np.arange(4000), truth].mean()
+
+
+def test_taught_epochs_are_drawn_anew_and_keep_the_labels(encoder: PromptEncoder) -> None:
+    labelled = draw_pairs(60, "labelled")
+    settings = TeachingSettings(taught_queries_per_title=2, label_repeats=2, teacher_share=0, catalogue_products=9)
+    targets = np.eye(4, dtype=np.float32)[labelled.labels]
+    taught = TaughtPairs(labelled, targets, weak_pairs(40), settings, seed=0)
+    first, again, second = (taught.epoch(encoder, number) for number in (0, 0, 1))
+    assert [example.queries for example in first] == [example.queries for example in again]
+    assert [example.queries for example in first] != [example.queries for example in second]
+    assert len(first) == 109
+    assert [example.targets[0].argmax() for example in first[:60]] == labelled.labels.tolist()
+    assert [len(example.queries) for example in (first[0], first[60])] == [4, 3]
+
+
+def test_folds_share_neither_query_nor_title() -> None:
+    pairs = draw_pairs(100, "folds")
+    for training, judged in split_folds(pairs, 5, seed=0):
+        own, other = pairs.take(training), pairs.take(judged)
+        assert not set(own.queries) & set(other.queries)
+        assert not set(own.titles) & set(other.titles)
+
+
+def test_weak_pairs_that_stand_among_the_judged_are_dropped() -> None:
+    judged = LabelledPairs(["Red shoes!"], ["Shoe, Red (9)"], np.array([0]))
+    weak = WeakPairs(["red SHOES", "hat", "hat"], ["Boot", "shoe red 9", "Cap"], np.array([True, False, True]))
+    kept = weak.without(judged)
+    assert (list(kept.titles), kept.is_substitute.tolist()) == (["Cap"], [True])
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("query,label\nshoes,exact\n")
+    with pytest.raises(ValueError, match=r"pairs\.csv: expected the columns query, title, label, missing title"):
+        read_labelled_pairs(path)

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from relevance.pairs.files import find_splits, read_split
+
+ROWS = [
+    {"query_id": f"q{number}", "query": f"query {number}", "product_id": f"p{number % 3}", "title": f'ti"tle, {number}'}
+    for number in range(25)
+]
+
+
+def _read(folder: Path, **options: object) -> list[dict]:
+    tables = [table for split in find_splits(str(folder), **options) for table in read_split(split)]
+    text = {bytes: lambda value: value.decode(), str: str, type(None): lambda value: None}
+    rows = [row for table in tables for row in table.to_pylist()]
+    return [{name: text[type(value)](value) for name, value in row.items()} for row in rows]
+
+
+def _write_csv(path: Path, rows: list[dict]) -> None:
+    import csv
+
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_jsonl(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_three_formats_give_the_same_rows_in_order(tmp_path: Path) -> None:
+    for name in ("parquet", "csv", "jsonl"):
+        (tmp_path / name).mkdir()
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "parquet" / "a.parquet", row_group_size=10)
+    _write_csv(tmp_path / "csv" / "a.csv", ROWS)
+    _write_jsonl(tmp_path / "jsonl" / "a.jsonl", ROWS)
+    assert _read(tmp_path / "parquet") == _read(tmp_path / "csv") == ROWS
+    assert [{name: row[name] for name in ROWS[0]} for row in _read(tmp_path / "jsonl")] == ROWS
+
+
+def test_files_that_readers_pass_over_are_no_input(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / "_staging").mkdir()
+    (tmp_path / "_staging" / "b.parquet").write_bytes(b"half")
+    (tmp_path / "notes.txt").write_text("x")
+    assert [Path(split.url).name for split in find_splits(str(tmp_path))] == ["a.parquet"]
+
+
+def test_an_input_without_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no \.parquet, \.csv or \.jsonl file there"):
+        find_splits(str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_missing_column_names_column_and_file(tmp_path: Path, suffix: str) -> None:
+    rows = [{name: value for name, value in row.items() if name != "title"} for row in ROWS]
+    path = tmp_path / f"a.{suffix}"
+    write = {"parquet": lambda: pq.write_table(pa.Table.from_pylist(rows), path)}
+    write |= {"csv": lambda: _write_csv(path, rows), "jsonl": lambda: _write_jsonl(path, rows)}
+    write[suffix]()
+    with pytest.raises(
+        ValueError, match=rf"a\.{suffix}: column 'title' is missing \(required\); found query_id, query"
+    ):
+        find_splits(str(tmp_path))
+
+
+def test_a_carried_column_must_be_there(tmp_path: Path) -> None:
+    _write_csv(tmp_path / "a.csv", ROWS)
+    with pytest.raises(ValueError, match=r"column 'rank' is missing \(named in carry\)"):
+        find_splits(str(tmp_path), carry=("rank",))
+
+
+@pytest.mark.parametrize("content", [b"", b"no parquet at all", b"PAR1 then nothing"])
+def test_a_file_that_is_no_parquet_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "broken.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.parquet: not a readable parquet file"):
+        find_splits(str(tmp_path))
+
+
+def test_a_truncated_parquet_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cut.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cut\.parquet: not a readable parquet file .*: replace or remove it"):
+        find_splits(str(tmp_path))
+
+
+def test_damage_inside_a_parquet_is_named_when_it_is_met(tmp_path: Path) -> None:
+    path = tmp_path / "bad.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS * 50), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[4:400] = b"\xff" * 396
+    path.write_bytes(content)
+    (split,) = find_splits(str(tmp_path))
+    with pytest.raises(ValueError, match=r"bad\.parquet: not a readable parquet file"):
+        list(read_split(split))
+
+
+def test_large_parquet_files_are_cut_at_row_groups(tmp_path: Path) -> None:
+    import os
+
+    rows = [{**row, "title": os.urandom(50_000).hex()} for row in ROWS * 40]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=200)
+    splits = find_splits(str(tmp_path))
+    assert len(splits) > 1
+    assert [group for split in splits for group in split.row_groups] == [0, 1, 2, 3, 4]
+    assert sum(split.estimated_rows for split in splits) == 1000
+
+
+def test_lines_that_cannot_be_parsed_become_rows_with_an_error(tmp_path: Path) -> None:
+    lines = [json.dumps(ROWS[0]).encode(), b"{broken", b"[1]", b'{"query_id": "\xff"}', json.dumps(ROWS[1]).encode()]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    errors = [row["error"] for row in _read(tmp_path)]
+    expected = [None, "line 2: not JSON", "line 3: not a JSON object", "line 4: bytes that are not UTF-8", None]
+    assert errors == expected
+
+
+def test_csv_lines_of_another_width_become_rows_with_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("query_id,query,product_id,title\nq1,a,p1,t\nq2,a,p1\nq3,a,p1,t,more\n")
+    assert [row.get("error") for row in _read(tmp_path)] == [
+        None,
+        "line with 3 columns, expected 4",
+        "line with 5 columns, expected 4",
+    ]

@@ -1,0 +1,145 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from relevance.engines.interface import LabelScores, TokenBatch
+from relevance.pairs.pair import clean_pairs
+from relevance.prompting.fast_tokenizer import FastTokenizer
+from relevance.prompting.prompts import PromptEncoder, load_prompt_settings
+from relevance.scoring.shard_steps import finish_block, poison_block, prepare_shard, score_block
+from tests.fakes import FakeEngine
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_model) -> PromptEncoder:
+    return PromptEncoder(FastTokenizer(tiny_model), load_prompt_settings(tiny_model))
+
+
+def _nothing(digests: pa.Array) -> tuple[np.ndarray, ...]:
+    return np.zeros(len(digests), bool), np.zeros((len(digests), 4), np.float32), np.zeros(len(digests), np.float32)
+
+
+def _pairs(rows: list[tuple]) -> pa.Table:
+    query_ids, queries, product_ids, titles, labels = zip(*rows, strict=True)
+    table = {"query_id": query_ids, "query": queries, "product_id": product_ids, "title": titles, "label": labels}
+    return clean_pairs(pa.table({name: list(column) for name, column in table.items()}), max_text_bytes=1000)
+
+
+ROWS = [
+    ("q1", "blue bottle", "p2", "Steel bottle", "exact"),
+    ("q2", "wall clock", "p1", "Rustic wall clock", "exact"),
+    ("q1", "blue bottle", "p1", "Rustic wall clock", "irrelevant"),
+    ("q2", "wall clock", "p1", "Another title of the same key", "irrelevant"),
+    ("q3", "", "p1", "Rustic wall clock", None),
+    ("q4", "bottle " * 120, "p2", "Steel bottle", None),
+    ("q5", "steel", "p2", "Steel bottle", None),
+]
+
+
+def _score(encoder: PromptEncoder, rows: list[tuple], lookup=_nothing, engine=None) -> tuple[pa.Table, dict]:
+    block = prepare_shard(_pairs(rows), encoder, lookup)
+    block = score_block(block, engine or FakeEngine(), encoder.guidelines_ids)
+    return finish_block(block, model_version="m", prompt_version="p")
+
+
+def test_every_row_comes_out_once_and_is_counted(encoder: PromptEncoder) -> None:
+    table, figures = _score(encoder, ROWS)
+    assert sorted(zip(*[table[name].to_pylist() for name in ("query_id", "product_id")], strict=True)) == sorted(
+        (row[0], row[2]) for row in ROWS
+    )
+    assert [figures[name] for name in ("read", "labelled", "reused", "repeated", "failed")] == [7, 4, 0, 1, 2]
+    assert figures["errors"] == {"query: blank": 1, "query: longer than its budget of 96 tokens": 1}
+    failed = table.filter(pa.array([error is not None for error in table["error"].to_pylist()]))
+    assert set(failed["label"].to_pylist()) == set(failed["p_exact"].to_pylist()) == {None}
+    assert sum(figures["labels"].values()) == 5
+    assert np.sum(figures["confusion"]) == 4
+
+
+def test_a_repeated_key_takes_the_first_ones_label(encoder: PromptEncoder) -> None:
+    table, _ = _score(encoder, ROWS)
+    rows = [row for row in table.to_pylist() if (row["query_id"], row["product_id"]) == ("q2", "p1")]
+    assert len(rows) == 2
+    assert rows[0] == rows[1]
+    alone, _ = _score(encoder, [ROWS[1]])
+    assert alone.to_pylist()[0] == rows[0]
+
+
+def test_equal_texts_under_different_keys_are_computed_once(encoder: PromptEncoder) -> None:
+    rows = [("q1", "clock", "p1", "Wall clock", None), ("q2", "clock", "p1", "Wall clock", None)]
+    rows += [("q3", "clock", "p1", "Wall clock", None), ("q3", "clock", "p1", "Wall clock", None)]
+    seen: list[int] = []
+
+    class Watching(FakeEngine):
+        def label_logprobs(self, batch: TokenBatch) -> LabelScores:
+            seen.append(len(batch))
+            return super().label_logprobs(batch)
+
+    table, figures = _score(encoder, rows, engine=Watching())
+    assert seen == [1]
+    assert [figures[name] for name in ("labelled", "reused", "repeated")] == [1, 2, 1]
+    assert len(set(table["p_exact"].to_pylist())) == 1
+    assert table["p_exact"].null_count == 0
+
+
+def test_probabilities_sum_to_one_and_label_is_the_largest(encoder: PromptEncoder) -> None:
+    table, _ = _score(encoder, ROWS)
+    for row in table.to_pylist():
+        if row["error"] is None:
+            shares = {name[2:]: row[name] for name in row if name.startswith("p_")}
+            assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+            assert row["label"] == max(shares, key=shares.get)
+
+
+def test_the_engine_sees_each_product_once_with_all_its_queries(encoder: PromptEncoder) -> None:
+    seen: list[TokenBatch] = []
+
+    class Watching(FakeEngine):
+        def label_logprobs(self, batch: TokenBatch) -> LabelScores:
+            seen.append(batch)
+            return super().label_logprobs(batch)
+
+    _score(encoder, ROWS, engine=Watching())
+    (batch,) = seen
+    assert len(batch.products) == 2
+    assert batch.product_of_pair.tolist() == [0, 0, 1, 1]
+    expected = encoder.encode_products(["\n\nProduct: Rustic wall clock", "\n\nProduct: Steel bottle"])
+    assert list(batch.products) == expected
+
+
+def test_known_pairs_are_not_computed(encoder: PromptEncoder) -> None:
+    known: dict[bytes, np.ndarray] = {}
+    first = prepare_shard(_pairs(ROWS), encoder, _nothing)
+    scored = score_block(first, FakeEngine(), encoder.guidelines_ids)
+    for content, *shares in zip(*(scored[name].to_pylist() for name in ("content", *_SHARES)), strict=True):
+        known[content] = np.array(shares, np.float32)
+
+    def lookup(digests: pa.Array) -> tuple[np.ndarray, ...]:
+        found = np.array([digest in known for digest in digests.to_pylist()], bool)
+        probabilities = [known.get(digest, np.zeros(4, np.float32)) for digest in digests.to_pylist()]
+        return found, np.array(probabilities), np.full(len(found), 0.98, np.float32)
+
+    class Unused(FakeEngine):
+        def label_logprobs(self, batch: TokenBatch) -> LabelScores:
+            raise AssertionError("nothing was left to compute")
+
+    again, figures = _score(encoder, ROWS[:3], lookup, Unused())
+    assert (figures["labelled"], figures["reused"]) == (0, 3)
+    computed, _ = _score(encoder, ROWS[:3])
+    assert again == computed
+
+
+_SHARES = ("p_exact", "p_substitute", "p_complement", "p_irrelevant")
+
+
+def test_a_poisoned_block_keeps_what_needs_no_engine(encoder: PromptEncoder) -> None:
+    block = prepare_shard(_pairs(ROWS), encoder, _nothing)
+    table, figures = finish_block(poison_block(block, "engine: died"), model_version="m", prompt_version="p")
+    assert (figures["poisoned"], figures["failed"], figures["labelled"]) == (4, 7, 0)
+    assert figures["errors"]["engine: died"] == 5
+    assert len(table) == 7
+
+
+def test_a_shard_of_bad_rows_alone(encoder: PromptEncoder) -> None:
+    table, figures = _score(encoder, [ROWS[4]])
+    assert table["error"].to_pylist() == ["query: blank"]
+    assert figures["failed"] == 1

@@ -16,7 +16,7 @@ from cancellation.training.pretraining import PretrainingSettings, pretrain_enco
 from cluster.launch import run_job
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
-from cluster.shard_pool import configure_ray_data
+from cluster.sharded.pool import configure_ray_data
 from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.train import TrainerSettings
 

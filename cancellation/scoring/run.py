@@ -8,11 +8,9 @@ computed them, how often, and who died on the way is not to be seen in them.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
-import ray.data
 from pydantic import Field
 
 from cancellation.decision.policy import Policy
 from cancellation.decision.policy_file import dated_version
-from cancellation.events.files import EventRow, EventShard, find_event_shards, read_event_rows
+from cancellation.events.files import EventShard, find_event_shards, read_event_rows
 from cancellation.model.verdict_model import load_verdict_model
 from cancellation.scoring.explanations import explain_verdict
 from cancellation.scoring.shard_steps import ScoringCounts, count_rows, failed_rows, score_rows
@@ -34,14 +30,19 @@ from cluster import storage
 from cluster.commit import Output
 from cluster.models.files import ModelFiles, fetch_model, resolve_model
 from cluster.settings import Settings
-from cluster.shard_pool import Deaths, configure_ray_data, one_block_each
+from cluster.sharded.job import (
+    SHARD_STAGE,
+    commit_once,
+    commit_shard,
+    refuse_failures,
+    require_manifests,
+    work_off,
+)
+from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, through_actors
 
 if TYPE_CHECKING:
     from cancellation.model.verdict_model import VerdictModel
 
-logger = logging.getLogger(__name__)
-
-SHARD_STAGE = "shards"
 ModelLoader = Callable[..., "VerdictModel"]
 """As `load_verdict_model`."""
 Extras = Callable[[ScoringCounts, float], Mapping[str, bytes]]
@@ -149,14 +150,11 @@ def score_backfill(
     started = time.monotonic()
     shards = find_event_shards(run.input, shard_bytes=run.settings.shard_bytes)
     plan = make_plan(run, shards)
-    committed = run.output.open(plan)
-    if committed is not None:
-        run.output.clean_up()  # whoever committed may have been killed before it got to this
-        return _scored(run, committed, already_done=True)
-    try:
+
+    def score() -> ScoringCounts:
         given_up = _score_shards(run, shards, load)
         manifests = run.output.manifests(SHARD_STAGE)
-        _require(run, shards, {*manifests, *given_up})
+        require_manifests(run.output, SHARD_STAGE, (shard.name for shard in shards), {*manifests, *given_up})
         lost = {shard: _give_up(shard, given_up[shard.name]) for shard in shards if shard.name in given_up}
         counts = ScoringCounts.sum(manifest["counts"] for manifest in manifests.values())
         for table in lost.values():
@@ -164,14 +162,15 @@ def score_backfill(
         _refuse_failures(run, counts)
         for shard, table in lost.items():
             _commit(run, shard.name, table)
-        manifests = run.output.manifests(SHARD_STAGE)
-        return _publish(run, plan, manifests, counts, time.monotonic() - started, extras)
-    except (FileNotFoundError, RuntimeError):
-        # A rival run of the same plan that commits first also cleans up, under our feet.
-        if (committed := run.output.job_manifest()) is None:
-            raise
-        logger.info("another run of the same plan has committed %s", run.output.url)
-        return _scored(run, committed, already_done=True)
+        return counts
+
+    done = commit_once(run.output, plan, score, summary=_summary, extras=extras, started=started)
+    counts = ScoringCounts.sum([done.manifest["counts"]])
+    return ScoredBackfill(run.output.url, counts, done.manifest["seconds"], done.already_done)
+
+
+def _summary(counts: ScoringCounts, seconds: float) -> dict[str, Any]:
+    return {"counts": counts.as_dict(), "seconds": seconds}
 
 
 def read_verdicts(url: str) -> pa.Table:
@@ -193,22 +192,21 @@ def _score_shards(run: VerdictRun, shards: Sequence[EventShard], load: ModelLoad
     Raises:
         RuntimeError: If that is all of them: then it is not the shards, and a rerun should try them again.
     """
-    finished = run.output.manifests(SHARD_STAGE)
-    waiting = [shard for shard in shards if shard.name not in finished]
-    done, started = len(finished), time.monotonic()
-    events, given_up = 0, {}
-    for figures in _run_pool(run, waiting, load):
-        if figures["given_up"]:
-            given_up[figures["shard"]] = figures["given_up"]
-            logger.error("shard %s: given up, %s", figures["shard"], figures["given_up"])
-            continue
+    done, events, started = len(run.output.manifests(SHARD_STAGE)), 0, time.monotonic()
+
+    def progress(figures: Mapping[str, Any]) -> None:
+        nonlocal done, events
         done, events = done + 1, events + figures["read"]
         rate = events / max(time.monotonic() - started, 1e-9)
         print(f"shard {done:,} of {len(shards):,}  {rate:,.0f} events/s", file=sys.stderr, flush=True)
-    if given_up and len(given_up) == len(shards):
-        reason = next(iter(given_up.values()))
-        raise RuntimeError(f"{run.model_version}: {reason}, and so on every shard; nothing was published")
-    return given_up
+
+    return work_off(
+        run.output,
+        shards,
+        lambda waiting: _run_pool(run, waiting, load),
+        given_up=lambda figures: figures["given_up"],
+        progress=progress,
+    )
 
 
 def _give_up(shard: EventShard, reason: str) -> pa.Table:
@@ -218,29 +216,23 @@ def _give_up(shard: EventShard, reason: str) -> pa.Table:
 def _run_pool(run: VerdictRun, shards: Sequence[EventShard], load: ModelLoader) -> Iterator[dict[str, Any]]:
     if not shards:
         return
-    configure_ray_data()
-    settings = run.settings
-    deaths = Deaths.options(num_cpus=0).remote()
-    dataset = one_block_each([{"shard": json.dumps(shard.as_dict())} for shard in shards]).map_batches(
+    scored = through_actors(
+        one_block_each([{"shard": json.dumps(shard.as_dict())} for shard in shards]),
         _ScoringActor,
-        batch_format="pyarrow",
-        batch_size=1,
-        fn_constructor_args=(run, deaths, load),
-        compute=ray.data.ActorPoolStrategy(
-            min_size=settings.min_actors,
-            max_size=max(settings.min_actors, settings.max_actors),
-            max_tasks_in_flight_per_actor=2,
-        ),
-        num_cpus=settings.cpus_per_actor,
+        run,
+        Deaths.counted(most=run.settings.max_deaths_per_shard),
+        load,
+        min_actors=run.settings.min_actors,
+        max_actors=run.settings.max_actors,
+        cpus_per_actor=run.settings.cpus_per_actor,
     )
-    for row in dataset.iter_rows():
-        yield json.loads(row["figures"])
+    yield from reports(scored)
 
 
 class _ScoringActor:
     """Holds one model. When the model fails, the process goes with it: Ray starts a fresh one."""
 
-    def __init__(self, run: VerdictRun, deaths: Any, load: ModelLoader) -> None:
+    def __init__(self, run: VerdictRun, deaths: Deaths, load: ModelLoader) -> None:
         self._run, self._deaths = run, deaths
         folder: Path = fetch_model(run.model, cache_dir=run.cache_dir)
         self._model = load(folder, num_threads=run.settings.num_threads)
@@ -250,74 +242,29 @@ class _ScoringActor:
         (row,) = batch.to_pylist()
         shard = EventShard(**json.loads(row["shard"]))
         rows = list(read_event_rows(shard))
-        deaths, reason = ray.get(self._deaths.start.remote(shard.name))
-        figures = {"shard": shard.name, "read": len(rows), "given_up": ""}
-        if deaths >= self._run.settings.max_deaths_per_shard:
-            figures["given_up"] = f"model: died {deaths} times on this shard, last: {reason}"
-        else:
-            _commit(self._run, shard.name, self._score(shard.name, rows))
-        return pa.table({"figures": [json.dumps(figures)]})
-
-    def _score(self, name: str, rows: Sequence[EventRow]) -> pa.Table:
-        try:
-            return score_rows(rows, self._model, self._run.policy, explain=self._explain)
-        except ValueError:
-            raise  # our own refusals, such as weights that give NaN: no other process would do better
-        except Exception as error:
-            # The text of an engine's error may quote its input: the type and the place are enough.
-            logger.exception("model failed on shard %s", name)
-            ray.get(self._deaths.explain.remote(name, type(error).__name__))
-            os._exit(1)
+        if reason := self._deaths.too_many(shard.name):
+            return as_report({"shard": shard.name, "read": len(rows), "given_up": f"model: {reason}"})
+        # Our own refusals, such as weights that give NaN, are ValueErrors.
+        with self._deaths.of_errors(shard.name, refusals=(ValueError,)):
+            table = score_rows(rows, self._model, self._run.policy, explain=self._explain)
+        _commit(self._run, shard.name, table)
+        return as_report({"shard": shard.name, "read": len(rows), "given_up": None})
 
 
 def _commit(run: VerdictRun, name: str, table: pa.Table) -> None:
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    data = run.output.write_data(f"shard-{name}", buffer.getvalue())
-    run.output.commit_unit(SHARD_STAGE, name, {"data": data, "counts": count_rows(table).as_dict()})
+    commit_shard(run.output, name, table, {"counts": count_rows(table).as_dict()})
 
 
 def _explain(model: VerdictModel, event: Any, verdict: Mapping[str, Any]) -> dict[str, Any]:
     return explain_verdict(event, verdict, model)
 
 
-def _require(run: VerdictRun, shards: Sequence[EventShard], seen: Collection[str]) -> None:
-    """Stop if work that was reported done cannot be seen from here, before a part is taken for the whole."""
-    if missing := [shard.name for shard in shards if shard.name not in seen]:
-        raise RuntimeError(
-            f"{run.output.url}: {len(missing)} of the shards that workers finished cannot be seen from the driver, "
-            f"{missing[0]} first: the output has to be storage that all nodes share"
-        )
-
-
 def _refuse_failures(run: VerdictRun, counts: ScoringCounts) -> None:
-    fraction, limit = counts.failed / max(1, counts.read), run.settings.max_failed_fraction
-    if fraction > limit:
-        reasons = "; ".join(f"{reason} ({count:,})" for reason, count in counts.errors.most_common(5))
-        raise ValueError(
-            f"{run.input}: {fraction:.2%} of {counts.read:,} rows could not be scored, at most {limit:.2%} may "
-            f"(scoring.max_failed_fraction); nothing was published. Most frequent: {reasons}"
-        )
-
-
-def _publish(
-    run: VerdictRun,
-    plan: Mapping[str, Any],
-    manifests: Mapping[str, Any],
-    counts: ScoringCounts,
-    seconds: float,
-    extras: Extras | None,
-) -> ScoredBackfill:
-    files = {f"part-{name}.parquet": manifests[name]["data"] for name in sorted(manifests)}
-    run.output.publish(files)
-    for name, content in (extras(counts, seconds) if extras else {}).items():
-        storage.write_bytes(storage.join_url(run.output.url, name), content)
-    summary = {"files": list(files), "counts": counts.as_dict(), "seconds": seconds}
-    first = run.output.commit(plan, summary)
-    run.output.clean_up()
-    return _scored(run, summary, already_done=not first)
-
-
-def _scored(run: VerdictRun, manifest: Mapping[str, Any], *, already_done: bool) -> ScoredBackfill:
-    counts = ScoringCounts.sum([manifest["counts"]])
-    return ScoredBackfill(run.output.url, counts, manifest["seconds"], already_done)
+    refuse_failures(
+        run.input,
+        counts.errors,
+        counts.read,
+        failed=counts.failed,
+        max_failed_fraction=run.settings.max_failed_fraction,
+        what="could not be scored",
+    )

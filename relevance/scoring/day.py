@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster import storage
+from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, work_off
 from relevance.engines.label_model import load_label_engine
 from relevance.pairs.files import find_splits
 from relevance.scoring.figures import ScoringFigures
 from relevance.scoring.planning import PARTITION_STAGE, Shard
 from relevance.scoring.run import (
-    SHARD_STAGE,
     EngineLoader,
     ScoringRun,
     commit_poisoned,
     make_plan,
     partition_input,
-    require_manifests,
     score_shards,
 )
-
-logger = logging.getLogger(__name__)
 
 Extras = Callable[[ScoringFigures, float], Mapping[str, bytes]]
 """Figures and seconds of a finished run -> files to lay beside the scores, by name."""
@@ -52,86 +48,57 @@ def score_day(run: ScoringRun, *, extras: Extras | None = None, load: EngineLoad
     started = time.monotonic()
     splits = find_splits(run.input, carry=run.settings.carry)
     plan = make_plan(run, splits)
-    committed = run.output.open(plan)
-    if committed is not None:
-        run.output.clean_up()  # whoever committed may have been killed before it got to this
-        return ScoredDay(run.output.url, committed["figures"], already_done=True)
-    try:
+
+    def score() -> ScoringFigures:
         shards = partition_input(run, splits, plan["num_shards"])
         _refuse_bad_input(run)
         _score(run, shards, load)
         manifests = run.output.manifests(SHARD_STAGE)
-        require_manifests(run, SHARD_STAGE, (shard.name for shard in shards), manifests)
+        require_manifests(run.output, SHARD_STAGE, (shard.name for shard in shards), manifests)
         figures = ScoringFigures.sum(manifests.values())
-        _refuse_failures(run, figures.errors, figures.failed_fraction, figures.counts["read"])
-        seconds = time.monotonic() - started
-        return _publish(run, plan, figures, seconds, extras)
-    except (FileNotFoundError, RuntimeError):
-        # A rival run of the same plan that commits first also cleans up, under our feet.
-        if (committed := run.output.job_manifest()) is None:
-            raise
-        logger.info("another run of the same plan has committed %s", run.output.url)
-        return ScoredDay(run.output.url, committed["figures"], already_done=True)
+        _refuse_failures(run, figures.errors, figures.counts["read"], failed=figures.unusable)
+        return figures
+
+    done = commit_once(run.output, plan, score, summary=_summary, extras=extras, started=started)
+    return ScoredDay(run.output.url, done.manifest["figures"], done.already_done)
+
+
+def _summary(figures: ScoringFigures, seconds: float) -> dict[str, Any]:
+    return {"figures": {**figures.as_dict(), "seconds": seconds}}
 
 
 def _refuse_bad_input(run: ScoringRun) -> None:
     """Stop before a model is loaded if validation alone has found too many bad rows."""
     manifests = run.output.manifests(PARTITION_STAGE).values()
-    num_rows = sum(manifest["num_rows"] for manifest in manifests)
-    errors: dict[str, int] = {}
+    errors: Counter[str] = Counter()
     for manifest in manifests:
-        for reason, count in manifest["errors"].items():
-            errors[reason] = errors.get(reason, 0) + count
-    _refuse_failures(run, errors, sum(errors.values()) / max(1, num_rows), num_rows)
+        errors.update(manifest["errors"])
+    _refuse_failures(run, errors, sum(manifest["num_rows"] for manifest in manifests), failed=errors.total())
 
 
-def _refuse_failures(run: ScoringRun, errors: Mapping[str, int], fraction: float, num_rows: int) -> None:
+def _refuse_failures(run: ScoringRun, errors: Mapping[str, int], num_rows: int, *, failed: int) -> None:
     limit = run.settings.max_failed_fraction
-    if fraction > limit:
-        frequent = sorted(errors.items(), key=lambda item: -item[1])[:5]
-        reasons = "; ".join(f"{reason} ({count:,})" for reason, count in frequent)
-        raise ValueError(
-            f"{run.input}: {fraction:.2%} of {num_rows:,} rows have errors, at most {limit:.2%} may "
-            f"(scoring.max_failed_fraction); nothing was published. Most frequent: {reasons}"
-        )
+    refuse_failures(run.input, errors, num_rows, failed=failed, max_failed_fraction=limit, what="have errors")
 
 
 def _score(run: ScoringRun, shards: list[Shard], load: EngineLoader) -> None:
-    finished = run.output.manifests(SHARD_STAGE)
-    waiting = [shard for shard in shards if shard.name not in finished]
-    progress = _Progress(sum(shard.num_rows for shard in shards), sum(figure["read"] for figure in finished.values()))
-    poisoned: dict[str, str] = {}
-    for figures in score_shards(run, waiting, load=load):
-        if figures["poisoned"]:
-            poisoned[figures["shard"]] = next(reason for reason in figures["errors"] if reason.startswith("engine: "))
-        else:
-            progress.add(figures)
-    if not poisoned:
-        return
-    report = "; ".join(f"{shard}: {reason}" for shard, reason in sorted(poisoned.items())[:5])
-    limit = run.settings.max_poisoned_fraction * len(shards)
-    if len(poisoned) > max(1.0, limit) or len(poisoned) == len(shards):
-        raise RuntimeError(
-            f"the engine gave up {len(poisoned)} of {len(shards)} shards, so it is not the shards; nothing was "
-            f"published, a rerun goes on from the finished ones ({report})"
-        )
-    logger.error("poisoned shards, committed without labels: %s", report)
-    for _ in commit_poisoned(run, [shard for shard in shards if shard.name in poisoned], poisoned):
-        pass
+    finished = run.output.manifests(SHARD_STAGE).values()
+    progress = _Progress(sum(shard.num_rows for shard in shards), sum(figures["read"] for figures in finished))
+    poisoned = work_off(
+        run.output,
+        shards,
+        lambda waiting: score_shards(run, waiting, load=load),
+        given_up=_given_up,
+        progress=progress.add,
+        max_given_up_fraction=run.settings.max_poisoned_fraction,
+    )
+    commit_poisoned(run, shards, poisoned)
 
 
-def _publish(
-    run: ScoringRun, plan: dict[str, Any], figures: ScoringFigures, seconds: float, extras: Extras | None
-) -> ScoredDay:
-    manifests = run.output.manifests(SHARD_STAGE)
-    files = {f"part-{shard}.parquet": manifests[shard]["data"] for shard in sorted(manifests)}
-    run.output.publish(files)
-    for name, content in (extras(figures, seconds) if extras else {}).items():
-        storage.write_bytes(storage.join_url(run.output.url, name), content)
-    summary = {**figures.as_dict(), "seconds": seconds}
-    first = run.output.commit(plan, {"files": list(files), "figures": summary})
-    run.output.clean_up()
-    return ScoredDay(run.output.url, summary, already_done=not first)
+def _given_up(figures: Mapping[str, Any]) -> str | None:
+    if not figures["poisoned"]:
+        return None
+    return next(reason for reason in figures["errors"] if reason.startswith("engine: "))
 
 
 class _Progress:

@@ -66,9 +66,9 @@ class ScoringFigures:
         return sum(self.labels.values())
 
     @property
-    def failed_fraction(self) -> float:
-        """Share of the rows read that are unusable by themselves, shards that were given up not counted."""
-        return (self.counts["failed"] - self.counts["poisoned"]) / max(1, self.counts["read"])
+    def unusable(self) -> int:
+        """Rows that failed by themselves, those of shards that were given up not counted."""
+        return self.counts["failed"] - self.counts["poisoned"]
 
     @property
     def cached_fraction(self) -> float:

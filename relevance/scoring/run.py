@@ -11,24 +11,20 @@ meet the same prefix cache. Reading, tokenising and writing happen on other core
 from __future__ import annotations
 
 import gc
-import json
-import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import ray
-import ray.data
 from pydantic import Field, field_validator
+from ray.data import Dataset
 
 from cluster import storage
 from cluster.commit import Output
-from cluster.shard_pool import Deaths, configure_ray_data, one_block_each
+from cluster.sharded.job import commit_shard, require_manifests
+from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, through_actors, through_tasks
 from relevance.engines.interface import Engine
 from relevance.engines.label_model import LabelModel, fingerprint, load_label_engine
 from relevance.engines.settings import EngineSettings
@@ -47,12 +43,6 @@ from relevance.scoring.shard_steps import (
     score_block,
 )
 
-logger = logging.getLogger(__name__)
-
-SHARD_STAGE = "shards"
-_LIGHT = 0.4
-"""CPU cores of the steps beside the engine. Unlike an actor's, or Ray Data would fuse them into the actors and let a
-GPU wait while text is read; small enough that several jobs on a small machine always find room for one."""
 EngineLoader = Callable[[EngineSettings, LabelModel, tuple[int, ...]], Engine]
 
 
@@ -163,27 +153,13 @@ def partition_input(run: ScoringRun, splits: Sequence[Split], num_shards: int) -
         return batch
 
     if waiting:
-        configure_ray_data()
         items = [{"index": index} for index in range(len(waiting))]
         tasks = one_block_each(items).map_batches(partition, batch_format="pyarrow", batch_size=None)
         for _ in tasks.iter_batches(batch_size=None):
             pass
     manifests = run.output.manifests(PARTITION_STAGE)
-    require_manifests(run, PARTITION_STAGE, (split.name for split in splits), manifests)
+    require_manifests(run.output, PARTITION_STAGE, (split.name for split in splits), manifests)
     return collect_shards(manifests, num_shards)
-
-
-def require_manifests(run: ScoringRun, stage: str, units: Iterable[str], manifests: Mapping[str, Any]) -> None:
-    """Stop if work that was reported done cannot be seen from here, before a part of a day is taken for all of it.
-
-    Raises:
-        RuntimeError: If a unit has no manifest.
-    """
-    if missing := [unit for unit in units if unit not in manifests]:
-        raise RuntimeError(
-            f"{run.output.url}: {len(missing)} of the {stage} that workers finished cannot be seen from the driver, "
-            f"{missing[0]} first: the output has to be storage that all nodes share"
-        )
 
 
 def score_shards(
@@ -195,55 +171,36 @@ def score_shards(
     """
     if not shards:
         return
-    configure_ray_data()
-    settings, known = run.settings, run.store.files()
-    deaths = Deaths.options(num_cpus=0).remote()
-    dataset = (
-        one_block_each([asdict(shard) for shard in shards])
-        .map_batches(_prepare, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=(run, known))
-        .map_batches(
-            _EngineActor,
-            batch_format="pyarrow",
-            batch_size=1,
-            fn_constructor_args=(run, deaths, load),
-            compute=ray.data.ActorPoolStrategy(
-                min_size=settings.min_actors,
-                max_size=max(settings.min_actors, settings.max_actors),
-                max_tasks_in_flight_per_actor=2,
-            ),
-            num_cpus=settings.cpus_per_actor,
-            num_gpus=settings.gpus_per_actor or None,
-        )
-        .map_batches(
-            _commit, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=(run, shards[0].num_shards)
-        )
+    settings, deaths = run.settings, Deaths.counted(most=run.settings.max_deaths_per_shard)
+    scored = through_actors(
+        _prepared(run, shards),
+        _EngineActor,
+        run,
+        deaths,
+        load,
+        min_actors=settings.min_actors,
+        max_actors=settings.max_actors,
+        cpus_per_actor=settings.cpus_per_actor,
+        gpus_per_actor=settings.gpus_per_actor,
     )
-    yield from _figures(dataset)
+    yield from reports(through_tasks(scored, _commit, run, shards[0].num_shards))
 
 
-def commit_poisoned(run: ScoringRun, shards: Sequence[Shard], reasons: dict[str, str]) -> Iterator[dict[str, Any]]:
+def commit_poisoned(run: ScoringRun, shards: Sequence[Shard], reasons: dict[str, str]) -> None:
     """Commit shards that were given up: what needs no engine keeps its labels, the rest gets the reason as error."""
 
     def give_up(batch: pa.Table) -> pa.Table:
         shard, block = _unpack(batch)
         return _pack(shard, poison_block(block, reasons[shard]))
 
-    if not shards:
-        return
-    dataset = (
-        one_block_each([asdict(shard) for shard in shards])
-        .map_batches(_prepare, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=(run, run.store.files()))
-        .map_batches(give_up, batch_format="pyarrow", batch_size=1)
-        .map_batches(
-            _commit, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=(run, shards[0].num_shards, True)
-        )
-    )
-    yield from _figures(dataset)
+    if lost := [shard for shard in shards if shard.name in reasons]:
+        poisoned = through_tasks(_prepared(run, lost), give_up)
+        for _ in reports(through_tasks(poisoned, _commit, run, lost[0].num_shards, True)):
+            pass
 
 
-def _figures(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    for row in dataset.iter_rows():
-        yield json.loads(row["figures"])
+def _prepared(run: ScoringRun, shards: Sequence[Shard]) -> Dataset:
+    return through_tasks(one_block_each([asdict(shard) for shard in shards]), _prepare, run, run.store.files())
 
 
 @cache
@@ -281,8 +238,7 @@ def _unpack(batch: pa.Table) -> tuple[str, pa.Table]:
 class _EngineActor:
     """Holds one engine. When the engine fails, the process goes with it: Ray starts a fresh one."""
 
-    def __init__(self, run: ScoringRun, deaths: Any, load: EngineLoader) -> None:
-        self._max_deaths = run.settings.max_deaths_per_shard
+    def __init__(self, run: ScoringRun, deaths: Deaths, load: EngineLoader) -> None:
         self._deaths = deaths
         encoder = run.model.encoder()
         self._guidelines_ids = encoder.guidelines_ids
@@ -290,16 +246,10 @@ class _EngineActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         shard, block = _unpack(batch)
-        deaths, reason = ray.get(self._deaths.start.remote(shard))
-        if deaths >= self._max_deaths:
-            return _pack(shard, poison_block(block, f"engine: died {deaths} times on this shard, last: {reason}"))
-        try:
+        if reason := self._deaths.too_many(shard):
+            return _pack(shard, poison_block(block, f"engine: {reason}"))
+        with self._deaths.of_errors(shard):
             return _pack(shard, score_block(block, self._engine, self._guidelines_ids))
-        except Exception as error:
-            # The text of an engine's error may quote its input: the type and the place are enough.
-            logger.exception("engine failed on shard %s", shard)
-            ray.get(self._deaths.explain.remote(shard, type(error).__name__))
-            os._exit(1)
 
 
 def _commit(batch: pa.Table, run: ScoringRun, num_shards: int, accept_poisoned: bool = False) -> pa.Table:
@@ -308,11 +258,8 @@ def _commit(batch: pa.Table, run: ScoringRun, num_shards: int, accept_poisoned: 
     figures["shard"] = shard
     if accept_poisoned or not figures["poisoned"]:
         _remember(block, run, shard_range(int(shard), num_shards))
-        buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, compression="zstd")
-        figures["data"] = run.output.write_data(f"shard-{shard}", buffer.getvalue())
-        run.output.commit_unit(SHARD_STAGE, shard, figures)
-    return pa.table({"figures": [json.dumps(figures)]})
+        commit_shard(run.output, shard, table, figures)
+    return as_report(figures)
 
 
 def _remember(block: pa.Table, run: ScoringRun, hash_range: tuple[int, int]) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from relevance.engines.label_model import open_label_model
-from relevance.scoring.run import SHARD_STAGE, ScoringRun, ScoringSettings, open_run, output_url, require_manifests
+from relevance.scoring.run import ScoringRun, ScoringSettings, open_run, output_url
 
 
 @pytest.fixture
@@ -18,12 +18,6 @@ def test_a_days_partition_keeps_its_name(run: ScoringRun) -> None:
     assert run.output.url.endswith("scores/ds=2026-11-22")
     assert run.store.url.endswith("scores/_label_store")
     assert run.input == f"{Path.cwd()}/pairs/ds=2026-11-22"
-
-
-def test_work_that_cannot_be_seen_stops_the_job(run: ScoringRun) -> None:
-    require_manifests(run, SHARD_STAGE, ["00000"], {"00000": {}})
-    with pytest.raises(RuntimeError, match=r"1 of the shards .* cannot be seen .* 00001 first: the output has to be"):
-        require_manifests(run, SHARD_STAGE, ["00000", "00001"], {"00000": {}})
 
 
 def test_the_identity_follows_model_prompt_and_quantisation(run: ScoringRun, tiny_model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""Units of work on Ray Data: one block each, through a pool of actors that Ray replaces when they die."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+logger = logging.getLogger(__name__)
+
+_LIGHT = 0.4
+"""CPU cores of the steps beside the actors. Unlike an actor's, or Ray Data would fuse them into the actors and let a
+GPU wait while text is read; small enough that several jobs on a small machine always find room for one."""
+
+
+def configure_ray_data() -> None:
+    """Set this driver's Ray Data up for jobs that report their own progress and errors."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that progress bars are off, as they should be
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.raise_original_map_exception = True  # a damaged file is a ValueError here too
+
+
+def one_block_each(items: Sequence[Mapping[str, Any]]) -> ray.data.Dataset:
+    """Make a dataset in which every item is a block, so that each can be worked on, and retried, alone."""
+    configure_ray_data()
+    return ray.data.from_items(list(items), override_num_blocks=len(items))
+
+
+def through_tasks(dataset: ray.data.Dataset, step: Callable[..., pa.Table], *arguments: Any) -> ray.data.Dataset:
+    """Put each unit through a step that needs little more than a file or a tokeniser."""
+    return dataset.map_batches(step, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=arguments)
+
+
+def through_actors(
+    dataset: ray.data.Dataset,
+    actor: type,
+    *arguments: Any,
+    min_actors: int,
+    max_actors: int,
+    cpus_per_actor: float,
+    gpus_per_actor: float = 0.0,
+) -> ray.data.Dataset:
+    """Put each unit through one of a pool of actors, made with the arguments and called with the unit's row."""
+    pool = ray.data.ActorPoolStrategy(
+        min_size=min_actors, max_size=max(min_actors, max_actors), max_tasks_in_flight_per_actor=2
+    )
+    return dataset.map_batches(
+        actor,
+        batch_format="pyarrow",
+        batch_size=1,
+        fn_constructor_args=arguments,
+        compute=pool,
+        num_cpus=cpus_per_actor,
+        num_gpus=gpus_per_actor or None,
+    )
+
+
+def as_report(figures: Mapping[str, Any]) -> pa.Table:
+    """Make what a last step gives of what it has to say of its unit."""
+    return pa.table({"figures": [json.dumps(figures)]})
+
+
+def reports(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """Run a dataset whose last step gives `as_report`, and yield each unit's figures as it is done."""
+    for row in dataset.iter_rows():
+        yield json.loads(row["figures"])
+
+
+@dataclass(frozen=True)
+class Deaths:
+    """What actors know of each other's deaths. Cheap to send to them."""
+
+    counter: Any
+    most: int
+    """A unit on which actors died this often is given up."""
+
+    @staticmethod
+    def counted(*, most: int) -> Deaths:
+        """Start to count, for as long as this driver holds the result."""
+        return Deaths(_DeathCounter.options(num_cpus=0).remote(), most)
+
+    def too_many(self, unit: str) -> str | None:
+        """Note that a unit is begun; say why it is to be given up instead, or None."""
+        deaths, reason = ray.get(self.counter.start.remote(unit))
+        return f"died {deaths} times on this shard, last: {reason}" if deaths >= self.most else None
+
+    @contextmanager
+    def of_errors(self, unit: str, *, refusals: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """End this process when the engine fails inside the block: Ray starts a fresh one, with a fresh engine.
+
+        Args:
+            unit: What is worked on.
+            refusals: Errors that are raised as they are, since no other process would do better.
+        """
+        try:
+            yield
+        except refusals:
+            raise
+        except Exception as error:
+            # The text of an engine's error may quote its input: the type and the place are enough.
+            logger.exception("engine failed on shard %s", unit)
+            ray.get(self.counter.explain.remote(unit, type(error).__name__))
+            os._exit(1)
+
+
+@ray.remote
+class _DeathCounter:
+    """Counts how often a worker was given each unit: every time but the first, one died on it before."""
+
+    def __init__(self) -> None:
+        self._starts: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+
+    def start(self, unit: str) -> tuple[int, str]:
+        """Say how often workers died on a unit so far, and of what last."""
+        self._starts[unit] += 1
+        return self._starts[unit] - 1, self._reasons.get(unit, "its process was killed")
+
+    def explain(self, unit: str, reason: str) -> None:
+        """Note what a worker is about to die of."""
+        self._reasons[unit] = reason

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import IO, Any
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cancellation.events.event import Event, parse_event
@@ -21,8 +18,8 @@ from cancellation.events.factors import VERDICTS
 from cancellation.events.fields import EventError, decode_json
 from cancellation.events.table import EVENT_SCHEMA, event_of_row
 from cluster import storage
+from cluster.sharded.input_files import cut_input, cut_row_groups, open_input, refuse_missing_column
 
-_PARALLEL_FILES = 8
 _READ_BYTES = 8 * 2**20
 _READ_ROWS = 2048
 
@@ -61,13 +58,9 @@ def find_event_shards(url: str, *, shard_bytes: int) -> list[EventShard]:
     Raises:
         ValueError: If there is no file, or one cannot be read or is no table of events; the file is named.
     """
-    root = storage.open_filesystem(url)[1]
-    files = [file for file in storage.list_files(url) if _is_data(file.url, root)]
-    if not files:
-        raise ValueError(f"{url}: no .jsonl or .parquet file there")
-    with ThreadPoolExecutor(_PARALLEL_FILES) as pool:
-        parts = list(pool.map(lambda file: _cut_file(file, shard_bytes), files))
-    pieces = [(file, *part) for file, found in zip(files, parts, strict=True) for part in found]
+    pieces = cut_input(
+        url, (".jsonl", ".parquet"), lambda _, file: [(file, *part) for part in _cut_file(file.url, shard_bytes)]
+    )
     return [
         EventShard(f"{number:05d}", file.url, start, end, first_row, file.size_bytes, file.version)
         for number, (file, start, end, first_row) in enumerate(pieces)
@@ -88,8 +81,8 @@ def read_event_rows(shard: EventShard) -> Iterator[EventRow]:
                 yield read_event_line(line, f"{name}:{number}")
         return
     number = shard.first_row
-    with _parquet(shard.url) as parquet:
-        groups = list(range(shard.start, shard.end))
+    with open_input(shard.url, "parquet") as stream:
+        parquet, groups = pq.ParquetFile(stream), list(range(shard.start, shard.end))
         for batch in parquet.iter_batches(batch_size=_READ_ROWS, row_groups=groups, use_threads=False):
             for row in batch.to_pylist():
                 yield _read(row, f"{name}:{number}", row.get("label"), event_of_row)
@@ -116,16 +109,9 @@ def _read(value: Any, place: str, label: Any, parse: Any) -> EventRow:
         return EventRow(place, None, label, str(error))
 
 
-def _is_data(url: str, root: str) -> bool:
-    inner = url.removeprefix("s3://").removeprefix(root).split("/")
-    return url.endswith((".jsonl", ".parquet")) and not any(part.startswith(("_", ".")) for part in inner)
-
-
-def _cut_file(file: storage.StoredFile, shard_bytes: int) -> list[tuple[int, int, int]]:
+def _cut_file(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
     """Cut one file into (start, end, first row)."""
-    return (
-        _cut_row_groups(file.url, shard_bytes) if file.url.endswith(".parquet") else _cut_lines(file.url, shard_bytes)
-    )
+    return _cut_row_groups(url, shard_bytes) if url.endswith(".parquet") else _cut_lines(url, shard_bytes)
 
 
 def _cut_lines(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
@@ -136,8 +122,8 @@ def _cut_lines(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
     parts: list[tuple[int, int, int]] = []
     start = position = 0
     first_row = 1
-    with _open(url) as stream:
-        for row, line in enumerate(stream, 1):
+    with open_input(url, "jsonl") as stream:
+        for row, line in enumerate(io.BufferedReader(stream, _READ_BYTES), 1):
             position += len(line)
             if position - start >= shard_bytes:
                 parts.append((start, position, first_row))
@@ -148,30 +134,10 @@ def _cut_lines(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
 
 
 def _cut_row_groups(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
-    with _parquet(url) as parquet:
-        if missing := [f.name for f in EVENT_SCHEMA if not f.nullable and f.name not in parquet.schema_arrow.names]:
-            found = ", ".join(parquet.schema_arrow.names)
-            raise ValueError(f"{url}: column {missing[0]!r} is missing (required); found {found}")
-        groups = [parquet.metadata.row_group(number) for number in range(parquet.metadata.num_row_groups)]
-    parts, start, size, first_row, row = [], 0, 0, 1, 1
-    for number, group in enumerate(groups):
-        size, row = size + group.total_byte_size, row + group.num_rows
-        if size >= shard_bytes or number == len(groups) - 1:
-            parts.append((start, number + 1, first_row))
-            start, size, first_row = number + 1, 0, row
-    return parts
-
-
-def _open(url: str) -> IO[bytes]:
-    filesystem, path = storage.open_filesystem(url)
-    return io.BufferedReader(filesystem.open(path, "rb"), _READ_BYTES)
-
-
-@contextmanager
-def _parquet(url: str) -> Iterator[pq.ParquetFile]:
-    try:
-        with _open(url) as stream:
-            yield pq.ParquetFile(stream)
-    except pa.ArrowInvalid as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{url}: not a readable parquet file ({reason}): replace or remove it") from error
+    with open_input(url, "parquet") as stream:
+        parquet = pq.ParquetFile(stream)
+        for field in EVENT_SCHEMA:
+            if not field.nullable:
+                refuse_missing_column(url, field.name, parquet.schema_arrow.names)
+        parts = cut_row_groups(parquet.metadata, part_bytes=shard_bytes)
+    return [(part.start, part.end, part.first_row + 1) for part in parts]

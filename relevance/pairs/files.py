@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -13,10 +12,10 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from cluster import storage
+from cluster.sharded.input_files import cut_input, cut_row_groups, open_input, refuse_missing_column
 from relevance.pairs.pair import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, TRUTH_COLUMN
 
 _FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl"}
-_PARALLEL_FOOTERS = 16
 _SPLIT_BYTES = 64 * 2**20
 _SAMPLE_BYTES = 2**20
 _READ_ROWS = 16_384
@@ -44,58 +43,31 @@ def find_splits(url: str, *, carry: tuple[str, ...] = (), optional: tuple[str, .
     Raises:
         ValueError: If there is nothing to read, a file cannot be read, or a column is missing; file and column named.
     """
-    root = storage.open_filesystem(url)[1]
-    files = [file for file in storage.list_files(url) if _is_data(file.url, root)]
-    if not files:
-        raise ValueError(f"{url}: no .parquet, .csv or .jsonl file there")
-    with ThreadPoolExecutor(_PARALLEL_FOOTERS) as pool:
-        splits = pool.map(lambda item: _split_file(*item, carry, optional), enumerate(files))
-        return [split for file_splits in splits for split in file_splits]
+    return cut_input(url, tuple(_FORMATS), lambda number, file: _split_file(number, file, carry, optional))
 
 
-def _unreadable(url: str, file_format: str | None, error: Exception) -> Exception:
-    """Arrow's own complaints carry no errno: the file is damaged. Else the storage failed, and a rerun may do."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    if getattr(error, "errno", None) is None:
-        return ValueError(f"{url}: not a readable {file_format} file ({reason}): replace or remove it")
-    return RuntimeError(f"{url}: storage failed while reading ({reason}): run the job again")
-
-
-def _is_data(url: str, root: str) -> bool:
-    inner = url.removeprefix("s3://").removeprefix(root).split("/")
-    return _format(url) is not None and not any(part.startswith(("_", ".")) for part in inner)
-
-
-def _format(url: str) -> str | None:
-    return next((name for suffix, name in _FORMATS.items() if url.endswith(suffix)), None)
+def _format(url: str) -> str:
+    return next(name for suffix, name in _FORMATS.items() if url.endswith(suffix))
 
 
 def _split_file(
     number: int, file: storage.StoredFile, carry: tuple[str, ...], optional: tuple[str, ...]
 ) -> list[Split]:
     file_format = _format(file.url)
-    try:
-        with _open(file.url) as stream:
-            if file_format == "parquet":
-                parquet = pq.ParquetFile(stream)
-                names, groups = parquet.schema_arrow.names, parquet.metadata
-            else:
-                names = _csv_names(stream) if file_format == "csv" else _jsonl_names(stream)
-                estimated_rows = _estimate_rows(stream, file.size_bytes)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(file.url, file_format, error) from error
+    with open_input(file.url, file_format) as stream:
+        if file_format == "parquet":
+            parquet = pq.ParquetFile(stream)
+            names = parquet.schema_arrow.names
+            cuts = cut_row_groups(parquet.metadata, part_bytes=_SPLIT_BYTES)
+            parts = [(tuple(range(part.start, part.end)), part.num_rows, part.size_bytes) for part in cuts]
+        else:
+            names = _csv_names(stream) if file_format == "csv" else _jsonl_names(stream)
+            parts = [((), _estimate_rows(stream, file.size_bytes), file.size_bytes)]
     columns = _needed_columns(file.url, names, carry, optional)
-    whole = [((), estimated_rows, file.size_bytes)] if file_format != "parquet" else []
-    parts = whole or _group_row_groups(groups)
     return [
         Split(f"{number:06d}-{part:04d}", file.url, file_format, row_groups, columns, rows, size, file.version)
         for part, (row_groups, rows, size) in enumerate(parts)
     ]
-
-
-def _open(url: str) -> IO[bytes]:
-    filesystem, path = storage.open_filesystem(url)
-    return filesystem.open(path, "rb")
 
 
 def _csv_names(stream: IO[bytes]) -> list[str]:
@@ -121,24 +93,9 @@ def _estimate_rows(stream: IO[bytes], size_bytes: int) -> int:
 
 def _needed_columns(url: str, names: list[str], carry: tuple[str, ...], optional: tuple[str, ...]) -> tuple[str, ...]:
     for column in (*REQUIRED_COLUMNS, *carry):
-        if column not in names:
-            why = "named in carry" if column in carry else "required"
-            raise ValueError(f"{url}: column {column!r} is missing ({why}); found {', '.join(names) or 'none'}")
+        refuse_missing_column(url, column, names, why="named in carry" if column in carry else "required")
     wanted = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, TRUTH_COLUMN, *carry, *optional)
     return tuple(name for name in dict.fromkeys(wanted) if name in names)
-
-
-def _group_row_groups(metadata: pq.FileMetaData) -> list[tuple[tuple[int, ...], int, int]]:
-    """Neighbouring row groups up to about `_SPLIT_BYTES` of decoded data, as (groups, rows, bytes)."""
-    parts: list[tuple[tuple[int, ...], int, int]] = []
-    groups, rows, size = [], 0, 0
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        groups, rows, size = [*groups, index], rows + group.num_rows, size + group.total_byte_size
-        if size >= _SPLIT_BYTES or index == metadata.num_row_groups - 1:
-            parts.append((tuple(groups), rows, size))
-            groups, rows, size = [], 0, 0
-    return parts
 
 
 def read_split(split: Split) -> Iterator[pa.Table]:
@@ -150,11 +107,8 @@ def read_split(split: Split) -> Iterator[pa.Table]:
         ValueError: If the file is damaged, naming it.
     """
     readers = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_jsonl}
-    try:
-        with _open(split.url) as stream:
-            yield from readers[split.format](split, stream)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _unreadable(split.url, split.format, error) from error
+    with open_input(split.url, split.format) as stream:
+        yield from readers[split.format](split, stream)
 
 
 def _read_parquet(split: Split, stream: IO[bytes]) -> Iterator[pa.Table]:

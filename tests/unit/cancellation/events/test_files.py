@@ -85,3 +85,12 @@ def test_input_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet: column 'event_id' is missing \(required\); found x"):
         find_event_shards(str(tmp_path), shard_bytes=1)
+
+
+def test_damage_inside_a_parquet_is_named_when_it_is_met(tmp_path: Path) -> None:
+    pq.write_table(labelled_table(EVENTS), tmp_path / "bad.parquet", compression="snappy")
+    content = bytearray((tmp_path / "bad.parquet").read_bytes())
+    content[4:400] = b"\xff" * 396
+    (tmp_path / "bad.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.parquet: not a readable parquet file"):
+        read_all(tmp_path / "bad.parquet", shard_bytes=10**9)

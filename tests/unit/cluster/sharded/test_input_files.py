@@ -1,0 +1,80 @@
+"""An input's files: found as other readers find them, cut whole, and named where they cannot be read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.sharded.input_files import RowGroups, cut_input, cut_row_groups, open_input, refuse_missing_column
+from cluster.storage import StoredFile
+
+
+def names(url: Path, *suffixes: str) -> list[str]:
+    def cut(number: int, file: StoredFile) -> list[str]:
+        return [f"{number}:{Path(file.url).name}"] * 2
+
+    return cut_input(str(url), suffixes, cut)
+
+
+def test_parts_come_in_the_order_of_files_and_hidden_ones_are_passed_over(tmp_path: Path) -> None:
+    for name in ("b.csv", "a.json", "_staging/c.csv", ".d.csv", "sub/e.csv", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(tmp_path, ".json", ".csv") == ["0:a.json", "0:a.json", "1:b.csv", "1:b.csv", "2:e.csv", "2:e.csv"]
+    assert names(tmp_path / "_staging" / "c.csv", ".csv") == ["0:c.csv"] * 2  # named itself: meant
+
+
+def test_an_input_without_files_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"gone: no \.a, \.b or \.c file there"):
+        names(tmp_path / "gone", ".a", ".b", ".c")
+
+
+def test_row_groups_stay_whole_and_none_is_lost(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [os.urandom(1000) for _ in range(50)]}), tmp_path / "a.parquet", row_group_size=10)
+    metadata = pq.read_metadata(tmp_path / "a.parquet")
+    sizes = [metadata.row_group(number).total_byte_size for number in range(5)]
+    (whole,) = cut_row_groups(metadata, part_bytes=10**9)
+    assert whole == RowGroups(0, 5, 0, 50, sum(sizes))
+    assert [(part.start, part.end) for part in cut_row_groups(metadata, part_bytes=1)] == [(n, n + 1) for n in range(5)]
+    parts = cut_row_groups(metadata, part_bytes=sizes[0] + 1)
+    assert [(part.start, part.end, part.first_row, part.num_rows) for part in parts] == [
+        (0, 2, 0, 20),
+        (2, 4, 20, 20),
+        (4, 5, 40, 10),
+    ]
+
+
+def test_a_table_without_rows_has_no_parts(tmp_path: Path) -> None:
+    pq.ParquetWriter(tmp_path / "a.parquet", pa.schema([("x", pa.int64())])).close()
+    assert cut_row_groups(pq.read_metadata(tmp_path / "a.parquet"), part_bytes=1) == []
+
+
+@pytest.mark.parametrize("error", [pa.ArrowInvalid("bad magic\nand more"), OSError("bad magic")])
+def test_damage_is_told_from_storage_that_failed(tmp_path: Path, error: Exception) -> None:
+    (tmp_path / "a.parquet").touch()
+    url = str(tmp_path / "a.parquet")
+    with (
+        pytest.raises(ValueError, match=r"a\.parquet: not a readable parquet file \(bad magic\): replace or remove"),
+        open_input(url, "parquet"),
+    ):
+        raise error
+    with (
+        pytest.raises(RuntimeError, match=r"a\.parquet: storage failed while reading .*: run the job again"),
+        open_input(url, "parquet"),
+    ):
+        raise OSError(errno.EIO, "no answer")
+    with pytest.raises(RuntimeError, match="storage failed"), open_input(f"{url}.gone", "parquet"):
+        pass
+
+
+def test_a_missing_column_is_named_with_those_that_are_there() -> None:
+    refuse_missing_column("f", "a", ["b", "a"])
+    with pytest.raises(ValueError, match=r"f: column 'a' is missing \(required\); found b, c"):
+        refuse_missing_column("f", "a", ["b", "c"])
+    with pytest.raises(ValueError, match=r"column 'a' is missing \(asked for\); found none"):
+        refuse_missing_column("f", "a", [], why="asked for")

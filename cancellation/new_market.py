@@ -18,7 +18,6 @@ import numpy as np
 from pydantic import Field
 
 from cancellation.comparison.approaches import NetworkJudge
-from cancellation.comparison.figures import Figure
 from cancellation.decision.calibration import choose_events
 from cancellation.decision.calibration_run import (
     CalibrationSettings,
@@ -40,6 +39,7 @@ from cancellation.training.labelled_source import Example, example_files, read_e
 from cancellation.training.pretraining import PretrainingSettings, pretrain_encoder
 from cancellation.training.run import TrainingSettings, train_model
 from cluster.settings import Settings
+from cluster.statistics.bootstrap import Figure, GroupBootstrap, summarise
 from cluster.storage import write_bytes
 from cluster.tracking import TrackedRun
 from cluster.training.train import TrainerSettings
@@ -181,10 +181,8 @@ def check_old_markets(before: VerdictModel, after: VerdictModel, examples: Seque
 def paired_change(before: np.ndarray, after: np.ndarray, *, seed: int = 0) -> Figure:
     """Change of a share between two judges of the same events, with its 95 % bootstrap interval."""
     change = after.astype(float) - before.astype(float)
-    rng = np.random.default_rng(seed)
-    means = [change[rng.integers(0, len(change), len(change))].mean() for _ in range(_RESAMPLES)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Figure(float(change.mean()), float(low), float(high))
+    draws = GroupBootstrap(np.arange(len(change)), samples=_RESAMPLES, seed=seed)
+    return summarise(draws.sums(change) / len(change))
 
 
 def is_worse(change: Figure, max_worse: float) -> bool:

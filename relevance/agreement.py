@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cluster.statistics.bootstrap import GroupBootstrap, interval
+
 
 def alpha_from_coincidences(coincidences: np.ndarray) -> float:
     """Nominal alpha from a symmetric coincidence matrix, float (k, k).
@@ -82,13 +84,5 @@ def alpha_interval(
     Returns:
         Lower and upper end; NaN where no resampling has pairable ratings.
     """
-    _, group_of_unit = np.unique(groups, return_inverse=True)
-    units = unit_coincidences(ratings)
-    per_group = np.zeros((group_of_unit.max() + 1, *units.shape[1:]))
-    np.add.at(per_group, group_of_unit, units)
-    chooser = np.random.default_rng(seed)
-    drawn = chooser.multinomial(len(per_group), np.full(len(per_group), 1 / len(per_group)), size=samples)
-    sums = np.tensordot(drawn, per_group, axes=1)
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile([alpha_from_coincidences(total) for total in sums], [tail, 1 - tail])
-    return float(low), float(high)
+    sums = GroupBootstrap(groups, samples=samples, seed=seed).sums(unit_coincidences(ratings))
+    return interval(alphas_from_coincidences(sums[1:]), confidence=confidence)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cancellation.events.factors import FACTORS, VERDICTS
+from cluster.statistics.bootstrap import Figure, GroupBootstrap, interval, summarise
 
 INDUCED = VERDICTS.index("induced")
 METRICS = (
@@ -54,20 +55,17 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure with its 95 % interval; all None where it is not defined."""
+class Resampled(Figure):
+    """A figure with what the draws made of it."""
 
-    value: float | None
-    low: float | None
-    high: float | None
     samples: tuple[float, ...] = ()
-    """Of the bootstrap, in its order; NaN where a sample does not define the figure."""
+    """In the order of the draws; NaN where one does not define the figure."""
 
     def as_dict(self) -> dict[str, float | None]:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
-def compare(found: Judgements, truth: Truth, *, resamples: int, seed: int = 0) -> dict[str, Figure]:
+def compare(found: Judgements, truth: Truth, *, resamples: int, seed: int = 0) -> dict[str, Resampled]:
     """Measure one judge: every metric, and accuracy and precision by market (`accuracy.TH`).
 
     Args:
@@ -76,10 +74,7 @@ def compare(found: Judgements, truth: Truth, *, resamples: int, seed: int = 0) -
         resamples: Bootstrap samples; the same events for every judge of the same seed, so that judges can be compared.
         seed: Of the bootstrap.
     """
-    n = len(truth.labels)
-    rng = np.random.default_rng(seed)
-    # Row 0 is the sample itself; the others say how often each event was drawn.
-    weights = np.vstack([np.ones(n), *(np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(resamples))])
+    weights = GroupBootstrap(np.arange(len(truth.labels)), samples=resamples, seed=seed).weights()
     parts = {
         **_verdict_figures(found.probabilities.argmax(axis=1), truth.labels, weights),
         **_ranking_figures(found.probabilities[:, INDUCED], truth.labels == INDUCED, weights),
@@ -135,16 +130,12 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(np.shape(part), np.nan, np.float64), where=whole > 0)
 
 
-def _figure(samples: np.ndarray) -> Figure:
-    if np.isnan(samples[0]):
-        return Figure(None, None, None)
-    spread = samples[1:][~np.isnan(samples[1:])]
-    low, high = np.quantile(spread, (0.025, 0.975)) if len(spread) else (samples[0], samples[0])
-    return Figure(float(samples[0]), float(low), float(high), tuple(samples[1:].tolist()))
+def _figure(values: np.ndarray) -> Resampled:
+    found = summarise(values, missing="undefined on these events", too_few="too few events for an interval")
+    samples = () if found.value is None else tuple(values[1:].tolist())
+    return Resampled(found.value, found.low, found.high, found.missing, samples)
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """95 % interval of a figure's difference between two judges, from their bootstrap over the same events."""
-    apart = np.asarray(first) - np.asarray(second)
-    low, high = np.nanquantile(apart, (0.025, 0.975))
-    return float(low), float(high)
+    return interval(np.asarray(first) - np.asarray(second))

@@ -79,7 +79,8 @@ def draw_comparison(results: Sequence[Result]) -> Figure:
                 if figure["value"] is None:
                     continue
                 height = place + 0.2 * (1 - shift)
-                axes.plot([figure["low"], figure["high"]], [height] * 2, color=color, alpha=0.35, linewidth=4)
+                if figure["low"] is not None:
+                    axes.plot([figure["low"], figure["high"]], [height] * 2, color=color, alpha=0.35, linewidth=4)
                 label = _SET_NAMES[name] if place == 0 else None
                 axes.plot(figure["value"], height, "o", color=color, markersize=5, label=label)
         axes.set_yticks(range(len(results)), [result.approach for result in reversed(results)])
@@ -109,8 +110,10 @@ def _cell(metric: str, figure: Mapping[str, float | None] | None, best: float | 
 
 
 def _interval(figure: Mapping[str, float | None]) -> str:
-    if figure["value"] is None or figure["low"] is None or figure["high"] is None:
+    if figure["value"] is None:
         return "-"
+    if figure["low"] is None or figure["high"] is None:
+        return f"{figure['value']:.3f}"
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 

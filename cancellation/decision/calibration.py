@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cancellation.events.factors import VERDICTS
+from cluster.statistics.calibration import expected_calibration_error, fill_bins, reliability_bins
 from cluster.training.temperature import class_probabilities, find_temperature, negative_log_likelihood
 
 INDUCED = VERDICTS.index("induced")
+_NUM_BINS = 15
 
 
 @dataclass(frozen=True)
@@ -57,26 +59,6 @@ def induced_scores(logits: np.ndarray, temperature: float, *, two_classes: np.nd
     return class_probabilities(masked, temperature)[:, INDUCED]
 
 
-def bin_scores(scores: np.ndarray, induced: np.ndarray, *, num_bins: int = 15) -> tuple[ReliabilityBin, ...]:
-    """Sort events into bins of equal width by their score."""
-    place = np.minimum((scores * num_bins).astype(int), num_bins - 1)
-    edges = np.linspace(0.0, 1.0, num_bins + 1)
-    bins = []
-    for number in range(num_bins):
-        inside = place == number
-        count = int(inside.sum())
-        mean, share = (float(scores[inside].mean()), float(induced[inside].mean())) if count else (None, None)
-        bins.append(ReliabilityBin(float(edges[number]), float(edges[number + 1]), count, mean, share))
-    return tuple(bins)
-
-
-def expected_calibration_error(bins: tuple[ReliabilityBin, ...]) -> float:
-    """Mean distance of score from share, weighted by events; 0 without any."""
-    total = sum(one.events for one in bins)
-    gaps = (one.events * abs(one.score - one.induced) for one in bins if one.score is not None)
-    return sum(gaps) / max(1, total)
-
-
 def choose_events(event_ids: Sequence[str], fraction: float, *, purpose: str) -> np.ndarray:
     """Choose about a fraction of the events by a hash of their ids, bool (n,): the same in every run and order.
 
@@ -104,17 +86,17 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, two_classes: np.ndarray, f
     temperature = find_temperature(logits[fit], labels[fit])
     induced = labels[judged] == INDUCED
     before, after = (
-        bin_scores(induced_scores(logits[judged], one, two_classes=two_classes[judged]), induced)
+        fill_bins(induced_scores(logits[judged], one, two_classes=two_classes[judged]), induced, num_bins=_NUM_BINS)
         for one in (1.0, temperature)
     )
     return Calibration(
         temperature=temperature,
         fitted_events=int(fit.sum()),
         judged_events=int(judged.sum()),
-        ece_before=expected_calibration_error(before),
-        ece_after=expected_calibration_error(after),
+        ece_before=float(expected_calibration_error(before)),
+        ece_after=float(expected_calibration_error(after)),
         nll_before=negative_log_likelihood(logits[judged], labels[judged], 1.0),
         nll_after=negative_log_likelihood(logits[judged], labels[judged], temperature),
-        before=before,
-        after=after,
+        before=reliability_bins(before, ReliabilityBin),
+        after=reliability_bins(after, ReliabilityBin),
     )

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cluster.statistics.bootstrap import Figure, GroupBootstrap
+from cluster.statistics.calibration import bin_rows, expected_calibration_error, reliability_bins
 from cluster.training.temperature import class_probabilities, find_temperature
-from relevance.evaluation.figures import Figure, QueryBootstrap, summarise
+from relevance.evaluation.figures import summarise
 
 _LEAST_PROBABILITY = 1e-12
 
@@ -65,25 +67,16 @@ def split_queries(groups: np.ndarray, *, fraction: float, seed: int) -> np.ndarr
     return (order < chosen)[group_of_row]
 
 
-def bin_rows(probabilities: np.ndarray, labels: np.ndarray, *, num_bins: int) -> np.ndarray:
-    """What each pair adds to the bins of its confidence: pairs, confidence, hits; float (n, num_bins, 3)."""
-    predictions, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    place = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
-    content = np.stack([np.ones(len(labels)), confidence, predictions == labels], axis=1)
-    return np.eye(num_bins)[place][:, :, None] * content[:, None, :]
-
-
-def expected_calibration_error(bins: np.ndarray) -> np.ndarray:
-    """Mean distance of confidence from accuracy, weighted by pairs; bins (..., num_bins, 3); NaN without pairs."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.abs(bins[..., 1] - bins[..., 2]).sum(axis=-1) / bins[..., 0].sum(axis=-1)
+def _bin_rows(probabilities: np.ndarray, labels: np.ndarray, num_bins: int) -> np.ndarray:
+    """What each pair adds to the bins of its confidence."""
+    return bin_rows(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, num_bins=num_bins)
 
 
 def measure_calibration(
     probabilities: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray,
-    bootstrap: QueryBootstrap,
+    bootstrap: GroupBootstrap,
     *,
     num_bins: int,
     fit_fraction: float,
@@ -107,7 +100,7 @@ def measure_calibration(
     temperature = fit_temperature(probabilities[fitted], labels[fitted]) if fitted.any() else None
     scaled = scale_probabilities(probabilities, temperature or 1.0)
     judged = ~fitted[:, None, None]
-    sums = [bootstrap.sums(bin_rows(p, labels, num_bins=num_bins) * judged) for p in (probabilities, scaled)]
+    sums = [bootstrap.sums(_bin_rows(p, labels, num_bins) * judged) for p in (probabilities, scaled)]
     before, after = (summarise(expected_calibration_error(bins), missing="no pair to judge on") for bins in sums)
     if temperature is None:
         after = Figure(None, missing="a single query: none is left to fit a temperature on")
@@ -117,20 +110,6 @@ def measure_calibration(
         judged_pairs=int((~fitted).sum()),
         ece_before=before,
         ece_after=after,
-        before=_bins(sums[0][0]),
-        after=_bins(sums[1][0]),
-    )
-
-
-def _bins(content: np.ndarray) -> tuple[ReliabilityBin, ...]:
-    edges = [number / len(content) for number in range(len(content) + 1)]
-    return tuple(
-        ReliabilityBin(
-            start=start,
-            stop=stop,
-            pairs=int(pairs),
-            confidence=float(confidence / pairs) if pairs else None,
-            accuracy=float(hits / pairs) if pairs else None,
-        )
-        for start, stop, (pairs, confidence, hits) in zip(edges, edges[1:], content, strict=False)
+        before=reliability_bins(sums[0][0], ReliabilityBin),
+        after=reliability_bins(sums[1][0], ReliabilityBin),
     )

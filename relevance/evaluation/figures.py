@@ -7,22 +7,19 @@ figure and its interval. A figure that needs what is not there (a label that nob
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
 
 from cluster.settings import Settings
+from cluster.statistics import bootstrap
+from cluster.statistics.bootstrap import Figure, GroupBootstrap
 from relevance.agreement import alphas_from_coincidences
 from relevance.labels import LABELS
 
 _K = len(LABELS)
-_TAIL = 0.025
-_CHUNK_VALUES = 2**22
-_MIN_DEFINED_FRACTION = 0.5
-"""An interval over fewer draws than this share would be one of the lucky draws."""
 
 
 class EvaluationSettings(Settings):
@@ -50,63 +47,11 @@ class EvaluationSettings(Settings):
     """The same seed gives the same intervals, splits and folds."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A number with its 95 % interval."""
-
-    value: float | None
-    """None: it cannot be measured on these pairs."""
-    low: float | None = None
-    high: float | None = None
-    missing: str | None = None
-    """Why there is no value, or no interval."""
-
-
-class QueryBootstrap:
-    """Draws of whole queries with replacement: the pairs of a query are not independent."""
-
-    def __init__(self, groups: np.ndarray, *, samples: int, seed: int) -> None:
-        _, self._group_of_row = np.unique(groups, return_inverse=True)
-        self.num_groups = int(self._group_of_row.max(initial=-1)) + 1
-        self._samples, self._seed = samples, seed
-
-    def sums(self, per_row: np.ndarray) -> np.ndarray:
-        """Sum rows over the data and over every draw.
-
-        Args:
-            per_row: What each pair adds, (n, ...). The draws are the same in every call.
-
-        Returns:
-            float64 (1 + samples, ...), the observed sums first.
-        """
-        per_group = np.zeros((self.num_groups, *per_row.shape[1:]))
-        np.add.at(per_group, self._group_of_row, per_row)
-        flat = per_group.reshape(self.num_groups, math.prod(per_row.shape[1:]))
-        drawn = [flat.sum(axis=0, keepdims=True), *(weights @ flat for weights in self._weights())]
-        return np.concatenate(drawn).reshape(-1, *per_row.shape[1:])
-
-    def _weights(self) -> Iterator[np.ndarray]:
-        """How often each draw has each query, float64 (some, groups), in pieces that fit the memory."""
-        if not self.num_groups:
-            yield np.zeros((self._samples, 0))
-            return
-        chooser = np.random.default_rng(self._seed)
-        equal = np.full(self.num_groups, 1 / self.num_groups)
-        step = max(1, _CHUNK_VALUES // self.num_groups)
-        for start in range(0, self._samples, step):
-            size = min(step, self._samples - start)
-            yield chooser.multinomial(self.num_groups, equal, size=size).astype(np.float64)
-
-
 def summarise(values: np.ndarray, *, missing: str | None = None) -> Figure:
     """Read a figure from its observed value and the resampled ones, (1 + samples,); `missing` says why it is NaN."""
-    observed, drawn = float(values[0]), values[1:]
-    if math.isnan(observed):
-        return Figure(None, missing=missing or "undefined on these pairs")
-    if np.isfinite(drawn).mean() < _MIN_DEFINED_FRACTION:
-        return Figure(observed, missing="too few queries for an interval")
-    low, high = np.nanquantile(drawn, [_TAIL, 1 - _TAIL])
-    return Figure(observed, float(low), float(high))
+    return bootstrap.summarise(
+        values, missing=missing or "undefined on these pairs", too_few="too few queries for an interval"
+    )
 
 
 def confusion_rows(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
@@ -145,15 +90,15 @@ def confusion_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
     return figures
 
 
-def measure_labels(labels: np.ndarray, predictions: np.ndarray, bootstrap: QueryBootstrap) -> dict[str, Figure]:
+def measure_labels(labels: np.ndarray, predictions: np.ndarray, draws: GroupBootstrap) -> dict[str, Figure]:
     """Measure predicted labels against people's.
 
     Args:
         labels: Label numbers by people, int (n,).
         predictions: Label numbers by the model, int (n,).
-        bootstrap: Over the queries of these n pairs.
+        draws: Of the queries of these n pairs.
     """
-    return measure_confusion(bootstrap.sums(confusion_rows(labels, predictions)))
+    return measure_confusion(draws.sums(confusion_rows(labels, predictions)))
 
 
 def measure_confusion(sums: np.ndarray) -> dict[str, Figure]:
@@ -200,8 +145,8 @@ def paired_alpha_difference(
         samples: Resamplings.
         seed: The same seed gives the same interval.
     """
-    bootstrap = QueryBootstrap(groups, samples=samples, seed=seed)
-    alphas = [_alphas(bootstrap.sums(confusion_rows(labels, said))) for said in (predictions_a, predictions_b)]
+    draws = GroupBootstrap(groups, samples=samples, seed=seed)
+    alphas = [_alphas(draws.sums(confusion_rows(labels, said))) for said in (predictions_a, predictions_b)]
     return summarise(alphas[0] - alphas[1], missing="no pair to compare")
 
 
@@ -248,8 +193,8 @@ def measure_people(
     among /= (counts.sum(axis=1) - 1)[:, None, None]
     with_model = counts[:, :, None] * said[:, None, :]
     with_model = (with_model + np.swapaxes(with_model, 1, 2)) / counts.sum(axis=1)[:, None, None]
-    bootstrap = QueryBootstrap(groups[several], samples=samples, seed=seed)
-    people, model = (alphas_from_coincidences(bootstrap.sums(rows)) for rows in (among, with_model))
+    draws = GroupBootstrap(groups[several], samples=samples, seed=seed)
+    people, model = (alphas_from_coincidences(draws.sums(rows)) for rows in (among, with_model))
     return PeopleFigures(
         annotators=len(ratings),
         pairs=int(several.sum()),

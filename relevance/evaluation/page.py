@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import Template
 
 from cluster.provenance import Provenance
+from cluster.statistics.bootstrap import Figure
 from relevance.evaluation.calibration import ReliabilityBin
-from relevance.evaluation.figures import Figure
 from relevance.evaluation.run import MODEL, Evaluation
 from relevance.labels import LABELS
 from relevance.page_templates import load_page

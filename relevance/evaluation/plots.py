@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Plot
 
+from cluster.statistics.bootstrap import Figure
 from relevance.evaluation.calibration import CalibrationFigures
-from relevance.evaluation.figures import Figure
 from relevance.evaluation.run import Evaluation
 from relevance.labels import LABELS
 

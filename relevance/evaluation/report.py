@@ -8,8 +8,8 @@ from typing import Any
 
 from cluster import storage
 from cluster.provenance import collect_provenance, hide_credentials
+from cluster.statistics.bootstrap import Figure
 from cluster.tracking import TrackedRun
-from relevance.evaluation.figures import Figure
 from relevance.evaluation.page import render_evaluation, verdict
 from relevance.evaluation.run import COMPARED, Evaluation
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from cluster.statistics.bootstrap import Figure, GroupBootstrap
 from relevance.evaluation.baselines import LabelledTexts, baseline_predictions
 from relevance.evaluation.calibration import CalibrationFigures, measure_calibration
 from relevance.evaluation.figures import (
     EvaluationSettings,
-    Figure,
     PeopleFigures,
-    QueryBootstrap,
     measure_labels,
     measure_people,
 )
@@ -102,7 +101,7 @@ def judge(
             "scores, and at ties between annotators"
         )
     seen, said, groups = pairs.take(judged), predictions.labels[judged], pairs.groups[judged]
-    bootstrap = QueryBootstrap(groups, samples=settings.bootstrap_samples, seed=settings.seed)
+    bootstrap = GroupBootstrap(groups, samples=settings.bootstrap_samples, seed=settings.seed)
     confusion = np.zeros((len(LABELS), len(LABELS)), dtype=int)
     np.add.at(confusion, (seen.labels, said), 1)
     figures = measure_labels(seen.labels, said, bootstrap)
@@ -153,7 +152,7 @@ def _compare(
     pairs: EvaluationPairs,
     of_model: Mapping[str, Figure],
     training: EvaluationPairs | None,
-    bootstrap: QueryBootstrap,
+    bootstrap: GroupBootstrap,
     settings: EvaluationSettings,
 ) -> dict[str, dict[str, Figure]]:
     learnt_from = _texts(training.take(training.labels != TIED)) if training else None

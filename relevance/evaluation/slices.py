@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cluster.statistics.bootstrap import Figure, GroupBootstrap
 from relevance.agreement import alphas_from_coincidences
 from relevance.evaluation.figures import (
     EvaluationSettings,
-    Figure,
-    QueryBootstrap,
     confusion_rows,
     measure_confusion,
     summarise,
@@ -38,7 +37,7 @@ class Slice:
 
 
 def measure_slices(
-    pairs: EvaluationPairs, predictions: np.ndarray, bootstrap: QueryBootstrap, settings: EvaluationSettings
+    pairs: EvaluationPairs, predictions: np.ndarray, bootstrap: GroupBootstrap, settings: EvaluationSettings
 ) -> list[Slice]:
     """Measure each part of the pairs on the draws of queries that serve the whole.
 

@@ -12,10 +12,11 @@ from pydantic import Field
 from cluster.models.files import resolve_model
 from cluster.models.registry import ModelRegistry
 from cluster.settings import Settings
+from cluster.statistics.bootstrap import Figure
 from cluster.tracking import TrackedRun
 from relevance.engines.label_model import open_label_model
 from relevance.engines.settings import EngineSettings
-from relevance.evaluation.figures import EvaluationSettings, Figure
+from relevance.evaluation.figures import EvaluationSettings
 from relevance.evaluation.pairs import EvaluationPairs, read_evaluation_pairs, refuse_overlap
 from relevance.evaluation.predictions import Predictions, ask_model
 from relevance.evaluation.report import report_evaluation

@@ -15,9 +15,10 @@ from pydantic import Field
 
 from cluster.models.files import fetch_model, resolve_model
 from cluster.settings import Settings
+from cluster.statistics.bootstrap import Figure
 from relevance.engines.label_model import open_label_model
 from relevance.engines.settings import EngineSettings
-from relevance.evaluation.figures import EvaluationSettings, Figure, paired_alpha_difference
+from relevance.evaluation.figures import EvaluationSettings, paired_alpha_difference
 from relevance.evaluation.pairs import TIED, EvaluationPairs
 from relevance.evaluation.predictions import Predictions, ask_model
 from relevance.evaluation.run import Evaluation

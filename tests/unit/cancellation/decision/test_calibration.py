@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from cancellation.decision.calibration import (
-    bin_scores,
     calibrate,
     choose_events,
-    expected_calibration_error,
     induced_scores,
 )
 from cancellation.decision.verdicts import verdict_probabilities
@@ -57,13 +55,6 @@ def test_one_choice_may_be_made_within_another() -> None:
     names = [f"e{i}" for i in range(4000)]
     kept = [name for name, chosen in zip(names, choose_events(names, 0.3, purpose="a"), strict=True) if chosen]
     assert choose_events(kept, 0.3, purpose="b").mean() == pytest.approx(0.3, abs=0.06)
-
-
-def test_the_calibration_error_of_a_known_case() -> None:
-    scores = np.array([0.9] * 10 + [0.1] * 30)
-    induced = np.array([True] * 7 + [False] * 3 + [False] * 30)
-    assert expected_calibration_error(bin_scores(scores, induced)) == pytest.approx((10 * 0.2 + 30 * 0.1) / 40)
-    assert sum(one.events for one in bin_scores(np.array([0.0, 1.0]), np.array([False, True]))) == 2
 
 
 def test_a_backfill_that_leaves_nothing_to_judge_by_is_refused() -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cluster.statistics.bootstrap import GroupBootstrap
 from relevance.evaluation.calibration import (
-    bin_rows,
-    expected_calibration_error,
     fit_temperature,
     measure_calibration,
     scale_probabilities,
     split_queries,
 )
-from relevance.evaluation.figures import QueryBootstrap
 
 
 def drawn_labels(n: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -45,16 +43,6 @@ def test_certainty_of_zero_and_one_is_no_obstacle() -> None:
     assert np.isfinite(fit_temperature(probabilities, np.array([0, 1, 2, 3, 1])))
 
 
-def test_expected_calibration_error_by_hand() -> None:
-    probabilities = np.array([[0.8, 0.2, 0, 0], [0.8, 0.2, 0, 0], [0.6, 0.4, 0, 0], [1, 0, 0, 0]])
-    labels = np.array([0, 1, 0, 0])
-    bins = bin_rows(probabilities, labels, num_bins=10).sum(axis=0)
-    # 0.8 twice and right once, 0.6 and right, 1.0 and right: (2 * 0.3 + 0.4 + 0) / 4
-    assert expected_calibration_error(bins) == pytest.approx(0.25)
-    assert bins[9].tolist() == [1, 1, 1]
-    assert np.isnan(expected_calibration_error(np.zeros((10, 3))))
-
-
 def test_splits_take_queries_whole() -> None:
     groups = np.repeat(np.arange(30), 5)
     chosen = split_queries(groups, fraction=0.4, seed=0)
@@ -68,7 +56,7 @@ def test_calibration_is_judged_on_queries_that_the_temperature_never_saw() -> No
     probabilities, labels = drawn_labels(4000)
     groups = np.arange(4000) // 2
     too_sure = scale_probabilities(probabilities, 0.4)
-    bootstrap = QueryBootstrap(groups, samples=200, seed=0)
+    bootstrap = GroupBootstrap(groups, samples=200, seed=0)
     found = measure_calibration(too_sure, labels, groups, bootstrap, num_bins=10, fit_fraction=0.5, seed=0)
     assert found.temperature == pytest.approx(2.5, rel=0.1)
     assert (found.fitted_pairs, found.judged_pairs) == (2000, 2000)

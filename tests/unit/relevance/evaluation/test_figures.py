@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
+from cluster.statistics.bootstrap import GroupBootstrap
 from relevance.agreement import alphas_from_coincidences
 from relevance.evaluation.baselines import LabelledTexts, baseline_predictions
 from relevance.evaluation.figures import (
     EvaluationSettings,
-    QueryBootstrap,
     measure_labels,
     measure_people,
     paired_alpha_difference,
@@ -37,8 +37,8 @@ def random_labels(n: int, *, seed: int = 0, right: float = 0.6) -> tuple[np.ndar
     return labels, np.where(draw.random(n) < right, labels, draw.integers(4, size=n))
 
 
-def bootstrap(groups: np.ndarray, samples: int = 300) -> QueryBootstrap:
-    return QueryBootstrap(groups, samples=samples, seed=1)
+def bootstrap(groups: np.ndarray, samples: int = 300) -> GroupBootstrap:
+    return GroupBootstrap(groups, samples=samples, seed=1)
 
 
 def write_csv(path: Path, rows: list[dict[str, str]]) -> str:
@@ -123,7 +123,7 @@ def test_intervals_take_queries_whole() -> None:
 def test_draws_do_not_depend_on_how_they_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, said = random_labels(50)
     whole = measure_labels(labels, said, bootstrap(np.arange(50)))
-    monkeypatch.setattr("relevance.evaluation.figures._CHUNK_VALUES", 50 * 7)
+    monkeypatch.setattr("cluster.statistics.bootstrap._CHUNK_VALUES", 50 * 7)
     assert measure_labels(labels, said, bootstrap(np.arange(50))) == whole
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cancellation.decision.publishing import PublishSource, publish
 from cluster.launch import run_job
+from cluster.models.publishing import roll_back
 from cluster.models.registry import ModelRegistry
 from cluster.tracking import TrackingSettings, tracked_run
 
@@ -31,10 +32,7 @@ def main(job: PublishJob) -> None:
     with tracked_run("cancellation_publish", job, job.tracking) as run:
         registry = ModelRegistry(job.name, job.tracking.uri)
         if job.rollback:
-            why = job.reason or "no reason given"
-            before, after = registry.roll_back(why)
-            run.tags({"rollback": f"{before} -> {after}", "reason": why})
-            print(f"champion of {job.name} is version {after} again, was {before}: deploy it to serve it")
+            print(f"{roll_back(job, registry, run)}: deploy it to serve it")
             return
         print(publish(job, registry, run))
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.launch import run_job
+from cluster.models.publishing import roll_back
 from cluster.models.registry import ModelRegistry
 from cluster.provenance import public_settings
 from cluster.tracking import TrackingSettings, tracked_run
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings
-from relevance.publishing.run import PublishSource, check_source, publish, roll_back
+from relevance.publishing.run import PublishSource, check_source, publish
 from relevance.publishing.steps import PublishingSettings
 
 
@@ -40,7 +41,7 @@ def main(job: PublishJob) -> None:
     with tracked_run("relevance_publish", job, job.tracking) as run:
         registry = ModelRegistry(job.name, job.tracking.uri)
         if job.rollback:
-            roll_back(job, registry, run)
+            print(f"{roll_back(job, registry, run)}: scoring takes it from its next run on")
             return
         publish(
             job,

@@ -9,23 +9,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import Field
 
 from cancellation.decision.calibration_run import POLICY_FILE
 from cancellation.decision.policy import Policy, load_policy
 from cancellation.model.verdict_model import CALIBRATION_FILE, VerdictModel, load_verdict_model
-from cluster.models.files import resolve_model
+from cluster.models.publishing import Decision, ReleaseSettings, publish_folder
 from cluster.models.registry import ModelRegistry
-from cluster.settings import Settings
 from cluster.tracking import TrackedRun
 
 _CARD_FILE = "README.md"
 
 
-class PublishSource(Settings):
+class PublishSource(ReleaseSettings):
     """What is published."""
 
     model: str | None = None
@@ -36,23 +32,6 @@ class PublishSource(Settings):
 
     name: str = "cancellation"
     """Registered model in MLflow."""
-
-    rollback: bool = False
-    """Make the champion before the present one champion again, and do nothing else."""
-
-    force: bool = False
-    """Make the version champion in spite of missing evidence; needs a reason."""
-
-    reason: str | None = Field(default=None, min_length=1, max_length=1000)
-    """Why it is forced or rolled back; kept with the version."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether a version becomes champion, and why."""
-
-    champion: bool
-    why: str
 
 
 def decide(model: VerdictModel, policy: Policy) -> Decision:
@@ -90,21 +69,20 @@ def publish(source: PublishSource, registry: ModelRegistry, run: TrackedRun) -> 
     if not (folder / CALIBRATION_FILE).is_file():
         raise ValueError(f"model folder {folder}: expected {CALIBRATION_FILE}, found none; calibrate the model first")
     decision = decide(model, policy)
-    if source.force:
-        decision = Decision(True, f"forced: {source.reason}")
-    present = registry.champion_if_any() if source.force else registry.champion()
-    digest = resolve_model(str(folder)).digest
-    version = registry.version_with(digest)
-    if version is not None and version == present:
-        return f"{source.name}/{version} has exactly these files and is champion already"
-    if version is None:
-        tags = {"model_version": model.version, "policy_version": policy.version}
-        version = _register(folder, digest, source.policy, model_card(model, policy, decision), tags, registry, run)
-    if decision.champion:
-        registry.promote(version, decision.why, instead_of=present, forced=source.reason if source.force else None)
-        return f"{source.name}/{version} is champion: {decision.why}"
-    registry.challenge(version, decision.why)
-    return f"{source.name}/{version} is challenger: {decision.why}"
+    if source.force and not decision.champion:
+        decision = Decision(True, f"forced: {source.reason}, although {decision.why}", source.reason)
+    card, tags = model_card(model, policy, decision), {"model_version": model.version, "policy_version": policy.version}
+    done = publish_folder(
+        folder,
+        registry,
+        run,
+        instead_of=registry.champion_if_any() if source.force else registry.champion(),
+        decide=lambda: decision,
+        register=lambda _, digest, run_id: _register(folder, source.policy, card, registry, digest, run_id, tags),
+    )
+    if done.decision is None:
+        return f"{done.version} has exactly these files and is champion already"
+    return f"{done.version} is {'champion' if decision.champion else 'challenger'}: {decision.why}"
 
 
 def model_card(model: VerdictModel, policy: Policy, decision: Decision) -> str:
@@ -135,18 +113,10 @@ def model_card(model: VerdictModel, policy: Policy, decision: Decision) -> str:
 
 
 def _register(
-    folder: Path,
-    digest: str,
-    policy: str,
-    card: str,
-    tags: Mapping[str, str],
-    registry: ModelRegistry,
-    run: TrackedRun,
+    folder: Path, policy: str, card: str, registry: ModelRegistry, digest: str, run_id: str, tags: Mapping[str, str]
 ) -> str:
-    if run.run_id is None:
-        raise RuntimeError(f"MLflow gave no run to keep the files in ({run.where}): run the job again")
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(shutil.copytree(folder, Path(temporary) / "model"))
         (whole / _CARD_FILE).write_text(card, encoding="utf-8")
         shutil.copyfile(policy, whole / POLICY_FILE)
-        return registry.register(whole, digest, run_id=run.run_id, card=card, tags=tags)
+        return registry.register(whole, digest, run_id=run_id, card=card, tags=tags)

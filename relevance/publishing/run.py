@@ -9,9 +9,8 @@ from typing import Any
 
 from pydantic import Field
 
-from cluster.models.files import resolve_model
+from cluster.models.publishing import Decision, ReleaseSettings, publish_folder
 from cluster.models.registry import ModelRegistry
-from cluster.settings import Settings
 from cluster.statistics.bootstrap import Figure
 from cluster.tracking import TrackedRun
 from relevance.engines.label_model import open_label_model
@@ -24,7 +23,6 @@ from relevance.evaluation.run import Evaluation, judge
 from relevance.publishing.model_card import CARD, write_card
 from relevance.publishing.steps import (
     BuiltModel,
-    Decision,
     PublishingSettings,
     QuantizationEffect,
     ask_built,
@@ -35,7 +33,7 @@ from relevance.publishing.steps import (
 )
 
 
-class PublishSource(Settings):
+class PublishSource(ReleaseSettings):
     """What is published, on which evidence, and under which name."""
 
     base: str | None = None
@@ -60,15 +58,6 @@ class PublishSource(Settings):
     name: str = Field(default="relevance", pattern=r"^[^/:@]+$")
     """Registered model in MLflow."""
 
-    rollback: bool = False
-    """Make the champion before the present one champion again, and do nothing else."""
-
-    force: bool = False
-    """Make the version champion in spite of every rule; needs a reason."""
-
-    reason: str | None = Field(default=None, min_length=1, max_length=1000)
-    """Why it is forced or rolled back; kept with the version."""
-
     cache_dir: str = "~/.cache/marketplace-llm"
     """Where remote models are kept on this machine."""
 
@@ -81,14 +70,6 @@ class Candidate:
     predictions: Predictions
     evaluation: Evaluation
     effect: QuantizationEffect | None
-
-
-def roll_back(source: PublishSource, registry: ModelRegistry, run: TrackedRun) -> None:
-    """Move the champion back by one, and record it."""
-    why = source.reason or "no reason given"
-    before, after = registry.roll_back(why)
-    run.tags({"rollback": f"{before} -> {after}", "reason": why})
-    print(f"champion of {source.name} is version {after} again, was {before}: scoring takes it from its next run on")
 
 
 def publish(
@@ -122,25 +103,30 @@ def publish(
     candidate = _build(source, pairs, training, shared, publishing, engine, evaluation, registry_uri=registry.uri)
     output = Path(source.output)
     report_evaluation(candidate.evaluation, str(output), shown, run)
-    digest = resolve_model(str(candidate.built.folder)).digest
-    version = registry.version_with(digest)
-    if version is not None and version == present:
-        print(f"{source.name}/{version} has exactly these files and is champion already")
-        return
-    difference = _compare(source, pairs, candidate, present, registry, engine, evaluation)
-    decision = decide(
-        candidate.evaluation,
-        candidate.effect,
-        difference,
-        publishing,
-        champion=f"{source.name}/{present}" if present else None,
-        force_reason=source.reason if source.force else None,
-    )
-    run.metrics(_metrics(candidate.effect, difference))
-    version = version or _register(source, pairs, candidate, decision, registry, run, engine, digest, shown)
-    _move(registry, version, decision, present)
-    run.tags({"version": f"{source.name}/{version}", "champion": str(decision.champion), "why": decision.why})
-    _print(source, version, candidate, decision, run)
+
+    def settle() -> Decision:
+        difference = _compare(source, pairs, candidate, present, registry, engine, evaluation)
+        run.metrics(_metrics(candidate.effect, difference))
+        return decide(
+            candidate.evaluation,
+            candidate.effect,
+            difference,
+            publishing,
+            champion=f"{source.name}/{present}" if present else None,
+            force_reason=source.reason if source.force else None,
+        )
+
+    def register(decision: Decision, digest: str, run_id: str) -> str:
+        card = _card(source, pairs, candidate, decision, engine, digest, shown)
+        run.artifact(CARD, card.encode())
+        tags = _tags(source, candidate)
+        return registry.register(candidate.built.folder, digest, run_id=run_id, card=card, tags=tags)
+
+    done = publish_folder(candidate.built.folder, registry, run, instead_of=present, decide=settle, register=register)
+    if done.decision is None:
+        print(f"{done.version} has exactly these files and is champion already")
+    else:
+        _print(source, done.version, candidate, done.decision)
 
 
 def check_source(source: PublishSource) -> None:
@@ -223,19 +209,17 @@ def _compare(
     return paired_difference(pairs, candidate.predictions, said, settings)
 
 
-def _register(
+def _card(
     source: PublishSource,
     pairs: EvaluationPairs,
     candidate: Candidate,
     decision: Decision,
-    registry: ModelRegistry,
-    run: TrackedRun,
     engine: EngineSettings,
     digest: str,
     shown: Mapping[str, Any],
 ) -> str:
     markets = sorted({market or "unknown" for market in pairs.markets}) if pairs.markets else []
-    card = write_card(
+    return write_card(
         candidate.built,
         candidate.evaluation,
         candidate.effect,
@@ -246,10 +230,10 @@ def _register(
         engine=engine.engine,
         settings=shown,
     )
-    run.artifact(CARD, card.encode())
-    if run.run_id is None:
-        raise RuntimeError(f"MLflow is not there ({run.where}): the model is in {candidate.built.folder}, run it again")
-    tags = {
+
+
+def _tags(source: PublishSource, candidate: Candidate) -> dict[str, str]:
+    return {
         "base": source.base or "",
         "adapter": source.adapter or "none",
         "quantization": candidate.built.quantization,
@@ -257,18 +241,10 @@ def _register(
         "training_data": candidate.evaluation.training_digest or "not given",
         **{name: _short(candidate.evaluation.figures[name]) for name in ("alpha", "f1_exact")},
     }
-    return registry.register(candidate.built.folder, digest, run_id=run.run_id, card=card, tags=tags)
 
 
 def _short(figure: Figure) -> str:
     return "missing" if figure.value is None else f"{figure.value:.4f}"
-
-
-def _move(registry: ModelRegistry, version: str, decision: Decision, present: str | None) -> None:
-    if decision.champion:
-        registry.promote(version, decision.why, instead_of=present, forced=decision.forced)
-    else:
-        registry.challenge(version, decision.why)
 
 
 def _metrics(effect: QuantizationEffect | None, difference: Figure | None) -> dict[str, float | None]:
@@ -288,7 +264,7 @@ def _metrics(effect: QuantizationEffect | None, difference: Figure | None) -> di
     return found
 
 
-def _print(source: PublishSource, version: str, candidate: Candidate, decision: Decision, run: TrackedRun) -> None:
+def _print(source: PublishSource, version: str, candidate: Candidate, decision: Decision) -> None:
     effect = candidate.effect
     if effect:
         speed = f", {effect.speed_ratio:.2f} times the speed" if effect.speed_ratio else ""
@@ -297,6 +273,6 @@ def _print(source: PublishSource, version: str, candidate: Candidate, decision: 
             f"{effect.unquantized_bytes:,} bytes{speed}"
         )
     if decision.champion:
-        print(f"{source.name}/{version} is champion: {decision.why}\nscore with model=models:/{source.name}@champion")
+        print(f"{version} is champion: {decision.why}\nscore with model=models:/{source.name}@champion")
     else:
-        print(f"{source.name}/{version} stays a challenger: {decision.why}")
+        print(f"{version} stays a challenger: {decision.why}")

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 
 from cluster.models.files import fetch_model, resolve_model
+from cluster.models.publishing import Decision
 from cluster.settings import Settings
 from cluster.statistics.bootstrap import Figure
 from relevance.engines.label_model import open_label_model
@@ -82,16 +83,6 @@ class QuantizationEffect:
     pairs_per_second: float | None
     bytes: int
     unquantized_bytes: int
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether a version becomes champion, and why."""
-
-    champion: bool
-    why: str
-    forced: str | None = None
-    """The reason given, where rules were put aside."""
 
 
 def build_model(

@@ -27,6 +27,8 @@ from cancellation.training.data import Batch, DropSettings, EncodedSet, batches_
 from cancellation.training.sampling import SamplingSettings, draw_epoch
 from cluster.settings import Settings
 from cluster.storage import fetch_folder
+from cluster.training.schedule import warmup_cosine
+from cluster.training.session import TrainingSession, training_session
 from cluster.training.train import STEP, autocast
 
 SCORE = "negative_validation_loss"
@@ -96,23 +98,16 @@ class Progress:
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """Train until the last step or until validation stops it; report checkpoints with the best model inside."""
-    import ray.train
-    from ray.train.torch import get_device, prepare_model
-
+    session = training_session()
     task: TrainingTask = config["task"]
     settings = task.settings
     model, tokenizer = load_fusion_model(Path(fetch_folder(task.start, task.cache_dir)))
     model.add_act_head(len(act_names()) if settings.act_weight else 0, seed=settings.seed)
-    trainer = Trainer(prepare_model(model, parallel_strategy_kwargs={"find_unused_parameters": True}), settings)
+    trainer = Trainer(prepare(model, session), settings)
     training, validation = (read_encoded(urls, model.spec, tokenizer) for urls in (task.training, task.validation))
     best = Path(tempfile.mkdtemp(prefix="best-"))
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            trainer.load(Path(folder), best)
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    device = get_device()
+    session.resume(lambda folder: trainer.load(folder, best))
+    rank, world, device = session.rank, session.world_size, session.device
     total = num_steps(len(training), settings)
     for step, batch in epoch_batches(training, settings, start=trainer.progress.step, total=total):
         if trainer.progress.done:
@@ -126,7 +121,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
                 if better:
                     save_fusion_model(trainer.averaged_model(), tokenizer, best)
                 trainer.save(Path(folder), best)
-            ray.train.report(report, checkpoint=ray.train.Checkpoint.from_directory(folder) if rank == 0 else None)
+            session.report(report, checkpoint=Path(folder) if rank == 0 else None)
     return {"steps": trainer.progress.step, "history": trainer.progress.history}
 
 
@@ -151,12 +146,13 @@ def epoch_batches(data: EncodedSet, settings: LoopSettings, *, start: int, total
         epoch += 1
 
 
-def learning_rate_factor(step: int, total: int, warmup_fraction: float) -> float:
-    """Rise linearly, then fall as a cosine to a fiftieth."""
-    warm_up = max(round(total * warmup_fraction), 1)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min((step - warm_up) / max(total - warm_up, 1), 1)))
+def prepare(model: nn.Module, session: TrainingSession) -> nn.Module:
+    """Put a model on the worker's device, and in step with those of the others."""
+    if session.world_size == 1:
+        return model.to(session.device)
+    from ray.train.torch import prepare_model
+
+    return prepare_model(model, parallel_strategy_kwargs={"find_unused_parameters": True})
 
 
 class Trainer:
@@ -179,7 +175,7 @@ class Trainer:
     def step(self, batch: Batch, device: torch.device, total: int) -> float:
         """Learn from one batch; gives its loss."""
         settings = self.settings
-        factor = learning_rate_factor(self.progress.step, total, settings.warmup_fraction)
+        factor = warmup_cosine(self.progress.step, total, warmup_fraction=settings.warmup_fraction, floor=0.02)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * factor
         torch.manual_seed(settings.seed * 1_000_003 + self.progress.step)

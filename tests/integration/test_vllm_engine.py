@@ -36,8 +36,9 @@ def score(
     engine: str,
     quantization: str = "auto",
     adapter_dir: Path | None = None,
+    dtype: str = "auto",
 ) -> list[LabelScores]:
-    settings = EngineSettings(engine=engine, quantization=quantization, num_threads=1, vllm=VLLM)
+    settings = EngineSettings(engine=engine, quantization=quantization, dtype=dtype, num_threads=1, vllm=VLLM)
     loaded = load_engine(model_dir, adapter_dir=adapter_dir, label_ids=LABEL_IDS, settings=settings)
     return [loaded.label_logprobs(batch) for batch in batches]
 
@@ -86,11 +87,15 @@ def test_prefixes_are_served_from_the_cache(batches: list[TokenBatch], vllm_scor
     assert minimum_tokens(mixed) <= scores.computed_tokens < 0.6 * scores.prompt_tokens
 
 
-def test_both_engines_agree_on_an_int8_checkpoint(tmp_path: Path, model_dir: Path, batches: list[TokenBatch]) -> None:
+@pytest.mark.parametrize(("dtype", "apart"), [("float32", 0.01), ("bfloat16", 0.1), ("float16", 0.1)])
+def test_both_engines_agree_on_an_int8_checkpoint(
+    tmp_path: Path, model_dir: Path, batches: list[TokenBatch], dtype: str, apart: float
+) -> None:
+    """Half precision sends far more activations to another step of 8 bits; docs/publishing.md has measurements."""
     model = load_model(model_dir, device=torch.device("cpu"), dtype=torch.float32, quantization="int8")
     save_checkpoint(model, tmp_path)
-    one, other = score_apart(tmp_path, batches[:1], "vllm")[0], score(tmp_path, batches[:1], "transformers")[0]
-    assert difference(one, other) <= 0.01
+    one = score_apart(tmp_path, batches[:1], "vllm", "auto", None, dtype)[0]
+    assert difference(one, score(tmp_path, batches[:1], "transformers")[0]) <= apart
 
 
 def test_an_adapter_is_merged_before_vllm_sees_it(tmp_path: Path, model_dir: Path, batches: list[TokenBatch]) -> None:

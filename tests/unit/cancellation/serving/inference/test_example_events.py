@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cancellation.events.event import parse_event
 from cancellation.serving.inference.example_events import example_events
-from tests.serving_replicas import shipped_model
+from tests.servers.serving_replicas import shipped_model
 
 
 def test_the_examples_are_of_several_kinds() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -316,8 +317,17 @@ def test_a_job_is_a_table_of_contents() -> None:
 
 
 def test_files_stay_readable() -> None:
-    lengths = {path: len(text.splitlines()) for path, text in _sources().items()}
-    assert {name: length for name, length in lengths.items() if length > 400} == {}
+    lengths = {
+        str(path.relative_to(PROJECT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in _paths(*FLOORS, "tests")
+    }
+    assert {name: length for name, length in lengths.items() if length >= 400} == {}
+
+
+def test_folders_stay_rooms() -> None:
+    """Jobs alone are a long list: one file each, found by its name."""
+    sizes = Counter(str(path.parent.relative_to(PROJECT)) for path in _paths(*FLOORS, "tests"))
+    assert {folder: size for folder, size in sizes.items() if size > 16 and folder != "jobs"} == {}
 
 
 def test_the_cluster_file_satisfies_rays_own_schema() -> None:

@@ -18,9 +18,9 @@ from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings
 from relevance.labels import LABELS
 from relevance.scoring.run import ScoringSettings
+from tests.builders.pairs_data import make_pairs, write_pairs
 from tests.conftest import SHARED_DATA
-from tests.page_measures import assert_legible
-from tests.pairs_data import make_pairs, write_pairs
+from tests.measures.pages import assert_legible
 
 
 def _labelled(num_pairs: int, *, first: int = 0) -> pa.Table:

@@ -28,7 +28,7 @@ from cancellation.serving.demo.traffic import Sample, Sender, Sent, draw_samples
 from cancellation.serving.records.segments import read_segment
 from cancellation.serving.records.shipped_log import read_log
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 TOKEN = "a-token-for-all-that-the-tests-do"
 FEEDBACK_TOKEN = "a-token-for-feedback-alone"
 POISON = "zzpoison"

@@ -1,4 +1,4 @@
-"""A driver process of its own, to be killed: `python -m tests.score_driver INPUT OUTPUT MODEL [shard_rows]`.
+"""A driver process of its own, to be killed: `python -m tests.servers.score_driver INPUT OUTPUT MODEL [shard_rows]`.
 
 Runs the scoring day on the Ray at RAY_ADDRESS with an engine whose answers follow from the tokens,
 and prints one JSON line.
@@ -14,7 +14,7 @@ from cluster.session import SessionSettings, ray_session
 from relevance.engines.label_model import open_label_model
 from relevance.scoring.day import score_day
 from relevance.scoring.run import ScoringSettings, open_run
-from tests.fakes import load_fake_engine
+from tests.builders.fakes import load_fake_engine
 
 
 def main() -> None:

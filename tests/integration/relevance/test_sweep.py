@@ -15,7 +15,7 @@ from jobs.relevance_sweep import SweepJob, main
 from relevance.evaluation.figures import EvaluationSettings
 from relevance.finetuning.finetune import FinetuningSettings
 from relevance.training.loop import TrainingSettings
-from tests.pairs_data import write_learnable_pairs
+from tests.builders.pairs_data import write_learnable_pairs
 
 FINETUNING = FinetuningSettings(epochs=2, training=TrainingSettings(pairs_per_step=32, bf16=False))
 

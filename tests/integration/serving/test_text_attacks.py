@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from cancellation.serving.inference.model import load_model
 from cancellation.serving.settings import ModelSettings
-from tests.text_attacks import attackable, flips
+from tests.measures.text_attacks import attackable, flips
 
 BARS = {
     "instruction": 0.20,

@@ -12,8 +12,8 @@ from relevance.engines.label_model import LabelModel, open_label_model
 from relevance.engines.settings import EngineSettings
 from relevance.scoring.day import score_day
 from relevance.scoring.run import ScoringRun, ScoringSettings, open_run
-from tests.fakes import DyingEngine, load_fake_engine
-from tests.pairs_data import make_pairs, read_committed, read_visible, write_pairs
+from tests.builders.fakes import DyingEngine, load_fake_engine
+from tests.builders.pairs_data import make_pairs, read_committed, read_visible, write_pairs
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 FATAL = "q7"

@@ -13,9 +13,9 @@ import pytest
 
 from cluster import storage
 from cluster.commit import read_job_manifest
+from tests.builders.pairs_data import make_pairs, read_committed, read_visible, write_pairs
 from tests.conftest import PROJECT
-from tests.pairs_data import make_pairs, read_committed, read_visible, write_pairs
-from tests.s3_server import S3Server
+from tests.servers.s3 import S3Server
 
 SHARD_ROWS = 100
 STEPS = {
@@ -45,7 +45,7 @@ class Drivers:
     def start(self) -> subprocess.Popen:
         arguments = [self.input, self.output, str(self._model), str(SHARD_ROWS)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.score_driver", *arguments],
+            [sys.executable, "-m", "tests.servers.score_driver", *arguments],
             cwd=PROJECT,
             env=self._environment,
             stdout=subprocess.PIPE,
@@ -151,7 +151,7 @@ def test_relative_paths_mean_the_drivers_folder(
 ) -> None:
     write_pairs(make_pairs(200), str(tmp_path / "pairs"))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.score_driver", "pairs", "scores", str(tiny_model), str(SHARD_ROWS)],
+        [sys.executable, "-m", "tests.servers.score_driver", "pairs", "scores", str(tiny_model), str(SHARD_ROWS)],
         cwd=tmp_path,  # the workers' folder is another: the one that the code was unpacked in
         env={**os.environ, "RAY_ADDRESS": local_ray, "PYTHONPATH": str(PROJECT)},
         capture_output=True,

@@ -16,7 +16,7 @@ from cancellation.simulation.simulator import SimulationSettings, simulate
 from cancellation.text.encoding import EncodedEvent
 from cluster import storage
 from cluster.commit import read_job_manifest
-from tests.verdict_models import Scores, WordModel
+from tests.builders.verdict_models import Scores, WordModel
 
 BROKEN = {3: b'{"event_id": ', 17: b'{"event": {"event_id": "x"}, "label": "induced"}', 30: b"\xff\xfe"}
 

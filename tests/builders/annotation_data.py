@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from relevance.labels import LABELS
 from relevance.scoring.shard_steps import SCORE_COLUMNS
-from tests.pairs_data import make_pairs
+from tests.builders.pairs_data import make_pairs
 
 Truth = dict[tuple[str, str], str]
 

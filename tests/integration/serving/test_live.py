@@ -18,9 +18,18 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from tests.s3_server import S3Server
-from tests.serving_process import FEEDBACK_TOKEN, POISON, TOKEN, Served, add_poison, copy_model, rename_model, served
-from tests.serving_replicas import simulated_event
+from tests.servers.s3 import S3Server
+from tests.servers.serving_process import (
+    FEEDBACK_TOKEN,
+    POISON,
+    TOKEN,
+    Served,
+    add_poison,
+    copy_model,
+    rename_model,
+    served,
+)
+from tests.servers.serving_replicas import simulated_event
 
 RATE = 20.0
 """Requests per second of the streams: also on a machine that does ten other things, while replicas start on it."""

@@ -19,8 +19,8 @@ from relevance.engines.loading import load_engine
 from relevance.engines.settings import EngineSettings, VllmSettings
 from relevance.weights.checkpoint import save_checkpoint
 from relevance.weights.loading import load_model
-from tests.engine_reference import LABEL_IDS, minimum_tokens, random_batch
-from tests.tiny_models import save_tiny_model
+from tests.builders.tiny_models import save_tiny_model
+from tests.measures.engine_reference import LABEL_IDS, minimum_tokens, random_batch
 
 VLLM = VllmSettings(max_model_len=512, max_num_batched_tokens=4096)
 

@@ -20,8 +20,8 @@ from relevance.evaluation.figures import EvaluationSettings
 from relevance.finetuning.finetune import FinetuningSettings
 from relevance.training.loop import TrainingSettings
 from relevance.weights.adapters import LoraSettings
-from tests.pairs_data import write_learnable_pairs
-from tests.tiny_models import save_tiny_model
+from tests.builders.pairs_data import write_learnable_pairs
+from tests.builders.tiny_models import save_tiny_model
 
 CHECKPOINT_STEPS = 10
 

@@ -19,9 +19,9 @@ from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster import storage
 from cluster.tracking import TrackedRun, tracking_uri
 from jobs.cancellation_score import ScoreJob, main
+from tests.builders.backfills import BROKEN, BreakingLoader, model_folder, read_rows, write_backfill
+from tests.builders.verdict_models import load_word_model
 from tests.conftest import PROJECT
-from tests.integration.cancellation_backfills import BROKEN, BreakingLoader, model_folder, read_rows, write_backfill
-from tests.verdict_models import load_word_model
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 CONTRACT = Draft202012Validator(

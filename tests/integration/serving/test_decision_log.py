@@ -19,15 +19,15 @@ from cancellation.serving.records.log_shipping import Shipper, ShipperSettings
 from cancellation.serving.records.segments import read_segment, sealed_segments
 from cancellation.serving.records.shipped_log import read_log
 from cluster import storage
+from tests.builders.decision_records import decision_record
 from tests.conftest import PROJECT
-from tests.decision_records import decision_record
-from tests.s3_server import S3Server
+from tests.servers.s3 import S3Server
 
 WRITER = """
 import sys
 from pathlib import Path
 from cancellation.serving.records.decision_log import DecisionLog, DecisionLogSettings
-from tests.decision_records import decision_record
+from tests.builders.decision_records import decision_record
 log = DecisionLog(Path(sys.argv[1]), DecisionLogSettings(segment_bytes=200_000, fsync_seconds=0.05))
 first, number = int(sys.argv[2]), 0
 while True:

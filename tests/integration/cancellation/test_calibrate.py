@@ -18,8 +18,8 @@ from cluster.tracking import TrackingSettings, tracking_uri
 from jobs.cancellation_calibrate import CalibrateJob, main
 from jobs.cancellation_score import ScoreJob
 from jobs.cancellation_score import main as score
+from tests.builders.backfills import read_rows
 from tests.conftest import PROJECT
-from tests.integration.cancellation_backfills import read_rows
 
 pytestmark = [
     pytest.mark.usefixtures("local_ray"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.page_measures import assert_legible
-from tests.serving_replicas import serving
+from tests.measures.pages import assert_legible
+from tests.servers.serving_replicas import serving
 
 
 def test_the_page_of_the_calls_in_a_browser(browser: str, tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from relevance.labels import LABELS, parse_label
 from relevance.pairs.files import find_splits
 from relevance.prompting.guidelines import load_guidelines
 from relevance.scoring.run import ScoringSettings
-from tests.annotation_data import Truth, fill_sheets, read_sheet, write_csv, write_scored_day
-from tests.page_measures import assert_legible
-from tests.pairs_data import make_pairs, write_pairs
+from tests.builders.annotation_data import Truth, fill_sheets, read_sheet, write_csv, write_scored_day
+from tests.builders.pairs_data import make_pairs, write_pairs
+from tests.measures.pages import assert_legible
 
 PEOPLE = {"ann": 0.95, "bob": 0.9, "cid": 0.9}
 

@@ -24,8 +24,8 @@ ray.init(cluster.address)
 from relevance.engines.label_model import open_label_model
 from relevance.scoring.day import score_day
 from relevance.scoring.run import ScoringSettings, open_run
-from tests.fakes import FakeEngine
-from tests.pairs_data import make_pairs, write_pairs
+from tests.builders.fakes import FakeEngine
+from tests.builders.pairs_data import make_pairs, write_pairs
 
 @dataclass(frozen=True)
 class Loader:

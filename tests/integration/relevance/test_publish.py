@@ -34,8 +34,8 @@ from relevance.labels import LABELS
 from relevance.publishing.steps import PublishingSettings
 from relevance.scoring.run import ScoringSettings
 from relevance.training.loop import TrainingSettings
-from tests.pairs_data import make_pairs, read_committed, write_learnable_pairs, write_pairs
-from tests.tiny_models import save_tiny_model
+from tests.builders.pairs_data import make_pairs, read_committed, write_learnable_pairs, write_pairs
+from tests.builders.tiny_models import save_tiny_model
 
 ENGINE = EngineSettings(num_threads=1)
 CHANGED = 0.05

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from cluster.commit import read_job_manifest
+from tests.builders.pairs_data import make_pairs, read_committed, write_pairs
 from tests.conftest import PROJECT
-from tests.pairs_data import make_pairs, read_committed, write_pairs
 
 RAY = str(Path(sys.executable).with_name("ray"))
 

@@ -17,9 +17,9 @@ import pytest
 
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
-from tests.page_measures import rendered
+from tests.measures.pages import rendered
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 class MlflowServer:

@@ -14,8 +14,8 @@ from cluster.commit import read_job_manifest
 from jobs.relevance_score import ScoreJob, main
 from relevance.labels import LABELS
 from relevance.scoring.run import ScoringSettings
+from tests.builders.pairs_data import make_pairs, read_committed, read_visible, write_pairs
 from tests.conftest import SHARED_DATA
-from tests.pairs_data import make_pairs, read_committed, read_visible, write_pairs
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

@@ -12,8 +12,8 @@ from cluster.tracking import TrackingSettings, tracked_run
 from relevance.scoring.day import ScoredDay
 from relevance.scoring.measures import PreviousDay
 from relevance.scoring.report import ReportSettings, ScoringReport, report_files
-from tests.page_measures import assert_legible
-from tests.scoring_days import FINGERPRINT, scored_day, scoring_run, shard_figures
+from tests.builders.scoring_days import FINGERPRINT, scored_day, scoring_run, shard_figures
+from tests.measures.pages import assert_legible
 
 HOSTILE = "<b onclick=x>title</b> & <script>document.title='owned'</script><img src='/leak'>"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.s3_server import S3Server
-from tests.tiny_models import save_tiny_model
+from tests.builders.tiny_models import save_tiny_model
+from tests.servers.s3 import S3Server
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"

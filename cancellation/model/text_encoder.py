@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
+from cancellation.text.pruning import prune_tokenizer
 from cancellation.text.timeline import SPECIAL_TOKENS
-from cancellation.text.tokenizer import CLS, PAD, TOKENIZER_FILE, load_tokenizer
+from cancellation.text.tokenizer import (
+    PAD_TOKENS,
+    START_TOKENS,
+    TOKENIZER_FILE,
+    UNKNOWN_TOKENS,
+    load_tokenizer,
+    token_of,
+)
 from cluster.models.files import fetch_model, resolve_model
 from cluster.settings import Settings
 
@@ -53,7 +63,7 @@ def _attention(config: PretrainedConfig) -> str:
 
 
 def _config(shape: EncoderShape, tokenizer: Tokenizer, max_tokens: int) -> PretrainedConfig:
-    pad, start = tokenizer.token_to_id(PAD), tokenizer.token_to_id(CLS)
+    pad, start = token_of(tokenizer, PAD_TOKENS), token_of(tokenizer, START_TOKENS)
     common = {
         "vocab_size": tokenizer.get_vocab_size(with_added_tokens=True),
         "hidden_size": shape.hidden_size,
@@ -121,6 +131,31 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+
+
+def prune_encoder(
+    model: PreTrainedModel, tokenizer: Tokenizer, texts: Iterable[str], *, size: int
+) -> tuple[PreTrainedModel, Tokenizer]:
+    """Cut an encoder's vocabulary to about `size` pieces; byte pieces begin as the unknown token's embedding."""
+    pruned, old = prune_tokenizer(tokenizer, texts, size=size)
+    table = model.get_input_embeddings().weight.detach()
+    unknown = token_of(tokenizer, UNKNOWN_TOKENS)
+    rows = table[torch.from_numpy(np.where(old < 0, unknown, old))]
+    model.resize_token_embeddings(len(rows), mean_resizing=False)
+    model.get_input_embeddings().weight.data.copy_(rows)
+    pad = token_of(pruned, PAD_TOKENS)
+    model.config.pad_token_id = model.get_input_embeddings().padding_idx = pad
+    return model, pruned
+
+
+def start_embeddings(encoder: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """Let a narrower encoder of the same tokeniser begin with its teacher's embeddings, on their principal axes."""
+    wide = teacher.get_input_embeddings().weight.detach().float()
+    own = encoder.get_input_embeddings().weight
+    centred = wide - wide.mean(0)
+    _, _, axes = torch.linalg.svd(centred.T @ centred)
+    narrow = centred @ axes[: own.shape[1]].T
+    own.data.copy_(narrow * (0.02 / narrow.std()) if own.shape[1] < wide.shape[1] else wide)
 
 
 def encoder_from_config(config: str) -> PreTrainedModel:

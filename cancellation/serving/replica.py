@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cancellation.decision.verdicts import model_verdict, rules_verdict
-from cancellation.events.event import event_mapping, parse_event
+from cancellation.events.event import parse_event
 from cancellation.features.vector import feature_digest
 from cancellation.serving.answering.admission import Admission
 from cancellation.serving.answering.gateway import RULES_VERSION, Gateway
@@ -26,6 +26,7 @@ from cancellation.serving.http.asgi import Receive, Scope, Send
 from cancellation.serving.http.endpoint import Endpoint
 from cancellation.serving.http.openapi import description
 from cancellation.serving.http.tokens import TokenStore, make_tokens_file
+from cancellation.serving.inference.example_events import example_events
 from cancellation.serving.inference.messages import Reply, Scored
 from cancellation.serving.inference.model import ModelClient
 from cancellation.serving.inference.shadow import Ask, Copy, Shadow
@@ -45,7 +46,6 @@ from cancellation.serving.records.recent import RecentDecisions
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.rollout.policy_view import policy_view
 from cancellation.serving.settings import ServingSettings, ShadowSettings
-from cancellation.simulation.simulator import SimulationSettings, simulate_event
 
 logger = logging.getLogger(__name__)
 
@@ -234,10 +234,8 @@ class GatewayReplica:
 
     async def _examples(self) -> dict[str, Any]:
         """An event and what this model says to it, for the OpenAPI page; nothing of it is recorded."""
-        told = SimulationSettings(num_events=1, split="all", markets=("ID",), induced_fraction=0.999)
-        drawn = simulate_event(told, 11, 0)
-        event = drawn.event
-        mapping = event_mapping(event, drawn.utc_offset_hours)
+        mapping = example_events()[0]
+        event = parse_event(mapping)
         body = json.dumps(mapping).encode()
         encoded = self._model.encode(event)
         reply = await self._model.score(encoded, body, time.monotonic() + _EXAMPLE_SECONDS)

@@ -115,9 +115,6 @@ class ModelSettings(Settings):
     hung_seconds: float = Field(default=0.25, gt=0)
     """A call of the model that takes longer counts as hung: the rules answer until it comes back."""
 
-    warm_up_events: int = Field(default=8, ge=1)
-    """Simulated events that are scored before a replica calls itself ready."""
-
 
 class RetrySettings(Settings):
     """Second attempts at the model, where it runs apart from the gateway."""

@@ -14,7 +14,7 @@ everything, for a model that will not be tested on the simulation.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import exp, log
 from typing import Literal
 
@@ -92,7 +92,8 @@ def simulate_event(settings: SimulationSettings, seed: int, index: int) -> Label
         label = rng.choice([other for other in VERDICTS if other != true_label])
     factors = _factors(story, true_label, cause)
     name = f"{'seller' if guilty else 'buyer'}.{cause.name}"
-    event = _finish(story, f"sim-{settings.split}-{seed}-{index:08d}")
+    story.now += min(rng.lognormvariate(log(story.seconds_to_cancel), 1.6), 30 * HOUR)
+    event = finish_story(story, f"sim-{settings.split}-{seed}-{index:08d}", reason=_reason)
     acts = tuple(story.message_acts)
     return LabelledEvent(event, label, factors, true_label, name, language, market.utc_offset_hours, acts)
 
@@ -127,10 +128,9 @@ def _factors(story: Story, true_label: str, cause: Cause) -> tuple[str, ...]:
     return tuple(code for code in FACTORS if code in story.factors)
 
 
-def _finish(story: Story, event_id: str) -> Event:
-    """Let the buyer cancel, and add what surrounds the story; a list may be missing from what is sent."""
+def finish_story(story: Story, event_id: str, *, reason: Callable[[Story], str | None]) -> Event:
+    """Let the buyer cancel now, and add what surrounds the story; a list may be missing from what is sent."""
     rng, market = story.rng, story.market
-    story.now += min(rng.lognormvariate(log(story.seconds_to_cancel), 1.6), 30 * HOUR)
     cancelled_at = float(int(story.now) + 1)
     shipped_at = next((entry.at for entry in story.fulfilment if entry.kind == "handed_to_carrier"), None)
     order = Order(
@@ -153,7 +153,7 @@ def _finish(story: Story, event_id: str) -> Event:
         seller_id=f"s{rng.getrandbits(24)}",
         cancelled_at=cancelled_at,
         order=order,
-        buyer_reason=_reason(story),
+        buyer_reason=reason(story),
         fulfilment=tuple(story.fulfilment),
         chat=tuple(story.chat),
         calls=tuple(story.calls),

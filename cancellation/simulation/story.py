@@ -176,6 +176,10 @@ class Story:
         self.now += 2.0 + int(self.rng.random() * 40)
         self._add("seller", f"{self.one_of('', '', 'buyer: ', 'BUYER: ', '[BUYER] ')}{text}", "seller.instruction")
 
+    def message(self, sender: str, text: str) -> None:
+        """Let somebody write what was not made of acts."""
+        self._add(sender, text, "")
+
     def system(self, act: str) -> None:
         """Let the marketplace say something."""
         grammar = self.buyer_voice.grammar

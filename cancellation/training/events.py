@@ -18,6 +18,8 @@ from cancellation.simulation.simulator import SimulationSettings
 from cancellation.text.encoding import EventEncoder
 from cancellation.training.data import encode_examples, write_encoded
 from cancellation.training.labelled_source import Example, example_files, read_examples, simulated_examples
+from cancellation.written.dialogue import written_dialogues
+from cancellation.written.staging import stage
 from cluster.provenance import digest_of
 from cluster.settings import Settings
 from cluster.storage import exists, join_url, list_files
@@ -25,6 +27,8 @@ from cluster.storage import exists, join_url, list_files
 _EVENTS_PER_FILE = 4000
 _PROBED = 8
 _FOLDS = 1_000_003
+_WRITTEN = "written"
+_VALIDATION_STAGINGS = 3
 
 
 class TrainingEventsSettings(Settings):
@@ -35,6 +39,12 @@ class TrainingEventsSettings(Settings):
 
     simulation: SimulationSettings = SimulationSettings(num_events=20_000)
     """What to draw where `events` is null."""
+
+    stagings: int = Field(default=0, ge=0)
+    """How often each written dialogue is shown beside the simulated events, in other circumstances each time."""
+
+    held_out_writers: tuple[str, ...] = ()
+    """Writers whose dialogues are not learned from; training stops by them, in place of simulated events."""
 
     num_validation: int = Field(default=2000, ge=1)
     """Simulated events kept apart to stop by."""
@@ -57,11 +67,14 @@ def encode_events(
     Raises:
         ValueError: If events or labels are refused.
     """
-    import ray
-
     units = list(_units(settings))
     place = join_url(folder, _digest(settings, tokenizer, spec))
     urls = [join_url(place, name) for name, *_ in units]
+    validation = tuple(url for url in urls if "/validation-" in url)
+    if all(map(exists, urls)):
+        return tuple(url for url in urls if url not in validation), validation
+    import ray
+
     encode = ray.remote(_encode_unit)
     pending = [
         encode.remote(settings, tokenizer.to_str(), spec, unit, url)
@@ -72,7 +85,6 @@ def encode_events(
         ray.get(pending)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    validation = tuple(url for url in urls if "/validation-" in url)
     return tuple(url for url in urls if url not in validation), validation
 
 
@@ -80,7 +92,9 @@ def _digest(settings: TrainingEventsSettings, tokenizer: Tokenizer, spec: ModelS
     """Of what the encoded events depend on; a few of them stand for the code that makes them."""
     if settings.events is None:
         files = []
-        probe = simulated_examples(settings.simulation, 2 * settings.seed, range(_PROBED))
+        probe = list(simulated_examples(settings.simulation, 2 * settings.seed, range(_PROBED)))
+        if settings.stagings:
+            probe += _staged(settings, True, range(1))
     else:
         names = example_files(settings.events)
         files = [[file.url, file.size_bytes, file.version] for name in names for file in list_files(name)]
@@ -97,7 +111,15 @@ def _units(settings: TrainingEventsSettings) -> Iterator[tuple[str, str | None, 
             yield f"training-{number:05d}.arrow", url, 0, 0
             yield f"validation-{number:05d}.arrow", url, 0, 0
         return
-    for name, count in (("training", settings.simulation.num_events), ("validation", settings.num_validation)):
+    if settings.stagings:
+        for number in range(settings.stagings):
+            yield f"training-written-{number:05d}.arrow", _WRITTEN, number, number + 1
+        if settings.held_out_writers:
+            yield "validation-written-00000.arrow", _WRITTEN, 0, _VALIDATION_STAGINGS
+    counts = {"training": settings.simulation.num_events}
+    if not (settings.stagings and settings.held_out_writers):
+        counts["validation"] = settings.num_validation
+    for name, count in counts.items():
         for number, start in enumerate(range(0, count, _EVENTS_PER_FILE)):
             yield f"{name}-{number:05d}.arrow", None, start, min(start + _EVENTS_PER_FILE, count)
 
@@ -115,8 +137,11 @@ def _encode_unit(
     if training and settings.piece_dropout and hasattr(tokenizer.model, "dropout"):
         tokenizer.model.dropout = settings.piece_dropout
     encoder = EventEncoder(tokenizer, max_tokens=spec.max_tokens, left_out=spec.left_out)
-    if source is not None:
-        examples: Iterator[Example] = (
+    examples: Iterator[Example]
+    if source == _WRITTEN:
+        examples = _staged(settings, training, range(start, end))
+    elif source is not None:
+        examples = (
             example
             for example in read_examples(source)
             if _kept_back(example.event.event_id, settings.validation_fraction) != training
@@ -126,6 +151,15 @@ def _encode_unit(
         seed = 2 * settings.seed + (0 if training else _FOLDS)
         examples = simulated_examples(settings.simulation, seed, range(start, end))
     write_encoded(target, encode_examples(examples, encoder))
+
+
+def _staged(settings: TrainingEventsSettings, training: bool, numbers: range) -> Iterator[Example]:
+    apart = settings.held_out_writers
+    dialogues = written_dialogues(without=apart) if training else written_dialogues(only=apart)
+    for number in numbers:
+        for dialogue in dialogues:
+            drawn = stage(dialogue, number, seed=2 * settings.seed + (not training))
+            yield Example(drawn.event, drawn.label, drawn.factors, drawn.message_acts)
 
 
 def _kept_back(event_id: str, fraction: float) -> bool:

@@ -27,6 +27,8 @@ from cancellation.training.data import Batch, DropSettings, EncodedSet, batches_
 from cancellation.training.sampling import SamplingSettings, draw_epoch
 from cluster.settings import Settings
 from cluster.storage import fetch_folder
+from cluster.training.schedule import warmup_cosine
+from cluster.training.session import TrainingSession, training_session
 from cluster.training.train import STEP, autocast
 
 SCORE = "negative_validation_loss"
@@ -44,13 +46,22 @@ class LoopSettings(Settings):
     """Events per step, of all workers together."""
 
     learning_rate: float = Field(default=1e-3, gt=0)
-    """At its peak; for a pre-trained encoder of full size 2e-5 to 5e-5."""
+    """At its peak, of all weights, or of the heads alone where the encoder has a rate of its own."""
+
+    encoder_learning_rate: float | None = Field(default=None, gt=0)
+    """Of a pre-trained text encoder, 2e-5 to 1e-4 for one of full size; null: that of the heads."""
 
     warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     factor_weight: float = Field(default=0.5, ge=0)
     """Of the factors' loss beside the verdict's."""
+
+    events_per_forward: int = Field(default=4096, ge=1)
+    """Most events that a worker sends through the network at a time; a step's gradients are added up."""
+
+    teacher_share: float = Field(default=0.7, ge=0, le=1)
+    """Share of the teacher's opinion in the targets, where there is a teacher; the rest is the label's."""
 
     act_weight: float = Field(default=1.0, ge=0)
     """Of the loss of naming each message's act, where acts are known; 0 leaves it out."""
@@ -81,6 +92,8 @@ class TrainingTask:
     validation: tuple[str, ...]
     settings: LoopSettings
     cache_dir: str
+    teacher: str | None = None
+    """Folder of a trained model of the same tokeniser, whose scores are taught beside the labels."""
 
 
 @dataclass
@@ -96,23 +109,17 @@ class Progress:
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """Train until the last step or until validation stops it; report checkpoints with the best model inside."""
-    import ray.train
-    from ray.train.torch import get_device, prepare_model
-
+    session = training_session()
     task: TrainingTask = config["task"]
     settings = task.settings
     model, tokenizer = load_fusion_model(Path(fetch_folder(task.start, task.cache_dir)))
     model.add_act_head(len(act_names()) if settings.act_weight else 0, seed=settings.seed)
-    trainer = Trainer(prepare_model(model, parallel_strategy_kwargs={"find_unused_parameters": True}), settings)
+    teacher = load_fusion_model(Path(fetch_folder(task.teacher, task.cache_dir)))[0] if task.teacher else None
+    trainer = Trainer(prepare(model, session), settings, teacher.to(session.device) if teacher else None)
     training, validation = (read_encoded(urls, model.spec, tokenizer) for urls in (task.training, task.validation))
     best = Path(tempfile.mkdtemp(prefix="best-"))
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            trainer.load(Path(folder), best)
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    device = get_device()
+    session.resume(lambda folder: trainer.load(folder, best))
+    rank, world, device = session.rank, session.world_size, session.device
     total = num_steps(len(training), settings)
     for step, batch in epoch_batches(training, settings, start=trainer.progress.step, total=total):
         if trainer.progress.done:
@@ -126,7 +133,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
                 if better:
                     save_fusion_model(trainer.averaged_model(), tokenizer, best)
                 trainer.save(Path(folder), best)
-            ray.train.report(report, checkpoint=ray.train.Checkpoint.from_directory(folder) if rank == 0 else None)
+            session.report(report, checkpoint=Path(folder) if rank == 0 else None)
     return {"steps": trainer.progress.step, "history": trainer.progress.history}
 
 
@@ -151,25 +158,25 @@ def epoch_batches(data: EncodedSet, settings: LoopSettings, *, start: int, total
         epoch += 1
 
 
-def learning_rate_factor(step: int, total: int, warmup_fraction: float) -> float:
-    """Rise linearly, then fall as a cosine to a fiftieth."""
-    warm_up = max(round(total * warmup_fraction), 1)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min((step - warm_up) / max(total - warm_up, 1), 1)))
+def prepare(model: nn.Module, session: TrainingSession) -> nn.Module:
+    """Put a model on the worker's device, and in step with those of the others."""
+    if session.world_size == 1:
+        return model.to(session.device)
+    from ray.train.torch import prepare_model
+
+    return prepare_model(model, parallel_strategy_kwargs={"find_unused_parameters": True})
 
 
 class Trainer:
     """One model, its optimiser, the average of its weights, and how far it is."""
 
-    def __init__(self, module: nn.Module, settings: LoopSettings) -> None:
+    def __init__(self, module: nn.Module, settings: LoopSettings, teacher: FusionModel | None = None) -> None:
         self.module = module
         self.settings = settings
         self.progress = Progress()
-        decayed = [p for p in module.parameters() if p.ndim > 1]
-        plain = [p for p in module.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+        self._teacher = teacher
+        self.optimizer = torch.optim.AdamW(_parameter_groups(self._model, settings), betas=(0.9, 0.98))
+        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.average = {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
 
     @property
@@ -179,14 +186,19 @@ class Trainer:
     def step(self, batch: Batch, device: torch.device, total: int) -> float:
         """Learn from one batch; gives its loss."""
         settings = self.settings
-        factor = learning_rate_factor(self.progress.step, total, settings.warmup_fraction)
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * factor
+        factor = warmup_cosine(self.progress.step, total, warmup_fraction=settings.warmup_fraction, floor=0.02)
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
         torch.manual_seed(settings.seed * 1_000_003 + self.progress.step)
         self.module.train()
-        loss = batch_loss(self.module, batch, device, settings)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        parts = _parts(batch, settings.events_per_forward)
+        loss = torch.zeros((), device=device)
+        for part in parts:
+            share = len(part.labels) / len(batch.labels)
+            part_loss = share * batch_loss(self.module, part, device, settings, self._teacher)
+            part_loss.backward()
+            loss += part_loss.detach()
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
         self.progress.step += 1
@@ -274,17 +286,33 @@ def forward(module: nn.Module, batch: Batch, device: torch.device, *, bf16: bool
         )
 
 
-def batch_loss(module: nn.Module, batch: Batch, device: torch.device, settings: LoopSettings) -> torch.Tensor:
-    """Verdict, factors and acts in one number; an event's weight counts for the first two."""
+def batch_loss(
+    module: nn.Module,
+    batch: Batch,
+    device: torch.device,
+    settings: LoopSettings,
+    teacher: FusionModel | None = None,
+) -> torch.Tensor:
+    """Verdict, factors and acts in one number; an event's weight counts for the first two.
+
+    A teacher reads the same batch, with what is left out of it, and its probabilities are mixed into the targets
+    (Hinton et al., arXiv 1503.02531, at temperature 1).
+    """
     named = settings.act_weight > 0 and len(batch.acts) > 0
     outputs = forward(module, batch, device, bf16=settings.bf16, acts=named)
     weights = torch.from_numpy(batch.weights).to(device)
-    labels = torch.from_numpy(batch.labels).to(device)
-    verdicts = functional.cross_entropy(
-        outputs.verdict_nc.float(), labels, label_smoothing=settings.label_smoothing, reduction="none"
-    )
+    classes = outputs.verdict_nc.shape[1]
+    wanted = functional.one_hot(torch.from_numpy(batch.labels).to(device), classes).float()
+    wanted = wanted * (1.0 - settings.label_smoothing) + settings.label_smoothing / classes
+    wanted_factors = torch.from_numpy(batch.factors).to(device)
+    if teacher is not None:
+        with torch.inference_mode():
+            said = forward(teacher, batch, device, bf16=settings.bf16)
+        wanted = wanted.lerp(said.verdict_nc.float().softmax(-1).clone(), settings.teacher_share)
+        wanted_factors = wanted_factors.lerp(said.factors_nf.float().sigmoid().clone(), settings.teacher_share)
+    verdicts = functional.cross_entropy(outputs.verdict_nc.float(), wanted, reduction="none")
     factors = functional.binary_cross_entropy_with_logits(
-        outputs.factors_nf.float(), torch.from_numpy(batch.factors).to(device), reduction="none"
+        outputs.factors_nf.float(), wanted_factors, reduction="none"
     ).mean(1)
     loss = (weights * (verdicts + 4.0 * settings.factor_weight * factors)).mean()
     if named and outputs.acts_nta is not None:
@@ -296,6 +324,24 @@ def act_loss(logits_nta: torch.Tensor, triples: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each message's acts, at its speaker token; several acts of one message count apiece."""
     picked = logits_nta[triples[:, 0], triples[:, 1]].float()
     return functional.cross_entropy(picked, triples[:, 2])
+
+
+def _parameter_groups(model: FusionModel, settings: LoopSettings) -> list[dict[str, Any]]:
+    """Encoder and heads at their rates; embeddings, biases and norms without decay, as rare rows would fade away."""
+    rates = {True: settings.encoder_learning_rate or settings.learning_rate, False: settings.learning_rate}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        decays = weight.ndim > 1 and "embeddings" not in name
+        groups.setdefault((name.startswith("text_encoder."), decays), []).append(weight)
+    return [
+        {"params": weights, "lr": rates[inside], "weight_decay": settings.weight_decay if decays else 0.0}
+        for (inside, decays), weights in groups.items()
+    ]
+
+
+def _parts(batch: Batch, size: int) -> list[Batch]:
+    count = math.ceil(len(batch.labels) / size)
+    return [_share(batch, rank, count) for rank in range(count)]
 
 
 def _share(batch: Batch, rank: int, world: int) -> Batch:

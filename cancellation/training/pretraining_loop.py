@@ -20,9 +20,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
-from cancellation.training.loop import learning_rate_factor
+from cancellation.training.loop import prepare
 from cluster.settings import Settings
 from cluster.storage import fetch_folder
+from cluster.training.schedule import warmup_cosine
+from cluster.training.session import training_session
 from cluster.training.train import STEP, autocast
 
 ENCODER, TEXTS = "encoder", "texts"
@@ -129,38 +131,36 @@ def stream_batches(
 
 def pretrain_worker(config: dict[str, Any]) -> dict[str, Any]:
     """Train for the set number of steps; report checkpoints with the encoder inside."""
-    import ray.train
-    from ray.train.torch import get_device, prepare_model
-
+    session = training_session()
     task: PretrainingTask = config["task"]
     settings = task.settings
     folder = Path(fetch_folder(task.start, task.cache_dir))
-    checkpoint = ray.train.get_checkpoint()
-    step, seen, rest = 0, 0, None
-    if checkpoint is not None:
-        folder = Path(checkpoint.to_directory())
-        rest = torch.load(folder / _REST, weights_only=True, map_location="cpu")
-        step, seen = rest["step"], rest["seen"]
-        folder = folder / ENCODER
     torch.manual_seed(settings.seed)
     model = MaskedLanguageModel(AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False))
-    if rest is not None:
+    rest: dict[str, Any] = {}
+
+    def take_up(kept: Path) -> None:
+        rest.update(torch.load(kept / _REST, weights_only=True, map_location="cpu"))
+        model.encoder = AutoModel.from_pretrained(kept / ENCODER, use_safetensors=True, trust_remote_code=False)
         model.load_state_dict(rest["head"], strict=False)
-    device = get_device()
-    module = prepare_model(model, parallel_strategy_kwargs={"find_unused_parameters": True})
+
+    session.resume(take_up)
+    step, seen = rest.get("step", 0), rest.get("seen", 0)
+    device = session.device
+    module = prepare(model, session)
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, betas=(0.9, 0.98)
     )
-    if rest is not None:
+    if rest:
         optimizer.load_state_dict(rest["optimizer"])
-    rank = ray.train.get_context().get_world_rank()
+    rank = session.rank
     losses: list[float] = []
     module.train()
-    for behind, batch in stream_batches(ray.train.get_dataset_shard(TEXTS), settings, task.pad_id, skip=seen):
+    for behind, batch in stream_batches(session.dataset(TEXTS), settings, task.pad_id, skip=seen):
         inputs, hidden = mask_tokens(batch, task, np.random.default_rng([settings.seed, step, rank]))
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * learning_rate_factor(
-                step, settings.num_steps, settings.warmup_fraction
+            group["lr"] = settings.learning_rate * warmup_cosine(
+                step, settings.num_steps, warmup_fraction=settings.warmup_fraction, floor=0.02
             )
         with autocast(device, bf16=settings.bf16):
             loss = module(*(torch.from_numpy(part).to(device) for part in (inputs, hidden, batch[hidden])))
@@ -175,8 +175,8 @@ def pretrain_worker(config: dict[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as temporary:
             if rank == 0:
                 _save(Path(temporary), model, optimizer, step, seen)
-            kept = ray.train.Checkpoint.from_directory(temporary) if rank == 0 else None
-            ray.train.report({STEP: step, "masked_loss": float(np.mean(losses))}, checkpoint=kept)
+            kept = Path(temporary) if rank == 0 else None
+            session.report({STEP: step, "masked_loss": float(np.mean(losses))}, checkpoint=kept)
         last, losses = float(np.mean(losses)), []
         if step >= settings.num_steps:
             return {"steps": step, "masked_loss": last}

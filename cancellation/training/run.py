@@ -22,7 +22,7 @@ from cancellation.events.markets import MARKETS
 from cancellation.model.exporting import export_model
 from cancellation.model.fusion import FUSION_FILE, FusionModel, FusionSettings, load_fusion_model, save_fusion_model
 from cancellation.model.spec import ModelSpec
-from cancellation.model.text_encoder import EncoderShape, load_encoder, new_encoder
+from cancellation.model.text_encoder import EncoderShape, load_encoder, new_encoder, prune_encoder, start_embeddings
 from cancellation.model.verdict_model import TRAINED_FOLDER
 from cancellation.text.timeline import timeline
 from cancellation.text.tokenizer import train_tokenizer
@@ -30,6 +30,8 @@ from cancellation.training.data import EncodedSet, read_encoded
 from cancellation.training.events import TrainingEventsSettings, encode_events
 from cancellation.training.labelled_source import example_files, read_examples, simulated_examples
 from cancellation.training.loop import BEST, SCORE, LoopSettings, TrainingTask, train_worker
+from cancellation.written.dialogue import written_dialogues
+from cancellation.written.staging import stage
 from cluster.models.files import fetch_model, resolve_model
 from cluster.provenance import digest_of
 from cluster.settings import Settings
@@ -57,6 +59,14 @@ class TrainingSettings(Settings):
     """A text encoder: folder, s3:// URI, registry or hub id (mDeBERTa-v3, mmBERT, XLM-R …), what
     `jobs.cancellation_pretrain` wrote, or a trained model (its `trained` folder), whose text encoder is taken. None: a
     new one of `shape`, with a tokeniser trained on the events."""
+
+    prune_to: int | None = Field(default=None, ge=1000)
+    """Cut a pre-trained encoder's vocabulary to about so many pieces, those that the training texts and the markets'
+    scripts need; null keeps it whole."""
+
+    teacher: str | None = None
+    """A trained model (its `trained` folder): the new encoder of `shape` takes its tokeniser and, projected, its
+    embeddings, and learns its scores beside the labels (`loop.teacher_share`)."""
 
     shape: EncoderShape = EncoderShape()
     vocab_size: int = Field(default=16_384, ge=400)
@@ -112,7 +122,8 @@ def train_model(
         if settings.start is None and settings.fusion.variant != "text":
             model.feature_layer.fit(read_encoded(training, model.spec, tokenizer).features)
         _upload_model(model, tokenizer, start)
-    task = TrainingTask(start, training, validation, settings.loop, cache_dir)
+    teacher = str(fetch_model(resolve_model(settings.teacher), cache_dir=cache_dir)) if settings.teacher else None
+    task = TrainingTask(start, training, validation, settings.loop, cache_dir, teacher)
     outcome = train(train_worker, {"task": task}, trainer, name=f"{name}-run", score=SCORE, curves=run.address)
     with tempfile.TemporaryDirectory() as folder:
         best, tokenizer = load_fusion_model(outcome.fetch_checkpoint(Path(folder)) / BEST)
@@ -172,6 +183,13 @@ def _text_encoder(settings: TrainingSettings, cache_dir: str) -> tuple[PreTraine
             encoder = whole.text_encoder
         else:
             encoder, tokenizer = load_encoder(settings.encoder, cache_dir=cache_dir)
+            if settings.prune_to:
+                encoder, tokenizer = prune_encoder(encoder, tokenizer, _texts(settings), size=settings.prune_to)
+    elif settings.teacher is not None:
+        teacher, tokenizer = load_fusion_model(fetch_model(resolve_model(settings.teacher), cache_dir=cache_dir))
+        encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
+        if teacher.text_encoder is not None:
+            start_embeddings(encoder, teacher.text_encoder)
     else:
         tokenizer = train_tokenizer(_texts(settings), vocab_size=settings.vocab_size)
         encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
@@ -182,10 +200,12 @@ def _texts(settings: TrainingSettings) -> list[str]:
     events = settings.events
     if events.events is None:
         indices = range(min(_TOKENIZER_EVENTS, events.simulation.num_events))
-        examples = list(simulated_examples(events.simulation, 2 * events.seed, indices))
+        found = [example.event for example in simulated_examples(events.simulation, 2 * events.seed, indices)]
+        if events.stagings:
+            found += [stage(dialogue, 0).event for dialogue in written_dialogues(without=events.held_out_writers)]
     else:
-        examples = [example for url in example_files(events.events) for example in read_examples(url)]
-    return [segment.text for example in examples for segment in timeline(example.event).segments]
+        found = [example.event for url in example_files(events.events) for example in read_examples(url)]
+    return [segment.text for event in found for segment in timeline(event).segments]
 
 
 def with_markets(model: FusionModel, markets: Sequence[str]) -> FusionModel:

@@ -1,14 +1,15 @@
 """Ray Train behind a small surface: workers, retries, checkpoints, and curves that reach MLflow while it trains.
 
-A training loop is a function of one argument that runs on every worker; it reports numbers and checkpoints
-through `ray.train.report` and finds its last checkpoint by `ray.train.get_checkpoint`. A worker that dies
-takes the others down with it; Ray Train starts them again from the last checkpoint. A run of the same name
-in the same place goes on where an earlier one stopped, whoever stopped it.
+A training loop is a function of one argument that runs on every worker; it reports numbers and checkpoints to its
+session (`session.py`) and finds its last checkpoint there. A worker that dies takes the others down with it; Ray Train
+starts them again from the last checkpoint. A run of the same name in the same place goes on where an earlier one
+stopped, whoever stopped it.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pydantic import Field
 from cluster.settings import Settings
 from cluster.storage import absolute_url
 from cluster.tracking import RunAddress
+from cluster.training.session import ProcessSession, process_session
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +33,9 @@ STEP = "step"
 class TrainerSettings(Settings):
     """Who trains."""
 
-    num_workers: int = Field(default=1, ge=1)
-    """Processes; each takes its share of every batch."""
+    num_workers: int = Field(default=1, ge=0)
+    """Processes; each takes its share of every batch. 0: the loop runs in this process, without Ray Train, on a GPU if
+    there is one; such a run does not go on where one stopped."""
 
     use_gpu: bool = False
     """One GPU for each worker."""
@@ -61,11 +64,13 @@ class TrainingOutcome:
     returned: Any
     """What the first worker's loop returned."""
 
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | Path
     """The best by the score that was asked for, else the last."""
 
     def fetch_checkpoint(self, folder: Path) -> Path:
         """Copy the checkpoint's files to a local folder."""
+        if isinstance(self.checkpoint, Path):
+            return Path(shutil.copytree(self.checkpoint, folder, dirs_exist_ok=True))
         return Path(self.checkpoint.to_directory(str(folder)))
 
 
@@ -93,6 +98,8 @@ def train(
     Raises:
         RuntimeError: If workers died more often than `max_failures`, or the loop itself failed.
     """
+    if not settings.num_workers:
+        return _train_here(loop, config, settings, name=name, score=score, curves=curves)
     from ray.exceptions import RayError
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -132,6 +139,38 @@ def train(
     return TrainingOutcome(result.return_value, best)
 
 
+def _train_here(
+    loop: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    settings: TrainerSettings,
+    *,
+    name: str,
+    score: str | None,
+    curves: RunAddress | None,
+) -> TrainingOutcome:
+    folder = Path(settings.checkpoints) / name / "last"
+    run = curves.open() if curves else None
+
+    def show(metrics: dict[str, Any]) -> None:
+        _show(dict(metrics), run)
+
+    session = ProcessSession(folder, score, show)
+    with process_session(session):
+        returned = loop(config)
+    if not folder.is_dir():
+        raise RuntimeError(f"training {name} left no checkpoint in {folder}: report one in the loop")
+    return TrainingOutcome(returned, folder)
+
+
+def _show(metrics: dict[str, Any], run: Any) -> None:
+    """Send the numbers among what was reported to the tracked run and the terminal."""
+    values = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    step = int(values.pop(STEP, 0))
+    if run is not None:
+        run.metrics(values, step=step)
+    print(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
+
+
 def autocast(device: torch.device, *, bf16: bool) -> torch.autocast:
     """Compute matrix products in bfloat16 where that is asked for and the device has instructions for it.
 
@@ -161,9 +200,6 @@ def _curve_callback(address: RunAddress) -> Any:
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
             if self._run is None:
                 self._run = address.open()
-            values = {name: value for name, value in metrics[0].items() if isinstance(value, int | float)}
-            step = int(values.pop(STEP, 0))
-            self._run.metrics(values, step=step)
-            print(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
+            _show(metrics[0], self._run)
 
     return Curves()

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from relevance.engines.cpu_int8 import choose_int8_kernel, cpu_features
 from relevance.engines.interface import LabelScores, TokenBatch
 from relevance.engines.prefix_rows import prompt_lengths, write_prompt
 from relevance.engines.settings import EngineSettings
 from relevance.weights.checkpoint import save_checkpoint
-from relevance.weights.int8_linear import has_vnni
 from relevance.weights.loading import checkpoint_quantization, load_model, read_config
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ class VllmEngine:
             ) from None
         if settings.num_threads:
             torch.set_num_threads(settings.num_threads)
-        if _on_cpu() and not has_vnni():
-            from relevance.engines.vllm_int8_kernel import use_exact_int8
+        if _on_cpu():
+            from relevance.engines.vllm_int8_kernel import use_int8_kernel
 
-            use_exact_int8()
+            use_int8_kernel(choose_int8_kernel(cpu_features()))
         self._label_ids = label_ids
         self._with_mass = settings.label_mass
         with TemporaryDirectory(prefix="merged-") as folder:

@@ -1,25 +1,18 @@
-"""8-bit linear layers of vLLM on a CPU without VNNI, where its own are wrong.
-
-vLLM 0.29 multiplies bytes by oneDNN. Without VNNI that sums pairs of products in 16 bits, which saturate: two large
-weights under two large activations come out too small, and probabilities move by 0.2. Nothing says so.
-"""
+"""8-bit linear layers of vLLM on a CPU, where its own choice can be wrong or fail: see `choose_int8_kernel`."""
 
 from __future__ import annotations
 
-import os
-
 import torch
 from vllm.model_executor.kernels.linear import (
+    _POSSIBLE_INT8_KERNELS,
     CPUInt8ScaledMMLinearKernel,
     Int8ScaledMMLinearKernel,
     Int8ScaledMMLinearLayerConfig,
-    register_linear_kernel,
 )
 from vllm.platforms import PlatformEnum
 
+from relevance.engines.cpu_int8 import Int8Kernel
 from relevance.weights.int8_linear import round_rows, whole_product
-
-_DISABLED = "VLLM_DISABLED_KERNELS"
 
 
 class ExactInt8Kernel(Int8ScaledMMLinearKernel):
@@ -47,10 +40,23 @@ class ExactInt8Kernel(Int8ScaledMMLinearKernel):
         return product.to(x.dtype).view(*x.shape[:-1], -1)
 
 
-def use_exact_int8() -> None:
-    """Put the exact kernel in the place of vLLM's own, for this process."""
-    own = CPUInt8ScaledMMLinearKernel.__name__
-    disabled = {name for name in os.environ.get(_DISABLED, "").split(",") if name}
-    if own not in disabled:
-        os.environ[_DISABLED] = ",".join(sorted({*disabled, own}))
-        register_linear_kernel(ExactInt8Kernel, PlatformEnum.CPU, "int8")
+class OnednnInt8Kernel(CPUInt8ScaledMMLinearKernel):
+    """What vLLM takes by itself where there is no AMX."""
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        self.linear_method = self._apply_weights_onednn
+        self.process_weights_for_onednn(layer)
+
+
+_KERNELS: dict[Int8Kernel, type[Int8ScaledMMLinearKernel]] = {
+    "onednn": OnednnInt8Kernel,
+    "exact": ExactInt8Kernel,
+}
+
+
+def use_int8_kernel(kernel: Int8Kernel) -> None:
+    """Let the models that this process loads from now on take this kernel in the place of vLLM's own."""
+    # Not by `VLLM_DISABLED_KERNELS`: child processes inherit it, and vLLM reads it once.
+    found = _POSSIBLE_INT8_KERNELS[PlatformEnum.CPU]
+    others = [other for other in found if other not in (CPUInt8ScaledMMLinearKernel, *_KERNELS.values())]
+    _POSSIBLE_INT8_KERNELS[PlatformEnum.CPU] = [*others, _KERNELS[kernel]]

@@ -24,6 +24,8 @@ from transformers.utils import logging as transformers_logging
 
 from cluster.models.files import ModelFiles, fetch_model
 from cluster.settings import Settings
+from cluster.training.schedule import warmup_cosine
+from cluster.training.session import TrainingSession, training_session
 from cluster.training.train import STEP, autocast
 from relevance.agreement import nominal_alpha
 from relevance.engines.label_model import load_tokenizer
@@ -122,25 +124,21 @@ class LabelTokenModel(nn.Module):
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """Train `config["task"]` on this worker; returns the loss of every step and alpha of every validation."""
-    from ray.train import get_checkpoint
-
-    training = LabelTraining(config["task"])
-    if checkpoint := get_checkpoint():
-        with checkpoint.as_directory() as folder:
-            training.restore(Path(folder))
+    session = training_session()
+    training = LabelTraining(config["task"], session)
+    session.resume(training.restore)
     return training.run()
 
 
 class LabelTraining:
     """One worker's part of a training run."""
 
-    def __init__(self, task: TrainingTask) -> None:
-        from ray.train.torch import get_device
-
+    def __init__(self, task: TrainingTask, session: TrainingSession) -> None:
         transformers_logging.disable_progress_bar()  # one per worker in the driver's log
         self._task, self._settings = task, task.settings
-        self._rank, self._world = dist.get_rank(), dist.get_world_size()
-        self._device = get_device()
+        self._session = session
+        self._rank, self._world = session.rank, session.world_size
+        self._device = session.device
         folder = fetch_model(task.model, cache_dir=task.cache_dir)
         self._encoder = PromptEncoder(load_tokenizer(folder), task.prompt)
         self._drawn = None
@@ -231,7 +229,7 @@ class LabelTraining:
 
     def _set_learning_rate(self, step: int) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.learning_rate * learning_rate_factor(step, self._task.steps)
+            group["lr"] = self._settings.learning_rate * _rate_factor(step, self._task.steps)
 
     def _forward(self, batch: PackedBatch, prefix_ids: Sequence[int]) -> torch.Tensor:
         with autocast(self._device, bf16=self._settings.bf16):
@@ -265,20 +263,17 @@ class LabelTraining:
         return done
 
     def _report(self, metrics: dict[str, float], *, with_checkpoint: bool = False) -> None:
-        from ray import train
-
         state = self._state
         recent = state.losses[-self._settings.report_steps :]
-        factor = learning_rate_factor(state.step - 1, self._task.steps)
+        factor = _rate_factor(state.step - 1, self._task.steps)
         rate = self._settings.learning_rate * factor
         metrics = {STEP: state.step, "loss": float(np.mean(recent)), "learning_rate": rate, **metrics}
         if not with_checkpoint:
-            train.report(metrics)
+            self._session.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:
             save_state(Path(folder), state, self._module, self._optimizer, self._model)
-            checkpoint = train.Checkpoint.from_directory(folder) if self._rank == 0 else None
-            train.report(metrics, checkpoint=checkpoint)
+            self._session.report(metrics, checkpoint=Path(folder) if self._rank == 0 else None)
 
     @torch.no_grad()
     def _validate(self, pairs: ValidationPairs) -> float:
@@ -301,9 +296,5 @@ class LabelTraining:
         return 0.0 if math.isnan(alpha) else alpha
 
 
-def learning_rate_factor(step: int, total: int) -> float:
-    """Rise over a twentieth of the steps, then fall as a cosine to a twentieth."""
-    warm_up = max(total // 20, 1)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min((step - warm_up) / max(total - warm_up, 1), 1)))
+def _rate_factor(step: int, total: int) -> float:
+    return warmup_cosine(step, total, warmup_fraction=0.05, floor=0.05)

@@ -84,7 +84,7 @@ def measure(input_dir: str, output_dir: str) -> dict[str, float]:
     from relevance.engines.label_model import open_label_model
     from relevance.scoring.day import score_day
     from relevance.scoring.run import ScoringSettings, open_run
-    from tests.fakes import load_fake_engine
+    from tests.builders.fakes import load_fake_engine
 
     model = open_label_model("relevance/small_model", None, quantization="none", cache_dir=output_dir)
     run = open_run(input_dir, output_dir, model, ScoringSettings(shard_rows=SHARD_ROWS))

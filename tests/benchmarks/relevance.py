@@ -32,7 +32,7 @@ from relevance.engines.interface import Engine, LabelScores, TokenBatch
 from relevance.engines.loading import load_engine
 from relevance.engines.prefix_rows import write_prompt
 from relevance.engines.settings import EngineSettings, VllmSettings
-from tests.engine_reference import minimum_tokens
+from tests.measures.engine_reference import minimum_tokens
 
 GUIDELINES, PRODUCT, QUERY, PAIRS_PER_PRODUCT = 200, 100, 8, 10
 LABEL_IDS = (5, 17, 99, 300)

@@ -29,7 +29,7 @@ from relevance.engines.interface import TokenBatch
 from relevance.engines.loading import load_engine
 from relevance.engines.prefix_rows import write_prompt
 from relevance.engines.settings import EngineSettings, VllmSettings
-from tests.engine_reference import minimum_tokens
+from tests.measures.engine_reference import minimum_tokens
 
 GUIDELINES, PRODUCT, QUERY = 384, 250, 20
 PAIRS_PER_PRODUCT = (10, 50)

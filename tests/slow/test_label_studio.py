@@ -32,7 +32,7 @@ from relevance.annotation.strata import StrataSettings
 from relevance.annotation.tasks import TaskSettings
 from relevance.prompting.guidelines import load_guidelines
 from relevance.prompting.guidelines_page import guidelines_fragment
-from tests.annotation_data import write_scored_day
+from tests.builders.annotation_data import write_scored_day
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -27,8 +27,8 @@ from mlflow import MlflowClient
 
 from cancellation.model.verdict_model import load_verdict_model
 from tests.conftest import PROJECT
-from tests.serving_process import TOKEN, Served, copy_model, free_port
-from tests.serving_replicas import simulated_event
+from tests.servers.serving_process import TOKEN, Served, copy_model, free_port
+from tests.servers.serving_replicas import simulated_event
 
 BIN = Path(sys.executable).parent
 CONFIG = PROJECT / "cluster" / "serving" / "serve.yaml"

@@ -25,10 +25,10 @@ from cancellation.model.spec import SPEC_FILE, load_spec
 from cancellation.model.verdict_model import Scores, load_verdict_model
 from cancellation.scoring.explanations import explain_verdict
 from cancellation.serving.inference.batcher import MicroBatcher
+from cancellation.serving.inference.example_events import example_events
 from cancellation.serving.inference.messages import DEAD, LATE, POISON, STALE, Reply, Scored, unpack_event
 from cancellation.serving.observability.metrics import POISONED, Metrics
 from cancellation.serving.settings import ModelSettings
-from cancellation.simulation.simulator import SimulationSettings, simulate_event
 from cancellation.text.encoding import EncodedEvent, EventEncoder
 from cancellation.text.timeline import Timeline
 from cancellation.text.tokenizer import TOKENIZER_FILE, load_tokenizer
@@ -95,17 +95,15 @@ def load_encoder(folder: Path) -> tuple[EventEncoder, str]:
 
 
 def load_model(settings: ModelSettings) -> VerdictModel:
-    """Load a model and score simulated events with it, so that the first caller does not pay for that.
+    """Load a model and score a few events with it, so that the first caller does not pay for that.
 
     Raises:
         ValueError: If the files are incomplete, of another kind, or not those of the expected digest.
     """
     model = load_verdict_model(model_folder(settings), num_threads=settings.num_threads, device=settings.device)
     check_digest(model.version, settings.digest, settings.source)
-    simulation = SimulationSettings(num_events=settings.warm_up_events, split="all")
-    events = [simulate_event(simulation, 0, index).event for index in range(settings.warm_up_events)]
-    encoded = [model.encoder.encode(event) for event in events]
-    for count in {1, len(encoded)}:
+    encoded = [model.encoder.encode(parse_event(event)) for event in example_events()]
+    for count in (1, len(encoded)):
         if not np.isfinite(model.score(encoded[:count]).logits).all():
             raise ValueError(f"model {settings.source}: finite scores are expected, found none; export it anew")
     return model

@@ -10,7 +10,7 @@ import pytest
 from cancellation.new_market import NewMarketSettings, check_labels, check_old_markets, is_worse, paired_change
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.training.labelled_source import simulated_examples
-from tests.verdict_models import WordModel
+from tests.builders.verdict_models import WordModel
 
 SETTINGS = NewMarketSettings(min_labels=100)
 EXAMPLES = list(simulated_examples(SimulationSettings(num_events=300, markets=("MX",)), 2, range(300)))

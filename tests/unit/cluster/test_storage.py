@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from cluster import storage
-from tests.s3_server import S3Server
+from tests.servers.s3 import S3Server
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -26,8 +26,8 @@ from cancellation.events.event import parse_event
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.run import TrainingSettings
-from tests.cancellation_events import sample_event
-from tests.verdict_models import WordModel
+from tests.builders.cancellation_events import sample_event
+from tests.builders.verdict_models import WordModel
 
 
 def draw(n: int = 400, *, seed: int = 0) -> tuple[Judgements, Truth]:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from cancellation.decision.rules import judge, rules_v1
 from cancellation.events.event import parse_event
 from cancellation.events.factors import FACTORS
-from tests.cancellation_events import before, event_mappings, sample_event
+from tests.builders.cancellation_events import before, event_mappings, sample_event
 
 
 def quiet_event() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from cancellation.decision.verdicts import (
 )
 from cancellation.events.event import parse_event
 from cancellation.events.factors import FACTORS
-from tests.cancellation_events import event_mappings, sample_event
+from tests.builders.cancellation_events import event_mappings, sample_event
 
 CONTRACT = Draft202012Validator(
     json.loads((resources.files("cancellation.events") / "schemas" / "verdict.schema.json").read_text())

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cancellation.events.event import cut_event, event_mapping, parse_event
 from cancellation.events.fields import EventError
-from tests.cancellation_events import CUTOFF, before, event_mappings, sample_event, with_later_entries
+from tests.builders.cancellation_events import CUTOFF, before, event_mappings, sample_event, with_later_entries
 
 SCHEMAS = resources.files("cancellation.events") / "schemas"
 SHARED = Path(__file__).parents[5] / "shared" / "contracts"

@@ -12,7 +12,7 @@ import pytest
 from cancellation.events.files import EventRow, find_event_shards, read_event_rows
 from cancellation.events.table import labelled_table, write_labelled
 from cancellation.simulation.simulator import SimulationSettings, simulate
-from tests.cancellation_events import sample_event
+from tests.builders.cancellation_events import sample_event
 
 EVENTS = list(simulate(SimulationSettings(num_events=60), 3))
 

@@ -15,7 +15,7 @@ from cancellation.events.fields import EventError
 from cancellation.events.table import EVENT_SCHEMA, LABEL_SCHEMA, event_of_row, event_row, write_labelled
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from jobs.cancellation_simulate import SimulateJob, main
-from tests.cancellation_events import event_mappings, sample_event
+from tests.builders.cancellation_events import event_mappings, sample_event
 
 SETTINGS = SimulationSettings(num_events=50)
 

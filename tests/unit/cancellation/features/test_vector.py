@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cancellation.events.event import Event, cut_event, parse_event
 from cancellation.features.measures import spread_of
 from cancellation.features.vector import FEATURES, GROUPS, feature_digest, feature_names, feature_table, features
-from tests.cancellation_events import before, event_mappings, sample_event, with_later_entries
+from tests.builders.cancellation_events import before, event_mappings, sample_event, with_later_entries
 
 relaxed = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 

@@ -11,8 +11,8 @@ from cancellation.simulation.message_acts import act_names
 from cancellation.training.data import DropSettings
 from cancellation.training.loop import LoopSettings, Trainer, num_steps
 from cancellation.training.run import with_markets
-from tests.cancellation_events import event_mappings
-from tests.fusion_models import logits, small_encoder, small_model, small_set, small_tokenizer
+from tests.builders.cancellation_events import event_mappings
+from tests.builders.fusion_models import logits, small_encoder, small_model, small_set, small_tokenizer
 
 ENCODER = small_encoder()
 DATA = small_set()

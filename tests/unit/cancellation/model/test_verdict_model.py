@@ -27,8 +27,8 @@ from cancellation.text.encoding import EncodedEvent
 from cancellation.training.data import EncodedSet, encode_examples
 from cancellation.training.loop import LoopSettings, Trainer
 from cancellation.training.run import calibration_batches
-from tests.cancellation_events import event_mappings, sample_event
-from tests.fusion_models import examples, logits, small_model, small_set, small_tokenizer
+from tests.builders.cancellation_events import event_mappings, sample_event
+from tests.builders.fusion_models import examples, logits, small_model, small_set, small_tokenizer
 
 SHIPPED = Path(__file__).resolve().parents[4] / "cancellation" / "small_model"
 

@@ -12,8 +12,8 @@ from cancellation.decision.policy import load_policy
 from cancellation.decision.verdicts import model_verdict, rules_verdict
 from cancellation.events.event import Event, parse_event
 from cancellation.scoring.explanations import explain_verdict
-from tests.cancellation_events import before, event_mappings, sample_event
-from tests.verdict_models import WordModel
+from tests.builders.cancellation_events import before, event_mappings, sample_event
+from tests.builders.verdict_models import WordModel
 
 POLICY = load_policy()
 FORM = re.compile(r"chat\[\d+\]|fulfilment\[\d+\]|features: \w+=\S+ \w+(, \w+=\S+ \w+){0,2}")

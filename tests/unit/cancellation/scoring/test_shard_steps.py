@@ -21,8 +21,8 @@ from cancellation.scoring.shard_steps import (
     verdict_quality,
 )
 from cancellation.simulation.simulator import SimulationSettings, simulate
-from tests.cancellation_events import before, sample_event
-from tests.verdict_models import WordModel
+from tests.builders.cancellation_events import before, sample_event
+from tests.builders.verdict_models import WordModel
 
 CONTRACT = Draft202012Validator(
     json.loads((resources.files("cancellation.events") / "schemas" / "verdict.schema.json").read_text())

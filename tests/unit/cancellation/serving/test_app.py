@@ -14,7 +14,7 @@ from cancellation.serving.app import build
 from cancellation.serving.settings import ModelSettings, ServingSettings
 from cluster.serving.autoscaling import CpuAndRequests
 from tests.conftest import PROJECT
-from tests.serving_process import copy_model, rename_model
+from tests.servers.serving_process import copy_model, rename_model
 
 
 def deployments(**settings: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from cancellation.events.event import parse_event
 from cancellation.features.vector import features
 from cancellation.text.encoding import EventEncoder
 from cancellation.text.timeline import BUYER, KIND_TOKENS, SELLER, timeline
-from tests.cancellation_events import event_mappings, sample_event
-from tests.fusion_models import MAX_TOKENS, small_encoder, small_tokenizer
+from tests.builders.cancellation_events import event_mappings, sample_event
+from tests.builders.fusion_models import MAX_TOKENS, small_encoder, small_tokenizer
 
 ENCODER = small_encoder()
 

@@ -26,7 +26,7 @@ from cancellation.text.timeline import (
     timeline,
 )
 from cancellation.text.token_budget import fit_timeline
-from tests.cancellation_events import before, event_mappings, sample_event, texts, with_later_entries
+from tests.builders.cancellation_events import before, event_mappings, sample_event, texts, with_later_entries
 
 relaxed = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 

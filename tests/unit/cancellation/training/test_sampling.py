@@ -7,7 +7,7 @@ from cancellation.simulation.message_acts import act_names
 from cancellation.training.data import batches_by_length
 from cancellation.training.labelled_source import check_label, read_examples
 from cancellation.training.sampling import SamplingSettings, draw_epoch
-from tests.fusion_models import examples, small_set, small_tokenizer
+from tests.builders.fusion_models import examples, small_set, small_tokenizer
 
 LABELS = np.array([0] * 250 + [1] * 660 + [2] * 90)
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from cluster import storage
 from cluster.models.files import fetch_model, resolve_model
 from tests.conftest import PROJECT
-from tests.hub_server import SHA, HubServer
+from tests.servers.hub import SHA, HubServer
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from relevance.annotation.adjudication import (
     read_decisions,
 )
 from relevance.annotation.annotation import Annotation
-from tests.annotation_data import write_csv
+from tests.builders.annotation_data import write_csv
 
 PAIR = ("q1", "p1")
 LETTERS = {"E": "exact", "S": "substitute", "C": "complement", "I": "irrelevant"}

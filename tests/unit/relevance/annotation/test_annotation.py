@@ -20,7 +20,7 @@ from relevance.annotation.strata import StrataSettings, draw_pairs, third_edges,
 from relevance.annotation.tasks import TaskSettings, assign_people, assign_tasks
 from relevance.labels import LABELS
 from relevance.prompting.guidelines import load_guidelines
-from tests.annotation_data import Truth, write_csv, write_manifest, write_scored_day
+from tests.builders.annotation_data import Truth, write_csv, write_manifest, write_scored_day
 
 NONE = np.empty(0, np.uint64)
 

@@ -12,7 +12,7 @@ from relevance.engines.prefix_rows import (
     prompt_lengths,
     query_rows,
 )
-from tests.engine_reference import random_batch
+from tests.measures.engine_reference import random_batch
 
 
 def test_a_row_holds_the_product_once_and_every_query_starts_right_behind_it() -> None:

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from relevance.engines.interface import LabelScores, TokenBatch
 from relevance.engines.loading import load_engine
 from relevance.engines.settings import EngineSettings
-from tests.engine_reference import LABEL_IDS, minimum_tokens, random_batch, reference_scores
-from tests.tiny_models import save_tiny_model
+from tests.builders.tiny_models import save_tiny_model
+from tests.measures.engine_reference import LABEL_IDS, minimum_tokens, random_batch, reference_scores
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
 CPU = EngineSettings(device="cpu", num_threads=1)

@@ -18,8 +18,8 @@ from relevance.small_model_recipe.catalogue import CatalogueWriter
 from relevance.small_model_recipe.tokenization import train_small_tokenizer
 from relevance.weights.adapters import LoraSettings, adapter_weights, add_adapter, save_adapter
 from relevance.weights.loading import TRAINING_FILE, base_fingerprint, load_model, load_trainable
-from tests.pairs_data import write_learnable_pairs
-from tests.tiny_models import save_tiny_model
+from tests.builders.pairs_data import write_learnable_pairs
+from tests.builders.tiny_models import save_tiny_model
 
 SHARES = {"exact": 0.4, "substitute": 0.3, "complement": 0.1, "irrelevant": 0.2}
 LABELS = list(SHARES)

@@ -27,7 +27,7 @@ from relevance.publishing.steps import (
     measure_quantization,
 )
 from relevance.weights.loading import load_model
-from tests.tiny_models import save_tiny_model
+from tests.builders.tiny_models import save_tiny_model
 from tests.unit.relevance.evaluation.test_figures import labelled_rows, predictions, write_csv
 
 SETTINGS = EvaluationSettings(bootstrap_samples=200)

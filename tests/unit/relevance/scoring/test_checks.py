@@ -4,7 +4,7 @@ import pytest
 
 from relevance.scoring.checks import Check, CheckSettings, check_day, verdict
 from relevance.scoring.measures import PreviousDay
-from tests.scoring_days import FINGERPRINT, scored_day, shard_figures
+from tests.builders.scoring_days import FINGERPRINT, scored_day, shard_figures
 
 
 def checks_of(previous: PreviousDay | None = None, **shard: object) -> dict[str, Check]:

@@ -12,7 +12,7 @@ from relevance.scoring.page import format_count, format_duration, format_share
 from relevance.scoring.plots import draw_day
 from relevance.scoring.report import ReportSettings, report_files
 from relevance.scoring.summary import print_summary
-from tests.scoring_days import FINGERPRINT, scored_day, scoring_run, shard_figures
+from tests.builders.scoring_days import FINGERPRINT, scored_day, scoring_run, shard_figures
 
 PROVENANCE = Provenance("c0ffee", {"python": "3.11.7"}, {"cpu": "AMD EPYC", "cpu_cores": 2})
 

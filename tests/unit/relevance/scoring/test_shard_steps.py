@@ -7,7 +7,7 @@ from relevance.pairs.pair import clean_pairs
 from relevance.prompting.fast_tokenizer import FastTokenizer
 from relevance.prompting.prompts import PromptEncoder, load_prompt_settings
 from relevance.scoring.shard_steps import finish_block, poison_block, prepare_shard, score_block
-from tests.fakes import FakeEngine
+from tests.builders.fakes import FakeEngine
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from relevance.weights.activation_memory import ActivationMemory
 from relevance.weights.checkpoint import save_checkpoint
 from relevance.weights.int8_linear import Int8Linear, quantize_rows
 from relevance.weights.loading import load_model
-from tests.engine_reference import LABEL_IDS, random_batch
-from tests.tiny_models import save_tiny_model
+from tests.builders.tiny_models import save_tiny_model
+from tests.measures.engine_reference import LABEL_IDS, random_batch
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ import pytest
 
 from cancellation.serving.observability import metrics as m
 from cancellation.text.encoding import EncodedEvent
-from tests.serving_replicas import Client, WatchedModel, serving, simulated_event
+from tests.servers.serving_replicas import Client, WatchedModel, serving, simulated_event
 
 
 class Gate:

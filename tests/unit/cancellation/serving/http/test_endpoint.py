@@ -13,7 +13,7 @@ import jsonschema
 
 from cancellation.serving.observability import metrics as m
 from cancellation.serving.observability.metrics import METRICS
-from tests.serving_replicas import Client, serving, simulated_event
+from tests.servers.serving_replicas import Client, serving, simulated_event
 
 JSON = {"content-type": "application/json"}
 

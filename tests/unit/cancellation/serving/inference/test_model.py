@@ -17,7 +17,7 @@ from cancellation.serving.inference.model import LocalModel, load_encoder, load_
 from cancellation.serving.observability.metrics import Metrics
 from cancellation.serving.settings import ModelSettings
 from cancellation.text.encoding import EncodedEvent
-from tests.serving_replicas import shipped_model, simulated_event
+from tests.servers.serving_replicas import shipped_model, simulated_event
 
 SHIPPED = ModelSettings()
 

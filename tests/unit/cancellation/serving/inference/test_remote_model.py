@@ -18,7 +18,7 @@ from cancellation.serving.inference.remote_model import Breaker, RemoteModel, Re
 from cancellation.serving.observability import metrics as m
 from cancellation.serving.observability.metrics import Metrics
 from cancellation.serving.settings import ModelSettings, RetrySettings
-from tests.serving_replicas import simulated_event
+from tests.servers.serving_replicas import simulated_event
 
 SCORED = Scored([0.0, 1.0, 2.0], [0.0] * 18, "small@1", 1.0, 0.0, 1.0)
 

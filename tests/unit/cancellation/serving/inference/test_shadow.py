@@ -15,7 +15,7 @@ from cancellation.serving.inference.shadow import Copy, Shadow
 from cancellation.serving.observability import metrics as m
 from cancellation.serving.observability.metrics import Metrics
 from cancellation.serving.settings import ShadowSettings
-from tests.serving_replicas import serving, simulated_event
+from tests.servers.serving_replicas import serving, simulated_event
 
 
 async def hang(_copies: Sequence[Any], _seconds: float) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from cancellation.serving.records.decision_log import DecisionLog, DecisionLogSettings
 from cancellation.serving.records.segments import SEALED, read_segment, sealed_segments
-from tests.decision_records import decision_record
+from tests.builders.decision_records import decision_record
 
 
 def _all_records(folder: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 
 from cancellation.decision.verdicts import verdicts_of_table
 from cancellation.serving.records.decision_record import DECISION_SCHEMA, TIMINGS, decision_table, partition
-from tests.decision_records import NOON, decision_record
+from tests.builders.decision_records import NOON, decision_record
 
 
 def test_every_part_of_a_record_has_its_column() -> None:

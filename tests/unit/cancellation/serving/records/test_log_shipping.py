@@ -12,7 +12,7 @@ from cancellation.serving.records.decision_log import DecisionLog
 from cancellation.serving.records.log_shipping import Shipper, ShipperSettings
 from cancellation.serving.records.segments import DAMAGED, SEALED, sealed_segments
 from cancellation.serving.records.shipped_log import read_log
-from tests.decision_records import NOON, decision_record
+from tests.builders.decision_records import NOON, decision_record
 
 
 class Clock:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cancellation.serving.records.recent import RecentDecisions
+from tests.builders.decision_records import decision_record
 from tests.conftest import PROJECT
-from tests.decision_records import decision_record
 
 
 class Clock:

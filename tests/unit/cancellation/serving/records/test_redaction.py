@@ -13,7 +13,7 @@ from cancellation.events.clean_text import INVISIBLE
 from cancellation.events.event import parse_event
 from cancellation.serving.records.redaction import redact, redact_event
 from cancellation.text.timeline import SPECIAL_TOKENS
-from tests.cancellation_events import sample_event
+from tests.builders.cancellation_events import sample_event
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+"""What a training loop needs of whoever runs it: its place among the workers, its device, reports, its checkpoint.
+
+Under Ray Train that is Ray Train's context. With `trainer.num_workers=0` the loop runs in the process that asks for it,
+without Ray: on a borrowed machine that has a GPU and nothing else, in a notebook, in a debugger.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TrainingSession(Protocol):
+    """A worker's view of its run."""
+
+    rank: int
+    world_size: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where this worker's tensors go."""
+
+    def report(self, metrics: dict[str, Any], *, checkpoint: Path | None = None) -> None:
+        """Hand in numbers, and a folder to keep: all workers call it at the same step, the first one has the folder."""
+
+    def resume(self, read: Callable[[Path], None]) -> None:
+        """Call `read` with the folder of the last checkpoint, if there is one."""
+
+    def dataset(self, name: str) -> Any:
+        """Return this worker's share of a Ray Data dataset."""
+
+
+class RaySession:
+    """A worker of Ray Train."""
+
+    def __init__(self) -> None:
+        from ray.train import get_context
+
+        context = get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+
+    @property
+    def device(self) -> torch.device:
+        from ray.train.torch import get_device
+
+        return get_device()
+
+    def report(self, metrics: dict[str, Any], *, checkpoint: Path | None = None) -> None:
+        from ray import train
+
+        kept = train.Checkpoint.from_directory(str(checkpoint)) if checkpoint is not None else None
+        train.report(metrics, checkpoint=kept)
+
+    def resume(self, read: Callable[[Path], None]) -> None:
+        from ray.train import get_checkpoint
+
+        if checkpoint := get_checkpoint():
+            with checkpoint.as_directory() as folder:
+                read(Path(folder))
+
+    def dataset(self, name: str) -> Any:
+        from ray.train import get_dataset_shard
+
+        return get_dataset_shard(name)
+
+
+@dataclass
+class ProcessSession:
+    """The one worker of a run in this process; of its checkpoints the best is kept, or the last."""
+
+    folder: Path
+    score: str | None
+    on_report: Callable[[dict[str, Any]], None]
+    rank: int = 0
+    world_size: int = 1
+    datasets: dict[str, Any] = field(default_factory=dict)
+    _best: float | None = None
+
+    @property
+    def device(self) -> torch.device:
+        import torch
+
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def report(self, metrics: dict[str, Any], *, checkpoint: Path | None = None) -> None:
+        self.on_report(metrics)
+        value = float(metrics[self.score]) if self.score else None
+        if checkpoint is not None and (value is None or self._best is None or value > self._best):
+            self._best = value
+            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.copytree(checkpoint, self.folder)
+
+    def resume(self, read: Callable[[Path], None]) -> None:
+        """Begin anew: a run in a process is short."""
+
+    def dataset(self, name: str) -> Any:
+        return self.datasets[name]
+
+
+_CURRENT: ContextVar[ProcessSession | None] = ContextVar("training_session", default=None)
+
+
+def training_session() -> TrainingSession:
+    """Return the session that this loop runs in."""
+    return _CURRENT.get() or RaySession()
+
+
+@contextmanager
+def process_session(session: ProcessSession) -> Iterator[None]:
+    """Run what is inside as the one worker of a run, in a process group of its own."""
+    import torch.distributed as dist
+
+    token = _CURRENT.set(session)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+        _CURRENT.reset(token)

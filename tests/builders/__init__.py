@@ -1,0 +1,1 @@
+"""What tests make: days, events, pairs and annotations to read, engines and tiny models to ask."""

@@ -1,0 +1,88 @@
+"""The engine pool on a cluster of pretend GPUs: it grows while shards wait and takes no more GPUs than it may."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import PROJECT
+
+SCRIPT = """
+import json, os, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150 * 2**20})
+for _ in range(2):
+    cluster.add_node(num_cpus=4, num_gpus=2, object_store_memory=150 * 2**20)
+ray.init(cluster.address)
+from relevance.engines.label_model import open_label_model
+from relevance.scoring.day import score_day
+from relevance.scoring.run import ScoringSettings, open_run
+from tests.builders.fakes import FakeEngine
+from tests.builders.pairs_data import make_pairs, write_pairs
+
+@dataclass(frozen=True)
+class Loader:
+    marks: str
+    together: int
+
+    def __call__(self, settings, model, label_ids):
+        mark = Path(self.marks) / f"{os.getpid()}.json"
+        here = ray.get_runtime_context()
+        mark.write_text(json.dumps({"gpu": here.get_accelerator_ids()["GPU"], "node": here.get_node_id()}))
+        marks, together = Path(self.marks), self.together
+
+        class Waiting(FakeEngine):
+            def label_logprobs(self, batch):
+                # Shards go on only once the pool has grown: a pool that does not grow would wait for ever.
+                deadline = time.monotonic() + 120
+                while len(list(marks.iterdir())) < together:
+                    assert time.monotonic() < deadline, "the pool did not grow"
+                    time.sleep(0.05)
+                return super().label_logprobs(batch)
+
+        return Waiting()
+
+root, model, gpus_per_actor, max_actors = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+write_pairs(make_pairs(240), str(root / "pairs"))
+(root / "marks").mkdir()
+settings = ScoringSettings(
+    shard_rows=20, min_actors=1, max_actors=max_actors, gpus_per_actor=gpus_per_actor, cpus_per_actor=0.5
+)
+label_model = open_label_model(model, None, quantization="none", cache_dir=str(root))
+run = open_run(str(root / "pairs"), str(root / "scores"), label_model, settings)
+day = score_day(run, load=Loader(str(root / "marks"), max_actors))
+marks = [json.loads(path.read_text()) for path in (root / "marks").iterdir()]
+head = next(node["NodeID"] for node in ray.nodes() if not node["Resources"].get("CPU"))
+print(json.dumps({
+    "counts": day.figures["counts"],
+    "actors": len(marks),
+    "gpus": sorted({mark["node"] + ":" + gpu for mark in marks for gpu in mark["gpu"]}),
+    "on_head": sum(mark["node"] == head for mark in marks),
+}))
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(("gpus_per_actor", "max_actors", "num_gpus"), [(1, 4, 4), (0.5, 4, 2)])
+def test_the_pool_grows_to_its_maximum_and_keeps_to_its_gpus(
+    tmp_path, tiny_model, gpus_per_actor: float, max_actors: int, num_gpus: int
+) -> None:
+    arguments = [str(tmp_path), str(tiny_model), str(gpus_per_actor), str(max_actors)]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=350
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["counts"]["labelled"] == 240
+    assert result["actors"] == max_actors
+    assert result["on_head"] == 0
+    assert num_gpus <= len(result["gpus"]) <= 4

@@ -1,0 +1,96 @@
+"""Engines that die: Ray replaces them, nothing is lost, and a shard that kills them is given up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cluster.commit import read_job_manifest
+from relevance.engines.label_model import LabelModel, open_label_model
+from relevance.engines.settings import EngineSettings
+from relevance.scoring.day import score_day
+from relevance.scoring.run import ScoringRun, ScoringSettings, open_run
+from tests.builders.fakes import DyingEngine, load_fake_engine
+from tests.builders.pairs_data import make_pairs, read_committed, read_visible, write_pairs
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+FATAL = "q7"
+NUM_PAIRS = 200
+
+
+@dataclass(frozen=True)
+class DyingLoader:
+    """Loads an engine that dies on the query of one pair."""
+
+    marks: str
+    deaths: int
+    kill: bool
+    fatal_text: str
+
+    def __call__(self, settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> DyingEngine:
+        (tokens,) = model.encoder().encode_queries([f"\n\nQuery: {self.fatal_text}"])
+        return DyingEngine(tuple(tokens), Path(self.marks), self.deaths, self.kill)
+
+
+class BrokenEngine:
+    """Fails on everything."""
+
+    def label_logprobs(self, batch: object) -> None:
+        raise RuntimeError("no kernel image is available")
+
+
+def load_broken_engine(settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> BrokenEngine:
+    return BrokenEngine()
+
+
+@pytest.fixture
+def day(tmp_path: Path, tiny_model: Path) -> ScoringRun:
+    write_pairs(make_pairs(NUM_PAIRS), str(tmp_path / "pairs"))
+    settings = ScoringSettings(shard_rows=20, max_poisoned_fraction=0.15)
+    model = open_label_model(str(tiny_model), None, quantization="none", cache_dir=str(tmp_path))
+    return open_run(str(tmp_path / "pairs"), str(tmp_path / "scores"), model, settings)
+
+
+def _dying(tmp_path: Path, *, deaths: int, kill: bool) -> DyingLoader:
+    (tmp_path / "marks").mkdir()
+    fatal = next(row["query"] for row in make_pairs(NUM_PAIRS).to_pylist() if row["query_id"] == FATAL)
+    return DyingLoader(str(tmp_path / "marks"), deaths, kill, fatal)
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["exception", "SIGKILL"])
+def test_an_engine_that_dies_in_mid_shard_is_replaced(
+    day: ScoringRun, tmp_path: Path, tiny_model: Path, kill: bool
+) -> None:
+    score_day(day, load=_dying(tmp_path, deaths=1, kill=kill))
+    calm = open_run(day.input, str(tmp_path / "calm"), day.model, day.settings)
+    score_day(calm, load=load_fake_engine)
+    assert len(list((tmp_path / "marks").iterdir())) == 1
+    assert read_committed(day.output.url) == read_committed(calm.output.url)
+
+
+def test_a_shard_that_always_kills_is_given_up_and_the_rest_committed(day: ScoringRun, tmp_path: Path) -> None:
+    scored = score_day(day, load=_dying(tmp_path, deaths=10**6, kill=False))
+    manifest = read_job_manifest(day.output.url)
+    (poisoned,) = manifest["figures"]["poisoned_shards"]
+    rows = read_committed(day.output.url)
+    failed = [row for row in rows if row["error"]]
+    assert len(rows) == NUM_PAIRS
+    assert {row["error"] for row in failed} == {"engine: died 3 times on this shard, last: MemoryError"}
+    assert FATAL in {row["query_id"] for row in failed}
+    assert 0 < len(failed) == scored.figures["counts"]["poisoned"] < NUM_PAIRS
+    assert scored.figures["counts"]["labelled"] == NUM_PAIRS - len(failed)
+    assert poisoned.isdigit()
+
+
+def test_an_engine_that_works_nowhere_fails_the_job(tmp_path: Path, tiny_model: Path) -> None:
+    write_pairs(make_pairs(40), str(tmp_path / "pairs"))
+    model = open_label_model(str(tiny_model), None, quantization="none", cache_dir=str(tmp_path))
+    settings = ScoringSettings(shard_rows=20, max_deaths_per_shard=1)
+    run = open_run(str(tmp_path / "pairs"), str(tmp_path / "scores"), model, settings)
+    with pytest.raises(RuntimeError, match=r"gave up 2 of 2 shards.*engine: died 1 times .* last: RuntimeError"):
+        score_day(run, load=load_broken_engine)
+    assert read_visible(run.output.url) == []
+    score_day(run, load=load_fake_engine)  # the driver is repaired, the same run goes on
+    assert len(read_committed(run.output.url)) == 40

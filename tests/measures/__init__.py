@@ -1,0 +1,1 @@
+"""What tests measure by: a reference engine, a page as a browser shows it, texts that attack a verdict."""

@@ -1,0 +1,1 @@
+"""What tests start and talk to: an S3 API, a model hub, endpoints, a driver to be killed."""

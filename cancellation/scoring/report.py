@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from cancellation.events.factors import VERDICTS
 from cancellation.scoring.run import ScoredBackfill, VerdictRun
 from cancellation.scoring.shard_steps import ScoringCounts, VerdictQuality, verdict_quality
-from cluster.provenance import collect_provenance
+from cluster.provenance import collect_provenance, public_settings
+from cluster.sharded.report import RUN, run_record, shown_url, track_report
 from cluster.storage import short_url
 from cluster.tracking import TrackedRun
 
@@ -26,25 +26,25 @@ class ScoringReport:
     def files(self, counts: ScoringCounts, seconds: float) -> dict[str, bytes]:
         """Make run.json and report.md, and send the figures to MLflow."""
         text = "\n".join(market_lines(self._run, counts) + quality_lines(counts))
-        record = {
-            "input": self._run.input,
+        report = f"# Verdicts of {self._run.model_version}\n\n```\n{text}\n```\n".encode()
+        identity = {
+            "input": shown_url(self._run.input),
+            "output": shown_url(self._run.output.url),
             "model": self._run.model_version,
             "policy": self._run.policy.version,
-            "settings": self._run.settings.model_dump(mode="json"),
-            "counts": counts.as_dict(),
-            "seconds": round(seconds, 2),
-            **collect_provenance().as_dict(),
         }
-        self._tracked.metrics(figures(counts, seconds))
-        report = f"# Verdicts of {self._run.model_version}\n\n```\n{text}\n```\n".encode()
-        self._tracked.artifact("report.md", report)
-        return {"run.json": json.dumps(record, indent=1).encode(), "report.md": report}
+        found = {"counts": counts.as_dict(), "seconds": round(seconds, 2)}
+        record = run_record(identity, public_settings(self._run.settings), found, collect_provenance())
+        files = {RUN: record, "report.md": report}
+        track_report(self._tracked, identity, figures(counts, seconds), files)
+        return files
 
     def print_summary(self, scored: ScoredBackfill) -> None:
         """Print the tables and where the verdicts are."""
         counts = scored.counts
         print("\n".join([*market_lines(self._run, counts), *quality_lines(counts)]))
         if scored.already_done:
+            self._tracked.tags({"already_done": "true"})
             print("Already done under the same settings: nothing was written.")
         rate = f"{counts.read / scored.seconds:,.0f} events/s" if scored.seconds else ""
         print(

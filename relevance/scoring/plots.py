@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cluster.statistics.plots import draw_matrix, new_plot
 from relevance.labels import LABELS
 from relevance.scoring.measures import PreviousDay, label_shares
 
@@ -31,7 +32,7 @@ def draw_day(figures: Mapping[str, Any], previous: PreviousDay | None) -> dict[s
 
 
 def _draw_labels(figures: Mapping[str, Any], previous: PreviousDay | None) -> Figure:
-    figure, axes = _new_figure("share of rows")
+    figure, axes = _new_figure()
     shares = label_shares(figures)
     positions = np.arange(len(LABELS))
     width = 0.4 if previous else 0.6
@@ -45,7 +46,7 @@ def _draw_labels(figures: Mapping[str, Any], previous: PreviousDay | None) -> Fi
 
 
 def _draw_histogram(counts: Sequence[int], name: str) -> Figure:
-    figure, axes = _new_figure("share of rows")
+    figure, axes = _new_figure()
     edges = np.linspace(0, 1, len(counts) + 1)
     axes.bar(
         edges[:-1], np.array(counts) / max(1, sum(counts)), 0.9 / len(counts), align="edge", color=_COLORS["exact"]
@@ -55,22 +56,11 @@ def _draw_histogram(counts: Sequence[int], name: str) -> Figure:
 
 
 def _draw_confusion(confusion: np.ndarray, agreement: Mapping[str, float]) -> Figure:
-    figure, axes = _new_figure("label of the input")
-    shares = confusion / np.maximum(1, confusion.sum(axis=1, keepdims=True))
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(confusion):
-        color = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
-    axes.set_xticks(range(len(LABELS)), LABELS, fontsize="small")
-    axes.set_yticks(range(len(LABELS)), LABELS, fontsize="small")
-    axes.set_xlabel(f"label of the model (alpha {agreement['alpha']:.3f}, {agreement['pairs']:,} pairs)")
-    return figure
+    of_model = f"label of the model (alpha {agreement['alpha']:.3f}, {agreement['pairs']:,} pairs)"
+    return draw_matrix(confusion, LABELS, x_label=of_model, y_label="label of the input")
 
 
-def _new_figure(y_label: str) -> tuple[Figure, Axes]:
-    """Make a figure without pyplot, which keeps every figure of a process alive."""
-    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_ylabel(y_label)
+def _new_figure() -> tuple[Figure, Axes]:
+    figure, axes = new_plot()
+    axes.set_ylabel("share of rows")
     return figure, axes

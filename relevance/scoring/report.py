@@ -3,16 +3,14 @@ the terminal."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from cluster import storage
-from cluster.provenance import Provenance, collect_provenance, hide_credentials, public_settings
+from cluster.provenance import Provenance, collect_provenance, public_settings
+from cluster.sharded.report import RUN, run_record, shown_url, track_report
 from cluster.tracking import TrackedRun
 from relevance.scoring.checks import CheckSettings, check_day, verdict
 from relevance.scoring.figures import ScoringFigures
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from relevance.scoring.day import ScoredDay
     from relevance.scoring.run import ScoringRun
 
-REPORT, RUN = "report.html", "run.json"
+REPORT = "report.html"
 
 
 class ReportSettings(CheckSettings):
@@ -77,12 +75,10 @@ class ScoringReport:
     def _track(self, day: Mapping[str, Any], previous: PreviousDay | None, files: Mapping[str, bytes]) -> None:
         from relevance.scoring.plots import draw_day
 
-        self._tracked.tags(_identity(self._run) | {"mlflow.runName": _title(self._run)})
-        self._tracked.metrics(_metrics(self._run, day, previous, self._settings))
+        identity = _identity(self._run) | {"mlflow.runName": _title(self._run)}
+        track_report(self._tracked, identity, _metrics(self._run, day, previous, self._settings), files)
         for name, figure in draw_day(day, previous).items():
             self._tracked.figure(f"plots/{name}.png", figure)
-        for name, content in files.items():
-            self._tracked.artifact(name, content)
 
 
 def report_files(
@@ -109,11 +105,7 @@ def report_files(
         hardware=provenance.hardware,
     )
     fine, sentence = verdict(checks)
-    content = {
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_identity(run),
-        **provenance.as_dict(),
-        "settings": shown,
+    found = {
         **day,
         "measures": asdict(measures),
         "previous_day": previous.name if previous else None,
@@ -122,7 +114,7 @@ def report_files(
         "verdict": sentence,
         "checks": [asdict(check) for check in checks],
     }
-    return {REPORT: render_page(page), RUN: json.dumps(content, indent=1).encode()}
+    return {REPORT: render_page(page), RUN: run_record(_identity(run), shown, found, provenance)}
 
 
 def _measure(run: ScoringRun, day: Mapping[str, Any], settings: ReportSettings) -> DayMeasures:
@@ -132,11 +124,7 @@ def _measure(run: ScoringRun, day: Mapping[str, Any], settings: ReportSettings) 
 def _title(run: ScoringRun) -> str:
     """The day where the output is a day's partition, else the folder."""
     name = run.output.url.rstrip("/").rpartition("/")[2]
-    return name if "=" in name else _shown(run.output.url)
-
-
-def _shown(url: str) -> str:
-    return hide_credentials(storage.short_url(url))
+    return name if "=" in name else shown_url(run.output.url)
 
 
 def _identity(run: ScoringRun) -> dict[str, str | None]:
@@ -145,9 +133,9 @@ def _identity(run: ScoringRun) -> dict[str, str | None]:
         "model": run.model.version,
         "fingerprint": run.fingerprint,
         "prompt": run.prompt_version,
-        "input": _shown(run.input),
-        "output": _shown(run.output.url),
-        "label_store": _shown(run.store.url),
+        "input": shown_url(run.input),
+        "output": shown_url(run.output.url),
+        "label_store": shown_url(run.store.url),
     }
 
 

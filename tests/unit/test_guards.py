@@ -15,7 +15,7 @@ import yaml
 from tests.conftest import PROJECT
 
 FLOORS = {
-    "cluster": ("", "models", "serving", "training"),
+    "cluster": ("", "statistics", "sharded", "models", "serving", "training"),
     "relevance": (
         "",
         "prompting",
@@ -90,6 +90,9 @@ PURE = [
     "cancellation.comparison.figures",
     "cluster.settings",
     "cluster.commit",
+    "cluster.sharded.input_files",
+    "cluster.statistics.bootstrap",
+    "cluster.statistics.calibration",
 ]
 
 

@@ -88,7 +88,7 @@ class Deaths:
     @staticmethod
     def counted(*, most: int) -> Deaths:
         """Start to count, for as long as this driver holds the result."""
-        return Deaths(_DeathCounter.options(num_cpus=0).remote(), most)
+        return Deaths(ray.remote(DeathCounter).options(num_cpus=0).remote(), most)
 
     def too_many(self, unit: str) -> str | None:
         """Note that a unit is begun; say why it is to be given up instead, or None."""
@@ -114,8 +114,7 @@ class Deaths:
             os._exit(1)
 
 
-@ray.remote
-class _DeathCounter:
+class DeathCounter:
     """Counts how often a worker was given each unit: every time but the first, one died on it before."""
 
     def __init__(self) -> None:

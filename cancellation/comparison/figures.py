@@ -14,16 +14,6 @@ import numpy as np
 from cancellation.events.factors import FACTORS, VERDICTS
 
 INDUCED = VERDICTS.index("induced")
-METRICS = (
-    "accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "auc",
-    "recall_at_precision_90",
-    "recall_at_precision_95",
-    "factor_f1",
-)
 
 
 @dataclass(frozen=True)

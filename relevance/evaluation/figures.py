@@ -8,7 +8,7 @@ figure and its interval. A figure that needs what is not there (a label that nob
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -257,8 +257,3 @@ def measure_people(
         model=summarise(model),
         difference=summarise(model - people),
     )
-
-
-def shown_figures(figures: Mapping[str, Figure]) -> dict[str, dict[str, float | str | None]]:
-    """Turn figures into JSON types."""
-    return {name: vars(figure) for name, figure in figures.items()}

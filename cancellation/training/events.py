@@ -162,6 +162,8 @@ def encode_unit(
 def _staged(settings: TrainingEventsSettings, training: bool, numbers: range) -> Iterator[Example]:
     apart = settings.held_out_writers
     dialogues = written_dialogues(without=apart) if training else written_dialogues(only=apart)
+    if not dialogues:
+        raise ValueError(f"held_out_writers {', '.join(apart)}: no dialogue is left on one side; name some writers")
     for number in numbers:
         for dialogue in dialogues:
             drawn = stage(dialogue, number, seed=2 * settings.seed + (not training))

@@ -78,7 +78,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     context = get_context("spawn")
-    jobs = [(name, fold) for fold in range(FOLDS) for name in arguments.only]
+    jobs = [(name, fold) for name in arguments.only for fold in range(FOLDS)]
     said: dict[str, dict[int, Any]] = {}
     with ProcessPoolExecutor(arguments.processes, mp_context=context) as pool:
         futures = {pool.submit(_fold, name, fold, vars(arguments), started): (name, fold) for name, fold in jobs}
@@ -122,8 +122,9 @@ def _inputs(candidate: Candidate, arguments: dict[str, Any]) -> tuple[Any, Any]:
         output="unused",
         prompt=PromptSettings(guidelines=candidate.guidelines),
         finetuning=FinetuningSettings(
-            epochs=candidate.epochs,
-            further_epochs=candidate.further_epochs,
+            epochs=1 if arguments["limit"] else candidate.epochs,
+            further_epochs=0 if arguments["limit"] else candidate.further_epochs,
+            allow_missing_labels=bool(arguments["limit"]),
             further_weight=candidate.further_weight,
             further_match=candidate.further_match,
             label_smoothing=candidate.smoothing,
@@ -186,6 +187,8 @@ def _train_and_judge(name: str, fold: int, arguments: dict[str, Any]) -> dict[st
 
 
 def _final(name: str, seed: int, arguments: dict[str, Any]) -> str:
+    from safetensors.torch import load_file, save_file
+
     from relevance.finetuning.finetune import finetune
 
     given, source = _inputs(CANDIDATES[name], arguments)
@@ -193,7 +196,49 @@ def _final(name: str, seed: int, arguments: dict[str, Any]) -> str:
     source = source.model_copy(update={"finetuning": source.finetuning.model_copy(update={"training": training})})
     folder = Path(arguments["output"]) / f"adapter{seed}"
     finetune(given, source, None, output=folder, cache_dir="/tmp/cache")
+    weights = folder / "adapter_model.safetensors"
+    halved = {key: tensor.half() for key, tensor in load_file(weights).items()}
+    save_file(halved, weights, metadata={"format": "pt"})
+    if seed == 0 and not arguments["limit"]:
+        _label_recombined(given, source, folder, arguments)
     return f"adapter in {folder}"
+
+
+def _label_recombined(given: Any, source: Any, adapter: Path, arguments: dict[str, Any]) -> None:
+    """Let the adapter label public queries beside titles of others: what a smaller model can learn from."""
+    import csv
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    from relevance.engines.label_model import open_label_model
+    from relevance.evaluation.pairs import read_evaluation_pairs
+    from relevance.evaluation.predictions import ask_model
+
+    texts: list[tuple[str, str]] = []
+    for path in (*Path(arguments["pairs"]).glob("*.csv"), Path(arguments["written"])):
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("market", "US") == "US"]
+        texts += [(row["query"], row["title"]) for row in rows]
+    queries, titles = sorted({query for query, _ in texts}), sorted({title for _, title in texts})
+    vectorizer = TfidfVectorizer(sublinear_tf=True)
+    of_titles = vectorizer.fit_transform(titles)
+    likeness = (vectorizer.transform(queries) @ of_titles.T).toarray()
+    rng = np.random.default_rng(0)
+    pairs = {(i, int(j)) for i in range(len(queries)) for j in np.argsort(-likeness[i])[:14]}
+    pairs |= {(i, int(j)) for i in range(len(queries)) for j in rng.integers(0, len(titles), 3)}
+    path = adapter.parent / "recombined.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["query_id", "product_id", "query", "title", "label"])
+        writer.writerows([f"q{i}", f"p{j}", queries[i], titles[j], "exact"] for i, j in sorted(pairs))
+    table = read_evaluation_pairs(str(path))
+    model = open_label_model(given.base.source, str(adapter), quantization="none", cache_dir="/tmp/cache")
+    said = ask_model(table.rows, model, source.engine)
+    probabilities = [pa.array(said.probabilities[:, label].astype(np.float16)) for label in range(4)]
+    kept = pa.table([pa.array(table.queries), pa.array(table.titles), *probabilities], ["query", "title", *"esci"])
+    pq.write_table(kept, adapter.parent / "recombined.parquet", compression="zstd")
 
 
 def _figures(folds: dict[int, Any]) -> dict[str, Any]:

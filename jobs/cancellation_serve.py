@@ -36,7 +36,7 @@ def main(job: ServeJob) -> None:
     serving = _with_absolute_paths(job.serving)
     tokens = tokens_path(serving)
     with serving_session(job.session, job.service):
-        from cancellation.serving.app import APP_NAME, application  # reads Ray's switches
+        from cancellation.serving.app import APP_NAME, application, is_shadow  # reads Ray's switches
 
         address = f"http://{job.service.host}:{job.service.port}"
 
@@ -44,7 +44,7 @@ def main(job: ServeJob) -> None:
             print(f"serving on {address}, page {address}/docs", flush=True)
             print(f"tokens {tokens}\npolicy {policy_path(serving)}", flush=True)
 
-        run_application(lambda: application(serving), name=APP_NAME, on_ready=announce)
+        run_application(lambda: application(serving), name=APP_NAME, on_ready=announce, dispensable=is_shadow)
 
 
 def _with_absolute_paths(serving: ServingSettings) -> ServingSettings:

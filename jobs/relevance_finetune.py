@@ -16,7 +16,8 @@ from cluster.launch import run_job
 from cluster.provenance import public_settings
 from cluster.session import SessionSettings, ray_session
 from cluster.tracking import TrackingSettings, tracked_run
-from relevance.finetuning.run import FinetuneSource, finetune_and_report
+from relevance.finetuning.recipe import FinetuneSource
+from relevance.finetuning.run import finetune_and_report
 
 
 class FinetuneJob(FinetuneSource):

@@ -15,16 +15,6 @@ from cancellation.events.factors import FACTORS, VERDICTS
 from cluster.statistics.bootstrap import Figure, GroupBootstrap, interval, summarise
 
 INDUCED = VERDICTS.index("induced")
-METRICS = (
-    "accuracy",
-    "precision",
-    "recall",
-    "f1",
-    "auc",
-    "recall_at_precision_90",
-    "recall_at_precision_95",
-    "factor_f1",
-)
 
 
 @dataclass(frozen=True)

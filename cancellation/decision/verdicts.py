@@ -133,11 +133,6 @@ def _chat_evidence(evidence: Mapping[str, int], code: str) -> str | None:
     return f"chat[{evidence[code]}]" if code in evidence else None
 
 
-def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Write verdicts as a table of `VERDICT_SCHEMA`."""
-    return pa.Table.from_pylist(list(verdicts), schema=VERDICT_SCHEMA)
-
-
 def verdicts_of_table(table: pa.Table) -> list[dict[str, Any]]:
     """Read verdicts back from a table, in the contract's form; further columns are left alone."""
     rows = table.select(VERDICT_SCHEMA.names).to_pylist()

@@ -133,11 +133,6 @@ class Groups:
         order = np.lexsort((values, self.owner))
         return self._assign(self.owner, values[order])
 
-    def smallest(self, values: Array) -> Array:
-        """Smallest value per event, NaN without entries."""
-        order = np.lexsort((values, self.owner))
-        return self._assign(self.owner[::-1], values[order][::-1])
-
     def spread(self, values: Array) -> tuple[Array, Array, Array, Array]:
         """Compute `spread_of` for every event."""
         count = self.count()

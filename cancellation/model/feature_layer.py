@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from cancellation.features.vector import GROUPS
-
 FeatureEncoding = Literal["linear", "piecewise"]
 
 _LIMIT = 4.0  # deviations; further out is as far
@@ -60,12 +58,3 @@ def _edges(known: np.ndarray, num_edges: int) -> np.ndarray:
     edges = np.quantile(known, np.linspace(0, 1, num_edges))
     step = max(float(edges[-1] - edges[0]), 1.0) * 1e-3
     return np.maximum.accumulate(edges + step * np.arange(num_edges))
-
-
-def group_columns() -> tuple[tuple[str, slice], ...]:
-    """The columns of each group of features, in order."""
-    places, start = [], 0
-    for name, group in GROUPS.items():
-        places.append((name, slice(start, start + len(group))))
-        start += len(group)
-    return tuple(places)

@@ -11,11 +11,8 @@ why. Built by `serve deploy cluster/serving/serve.yaml`, by jobs/cancellation_se
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -44,6 +41,7 @@ from cluster.serving.priorities import idle_executable
 from cluster.serving.restarts import RestartBackoff
 
 APP_NAME = "cancellation"
+_SHADOW = "shadow-"
 _FLUSH_SECONDS = 0.1
 _SWITCH_SECONDS = 0.001
 _DEAD_SECONDS = 20.0
@@ -98,8 +96,7 @@ class ModelReplica:
 
 def _restarts(shadow: str, settings: ModelSettings) -> RestartBackoff:
     """Of this version as this shadow on this machine, for as long as this Ray lives."""
-    key = f"{ray.get_runtime_context().gcs_address}-{shadow}-{settings.pin}".replace(":", "-")
-    return RestartBackoff(Path(tempfile.gettempdir()) / f"restarts-{os.getuid()}" / f"{key}.json")
+    return RestartBackoff.of(f"{ray.get_runtime_context().gcs_address}-{shadow}-{settings.pin}")
 
 
 @serve.ingress()
@@ -160,7 +157,7 @@ def application(settings: ServingSettings) -> Application:
         shadow.name: _model(
             pinned(settings.model.model_copy(update={"source": shadow.source, "digest": shadow.digest, "pin": None})),
             ReplicaSettings(num_cpus=0.0 if settings.colocated else settings.models.num_cpus),
-            f"shadow-{shadow.name}",
+            f"{_SHADOW}{shadow.name}",
             max_queued=shadow.concurrency,
             shadow=shadow.name,
         )
@@ -174,6 +171,11 @@ def application(settings: ServingSettings) -> Application:
         **_replicas(settings.gateways, by_cpu=True),
     )
     return gateway.bind(settings.model_dump_json(), model, shadows)
+
+
+def is_shadow(deployment: str) -> bool:
+    """Say whether a deployment of the application gets copies of the traffic alone."""
+    return deployment.startswith(_SHADOW)
 
 
 def _model(

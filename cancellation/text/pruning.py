@@ -40,12 +40,11 @@ def prune_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], *, size: int) ->
     likely = sorted(spelled, key=lambda number: -pieces[number][1])
     kept = set(list(dict.fromkeys([*letters, *used, *likely]))[: max(size, len(letters))])
     low = min(score for _, score in pieces) - 10.0
-    order = [number for number in range(len(pieces)) if number in kept or number in frame]
-    mask = max(frame)
-    head = [number for number in order if number < mask]
-    old = np.array([*head, *[-1] * len(_BYTES), mask])
-    state["model"]["vocab"] = [*(pieces[number] for number in head), *([byte, low] for byte in _BYTES), pieces[mask]]
+    inner = [number for number in range(len(pieces)) if number in kept or number in frame]
+    added = sorted(number for number in frame if number >= len(pieces))
+    state["model"]["vocab"] = [*(pieces[number] for number in inner), *([byte, low] for byte in _BYTES)]
     state["model"]["byte_fallback"] = True
+    old = np.array([*inner, *[-1] * len(_BYTES), *added])
     places = {number: place for place, number in enumerate(old.tolist()) if number >= 0}
     for token in state["added_tokens"]:
         token["id"] = places[token["id"]]

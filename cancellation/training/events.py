@@ -67,25 +67,30 @@ def encode_events(
     Raises:
         ValueError: If events or labels are refused.
     """
-    units = list(_units(settings))
-    place = join_url(folder, _digest(settings, tokenizer, spec))
-    urls = [join_url(place, name) for name, *_ in units]
+    units = encoding_units(settings, tokenizer, spec, folder)
+    urls = [unit[-1] for unit in units]
     validation = tuple(url for url in urls if "/validation-" in url)
-    if all(map(exists, urls)):
-        return tuple(url for url in urls if url not in validation), validation
-    import ray
+    missing = [unit for unit in units if not exists(unit[-1])]
+    if missing:
+        import ray
 
-    encode = ray.remote(_encode_unit)
-    pending = [
-        encode.remote(settings, tokenizer.to_str(), spec, unit, url)
-        for unit, url in zip(units, urls, strict=True)
-        if not exists(url)
-    ]
-    try:
-        ray.get(pending)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        encode = ray.remote(encode_unit)
+        try:
+            ray.get([encode.remote(*unit) for unit in missing])
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
     return tuple(url for url in urls if url not in validation), validation
+
+
+Unit = tuple[TrainingEventsSettings, str, ModelSpec, tuple[str, str | None, int, int], str]
+"""What `encode_unit` takes: settings, tokeniser (JSON), description, (file name, source, first, end), location."""
+
+
+def encoding_units(settings: TrainingEventsSettings, tokenizer: Tokenizer, spec: ModelSpec, folder: str) -> list[Unit]:
+    """Cut the encoding into units that can be done apart, each one file; the folder's name is a digest of all of it."""
+    place = join_url(folder, _digest(settings, tokenizer, spec))
+    text = tokenizer.to_str()
+    return [(settings, text, spec, unit, join_url(place, unit[0])) for unit in _units(settings)]
 
 
 def _digest(settings: TrainingEventsSettings, tokenizer: Tokenizer, spec: ModelSpec) -> str:
@@ -124,13 +129,14 @@ def _units(settings: TrainingEventsSettings) -> Iterator[tuple[str, str | None, 
             yield f"{name}-{number:05d}.arrow", None, start, min(start + _EVENTS_PER_FILE, count)
 
 
-def _encode_unit(
+def encode_unit(
     settings: TrainingEventsSettings,
     tokenizer_json: str,
     spec: ModelSpec,
     unit: tuple[str, str | None, int, int],
     target: str,
 ) -> None:
+    """Encode one unit's events into its file."""
     name, source, start, end = unit
     training = name.startswith("training")
     tokenizer = Tokenizer.from_str(tokenizer_json)
@@ -156,6 +162,8 @@ def _encode_unit(
 def _staged(settings: TrainingEventsSettings, training: bool, numbers: range) -> Iterator[Example]:
     apart = settings.held_out_writers
     dialogues = written_dialogues(without=apart) if training else written_dialogues(only=apart)
+    if not dialogues:
+        raise ValueError(f"held_out_writers {', '.join(apart)}: no dialogue is left on one side; name some writers")
     for number in numbers:
         for dialogue in dialogues:
             drawn = stage(dialogue, number, seed=2 * settings.seed + (not training))

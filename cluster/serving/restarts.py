@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from contextlib import suppress
@@ -22,6 +23,11 @@ class RestartBackoff:
     first_seconds: float = 10.0
     max_seconds: float = 300.0
     well_seconds: float = 600.0
+
+    @classmethod
+    def of(cls, name: str) -> RestartBackoff:
+        """Give that of a name, remembered in this user's folder among the machine's temporary files."""
+        return cls(Path(tempfile.gettempdir()) / f"restarts-{os.getuid()}" / f"{name.replace(':', '-')}.json")
 
     def next_delay(self) -> float:
         """Count a start and give the seconds that it has to wait."""
@@ -46,7 +52,7 @@ class RestartBackoff:
 
     def _write(self, starts: int, due_at: float) -> None:
         with suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self.path.parent, delete=False) as file:
                 json.dump({"starts": starts, "due_at": due_at}, file)
             Path(file.name).replace(self.path)

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,23 +176,29 @@ class Signals:
         return None
 
 
-def run_application(build: Callable[[], Application], *, name: str, on_ready: Callable[[], None]) -> None:
+def run_application(
+    build: Callable[[], Application],
+    *,
+    name: str,
+    on_ready: Callable[[], None],
+    dispensable: Callable[[str], bool] = lambda _: False,
+) -> None:
     """Run an application at / until SIGINT or SIGTERM; at SIGHUP build it anew and roll it out.
 
     A new one that cannot be built, or whose replicas do not start, is reported and leaves the one that runs as it
-    is; an end is not held up by a rollout that is under way.
+    is; an end is not held up by a rollout that is under way. Deployments whose names are `dispensable` decide
+    nothing: one that does not start is reported, and the others go on without it.
 
     Raises:
         ValueError: If the first one cannot be built.
         RuntimeError: If the first one does not start.
     """
     from ray import serve
-    from ray.serve.schema import ApplicationStatus
 
-    runs = target = build()
-    serve.run(runs, name=name, route_prefix="/")
-    on_ready()
+    runs: Application | None = None
+    target = build()
     with Signals() as signals:
+        _start_rollout(target, name)
         while True:
             number = signals.wait()
             if number == signal.SIGHUP:
@@ -205,14 +211,19 @@ def run_application(build: Callable[[], Application], *, name: str, on_ready: Ca
             elif number is not None:
                 return
             elif target is not runs:
-                status = serve.status().applications[name]
-                if status.status == ApplicationStatus.RUNNING:
-                    runs = target
-                    on_ready()
-                elif status.status != ApplicationStatus.DEPLOYING:
-                    log.error("the rollout failed, what ran before goes on: %s", _reason(status))
+                finished, failures = rollout_progress(serve.status().applications[name], dispensable)
+                essential = {deployment: why for deployment, why in failures.items() if not dispensable(deployment)}
+                if essential and runs is None:
+                    raise RuntimeError(f"application {name} does not start: {_sentence(essential)}")
+                if essential:
+                    log.error("the rollout failed, what ran before goes on: %s", _sentence(essential))
                     target = runs
                     _start_rollout(runs, name)
+                elif finished:
+                    if failures:
+                        log.error("what can be done without did not start: %s", _sentence(failures))
+                    runs = target
+                    on_ready()
 
 
 def _start_rollout(target: Application, name: str) -> None:
@@ -221,7 +232,25 @@ def _start_rollout(target: Application, name: str) -> None:
     serve.run_many([serve.RunTarget(target=target, name=name, route_prefix="/")], wait_for_applications_running=False)
 
 
-def _reason(status: ApplicationStatusOverview) -> str:
-    """Give what Serve says of an application and the last line that it keeps of each of its deployments."""
-    details = [deployment.message.strip() for deployment in status.deployments.values()]
-    return "; ".join([status.message, *(detail.splitlines()[-1] for detail in details if detail)])
+def rollout_progress(
+    application: ApplicationStatusOverview, dispensable: Callable[[str], bool]
+) -> tuple[bool, dict[str, str]]:
+    """Say whether a rollout has come to its end, and which deployments did not start, with the reason."""
+    # Until Serve has looked at a new target, deployments show what was before, and the application "deploying".
+    if application.status == "DEPLOYING":
+        return False, {}
+    failures = {
+        deployment: (state.message.strip().splitlines() or ["no reason is known"])[-1]
+        for deployment, state in application.deployments.items()
+        if state.status == "DEPLOY_FAILED"
+    }
+    busy = any(
+        state.status in ("UPDATING", "UNHEALTHY")
+        for deployment, state in application.deployments.items()
+        if not dispensable(deployment)
+    )
+    return not busy, failures
+
+
+def _sentence(failures: Mapping[str, str]) -> str:
+    return "; ".join(f"{deployment}: {reason}" for deployment, reason in failures.items())

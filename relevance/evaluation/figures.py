@@ -7,7 +7,6 @@ figure and its interval. A figure that needs what is not there (a label that nob
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -202,8 +201,3 @@ def measure_people(
         model=summarise(model),
         difference=summarise(model - people),
     )
-
-
-def shown_figures(figures: Mapping[str, Figure]) -> dict[str, dict[str, float | str | None]]:
-    """Turn figures into JSON types."""
-    return {name: vars(figure) for name, figure in figures.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -58,6 +59,12 @@ class EvaluationPairs:
         """The query of each pair as a number, (n,): the same text is the same query whatever its id."""
         return np.unique([fold_query(query) for query in self.queries], return_inverse=True)[1]
 
+    def unseen_by(self, judged: EvaluationPairs) -> EvaluationPairs:
+        """Keep the pairs whose query and title do not stand in `judged`, written in whatever way."""
+        queries, titles = set(map(_spelling, judged.queries)), set(map(_spelling, judged.titles))
+        rows = zip(self.queries, self.titles, strict=True)
+        return self.take(np.array([_spelling(q) not in queries and _spelling(t) not in titles for q, t in rows], bool))
+
     def take(self, rows: np.ndarray) -> EvaluationPairs:
         """Keep some of the pairs, by bool (n,)."""
         kept = np.flatnonzero(rows)
@@ -71,6 +78,10 @@ class EvaluationPairs:
             brands=None if self.brands is None else [self.brands[i] for i in kept],
             markets=None if self.markets is None else [self.markets[i] for i in kept],
         )
+
+
+def _spelling(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
 def fold_query(query: str) -> str:

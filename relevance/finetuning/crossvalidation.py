@@ -8,30 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.models.files import ModelFiles
 from cluster.tracking import TrackedRun
-from cluster.training.train import TrainerSettings
 from relevance.agreement import nominal_alpha
 from relevance.engines.label_model import open_label_model
-from relevance.engines.settings import EngineSettings
 from relevance.evaluation.pairs import TIED, EvaluationPairs
 from relevance.evaluation.predictions import Predictions, ask_model
-from relevance.finetuning.finetune import FinetuningSettings, finetune
-from relevance.finetuning.pairs import LabelledPairs, WeakPairs, split_folds
-from relevance.prompting.prompts import PromptEncoder
+from relevance.finetuning.finetune import finetune
+from relevance.finetuning.pairs import LabelledTexts, split_folds
+from relevance.finetuning.recipe import FinetuneInputs, Recipe
 
 logger = logging.getLogger(__name__)
 
 
 def cross_validate(
-    base: ModelFiles,
-    encoder: PromptEncoder,
-    pairs: EvaluationPairs,
-    weak: WeakPairs | None,
-    settings: FinetuningSettings,
-    trainer: TrainerSettings,
-    engine: EngineSettings,
-    run: TrackedRun,
+    given: FinetuneInputs,
+    recipe: Recipe,
+    run: TrackedRun | None,
     *,
     num_folds: int,
     seed: int,
@@ -40,27 +32,27 @@ def cross_validate(
 ) -> tuple[EvaluationPairs, Predictions]:
     """Label every pair by the adapter of a fold that saw neither its query nor its title.
 
-    The base must have been pre-trained without them too; weak pairs that share one with any labelled pair are
+    The base must have been pre-trained without them too; weak and further pairs that share one with a judged pair are
     left out. Folds are grouped by query.
 
     Returns:
         The pairs with a settled label, and what the models said of them, in their order.
     """
-    pairs = pairs.take(pairs.labels != TIED)
-    texts = LabelledPairs(pairs.queries, pairs.titles, pairs.labels)
-    weak = weak.without(texts) if weak else None
+    pairs = given.pairs.take(given.pairs.labels != TIED)
+    texts = LabelledTexts(pairs.queries, pairs.titles, pairs.labels)
     probabilities, labelled = np.zeros((len(pairs), 4)), np.zeros(len(pairs), bool)
     for number, (training, judged) in enumerate(split_folds(texts, num_folds, seed=seed)):
         own, other = pairs.take(_mask(training, len(pairs))), pairs.take(_mask(judged, len(pairs)))
         adapter = output / f"fold{number}"
-        finetune(base, encoder, own, weak, settings, trainer, run, output=adapter, cache_dir=cache_dir)
-        model = open_label_model(base.source, str(adapter), quantization="none", cache_dir=cache_dir)
-        said = ask_model(other.rows, model, engine)
+        finetune(replace(given.without(other), pairs=own), recipe, run, output=adapter, cache_dir=cache_dir)
+        model = open_label_model(given.base.source, str(adapter), quantization="none", cache_dir=cache_dir)
+        said = ask_model(other.rows, model, recipe.engine)
         probabilities[judged], labelled[judged] = said.probabilities, said.labelled
         alpha = nominal_alpha(np.stack([other.labels, said.labels])[:, said.labelled])
-        run.metrics({"fold_alpha": alpha}, step=number)
+        if run is not None:
+            run.metrics({"fold_alpha": alpha}, step=number)
         logger.info("fold %d of %d: alpha %.3f over %d pairs", number + 1, num_folds, alpha, len(other))
-    version = f"{base.version}, {num_folds} folds"
+    version = f"{given.base.version}, {num_folds} folds"
     said = replace(said, model_version=version, fingerprint=None, engine_seconds=None)
     return pairs, replace(said, probabilities=probabilities, labelled=labelled)
 

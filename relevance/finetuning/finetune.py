@@ -6,54 +6,29 @@ import json
 import math
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from pydantic import Field
 from sklearn.model_selection import GroupShuffleSplit
 
-from cluster.models.files import ModelFiles
 from cluster.provenance import digest_of
-from cluster.settings import Settings
 from cluster.tracking import TrackedRun
-from cluster.training.train import TrainerSettings, train
+from cluster.training.train import train
 from relevance.evaluation.pairs import TIED, EvaluationPairs
-from relevance.finetuning.pairs import LabelledPairs, WeakPairs
-from relevance.finetuning.taught_pairs import TaughtPairs, TeachingSettings
+from relevance.finetuning.pairs import LabelledTexts
+from relevance.finetuning.recipe import FinetuneInputs, FinetuningSettings, Recipe
+from relevance.finetuning.taught_pairs import TaughtPairs
 from relevance.labels import LABELS
 from relevance.prompting.prompts import PromptEncoder, save_prompt_settings
 from relevance.training.examples import ExampleSource, ProductExample, tokenize_texts
-from relevance.training.loop import ALPHA, TrainingSettings, TrainingTask, ValidationPairs, train_worker
+from relevance.training.loop import ALPHA, TrainingTask, ValidationPairs, train_worker
 from relevance.training.state import ADAPTER
-from relevance.weights.adapters import LoraSettings
 from relevance.weights.loading import TRAINING_FILE
 
 _QUERIES_PER_ROW = 16
-
-
-class FinetuningSettings(Settings):
-    """LoRA on the label token."""
-
-    lora: LoraSettings = LoraSettings()
-    training: TrainingSettings = TrainingSettings()
-    epochs: int = Field(default=2, ge=1)
-    """Passes over the labelled pairs."""
-
-    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = "none"
-    """`balanced`: the rarer a label, the more its pairs count, all labels alike in sum."""
-
-    allow_missing_labels: bool = False
-    """Train although one of the four labels has no pair: the model will hardly ever give it."""
-
-    validation_fraction: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the queries kept back to choose the best checkpoint by alpha, and to stop early; 0: the last counts."""
-
-    teaching: TeachingSettings = TeachingSettings()
-    """Only used together with weakly labelled pairs."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +66,21 @@ class LabelledExamples:
         return tokenize_texts(encoder, self._products, self._queries, self._targets)
 
 
+class StagedExamples:
+    """Pairs of other sources beside one's own in the first epochs, one's own alone afterwards."""
+
+    def __init__(self, own: ExampleSource, further: Sequence[ExampleSource], further_epochs: int) -> None:
+        self._own, self._further, self._further_epochs = own, further, further_epochs
+
+    def epoch(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
+        examples = self._own.epoch(encoder, number)
+        if number < self._further_epochs:
+            examples = [*examples, *(one for source in self._further for one in source.epoch(encoder, number))]
+        return examples
+
+
 def finetune(
-    base: ModelFiles,
-    encoder: PromptEncoder,
-    pairs: EvaluationPairs,
-    weak: WeakPairs | None,
-    settings: FinetuningSettings,
-    trainer: TrainerSettings,
-    run: TrackedRun,
-    *,
-    output: Path,
-    cache_dir: str,
+    given: FinetuneInputs, recipe: Recipe, run: TrackedRun | None, *, output: Path, cache_dir: str
 ) -> FinetunedAdapter:
     """Train an adapter and write it with its prompt and origin to `output`; the base stays as it is.
 
@@ -111,16 +90,13 @@ def finetune(
         ValueError: If a label has no pair, or no query can be kept back for validation.
         RuntimeError: If training failed.
     """
-    pairs = pairs.take(pairs.labels != TIED)
-    training, validation = split_validation(pairs, settings)
-    targets = label_targets(training.labels, settings, weights=training.weights)
-    source: ExampleSource = LabelledExamples(training, targets)
-    if weak is not None:
-        judged = _texts(validation) if validation else None
-        weak = weak.without(judged) if judged else weak
-        source = TaughtPairs(_texts(training), targets, weak, settings.teaching, seed=settings.training.seed)
+    settings, encoder = recipe.finetuning, given.encoder
+    training, validation = split_validation(given.pairs.take(given.pairs.labels != TIED), settings)
+    if validation:
+        given = given.without(validation)
+    source = _examples(given, training, settings)
     task = TrainingTask(
-        model=base,
+        model=given.base,
         cache_dir=cache_dir,
         prompt=encoder.prompt,
         source=source,
@@ -130,23 +106,25 @@ def finetune(
         validation=_validation_pairs(validation, encoder) if validation else None,
     )
     origin = {
-        "base": base.version,
-        "base_digest": base.digest,
+        "base": given.base.version,
+        "base_digest": given.base.digest,
         "prompt": encoder.digest,
         "training_data": training.digest,
         "num_training_pairs": len(training),
         "validation_data": validation.digest if validation else None,
-        "weak_pairs": len(weak.queries) if weak else 0,
+        "weak_pairs": len(given.weak.queries) if given.weak else 0,
+        "further_data": [some.digest for some in given.further],
+        "further_pairs": sum(map(len, given.further)),
         "finetuning": settings.model_dump(mode="json"),
     }
     name = f"finetune-{digest_of([origin, training.labels.tolist(), training.queries])}"
     outcome = train(
         train_worker,
         {"task": task},
-        trainer,
+        recipe.trainer,
         name=name,
         score=ALPHA if validation else None,
-        curves=run.address,
+        curves=run.address if run else None,
     )
     returned = outcome.returned
     with tempfile.TemporaryDirectory() as folder:
@@ -155,6 +133,30 @@ def finetune(
     origin["base_fingerprint"] = returned["base_fingerprint"]
     (output / TRAINING_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     return FinetunedAdapter(output, returned["losses"], returned["alphas"], training, validation)
+
+
+def _examples(given: FinetuneInputs, training: EvaluationPairs, settings: FinetuningSettings) -> ExampleSource:
+    targets = label_targets(training.labels, settings, weights=training.weights)
+    if given.weak is not None:
+        own: ExampleSource = TaughtPairs(
+            _texts(training), targets, given.weak, settings.teaching, seed=settings.training.seed
+        )
+    else:
+        own = LabelledExamples(training, targets)
+    further = [some.take(some.labels != TIED) for some in given.further]
+    if not settings.further_epochs or not further:
+        return own
+    shares = np.bincount(training.labels, minlength=len(LABELS)) / len(training)
+    return StagedExamples(own, [_further_examples(some, shares, settings) for some in further], settings.further_epochs)
+
+
+def _further_examples(pairs: EvaluationPairs, shares: np.ndarray, settings: FinetuningSettings) -> LabelledExamples:
+    weights = settings.further_weight * pairs.weights
+    if settings.further_match:
+        own = np.bincount(pairs.labels, minlength=len(LABELS)) / len(pairs)
+        weights = weights * (shares / np.maximum(own, 1e-9))[pairs.labels]
+    plain = settings.model_copy(update={"allow_missing_labels": True, "class_weights": "none"})
+    return LabelledExamples(pairs, label_targets(pairs.labels, plain, weights=weights))
 
 
 def split_validation(
@@ -198,8 +200,8 @@ def label_targets(labels: np.ndarray, settings: FinetuningSettings, *, weights: 
     return (shares * weights[:, None]).astype(np.float32)
 
 
-def _texts(pairs: EvaluationPairs) -> LabelledPairs:
-    return LabelledPairs(pairs.queries, pairs.titles, pairs.labels)
+def _texts(pairs: EvaluationPairs) -> LabelledTexts:
+    return LabelledTexts(pairs.queries, pairs.titles, pairs.labels)
 
 
 def _validation_pairs(pairs: EvaluationPairs, encoder: PromptEncoder) -> ValidationPairs:
@@ -215,5 +217,11 @@ def _validation_pairs(pairs: EvaluationPairs, encoder: PromptEncoder) -> Validat
 
 
 def _num_steps(source: ExampleSource, encoder: PromptEncoder, settings: FinetuningSettings) -> int:
-    pairs = sum(len(example.queries) for example in source.epoch(encoder, 0))
-    return max(math.ceil(pairs * settings.epochs / settings.training.pairs_per_step), 1)
+    """Count the steps of all epochs; those after the further pairs' are alike."""
+    counted = {
+        number: sum(len(example.queries) for example in source.epoch(encoder, number))
+        for number in {0, min(settings.further_epochs, settings.epochs - 1)}
+    }
+    first = min(settings.further_epochs, settings.epochs)
+    pairs = counted[0] * first + counted[max(counted)] * (settings.epochs - first)
+    return max(math.ceil(pairs / settings.training.pairs_per_step), 1)

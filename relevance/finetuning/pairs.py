@@ -15,15 +15,15 @@ from relevance.labels import LABELS, parse_label
 
 
 @dataclass(frozen=True)
-class LabelledPairs:
+class LabelledTexts:
     """Queries, titles and label numbers, aligned."""
 
     queries: Sequence[str]
     titles: Sequence[str]
     labels: np.ndarray
 
-    def take(self, rows: np.ndarray) -> LabelledPairs:
-        return LabelledPairs([self.queries[i] for i in rows], [self.titles[i] for i in rows], self.labels[rows])
+    def take(self, rows: np.ndarray) -> LabelledTexts:
+        return LabelledTexts([self.queries[i] for i in rows], [self.titles[i] for i in rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class WeakPairs:
     titles: Sequence[str]
     is_substitute: np.ndarray
 
-    def without(self, other: LabelledPairs) -> WeakPairs:
+    def without(self, other: LabelledTexts) -> WeakPairs:
         """Drop the pairs whose query or title stands in `other` too, written in whatever way."""
         keep = keep_unseen(self.queries, self.titles, other)
         return WeakPairs([self.queries[i] for i in keep], [self.titles[i] for i in keep], self.is_substitute[keep])
 
 
-def keep_unseen(queries: Sequence[str], titles: Sequence[str], judged: LabelledPairs) -> np.ndarray:
+def keep_unseen(queries: Sequence[str], titles: Sequence[str], judged: LabelledTexts) -> np.ndarray:
     """Rows of (queries, titles) that share neither query nor title with the judged pairs, int (m,)."""
     seen_queries, seen_titles = _folded(judged.queries), _folded(judged.titles)
     rows = enumerate(zip(queries, titles, strict=True))
@@ -58,7 +58,7 @@ def _fold(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-def read_labelled_pairs(path: Path) -> LabelledPairs:
+def read_labelled_pairs(path: Path) -> LabelledTexts:
     """Read a CSV with the columns query, title, label.
 
     Raises:
@@ -66,7 +66,7 @@ def read_labelled_pairs(path: Path) -> LabelledPairs:
     """
     columns = _read_columns(path, ("query", "title", "label"))
     labels = np.array([LABELS.index(parse_label(label)) for label in columns["label"]])
-    return LabelledPairs(columns["query"], columns["title"], labels)
+    return LabelledTexts(columns["query"], columns["title"], labels)
 
 
 def read_weak_pairs(path: Path) -> WeakPairs:
@@ -85,7 +85,7 @@ def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
     return {name: table[name].to_pylist() for name in names}
 
 
-def split_folds(pairs: LabelledPairs, num_folds: int, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def split_folds(pairs: LabelledTexts, num_folds: int, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Split into (training rows, judged rows), the pairs of a query together and no judged title in training."""
     folds = []
     splitter = GroupKFold(num_folds, shuffle=True, random_state=seed)
@@ -95,6 +95,6 @@ def split_folds(pairs: LabelledPairs, num_folds: int, *, seed: int) -> list[tupl
     return folds
 
 
-def _texts(pairs: LabelledPairs, rows: np.ndarray) -> tuple[Sequence[str], Sequence[str]]:
+def _texts(pairs: LabelledTexts, rows: np.ndarray) -> tuple[Sequence[str], Sequence[str]]:
     taken = pairs.take(rows)
     return taken.queries, taken.titles

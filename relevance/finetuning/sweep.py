@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,9 @@ from relevance.engines.label_model import open_label_model
 from relevance.evaluation.pairs import TIED, EvaluationPairs
 from relevance.evaluation.predictions import ask_model
 from relevance.evaluation.run import MODEL, judge
-from relevance.finetuning.finetune import FinetuningSettings, finetune
-from relevance.finetuning.pairs import LabelledPairs
-from relevance.finetuning.run import FinetuneInputs, FinetuneSource, Recipe, read_inputs, training_figures
+from relevance.finetuning.finetune import finetune
+from relevance.finetuning.recipe import FinetuneInputs, FinetuneSource, FinetuningSettings, Recipe, read_inputs
+from relevance.finetuning.run import training_figures
 
 logger = logging.getLogger(__name__)
 
@@ -145,21 +145,10 @@ def _run_cell(
     source: SweepSource,
     key: str,
 ) -> Cell:
-    weak = given.weak
-    if weak is not None:
-        weak = weak.without(LabelledPairs(held_out.queries, held_out.titles, held_out.labels))
     folder = Path(source.output) / "adapters" / key
-    adapter = finetune(
-        given.base,
-        given.encoder,
-        training,
-        weak,
-        settings,
-        source.trainer,
-        run,
-        output=folder,
-        cache_dir=source.cache_dir,
-    )
+    inputs = replace(given.without(held_out), pairs=training)
+    recipe = source.model_copy(update={"finetuning": settings})
+    adapter = finetune(inputs, recipe, run, output=folder, cache_dir=source.cache_dir)
     model = open_label_model(given.base.source, str(folder), quantization="none", cache_dir=source.cache_dir)
     said = ask_model(held_out.rows, model, source.engine)
     judged = judge(held_out, said, source.evaluation, training=training, shared_queries=0)

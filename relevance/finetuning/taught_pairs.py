@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cluster.settings import Settings
 from relevance.evaluation.overlap import OverlapFeatures, OverlapTeacher
-from relevance.finetuning.pairs import LabelledPairs, WeakPairs
+from relevance.finetuning.pairs import LabelledTexts, WeakPairs
 from relevance.labels import LABELS
 from relevance.prompting.prompts import PromptEncoder
 from relevance.small_model_recipe.generated_pairs import GeneratedPairs, GenerationSettings
@@ -45,7 +45,7 @@ class TaughtPairs:
     """Epochs of examples: labelled pairs, weakly labelled pairs and recombined ones with the teacher's opinion."""
 
     def __init__(
-        self, labelled: LabelledPairs, targets: np.ndarray, weak: WeakPairs, settings: TeachingSettings, *, seed: int
+        self, labelled: LabelledTexts, targets: np.ndarray, weak: WeakPairs, settings: TeachingSettings, *, seed: int
     ) -> None:
         """Fit the teacher; `targets` (n, 4) are the labelled pairs' smoothed and weighed labels."""
         self._settings, self._seed = settings, seed

@@ -45,7 +45,9 @@ def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Pat
     was, config.inference_mode = config.inference_mode, True
     config.save_pretrained(folder)
     config.inference_mode = was
-    stored = {_STORED + name.replace(_NAMED, ".weight"): tensor.contiguous() for name, tensor in weights.items()}
+    # With tied embeddings the frozen output matrix counts among what was trained; an adapter is its own weights.
+    own = {name: tensor for name, tensor in weights.items() if name.endswith(_NAMED)}
+    stored = {_STORED + name.replace(_NAMED, ".weight"): tensor.contiguous() for name, tensor in own.items()}
     save_file(stored, folder / _WEIGHTS, metadata={"format": "pt"})
 
 

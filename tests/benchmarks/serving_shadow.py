@@ -99,8 +99,8 @@ class Shadow:
 
     def _is_up(self, replica: psutil.Process) -> bool:
         """Whether it has had the time to load its model: Serve treats one that never came up in another way."""
-        held = Path(tempfile.gettempdir()) / f"restarts-{os.getuid()}"
-        due_at = max((RestartBackoff(path).due_at() for path in held.glob(f"*-{SHADOW.name}-*.json")), default=0.0)
+        remembered = RestartBackoff.of("").path.parent.glob(f"*-{SHADOW.name}-*.json")
+        due_at = max((RestartBackoff(path).due_at() for path in remembered), default=0.0)
         with suppress(psutil.Error):
             return time.time() - max(due_at, replica.create_time()) > _UP_SECONDS
         return False

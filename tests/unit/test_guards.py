@@ -15,7 +15,7 @@ import yaml
 from tests.conftest import PROJECT
 
 FLOORS = {
-    "cluster": ("", "statistics", "sharded", "models", "serving", "training"),
+    "cluster": ("", "statistics", "sharded", "models", "pretrained", "serving", "training"),
     "relevance": (
         "",
         "prompting",
@@ -36,6 +36,7 @@ FLOORS = {
         "text",
         "model",
         "simulation",
+        "written",
         "decision",
         "training",
         "scoring",
@@ -57,7 +58,7 @@ FLOORS = {
 "" holds what lies in the package itself. A file imports from its own room and from lower ones."""
 BELOW = {"cluster": (), "relevance": ("cluster",), "cancellation": ("cluster",), "jobs": tuple(FLOORS)}
 """Packages that a package may import besides itself."""
-MAY_SIMULATE = ("simulation", "training", "comparison", "new_market", "serving.demo")
+MAY_SIMULATE = ("simulation", "written", "training", "comparison", "new_market", "serving.demo")
 """Rooms of `cancellation/` that may import the simulator: what judges real orders does without."""
 PURE = [
     "relevance.labels",

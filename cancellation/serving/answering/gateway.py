@@ -321,7 +321,7 @@ class Gateway:
             logger.error("%s", error)
             if not logged:
                 self._append_or_refuse(record)
-            stands = Recorded(request.fingerprint, dict(record), request.received_at, None)
+            stands = Recorded(request.fingerprint, dict(record), None)
         self._metrics.observe(STAGE, (time.perf_counter() - started) * 1e3, "log")
         if stands.fingerprint != request.fingerprint:
             raise self._conflict(event_id)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,12 +86,6 @@ class Shipper:
                 num_shipped += num_records
         self.num_shipped += num_shipped
         return num_shipped
-
-    def run(self, stop: threading.Event) -> None:
-        """Ship until told to stop, and once more then."""
-        while not stop.wait(self.settings.interval_seconds):
-            self.ship_once()
-        self.ship_once()
 
     def _ship(self, path: Path) -> int | None:
         content = read_segment(path)

@@ -50,8 +50,6 @@ class Recorded:
     """Of the event's content."""
     decision: dict[str, Any]
     """As it was given to `put`, and so as it was answered."""
-    recorded_at: float
-    """Epoch seconds."""
     explanation: list[dict[str, Any]] | None
     """The decision factors with their evidence, once they were explained."""
 
@@ -131,7 +129,7 @@ class RecentDecisions:
             except BaseException:
                 connection.rollback()
                 raise
-        return standing or Recorded(fingerprint, dict(decision), now, None)
+        return standing or Recorded(fingerprint, dict(decision), None)
 
     def add_explanation(self, event_id: str, decision_factors: Sequence[Mapping[str, Any]]) -> bool:
         """Keep an event's decision factors with their evidence beside its decision; False if it has none."""
@@ -163,11 +161,11 @@ class RecentDecisions:
 
     def _find(self, connection: sqlite3.Connection, event_id: str) -> Recorded | None:
         row = connection.execute(
-            "SELECT fingerprint, decision, recorded_at, explanation FROM decisions WHERE event_id = ?", (event_id,)
+            "SELECT fingerprint, decision, explanation, recorded_at FROM decisions WHERE event_id = ?", (event_id,)
         ).fetchone()
-        if row is None or row[2] <= self._clock() - self.retention_seconds:
+        if row is None or row[3] <= self._clock() - self.retention_seconds:
             return None
-        return Recorded(row[0], json.loads(row[1]), row[2], json.loads(row[3]) if row[3] else None)
+        return Recorded(row[0], json.loads(row[1]), json.loads(row[2]) if row[2] else None)
 
     def _check_after_crash(self) -> None:
         """Begin anew if the machine was started since the file was made and the file did not survive that."""

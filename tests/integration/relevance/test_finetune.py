@@ -17,7 +17,7 @@ from cluster.tracking import TrackingSettings, open_client
 from cluster.training.train import TrainerSettings
 from jobs.relevance_finetune import FinetuneJob, main
 from relevance.evaluation.figures import EvaluationSettings
-from relevance.finetuning.finetune import FinetuningSettings
+from relevance.finetuning.recipe import FinetuningSettings
 from relevance.training.loop import TrainingSettings
 from relevance.weights.adapters import LoraSettings
 from tests.builders.pairs_data import write_learnable_pairs

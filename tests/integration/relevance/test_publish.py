@@ -29,7 +29,7 @@ from relevance.engines.settings import EngineSettings, VllmSettings
 from relevance.evaluation.figures import EvaluationSettings
 from relevance.evaluation.pairs import EvaluationPairs, read_evaluation_pairs
 from relevance.evaluation.predictions import Predictions, ask_model
-from relevance.finetuning.finetune import FinetuningSettings
+from relevance.finetuning.recipe import FinetuningSettings
 from relevance.labels import LABELS
 from relevance.publishing.steps import PublishingSettings
 from relevance.scoring.run import ScoringSettings

@@ -13,7 +13,7 @@ from jobs.relevance_crossvalidate import CrossvalidateJob
 from jobs.relevance_crossvalidate import main as crossvalidate
 from jobs.relevance_sweep import SweepJob, main
 from relevance.evaluation.figures import EvaluationSettings
-from relevance.finetuning.finetune import FinetuningSettings
+from relevance.finetuning.recipe import FinetuningSettings
 from relevance.training.loop import TrainingSettings
 from tests.builders.pairs_data import write_learnable_pairs
 

@@ -150,9 +150,15 @@ def test_a_storage_that_is_down_costs_disk_only_and_gets_everything_once_it_is_b
         log.measure()
         assert log.over_limit
         assert sum(len(read_segment(path).records) for path in sealed_segments(tmp_path)) == 60
-    runner = threading.Thread(
-        target=Shipper(tmp_path, output, ShipperSettings(interval_seconds=0.05)).run, args=(stop,)
-    )
+    again = Shipper(tmp_path, output)
+
+    def ship() -> None:
+        last = False
+        while not last:
+            last = stop.wait(0.05)
+            again.ship_once()
+
+    runner = threading.Thread(target=ship)
     runner.start()
     deadline = time.monotonic() + 60
     while sealed_segments(tmp_path) and time.monotonic() < deadline:

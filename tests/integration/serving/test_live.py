@@ -264,6 +264,19 @@ def test_an_upgrade_that_cannot_start_is_reported_and_leaves_what_runs(endpoint:
     network.write_bytes(whole)
 
 
+def test_a_shadow_that_cannot_start_is_reported_and_does_not_hold_up_an_upgrade(endpoint: Served) -> None:
+    (endpoint.folder / "next" / "model.onnx").write_bytes(b"no network")
+    rename_model(endpoint.folder / "live", "best")
+    said = len(endpoint.printed())
+    with endpoint.stream("unshadowed", RATE) as stream:
+        endpoint.process.send_signal(signal.SIGHUP)
+        endpoint.until(lambda: "can be done without did not start: shadow-next" in endpoint.printed()[said:], 180)
+        endpoint.until_answered(stream, 20)
+    assert stream.statuses() == {200}
+    last = list(stream.bodies().values())[-1]
+    assert last["model_version"].startswith("best@")
+
+
 def test_the_description_holds_for_whatever_is_sent(endpoint: Served) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
     description = endpoint.http.get("/openapi.json").json()

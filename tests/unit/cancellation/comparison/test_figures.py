@@ -17,7 +17,7 @@ from cancellation.comparison.approaches import (
     collect_inputs,
     network_settings,
 )
-from cancellation.comparison.figures import METRICS, Judgements, Truth, compare, difference
+from cancellation.comparison.figures import Judgements, Truth, compare, difference
 from cancellation.comparison.judging_speed import PriceSettings, Speed, measure_speed
 from cancellation.comparison.learners import TreeLearner, TreeSettings
 from cancellation.comparison.report import draw_comparison, render_markdown, winner
@@ -84,6 +84,16 @@ def test_what_cannot_be_measured_is_none_and_no_warning() -> None:
     assert figures["factor_f1"].value is None
 
 
+METRICS = (
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "auc",
+    "recall_at_precision_90",
+    "recall_at_precision_95",
+    "factor_f1",
+)
 EXAMPLES = list(simulated_examples(SimulationSettings(num_events=250), 3, range(250)))
 
 

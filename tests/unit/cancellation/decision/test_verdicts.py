@@ -7,6 +7,7 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,6 @@ from cancellation.decision.verdicts import (
     model_verdict,
     rules_verdict,
     verdict_probabilities,
-    verdict_table,
     verdicts_of_table,
 )
 from cancellation.events.event import parse_event
@@ -111,9 +111,7 @@ def test_the_rules_cannot_pass_for_the_model() -> None:
 def test_a_table_gives_verdicts_back_within_a_floats_precision() -> None:
     factors = list(np.linspace(0, 1, 18))
     verdicts = [verdict_of([2.0, 0.0, 1.0], factors), verdict_of([0.0, 3.0, 1.0], market="SG")]
-    table = verdict_table(verdicts)
-    assert table.schema.equals(VERDICT_SCHEMA)
-    back = verdicts_of_table(table)
+    back = verdicts_of_table(pa.Table.from_pylist(verdicts, schema=VERDICT_SCHEMA))
     for row, verdict in zip(back, verdicts, strict=True):
         CONTRACT.validate(row)
         assert row["probabilities"] == pytest.approx(verdict["probabilities"])

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from cluster.serving.service import ServiceSettings, Signals, prepare_environment, secret_path
+from cluster.serving.service import ServiceSettings, Signals, prepare_environment, rollout_progress, secret_path
 
 
 def test_switches_are_turned_before_ray_is_imported_and_what_is_set_stays(
@@ -69,3 +70,30 @@ def test_signals_that_come_while_nobody_waits_are_kept_in_order() -> None:
         assert [signals.wait(), signals.wait()] == [signal.SIGHUP, signal.SIGTERM]
         assert signals.wait() is None
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("application", "deployments", "finished", "failed"),
+    [
+        ("RUNNING", {"gateway": "HEALTHY", "spare": "HEALTHY"}, True, set()),
+        ("DEPLOY_FAILED", {"gateway": "HEALTHY", "spare": "DEPLOY_FAILED"}, True, {"spare"}),
+        ("DEPLOY_FAILED", {"gateway": "UPDATING", "spare": "DEPLOY_FAILED"}, False, {"spare"}),
+        # What others still wait for may never come: a failure is told at once.
+        ("DEPLOY_FAILED", {"gateway": "UPDATING", "model": "DEPLOY_FAILED"}, False, {"model"}),
+        ("UNHEALTHY", {"gateway": "HEALTHY", "spare": "UNHEALTHY"}, True, set()),
+        ("UNHEALTHY", {"gateway": "UNHEALTHY", "spare": "HEALTHY"}, False, set()),
+        # Serve has not looked at the new target yet: this is the end of the one before.
+        ("DEPLOYING", {"gateway": "HEALTHY", "model": "DEPLOY_FAILED"}, False, set()),
+    ],
+)
+def test_a_rollout_is_judged_by_what_cannot_be_done_without(
+    application: str, deployments: dict[str, str], finished: bool, failed: set[str]
+) -> None:
+    states = {
+        deployment: SimpleNamespace(
+            status=state, message="" if state == "HEALTHY" else "Retrying. Error:\nno network\n"
+        )
+        for deployment, state in deployments.items()
+    }
+    status = SimpleNamespace(status=application, deployments=states)
+    assert rollout_progress(status, lambda name: name == "spare") == (finished, dict.fromkeys(failed, "no network"))

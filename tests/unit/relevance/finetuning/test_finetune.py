@@ -10,8 +10,9 @@ import torch
 
 from relevance.evaluation.overlap import FEATURES, OverlapFeatures, combine_with_answers
 from relevance.evaluation.pairs import read_evaluation_pairs
-from relevance.finetuning.finetune import FinetuningSettings, LabelledExamples, label_targets, split_validation
-from relevance.finetuning.pairs import LabelledPairs, WeakPairs, read_labelled_pairs, split_folds
+from relevance.finetuning.finetune import LabelledExamples, label_targets, split_validation
+from relevance.finetuning.pairs import LabelledTexts, WeakPairs, read_labelled_pairs, split_folds
+from relevance.finetuning.recipe import FinetuningSettings
 from relevance.finetuning.taught_pairs import TaughtPairs, TeachingSettings
 from relevance.prompting.prompts import PromptEncoder, PromptSettings
 from relevance.small_model_recipe.catalogue import CatalogueWriter
@@ -25,14 +26,14 @@ SHARES = {"exact": 0.4, "substitute": 0.3, "complement": 0.1, "irrelevant": 0.2}
 LABELS = list(SHARES)
 
 
-def draw_pairs(number: int, seed: str) -> LabelledPairs:
+def draw_pairs(number: int, seed: str) -> LabelledTexts:
     drawn = CatalogueWriter(seed).pairs(SHARES, 2)
     rows = [
         (query.text, offered.title, LABELS.index(label))
         for _, (offered, query, label) in zip(range(number), drawn, strict=False)
     ]
     queries, titles, labels = zip(*rows, strict=True)
-    return LabelledPairs(queries, titles, np.array(labels))
+    return LabelledTexts(queries, titles, np.array(labels))
 
 
 def weak_pairs(number: int) -> WeakPairs:
@@ -167,7 +168,7 @@ def test_folds_share_neither_query_nor_title() -> None:
 
 
 def test_weak_pairs_that_stand_among_the_judged_are_dropped() -> None:
-    judged = LabelledPairs(["Red shoes!"], ["Shoe, Red (9)"], np.array([0]))
+    judged = LabelledTexts(["Red shoes!"], ["Shoe, Red (9)"], np.array([0]))
     weak = WeakPairs(["red SHOES", "hat", "hat"], ["Boot", "shoe red 9", "Cap"], np.array([True, False, True]))
     kept = weak.without(judged)
     assert (list(kept.titles), kept.is_substitute.tolist()) == (["Cap"], [True])

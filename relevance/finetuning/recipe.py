@@ -1,0 +1,124 @@
+"""What fine-tuning is given: a recipe (settings) and its inputs (a base, a prompt, pairs of three kinds)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from cluster.models.files import ModelFiles, fetch_model, resolve_model
+from cluster.settings import Settings
+from cluster.training.train import TrainerSettings
+from relevance.engines.label_model import load_tokenizer
+from relevance.engines.settings import EngineSettings
+from relevance.evaluation.figures import EvaluationSettings
+from relevance.evaluation.pairs import EvaluationPairs, read_evaluation_pairs
+from relevance.finetuning.pairs import LabelledTexts, WeakPairs, read_weak_pairs
+from relevance.finetuning.taught_pairs import TeachingSettings
+from relevance.prompting.prompts import PROMPT_FILE, PromptEncoder, PromptSettings, load_prompt_settings
+from relevance.training.loop import TrainingSettings
+from relevance.weights.adapters import LoraSettings
+
+
+class FinetuningSettings(Settings):
+    """LoRA on the label token."""
+
+    lora: LoraSettings = LoraSettings()
+    training: TrainingSettings = TrainingSettings()
+    epochs: int = Field(default=2, ge=1)
+    """Passes over the labelled pairs."""
+
+    further_epochs: int = Field(default=0, ge=0)
+    """Passes that begin the training with the further pairs in them; the ones after see the labelled pairs alone."""
+
+    further_weight: float = Field(default=0.5, gt=0)
+    """How much a further pair counts beside a labelled one."""
+
+    further_match: bool = True
+    """Weigh the further pairs so that they have the four labels as often as the labelled pairs."""
+
+    label_smoothing: float = Field(default=0.05, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    """`balanced`: the rarer a label, the more its pairs count, all labels alike in sum."""
+
+    allow_missing_labels: bool = False
+    """Train although one of the four labels has no pair: the model will hardly ever give it."""
+
+    validation_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the queries kept back to choose the best checkpoint by alpha, and to stop early; 0: the last counts."""
+
+    teaching: TeachingSettings = TeachingSettings()
+    """Only used together with weakly labelled pairs."""
+
+
+class Recipe(Settings):
+    """How an adapter is trained and judged."""
+
+    finetuning: FinetuningSettings = FinetuningSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    engine: EngineSettings = EngineSettings()
+    """Judges the adapter, as it would score."""
+
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+class FinetuneSource(Recipe):
+    """What is trained, on which labels."""
+
+    base: str
+    """Causal language model: folder, s3:// folder, models:/name@alias of MLflow, or hub id; not quantised."""
+
+    input: str
+    """Labelled pairs (parquet, CSV or JSONL; a file or folder, local or s3://), as the evaluation job takes them."""
+
+    further: tuple[str, ...] = ()
+    """More labelled pairs, of other sources, in the same forms: they begin the training (`finetuning.further_epochs`)
+    and never judge."""
+
+    weak: str | None = None
+    """CSV with the columns query, title, is_substitute (yes or no, noisy), which stretch few labels; see
+    `finetuning.teaching`. Of the labelled pairs only query and title are looked at then."""
+
+    output: str
+    """Local folder for the adapter."""
+
+    prompt: PromptSettings | None = None
+    """The prompt to train on. None: the base's own (prompt.json beside it), else the full guidelines."""
+
+    cache_dir: str = "~/.cache/marketplace-llm"
+    """Where remote models are kept on a machine."""
+
+
+@dataclass(frozen=True)
+class FinetuneInputs:
+    """What the settings name, found and read."""
+
+    base: ModelFiles
+    encoder: PromptEncoder
+    pairs: EvaluationPairs
+    weak: WeakPairs | None = None
+    further: tuple[EvaluationPairs, ...] = ()
+
+    def without(self, judged: EvaluationPairs) -> FinetuneInputs:
+        """Drop weak and further pairs that share a query or a title with pairs that judge."""
+        texts = LabelledTexts(judged.queries, judged.titles, judged.labels)
+        weak = self.weak.without(texts) if self.weak else None
+        return replace(self, weak=weak, further=tuple(some.unseen_by(judged) for some in self.further))
+
+
+def read_inputs(source: FinetuneSource) -> FinetuneInputs:
+    """Pin the base and read the pairs.
+
+    Raises:
+        ValueError: If the model or the pairs are refused.
+    """
+    base = resolve_model(source.base)
+    folder = fetch_model(base, cache_dir=source.cache_dir, weights=False)
+    if source.prompt is not None and (folder / PROMPT_FILE).exists() and source.prompt != load_prompt_settings(folder):
+        raise ValueError(f"base {base.version} has a {PROMPT_FILE} of its own: leave the prompt's settings out")
+    encoder = PromptEncoder(load_tokenizer(folder), source.prompt or load_prompt_settings(folder))
+    weak = read_weak_pairs(Path(source.weak)) if source.weak else None
+    further = tuple(read_evaluation_pairs(url) for url in source.further)
+    return FinetuneInputs(base, encoder, read_evaluation_pairs(source.input), weak, further)

@@ -59,7 +59,9 @@ def _attention(config: PretrainedConfig) -> str:
     # PyTorch's fused attention: over 150 tokens on a CPU its backward pass costs a fifth of a step more, and on a GPU
     # a padded token that sees nothing but padding (a local layer, beside a short text) made every weight NaN
     # (H100, torch 2.11). Without local layers every token sees the text.
-    return "sdpa" if torch.cuda.is_available() and config.model_type == "xlm-roberta" else "eager"
+    if config.model_type in ("bert", "roberta", "xlm-roberta"):
+        return "sdpa" if torch.cuda.is_available() or config.num_hidden_layers > 6 else "eager"
+    return "eager"
 
 
 def _config(shape: EncoderShape, tokenizer: Tokenizer, max_tokens: int) -> PretrainedConfig:

@@ -68,6 +68,10 @@ class TrainingSettings(Settings):
     """A trained model (its `trained` folder): the new encoder of `shape` takes its tokeniser and, projected, its
     embeddings, and learns its scores beside the labels (`loop.teacher_share`)."""
 
+    embeddings: str | None = None
+    """A pre-trained encoder (a name as `encoder` takes it) whose tokeniser, cut to `prune_to`, and whose embeddings,
+    projected to its width, the new encoder of `shape` begins with."""
+
     shape: EncoderShape = EncoderShape()
     vocab_size: int = Field(default=16_384, ge=400)
     """Of a new tokeniser."""
@@ -189,11 +193,11 @@ def _text_encoder(settings: TrainingSettings, cache_dir: str) -> tuple[PreTraine
             whole, tokenizer = load_fusion_model(folder)
             encoder = whole.text_encoder
         else:
-            encoder, tokenizer = load_encoder(settings.encoder, cache_dir=cache_dir)
-            if settings.prune_to:
-                encoder, tokenizer = prune_encoder(
-                    encoder, tokenizer, tokenizer_texts(settings), size=settings.prune_to
-                )
+            encoder, tokenizer = _pretrained(settings, settings.encoder, cache_dir)
+    elif settings.embeddings is not None:
+        wide, tokenizer = _pretrained(settings, settings.embeddings, cache_dir)
+        encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
+        start_embeddings(encoder, wide)
     elif settings.teacher is not None:
         teacher, tokenizer = load_fusion_model(fetch_model(resolve_model(settings.teacher), cache_dir=cache_dir))
         encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
@@ -203,6 +207,14 @@ def _text_encoder(settings: TrainingSettings, cache_dir: str) -> tuple[PreTraine
         tokenizer = train_tokenizer(tokenizer_texts(settings), vocab_size=settings.vocab_size)
         encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
     return (None if settings.fusion.variant == "features" else encoder), tokenizer
+
+
+def _pretrained(settings: TrainingSettings, name: str, cache_dir: str) -> tuple[PreTrainedModel, Tokenizer]:
+    encoder, tokenizer = load_encoder(name, cache_dir=cache_dir)
+    if settings.prune_to:
+        texts = tokenizer_texts(settings)
+        encoder, tokenizer = prune_encoder(encoder, tokenizer, texts, size=settings.prune_to)
+    return encoder, tokenizer
 
 
 def tokenizer_texts(settings: TrainingSettings) -> list[str]:

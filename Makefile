@@ -88,19 +88,16 @@ model: $(VENV)/.installed ## rebuild the small model that ships (about half an h
 	cp var/models/small/published/*.json var/models/small/published/*.safetensors relevance/small_model/
 
 .PHONY: cancellation-model
-cancellation-model: $(VENV)/.installed ## train the cancellation model that ships further, export and calibrate it
-	$(PY) -m jobs.cancellation_train jobs/cancellation_train.further.toml $(ARGS)
+cancellation-model: $(VENV)/.installed ## train the cancellation model that ships (after `make pretrained`), calibrate it
+	$(PY) -m jobs.cancellation_train jobs/cancellation_train.student.toml $(ARGS)
 	cp -r var/models/cancellation/*.json var/models/cancellation/model.onnx var/models/cancellation/trained \
 	  cancellation/small_model/
 	$(MAKE) cancellation-calibrate ARGS=
 
 .PHONY: cancellation-calibrate
-cancellation-calibrate: $(VENV)/.installed ## calibrate the cancellation model on a simulated backfill, rewrite its policy
+cancellation-calibrate: $(VENV)/.installed ## calibrate the cancellation model on dialogues of writers kept apart
 	rm -rf var/cancellation/backfill var/models/cancellation_calibrated
-	$(PY) -m jobs.cancellation_simulate output=var/cancellation/backfill/wordings.parquet seed=7000 \
-	  simulation.num_events=36000 simulation.split=test_wordings
-	$(PY) -m jobs.cancellation_simulate output=var/cancellation/backfill/tactics.parquet seed=7001 \
-	  simulation.num_events=9000 simulation.split=test_tactics
+	$(PY) -m jobs.cancellation_simulate output=var/cancellation/backfill/written.parquet seed=7000 'writers=["w9", "w10"]'
 	$(PY) -m jobs.cancellation_calibrate $(ARGS)
 	cp var/models/cancellation_calibrated/model/calibration.json cancellation/small_model/
 	cp var/models/cancellation_calibrated/policy.toml cancellation/decision/policy.toml

@@ -1,4 +1,4 @@
-"""Simulate cancelled orders with their true cause, for training and tests.
+"""Simulate cancelled orders with their true cause, or stage written dialogues, for training, proofs and tests.
 
 Reads nothing; writes one file of labelled events, `.jsonl` or `.parquet`, the same for the same settings.
 Safe to resubmit: the file appears whole or not at all.
@@ -14,6 +14,8 @@ from pydantic import Field
 
 from cancellation.events.table import write_labelled
 from cancellation.simulation.simulator import SimulationSettings, simulate
+from cancellation.written.dialogue import written_dialogues
+from cancellation.written.staging import stage_all
 from cluster.launch import run_job
 from cluster.settings import Settings
 
@@ -28,11 +30,19 @@ class SimulateJob(Settings):
     """Same seed and settings, same events."""
 
     simulation: SimulationSettings = SimulationSettings()
+    writers: tuple[str, ...] = ()
+    """Writers whose dialogues become the events, in drawn circumstances, in place of simulated chats."""
+
+    stagings: int = Field(default=1, ge=1)
+    """Events per dialogue; those of one dialogue are not independent of each other."""
 
 
 def main(job: SimulateJob) -> None:
     """Simulate and write."""
-    write_labelled(job.output, simulate(job.simulation, job.seed))
+    if job.writers:
+        write_labelled(job.output, stage_all(written_dialogues(only=job.writers), job.stagings, seed=job.seed))
+    else:
+        write_labelled(job.output, simulate(job.simulation, job.seed))
 
 
 if __name__ == "__main__":

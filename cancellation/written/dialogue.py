@@ -53,10 +53,17 @@ class Dialogue:
 
 
 def written_dialogues(*, without: Sequence[str] = (), only: Sequence[str] = ()) -> list[Dialogue]:
-    """Read the dialogues that ship, without some writers, or of some alone, in the order of their ids."""
+    """Read the dialogues that ship, without some writers, or of some alone, in the order of their ids.
+
+    Raises:
+        ValueError: If a writer is unknown.
+    """
     folder = resources.files("cancellation.written") / "dialogues"
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".jsonl")), key=lambda file: file.name)
     found = [dialogue for file in files for dialogue in _read(file.read_text(encoding="utf-8"), file.name)]
+    unknown = sorted({*without, *only} - {one.writer for one in found})
+    if unknown:
+        raise ValueError(f"written dialogues: expected known writers, found {', '.join(unknown)}; see their ids")
     chosen = [one for one in found if one.writer not in without and (not only or one.writer in only)]
     return sorted(chosen, key=lambda one: one.dialogue_id)
 

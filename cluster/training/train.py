@@ -178,8 +178,14 @@ def autocast(device: torch.device, *, bf16: bool) -> torch.autocast:
     """
     import torch
 
-    able = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16 and able)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16 and has_bf16(device))
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices by instructions of its own."""
+    import torch
+
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _first_cause(error: Exception) -> str:

@@ -26,7 +26,7 @@ from cluster.models.files import ModelFiles, fetch_model
 from cluster.settings import Settings
 from cluster.training.schedule import warmup_cosine
 from cluster.training.session import TrainingSession, training_session
-from cluster.training.train import STEP, autocast
+from cluster.training.train import STEP, autocast, has_bf16
 from relevance.agreement import nominal_alpha
 from relevance.engines.label_model import load_tokenizer
 from relevance.labels import LABELS
@@ -63,8 +63,7 @@ class TrainingSettings(Settings):
     """Share of steps that are taken without the guidelines, so that a model does not lean on their wording."""
 
     bf16: bool = True
-    """Matrix products in bfloat16 where the device has them, trained weights in float32. On a GPU the frozen base is
-    held in bfloat16."""
+    """Matrix products in bfloat16 where the device has them, trained weights in float32, a frozen base in bfloat16."""
 
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: large models fit."""
@@ -158,8 +157,9 @@ class LabelTraining:
         self._state = TrainingState()
 
     def _base_dtype(self) -> torch.dtype:
-        frozen_on_gpu = self._task.lora is not None and self._device.type == "cuda" and self._settings.bf16
-        return torch.bfloat16 if frozen_on_gpu else torch.float32
+        # Frozen weights in float32 would be cast anew in every forward pass.
+        frozen = self._task.lora is not None and self._settings.bf16
+        return torch.bfloat16 if frozen and has_bf16(self._device) else torch.float32
 
     def _wrap(self, model: PreTrainedModel) -> nn.Module:
         settings = self._settings

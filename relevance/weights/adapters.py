@@ -35,7 +35,12 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    adapted = get_peft_model(model, config)
+    for layer in adapted.modules():
+        if hasattr(layer, "cast_input_dtype_enabled"):
+            # peft would keep every layer's input once more, in float32; autocast brings both sides to one type.
+            layer.cast_input_dtype_enabled = False
+    return adapted
 
 
 def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Path) -> None:

@@ -1,0 +1,38 @@
+"""A training loop in this process: no Ray, the same session."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from cluster.training.session import training_session
+from cluster.training.train import TrainerSettings, train
+
+
+def _loop(config: dict[str, Any]) -> list[int]:
+    session = training_session()
+    assert (session.rank, session.world_size) == (dist.get_rank(), dist.get_world_size()) == (0, 1)
+    for step, score in enumerate(config["scores"]):
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "step.txt").write_text(str(step))
+            session.report({"step": step, "score": score}, checkpoint=Path(folder))
+    return config["scores"]
+
+
+@pytest.mark.parametrize(("score", "kept"), [("score", "1"), (None, "2")])
+def test_the_best_checkpoint_is_kept_or_the_last(tmp_path: Path, score: str | None, kept: str) -> None:
+    settings = TrainerSettings(num_workers=0, checkpoints=str(tmp_path / "checkpoints"))
+    outcome = train(_loop, {"scores": [0.1, 0.9, 0.4]}, settings, name="run", score=score)
+    assert outcome.returned == [0.1, 0.9, 0.4]
+    assert (outcome.fetch_checkpoint(tmp_path / "fetched") / "step.txt").read_text() == kept
+    assert not dist.is_initialized()
+
+
+def test_a_loop_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    settings = TrainerSettings(num_workers=0, checkpoints=str(tmp_path))
+    with pytest.raises(RuntimeError, match="training run left no checkpoint"):
+        train(_loop, {"scores": []}, settings, name="run")

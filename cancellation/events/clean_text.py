@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
+
+from confusable_homoglyphs import confusables
 
 _LOOKALIKES = (("[", "("), ("]", ")"), ("<", "‹"), (">", "›"), ("|", "/"))
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -22,15 +25,36 @@ INVISIBLE = re.compile(
 )
 
 
+_FOREIGN = ("CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC", "LISU")
+"""Scripts that no market writes and whose letters pass for Latin ones."""
+
+
+@cache
+def _latin_lookalikes() -> tuple[re.Pattern[str], dict[str, str]]:
+    """Map letters of foreign scripts to the Latin letter that they look like (Unicode's confusables, UTS 39)."""
+    table: dict[str, str] = {}
+    for letter, alike in confusables.confusables_data.items():
+        if len(letter) == 1 and unicodedata.name(letter, "").startswith(_FOREIGN):
+            latin = [one["c"] for one in alike if len(one["c"]) == 1 and one["c"].isascii() and one["c"].isalpha()]
+            # Of several the one of the same case: a capital is no small letter's double.
+            latin.sort(key=lambda one: one.isupper() != letter.isupper())
+            if latin:
+                table[letter] = latin[0]
+    return re.compile(f"[{''.join(table)}]"), table
+
+
 def clean_text(text: str) -> str:
     """Normalise a text that a person typed: NFKC, one line, no invisible characters, no token brackets.
 
     Square and angle brackets and bars become lookalikes, because a tokeniser takes `[SELLER]`, `<s>` or
     `<|im_end|>` for structure wherever they stand. Zero-width characters, bidi controls, tags and variation
-    selectors vanish: they split a word for the model and show a reviewer another text than it reads.
+    selectors vanish: they split a word for the model and show a reviewer another text than it reads. Letters of
+    scripts that no market writes become the Latin letters that a reader takes them for.
     """
     if not text.isascii():
         text = INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+        letters, latin = _latin_lookalikes()
+        text = letters.sub(lambda found: latin[found[0]], text)
     if not text.isprintable():
         text = _CONTROLS.sub(" ", text)
     for bracket, lookalike in _LOOKALIKES:

@@ -136,6 +136,8 @@ def test_cleaned_text_has_nothing_invisible(text: str) -> None:
         ("\U000e0063\U000e0061 tags", "tags"),
         ("ca\u3164ncel", "cancel"),
         ("לבטל שלום", "לבטל שלום"),
+        ("\u0441\u0430ncel \u0391\u0412", "cancel AB"),
+        ("hủy đơn ñ ção ยกเลิก 取消", "hủy đơn ñ ção ยกเลิก 取消"),
         ("", ""),
     ],
 )

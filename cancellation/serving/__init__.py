@@ -1,1 +1,5 @@
-"""The endpoint: an event comes in over HTTP, a verdict goes out and is on record."""
+"""The endpoint: an event in over HTTP; a verdict out, on record before it is sent.
+
+Start with `app.py` (what is deployed), then `replica.py` (one gateway replica) and `answering/gateway.py` (one
+request).
+"""

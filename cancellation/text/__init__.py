@@ -1,4 +1,5 @@
 """An event in; the token ids that a model reads out.
 
-Start with `timeline.py`; `encoding.py` puts text and features together.
+Start with `timeline.py`, the event as sentences; `token_budget.py` chooses what is read of a long one, and
+`encoding.py` puts text and features together.
 """

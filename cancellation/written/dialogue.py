@@ -1,4 +1,4 @@
-"""The written dialogue: one card's plot told as chat, calls and entries, with the label that two readers settled on."""
+"""The written dialogue: one card's plot as chat, calls and entries, with its label unless a blind reader disagreed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A model's name in; its files on this machine out (`files.py`); versions and champions (`registry.py`).
+"""A model's name in; its files on this machine out, or a new version in the registry.
 
-`publishing.py` brings a folder of files to the registry and moves the champion, or says why not.
+Start with `files.py` (names and files). `registry.py` knows versions and champions; `publishing.py` registers a folder
+and moves the champion, or says why not.
 """

@@ -1,1 +1,4 @@
-"""Training loops on Ray Train (`train.py`) and what makes a classifier's scores mean what they say."""
+"""A training loop in; its best checkpoint out, by Ray Train or in this process.
+
+Start with `train.py`; `session.py` is what a loop sees, and `temperature.py` calibrates a classifier.
+"""

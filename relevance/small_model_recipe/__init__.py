@@ -1,4 +1,4 @@
-"""Nothing in; the base of the small model that ships out: a generated catalogue, a tokeniser, pre-training.
+"""Nothing but public texts in; the base of the small model that ships out.
 
-Start with `pretraining.py`.
+Start with `pretraining.py`; `generated_pairs.py` draws the pairs, `tokenization.py` makes the tokeniser.
 """

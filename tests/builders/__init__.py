@@ -1,1 +1,4 @@
-"""What tests make: days, events, pairs and annotations to read, engines and tiny models to ask."""
+"""A few arguments in; what tests read or ask out: days, events, pairs, annotations, engines and tiny models.
+
+Start with `fakes.py`, the engines and models that only pretend.
+"""

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import PROJECT
 
 PACKAGES = ("jobs", "relevance", "cancellation", "cluster")
-BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE")
+BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "NOTICE")
 _PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 _USES_DATA = """
 import cancellation, relevance

@@ -1,1 +1,4 @@
-"""One event in; one verdict out, on record before it is sent (`gateway.py`), or a refusal (`admission.py`)."""
+"""One event in; one verdict out, on record before it is sent, or a refusal.
+
+Start with `gateway.py`; `admission.py` refuses under overload.
+"""

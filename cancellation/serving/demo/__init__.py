@@ -1,1 +1,4 @@
-"""Simulated traffic for an endpoint, and its figures as they come. Nothing in production imports this room."""
+"""Nothing in; simulated traffic for an endpoint out, and its figures as they come. Production does not import it.
+
+Start with `traffic.py`; `live_figures.py` prints.
+"""

@@ -1,1 +1,4 @@
-"""What the endpoint tells of itself: metrics (`metrics.py`), those of a whole node, and traces."""
+"""What the endpoint does in; metrics and traces out.
+
+Start with `metrics.py`, which names every metric; `node_metrics.py` gives those of a whole node, `traces.py` the spans.
+"""

@@ -1,4 +1,5 @@
 """Answers in; a decision log in object storage out, and what was decided lately.
 
-Start with `decision_record.py` (what is logged of a request); `redaction.py` takes contact data out.
+Start with `decision_record.py` (what is logged of a request), then `decision_log.py` and `log_shipping.py`;
+`redaction.py` removes contact data.
 """

@@ -1,0 +1,1 @@
+"""The cancellation jobs from end to end, resumed and killed. Start with `test_score.py`."""

@@ -44,7 +44,7 @@ CLOSE = 0.1
 """A label changes only where the two likeliest were no further apart in probability."""
 ENGINES_APART = 0.01
 """Largest change of a probability between the engines. Their float32 differs in the last digit, so an activation that
-lies between two steps of 8 bits may go up in one and down in the other; docs/publishing.md has the measurements."""
+lies between two steps of 8 bits may go up in one and down in the other; docs/benchmarks.md has the measurements."""
 MOVED = 0.02
 """Mean change of the probabilities."""
 pytestmark = pytest.mark.timeout(600)

@@ -91,7 +91,7 @@ def test_prefixes_are_served_from_the_cache(batches: list[TokenBatch], vllm_scor
 def test_both_engines_agree_on_an_int8_checkpoint(
     tmp_path: Path, model_dir: Path, batches: list[TokenBatch], dtype: str, apart: float
 ) -> None:
-    """Half precision sends far more activations to another step of 8 bits; docs/publishing.md has measurements."""
+    """Half precision sends far more activations to another step of 8 bits; docs/benchmarks.md has figures."""
     model = load_model(model_dir, device=torch.device("cpu"), dtype=torch.float32, quantization="int8")
     save_checkpoint(model, tmp_path)
     one = score_apart(tmp_path, batches[:1], "vllm", "auto", None, dtype)[0]

@@ -1,0 +1,1 @@
+"""A whole endpoint, asked over HTTP while things around it fail. Start with `test_live.py`."""

@@ -1,0 +1,4 @@
+"""Tests of `cancellation/`, in its rooms.
+
+Start with `decision/test_policy.py`.
+"""

@@ -1,0 +1,4 @@
+"""Tests of `cluster/`, in its rooms.
+
+Start with `test_commit.py`.
+"""

@@ -48,6 +48,7 @@ def test_what_ships_is_proven_and_served_by_its_alias(
     assert registered.tags["model_version"] == load_verdict_model(SHIPPED).version
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "| BR | live | 0.9 |" in card
+    assert "those of the model that ships are simulated events" in card
     assert "is champion already" in publish()
 
 

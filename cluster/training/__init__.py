@@ -1,1 +1,1 @@
-"""Training loops on Ray Train (`train.py`) and what makes a classifier's scores mean what they say."""
+"""Training loops on Ray Train: who starts the workers (`train.py`), what a worker sees of it (`session.py`)."""

@@ -15,7 +15,7 @@ from cancellation.decision.rules import judge as judge_by_rules
 from cancellation.events.event import Event
 from cancellation.features.vector import feature_table
 from cancellation.training.labelled_source import Example
-from cluster.training.temperature import class_probabilities
+from cluster.statistics.temperature import class_probabilities
 
 if TYPE_CHECKING:
     from cancellation.model.verdict_model import VerdictModel

@@ -14,7 +14,7 @@ import numpy as np
 
 from cancellation.events.factors import VERDICTS
 from cluster.statistics.calibration import expected_calibration_error, fill_bins, reliability_bins
-from cluster.training.temperature import class_probabilities, find_temperature, negative_log_likelihood
+from cluster.statistics.temperature import class_probabilities, find_temperature, negative_log_likelihood
 
 INDUCED = VERDICTS.index("induced")
 _NUM_BINS = 15

@@ -6,14 +6,17 @@ file is read whole or refused: a threshold that nobody meant must never reach a 
 
 from __future__ import annotations
 
-import math
 import tomllib
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from datetime import date
+from functools import reduce
 from importlib import resources
+from operator import getitem
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 State = Literal["off", "shadow", "live"]
 """off: the rules answer; shadow: the rules answer and the model is logged; live: the model answers."""
@@ -22,58 +25,96 @@ Source = Literal["model", "rules", "fallback"]
 Action = Literal["penalty", "investigate", "none"]
 
 INVESTIGATE, MIN_PRECISION = 0.45, 0.90
-_STATES = get_args(State)
+
+# A description says in a refusal what was expected.
+_TEXT = Field(strict=True, pattern=r"\S", description="a text")
+_COUNT = Field(strict=True, ge=0, description="a whole number from 0")
+_PROBABILITY = Field(strict=True, ge=0, le=1, description="a number from 0 to 1")
+_TABLE = Field(description="a table")
+_CONFIG = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 class PolicyError(ValueError):
     """A policy file that was refused; the text names the place and what is expected there."""
 
 
-@dataclass(frozen=True, slots=True)
+def _iso_date(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date) else value
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class Evidence:
     """What is known of the precision at a market's penalty threshold, or of what a threshold would still need."""
 
-    cases: int
+    cases: Annotated[int, _COUNT]
     """Flagged cases with a label: score above the threshold, of data that chose nothing else."""
-    correct: int
-    lower_bound: float
+    correct: Annotated[int, _COUNT]
+    lower_bound: Annotated[float, _PROBABILITY]
     """Of precision, one-sided at 95 % confidence."""
-    model_version: str
-    date: str
+    model_version: Annotated[str, _TEXT]
+    date: Annotated[str, _TEXT, BeforeValidator(_iso_date)]
     """ISO date of the labels' last use."""
-    pooled: tuple[str, ...] = ()
+    pooled: Annotated[tuple[str, ...], Field(description="a list of texts")] = ()
     """Markets whose cases were counted together with this one's; empty: this market's own."""
-    cases_missing: int | None = None
+    cases_missing: Annotated[int | None, _COUNT] = None
     """Further flagged, labelled cases that a proof is expected to need; None: none, or more would not help."""
-    events_missing: int | None = None
+    events_missing: Annotated[int | None, _COUNT] = None
     """Cancellations to label for that, at the present share of flagged ones."""
-    note: str = ""
+    note: Annotated[str, Field(strict=True, description="a text")] = ""
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Self:
+        if self.correct > self.cases:
+            raise ValueError(f"correct: expected at most cases = {self.cases}, found {self.correct}")
+        return self
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class MarketPolicy:
     """What one market does with a score. `penalty` is None where no automatic penalty is allowed."""
 
-    state: State
-    classes: Literal[2, 3]
+    state: Annotated[State, Field(description="off or shadow or live")]
+    classes: Annotated[Literal[2, 3], Field(description="2 or 3")]
     """Verdicts of this market: with 2, `inconclusive` is not one."""
-    language: str
+    language: Annotated[str, _TEXT]
     """BCP 47 tag in which the market's people are addressed."""
-    investigate: float = INVESTIGATE
-    penalty: float | None = None
-    evidence: Evidence | None = None
+    investigate: Annotated[float, _PROBABILITY] = INVESTIGATE
+    penalty: Annotated[float | None, _PROBABILITY] = None
+    evidence: Annotated[Evidence | None, _TABLE] = None
+
+    @model_validator(mode="after")
+    def _penalty_stands_on_evidence(self) -> Self:
+        if self.penalty is None:
+            return self
+        if self.penalty < self.investigate:
+            raise ValueError(f"penalty: expected at least investigate = {self.investigate}, found {self.penalty}")
+        if self.evidence is None:
+            raise ValueError("penalty: expected evidence beside it, found none: a penalty threshold has to be proven")
+        return self
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=_CONFIG)
 class Policy:
     """One version of the policy for all markets."""
 
-    version: str
-    default: MarketPolicy
+    version: Annotated[str, _TEXT]
+    default: Annotated[MarketPolicy, _TABLE]
     """For markets without an entry; never has a penalty."""
-    markets: Mapping[str, MarketPolicy]
-    min_precision: float = MIN_PRECISION
+    markets: Annotated[Mapping[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], MarketPolicy], _TABLE]
+    min_precision: Annotated[float, _PROBABILITY] = MIN_PRECISION
     """The promise: lower bound of precision that a penalty threshold must have."""
+
+    @model_validator(mode="after")
+    def _penalties_are_proven(self) -> Self:
+        if self.default.penalty is not None:
+            raise ValueError("[default] penalty: expected none, a market that nobody examined has no penalty")
+        for code, market in self.markets.items():
+            if market.penalty is not None and market.evidence and market.evidence.lower_bound < self.min_precision:
+                raise ValueError(
+                    f"[markets.{code}] penalty: expected a lower bound of precision of at least {self.min_precision}, "
+                    f"found {market.evidence.lower_bound} in its evidence"
+                )
+        return self
 
     def market(self, code: str) -> MarketPolicy:
         """Give a market's entry, or the default for one without."""
@@ -139,112 +180,33 @@ def parse_policy(text: str, name: str = "policy") -> Policy:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(f"{name}: not TOML ({error})") from None
-    top = _Table(table, name)
-    top.only("version", "min_precision", "default", "markets")
-    min_precision = top.probability("min_precision", MIN_PRECISION)
-    default = _market(top.table("default"), min_precision)
-    if default.penalty is not None:
-        raise PolicyError(f"{name} [default] penalty: expected none, a market that nobody examined has no penalty")
-    markets = top.table("markets")
-    for code in markets.values:
-        if len(code) != 2 or not (code.isascii() and code.isalpha() and code.isupper()):
-            raise PolicyError(f"{name} [markets]: expected names of two capital letters such as TH, found {code!r}")
-    entries = {code: _market(markets.table(code), min_precision) for code in markets.values}
-    return Policy(top.text("version"), default, entries, min_precision)
+    try:
+        return TypeAdapter(Policy).validate_python(table)
+    except ValidationError as error:
+        raise PolicyError(f"{name} {_problem(error, table)}") from None
 
 
-def _market(table: _Table, min_precision: float) -> MarketPolicy:
-    table.only("state", "classes", "language", "investigate", "penalty", "evidence")
-    market = MarketPolicy(
-        state=table.choice("state", _STATES),
-        classes=table.choice("classes", (2, 3)),
-        language=table.text("language"),
-        investigate=table.probability("investigate", INVESTIGATE),
-        penalty=table.probability("penalty") if "penalty" in table.values else None,
-        evidence=_evidence(table.table("evidence")) if "evidence" in table.values else None,
-    )
-    if market.penalty is None:
-        return market
-    if market.penalty < market.investigate:
-        raise table.error("penalty", f"expected at least investigate = {market.investigate}, found {market.penalty}")
-    if market.evidence is None:
-        raise table.error("penalty", "expected evidence beside it, found none: a penalty threshold has to be proven")
-    if market.evidence.lower_bound < min_precision:
-        found = f"found {market.evidence.lower_bound} in its evidence"
-        raise table.error("penalty", f"expected a lower bound of precision of at least {min_precision}, {found}")
-    return market
+_FIELDS = {model: model.__pydantic_fields__ for model in (Policy, MarketPolicy, Evidence)}
+_EXPECTED = {name: field.description for fields in _FIELDS.values() for name, field in fields.items()}
 
 
-def _evidence(table: _Table) -> Evidence:
-    table.only(*Evidence.__dataclass_fields__)
-    day = table.values.get("date")
-    evidence = Evidence(
-        cases=table.count("cases"),
-        correct=table.count("correct"),
-        lower_bound=table.probability("lower_bound"),
-        model_version=table.text("model_version"),
-        date=day.isoformat() if isinstance(day, date) else table.text("date"),
-        pooled=table.names("pooled"),
-        cases_missing=table.count("cases_missing") if "cases_missing" in table.values else None,
-        events_missing=table.count("events_missing") if "events_missing" in table.values else None,
-        note=table.text("note") if "note" in table.values else "",
-    )
-    if evidence.correct > evidence.cases:
-        raise table.error("correct", f"expected at most cases = {evidence.cases}, found {evidence.correct}")
-    return evidence
+def _problem(error: ValidationError, table: Mapping[str, Any]) -> str:
+    """Name the place of what is wrong first, and what is expected there; a misspelt key comes before a missing one."""
+    first = min(error.errors(), key=lambda problem: problem["type"] != "unexpected_keyword_argument")
+    path = [part for part in first["loc"] if isinstance(part, str)]
+    if first["type"] == "value_error":
+        return f"{_place(path)}{first['ctx']['error']}"
+    *tables, key = path
+    if key == "[key]":
+        return f"[{tables[0]}]: expected names of two capital letters such as TH, found {tables[1]!r}"
+    if first["type"] == "unexpected_keyword_argument":
+        known = _FIELDS[Evidence if tables[-1:] == ["evidence"] else MarketPolicy if tables else Policy]
+        problem = f"no such key; expected some of {', '.join(known)}"
+    else:
+        found = "nothing" if first["type"] == "missing" else repr(reduce(getitem, path, table))
+        problem = f"expected {_EXPECTED.get(key, 'a table')}, found {found}"
+    return f"{_place(tables)}{key}: {problem}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A TOML table and where it stands, so that a refusal can say so."""
-
-    values: Mapping[str, Any]
-    place: str
-
-    def error(self, key: str, problem: str) -> PolicyError:
-        return PolicyError(f"{self.place} {key}: {problem}")
-
-    def only(self, *names: str) -> None:
-        if unknown := sorted(self.values.keys() - set(names)):
-            raise self.error(unknown[0], f"no such key; expected some of {', '.join(names)}")
-
-    def get(self, key: str, expected: str, fits: Callable[[Any], bool]) -> Any:
-        if key not in self.values:
-            raise self.error(key, f"expected {expected}, found nothing")
-        value = self.values[key]
-        if not fits(value):
-            raise self.error(key, f"expected {expected}, found {value!r}")
-        return value
-
-    def table(self, key: str) -> _Table:
-        inner = self.get(key, "a table", lambda value: isinstance(value, dict))
-        name = f"{self.place[:-1]}.{key}]" if self.place.endswith("]") else f"{self.place} [{key}]"
-        return _Table(inner, name)
-
-    def text(self, key: str) -> str:
-        return self.get(key, "a text", lambda value: isinstance(value, str) and bool(value.strip()))
-
-    def names(self, key: str) -> tuple[str, ...]:
-        if key not in self.values:
-            return ()
-        return tuple(self.get(key, "a list of texts", _is_list_of_texts))
-
-    def count(self, key: str) -> int:
-        return self.get(key, "a whole number from 0", lambda value: type(value) is int and value >= 0)
-
-    def choice(self, key: str, choices: tuple[Any, ...]) -> Any:
-        options = " or ".join(map(str, choices))
-        return self.get(key, options, lambda value: type(value) is type(choices[0]) and value in choices)
-
-    def probability(self, key: str, default: float | None = None) -> float:
-        if default is not None and key not in self.values:
-            return default
-        return float(self.get(key, "a number from 0 to 1", _is_probability))
-
-
-def _is_probability(value: Any) -> bool:
-    return type(value) in (int, float) and not math.isnan(value) and 0 <= value <= 1
-
-
-def _is_list_of_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+def _place(tables: list[str]) -> str:
+    return f"[{'.'.join(tables)}] " if tables else ""

@@ -28,7 +28,7 @@ from cancellation.model.fusion import FusionModel
 from cancellation.model.spec import save_spec
 from cancellation.model.verdict_model import INPUTS, ONNX_FILE, OUTPUTS
 from cancellation.text.tokenizer import TOKENIZER_FILE
-from cluster.training.temperature import class_probabilities
+from cluster.statistics.temperature import class_probabilities
 
 logger = logging.getLogger(__name__)
 

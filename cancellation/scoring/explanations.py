@@ -19,7 +19,7 @@ from cancellation.events.event import FULFILMENT_KINDS, Event
 from cancellation.events.factors import BUYER_FACTORS, FACTORS, SELLER_FACTORS
 from cancellation.features.vector import FEATURES
 from cancellation.text.timeline import BUYER, FULFILMENT, SELLER, SYSTEM, Timeline, timeline
-from cluster.training.temperature import class_probabilities
+from cluster.statistics.temperature import class_probabilities
 
 if TYPE_CHECKING:
     from cancellation.model.verdict_model import VerdictModel

@@ -26,7 +26,7 @@ from cancellation.serving.inference.model import (
     LocalModel,
     ModelClient,
     answer_question,
-    load_encoder,
+    load_event_encoder,
     load_model,
     model_folder,
     pinned,
@@ -49,7 +49,9 @@ _DEAD_SECONDS = 20.0
 
 
 def _local_model(settings: ModelSettings, metrics: Metrics) -> LocalModel:
-    return LocalModel(load_model(settings), settings, metrics, encoder_version=load_encoder(model_folder(settings))[1])
+    return LocalModel(
+        load_model(settings), settings, metrics, encoder_version=load_event_encoder(model_folder(settings))[1]
+    )
 
 
 class ModelReplica:
@@ -100,7 +102,7 @@ def _restarts(shadow: str, settings: ModelSettings) -> RestartBackoff:
 
 
 @serve.ingress()
-class Gateway:
+class GatewayDeployment:
     """One replica of the gateway."""
 
     def __init__(
@@ -164,7 +166,7 @@ def application(settings: ServingSettings) -> Application:
         for shadow in settings.shadows
         if shadow.source != "rules"
     }
-    gateway = serve.deployment(Gateway).options(
+    gateway = serve.deployment(GatewayDeployment).options(
         name="gateway",
         # Beyond what is admitted there are those that are being refused: that is work too, and must not queue.
         max_ongoing_requests=8 * (settings.admission.max_ongoing + settings.admission.max_batches),

@@ -157,19 +157,8 @@ def pretrain_worker(config: dict[str, Any]) -> dict[str, Any]:
     losses: list[float] = []
     module.train()
     for behind, batch in stream_batches(session.dataset(TEXTS), settings, task.pad_id, skip=seen):
-        inputs, hidden = mask_tokens(batch, task, np.random.default_rng([settings.seed, step, rank]))
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * warmup_cosine(
-                step, settings.num_steps, warmup_fraction=settings.warmup_fraction, floor=0.02
-            )
-        with autocast(device, bf16=settings.bf16):
-            loss = module(*(torch.from_numpy(part).to(device) for part in (inputs, hidden, batch[hidden])))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
+        losses.append(_learn(module, optimizer, batch, task, step=step, rank=rank, device=device))
         step, seen = step + 1, behind
-        losses.append(loss.item())
         if step % settings.steps_per_checkpoint and step < settings.num_steps:
             continue
         with tempfile.TemporaryDirectory() as temporary:
@@ -181,6 +170,32 @@ def pretrain_worker(config: dict[str, Any]) -> dict[str, Any]:
         if step >= settings.num_steps:
             return {"steps": step, "masked_loss": last}
     raise AssertionError("the stream has no end")
+
+
+def _learn(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: np.ndarray,
+    task: PretrainingTask,
+    *,
+    step: int,
+    rank: int,
+    device: torch.device,
+) -> float:
+    """Take one step on a batch (n, t); gives its loss. What is masked depends on seed, step and worker alone."""
+    settings = task.settings
+    inputs, hidden = mask_tokens(batch, task, np.random.default_rng([settings.seed, step, rank]))
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * warmup_cosine(
+            step, settings.num_steps, warmup_fraction=settings.warmup_fraction, floor=0.02
+        )
+    with autocast(device, bf16=settings.bf16):
+        loss = module(*(torch.from_numpy(part).to(device) for part in (inputs, hidden, batch[hidden])))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
 
 
 def _save(folder: Path, model: MaskedLanguageModel, optimizer: torch.optim.Optimizer, step: int, seen: int) -> None:

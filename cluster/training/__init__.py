@@ -1,4 +1,4 @@
-"""A training loop in; its best checkpoint out, by Ray Train or in this process.
+"""A training loop and its settings in; a checkpoint and what the loop returned out, by Ray Train or in this process.
 
-Start with `train.py`; `session.py` is what a loop sees, and `temperature.py` calibrates a classifier.
+Start with `train.py`; `session.py` is what a loop sees of whoever runs it, `schedule.py` the learning rate of a step.
 """

@@ -8,7 +8,7 @@ import numpy as np
 
 from cluster.statistics.bootstrap import Figure, GroupBootstrap
 from cluster.statistics.calibration import bin_rows, expected_calibration_error, reliability_bins
-from cluster.training.temperature import class_probabilities, find_temperature
+from cluster.statistics.temperature import class_probabilities, find_temperature
 from relevance.evaluation.figures import summarise
 
 _LEAST_PROBABILITY = 1e-12

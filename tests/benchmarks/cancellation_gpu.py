@@ -24,7 +24,7 @@ from cancellation.model.torch_network import TorchNetwork
 from cancellation.model.verdict_model import TRAINED_FOLDER, load_verdict_model
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.training.labelled_source import simulated_examples
-from cluster.training.temperature import class_probabilities
+from cluster.statistics.temperature import class_probabilities
 
 _SHIPPED = Path(__file__).resolve().parents[2] / "cancellation" / "small_model"
 _BASE = EncoderShape(hidden_size=768, num_layers=22, num_heads=12, intermediate_size=1152, local_attention=128)

@@ -14,7 +14,7 @@ import httpx
 
 from cancellation.events.event import event_mapping
 from cancellation.model.verdict_model import Scores, VerdictModel
-from cancellation.serving.inference.model import LocalModel, load_encoder, load_model, model_folder
+from cancellation.serving.inference.model import LocalModel, load_event_encoder, load_model, model_folder
 from cancellation.serving.observability.metrics import Metrics
 from cancellation.serving.replica import AskModel, GatewayReplica, tokens_path
 from cancellation.serving.settings import ServingSettings
@@ -93,7 +93,7 @@ async def serving(
     chosen = scored_by or shipped_model()
 
     async def make_model(metrics: Metrics) -> LocalModel:
-        encoder_version = load_encoder(model_folder(given.model))[1]
+        encoder_version = load_event_encoder(model_folder(given.model))[1]
         return LocalModel(chosen, given.model, metrics, encoder_version=encoder_version)
 
     replica = GatewayReplica(given, make_model, shadow_models=shadow_models)

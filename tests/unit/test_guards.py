@@ -94,6 +94,7 @@ PURE = [
     "cluster.sharded.input_files",
     "cluster.statistics.bootstrap",
     "cluster.statistics.calibration",
+    "cluster.statistics.temperature",
 ]
 
 

@@ -32,28 +32,55 @@ _ABOUT = (
     "it. All calls but health checks need a bearer token with the scope that they name. Refusals are JSON too: "
     "a code, the field and what was expected, never what the field held."
 )
+_AT = {
+    "name": "at",
+    "in": "query",
+    "description": "RFC 3339 instant: what was in force then.",
+    "schema": {"type": "string", "format": "date-time"},
+}
+_DEADLINE = {
+    "name": "X-Deadline-Ms",
+    "in": "header",
+    "description": "How long the caller waits; after that the rules have answered.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
 
 
 def description(examples: Mapping[str, Any], *, max_batch: int) -> dict[str, Any]:
     """Describe the endpoint; `examples` holds `event`, `verdict`, `decision` and `policy`."""
-    event, verdict = _schema("cancellation_event"), _schema("verdict")
-    example = examples["verdict"]
-    incomplete = {"event_id": "incomplete"}
-    many = {"events": {"type": "array", "minItems": 1, "maxItems": max_batch, "items": {"type": "object"}}}
-    deadline = {
-        "name": "X-Deadline-Ms",
-        "in": "header",
-        "description": "How long the caller waits; after that the rules have answered.",
-        "schema": {"type": "number", "exclusiveMinimum": 0},
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Cancellation verdicts", "version": "1", "description": _ABOUT},
+        "paths": {**_posts(examples, max_batch), **_gets(examples), **_probes(examples["policy"])},
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "schemas": {
+                "CancellationEvent": _schema("cancellation_event"),
+                "Verdict": _schema("verdict"),
+                "BatchResults": {
+                    "type": "object",
+                    "required": ["results"],
+                    "properties": {"results": {"type": "array"}},
+                },
+                "Feedback": _feedback(),
+                "Accepted": {"type": "object", "required": ["accepted", "known"]},
+                "Error": _error(),
+            },
+        },
     }
-    posts = {
+
+
+def _posts(examples: Mapping[str, Any], max_batch: int) -> dict[str, Any]:
+    example, incomplete = examples["verdict"], {"event_id": "incomplete"}
+    many = {"events": {"type": "array", "minItems": 1, "maxItems": max_batch, "items": {"type": "object"}}}
+    return {
         "/v1/verdicts": _post(
             "Judge one cancellation",
             "verdict",
             _ref("CancellationEvent"),
             examples["event"],
             _answers(_ref("Verdict"), example, "400", "409", "413", "415", "422", "429", "503"),
-            deadline,
+            _DEADLINE,
         ),
         "/v1/verdicts:batch": _post(
             f"Judge up to {max_batch} cancellations, each with its own result",
@@ -65,7 +92,7 @@ def description(examples: Mapping[str, Any], *, max_batch: int) -> dict[str, Any
                 {"results": [{"status": 200, "verdict": example}, {"status": 422, **_refusal(incomplete)}]},
                 *("400", "413", "415", "422", "429"),
             ),
-            deadline,
+            _DEADLINE,
         ),
         "/v1/feedback": _post(
             "Confirm, reject or appeal a verdict",
@@ -75,7 +102,11 @@ def description(examples: Mapping[str, Any], *, max_batch: int) -> dict[str, Any
             _answers(_ref("Accepted"), {"accepted": True, "known": True}, "400", "413", "415", "422", "503", ok="202"),
         ),
     }
-    gets = {
+
+
+def _gets(examples: Mapping[str, Any]) -> dict[str, Any]:
+    example = examples["verdict"]
+    return {
         "/v1/verdicts/{event_id}": _get(
             "The recorded decision with its explanation, within the retention time",
             "verdict",
@@ -87,15 +118,16 @@ def description(examples: Mapping[str, Any], *, max_batch: int) -> dict[str, Any
             "policy",
             [
                 _path("market", {"type": "string", "pattern": "^[A-Z]{2}$"}, example["market"]),
-                {
-                    "name": "at",
-                    "in": "query",
-                    "description": "RFC 3339 instant: what was in force then.",
-                    "schema": {"type": "string", "format": "date-time"},
-                },
+                _AT,
             ],
             _answers({"type": "object"}, examples["policy"], "404", "422"),
         ),
+    }
+
+
+def _probes(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """What machines ask: figures, and whether it lives."""
+    return {
         "/metrics": {
             "get": {
                 "summary": "Prometheus metrics",
@@ -106,28 +138,8 @@ def description(examples: Mapping[str, Any], *, max_batch: int) -> dict[str, Any
         "/healthz": _health("Say that the gateway is alive", {"status": "alive"}),
         "/readyz": _health(
             "Say whether it can answer: also without the model, by the rules",
-            {"status": "ready", "model": "answers", "policy": examples["policy"]["policy_version"]},
+            {"status": "ready", "model": "answers", "policy": policy["policy_version"]},
         ),
-    }
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "Cancellation verdicts", "version": "1", "description": _ABOUT},
-        "paths": {**posts, **gets},
-        "components": {
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
-            "schemas": {
-                "CancellationEvent": event,
-                "Verdict": verdict,
-                "BatchResults": {
-                    "type": "object",
-                    "required": ["results"],
-                    "properties": {"results": {"type": "array"}},
-                },
-                "Feedback": _feedback(),
-                "Accepted": {"type": "object", "required": ["accepted", "known"]},
-                "Error": _error(),
-            },
-        },
     }
 
 

@@ -84,7 +84,7 @@ def pinned(settings: ModelSettings) -> ModelSettings:
     )
 
 
-def load_encoder(folder: Path) -> tuple[EventEncoder, str]:
+def load_event_encoder(folder: Path) -> tuple[EventEncoder, str]:
     """Load what makes a model's inputs, without its weights, and name it by a digest of its files."""
     spec = load_spec(folder)
     encoder = EventEncoder(load_tokenizer(folder), max_tokens=spec.max_tokens, left_out=spec.left_out)
@@ -117,7 +117,7 @@ def check_digest(version: str, expected: str | None, source: str) -> None:
 
 
 class LocalModel:
-    """A model in this process, behind a batcher. `encoder_version`: as `load_encoder` names the model's encoder."""
+    """A model in this process, behind a batcher. `encoder_version`: as `load_event_encoder` names the encoder."""
 
     def __init__(
         self, model: VerdictModel, settings: ModelSettings, metrics: Metrics, *, encoder_version: str = ""

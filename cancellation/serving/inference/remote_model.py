@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 
 from cancellation.events.event import Event
 from cancellation.serving.inference.messages import DEAD, LATE, SHED, STALE, Reply, Scored, pack_event, unpack_reply
-from cancellation.serving.inference.model import load_encoder, pack_question
+from cancellation.serving.inference.model import load_event_encoder, pack_question
 from cancellation.serving.observability.metrics import RETRIES, Metrics
 from cancellation.serving.settings import RetrySettings
 from cancellation.text.encoding import EncodedEvent
@@ -89,7 +89,7 @@ class RemoteModel:
 
     def __init__(self, handle: DeploymentHandle, folder: Path, settings: RetrySettings, metrics: Metrics) -> None:
         self._handle = handle
-        self._encoder, self._encoder_version = load_encoder(folder)
+        self._encoder, self._encoder_version = load_event_encoder(folder)
         self._settings = settings
         self._metrics = metrics
         self._budget = RetryBudget(settings.budget_fraction)

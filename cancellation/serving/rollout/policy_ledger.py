@@ -11,7 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cancellation.decision.policy import Evidence, MarketPolicy, Policy
+from pydantic import TypeAdapter
+
+from cancellation.decision.policy import MarketPolicy, Policy
+
+_MARKET_POLICY = TypeAdapter(MarketPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,9 @@ class PolicyLedger:
         line = lines[-1]
         entry = line["markets"].get(market, line["default"])
         killed = bool({market, "*"} & set(line["killed"]))
-        return LedgerEntry(line["at"], line["policy_version"], line["digest"], market, _market_policy(entry), killed)
+        return LedgerEntry(
+            line["at"], line["policy_version"], line["digest"], market, _MARKET_POLICY.validate_python(entry), killed
+        )
 
     def _lines(self) -> list[dict[str, Any]]:
         try:
@@ -119,10 +125,3 @@ def _decoded(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def _market_policy(entry: dict[str, Any]) -> MarketPolicy:
-    evidence = entry["evidence"]
-    if evidence is not None:
-        evidence = Evidence(**{**evidence, "pooled": tuple(evidence["pooled"])})
-    return MarketPolicy(**{**entry, "evidence": evidence})

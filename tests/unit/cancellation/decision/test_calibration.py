@@ -11,7 +11,7 @@ from cancellation.decision.calibration import (
     induced_scores,
 )
 from cancellation.decision.verdicts import verdict_probabilities
-from cluster.training.temperature import class_probabilities
+from cluster.statistics.temperature import class_probabilities
 
 
 def draw(num: int, *, temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

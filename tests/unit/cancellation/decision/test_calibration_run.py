@@ -22,7 +22,7 @@ from cancellation.decision.policy import load_policy
 from cancellation.decision.thresholds import ThresholdSettings
 from cancellation.events.factors import VERDICTS
 from cancellation.scoring.shard_steps import SCORED_SCHEMA
-from cluster.training.temperature import class_probabilities
+from cluster.statistics.temperature import class_probabilities
 
 POLICY = load_policy()
 SETTINGS = CalibrationSettings()

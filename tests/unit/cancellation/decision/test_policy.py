@@ -80,6 +80,15 @@ def test_a_penalty_without_evidence_is_refused() -> None:
         parse_policy(GOOD.partition("[markets.TH.evidence]")[0])
 
 
+def test_a_policy_that_no_file_may_hold_cannot_be_made_in_code_either() -> None:
+    with pytest.raises(ValueError, match="expected evidence beside it"):
+        MarketPolicy("live", 3, "en", 0.45, 0.95)
+    with pytest.raises(ValueError, match=r"\[default\] penalty: expected none"):
+        replace(parse_policy(GOOD), default=LIVE)
+    with pytest.raises(ValueError, match=r"lower bound of precision of at least 0\.98"):
+        replace(parse_policy(GOOD), min_precision=0.98)
+
+
 def test_a_default_penalty_is_refused_even_with_evidence() -> None:
     evidence = GOOD[GOOD.index("[markets.TH.evidence]") :].replace("markets.TH", "default")
     text = GOOD.replace('[default]\nstate = "off"', '[default]\npenalty = 0.9\nstate = "off"') + evidence

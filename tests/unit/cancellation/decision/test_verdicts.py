@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from cancellation.decision.policy import MarketPolicy, Policy, load_policy
+from cancellation.decision.policy import Evidence, MarketPolicy, Policy, load_policy
 from cancellation.decision.verdicts import (
     VERDICT_SCHEMA,
     model_verdict,
@@ -84,8 +84,8 @@ def test_broken_logits_are_refused_not_passed_on(broken: float, place: int) -> N
 @given(event_mappings(), st.sampled_from(["rules", "fallback"]))
 def test_the_rules_answer_in_the_same_form_and_never_punish(mapping: dict[str, Any], source: str) -> None:
     event = parse_event(mapping)
-    proven = MarketPolicy("live", 3, "th", 0.0, 0.0)
-    policy = Policy("1", proven, {event.market: proven})
+    proven = MarketPolicy("live", 3, "th", 0.0, 0.0, Evidence(100, 100, 0.97, "m", "2026-11-22"))
+    policy = Policy("1", MarketPolicy("off", 3, "en"), {event.market: proven})
     verdict = rules_verdict(event, policy=policy, source=source)
     CONTRACT.validate(verdict)
     assert verdict["source"] == source

@@ -13,7 +13,7 @@ import pytest
 
 from cancellation.events.event import parse_event
 from cancellation.serving.inference.messages import POISON, STALE, Scored, pack_event
-from cancellation.serving.inference.model import LocalModel, load_encoder, load_model, model_folder, pinned
+from cancellation.serving.inference.model import LocalModel, load_event_encoder, load_model, model_folder, pinned
 from cancellation.serving.observability.metrics import Metrics
 from cancellation.serving.settings import ModelSettings
 from cancellation.text.encoding import EncodedEvent
@@ -43,12 +43,12 @@ def test_a_pin_holds_on_to_the_content_of_its_day(tmp_path: Path) -> None:
 def test_an_encoder_is_known_by_what_decides_its_output(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folder(SHIPPED), folder)
-    _, version = load_encoder(folder)
+    _, version = load_event_encoder(folder)
     (folder / "model.onnx").write_bytes(b"other weights")
-    assert load_encoder(folder)[1] == version
+    assert load_event_encoder(folder)[1] == version
     spec = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps({**spec, "max_tokens": 96}))
-    assert load_encoder(folder)[1] != version
+    assert load_event_encoder(folder)[1] != version
 
 
 def test_what_comes_from_another_process_is_checked_before_it_is_scored() -> None:

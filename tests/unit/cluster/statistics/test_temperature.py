@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cluster.training.temperature import class_probabilities, find_temperature, negative_log_likelihood
+from cluster.statistics.temperature import class_probabilities, find_temperature, negative_log_likelihood
 
 
 def draw(num: int, *, temperature: float, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -52,7 +52,7 @@ class EngineSettings(Settings):
 
     label_mass: bool = True
     """Also compute how much probability falls on the four labels together. False saves the product with the whole
-    vocabulary (under 1 % of the work) and gives NaN."""
+    vocabulary (under 1 % of the work) and leaves the mass empty."""
 
     max_forward_tokens: int | None = Field(default=None, ge=16)
     """Tokens per forward of the transformers engine, padding included. Null: 1,536 on a CPU, 16,384 on a GPU."""

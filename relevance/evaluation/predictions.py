@@ -110,12 +110,13 @@ def _align(rows: pa.Table, scores: pa.Table, *, fingerprint: str | None, engine_
         )
     scores = scores.take(pa.array(found, pa.int64()))
     probabilities = np.stack([pc.fill_null(scores[name], 0).to_numpy() for name in SCORE_COLUMNS], axis=1)
+    finite = np.isfinite(probabilities).all(axis=1)  # scores of before may hold labels that are none
     return Predictions(
         model_version=_only(scores["model_version"]),
         prompt_version=_only(scores["prompt_version"]),
         fingerprint=fingerprint,
-        probabilities=probabilities.astype(np.float64),
-        labelled=pc.is_null(scores["error"]).to_numpy(),
+        probabilities=np.where(finite[:, None], probabilities, 0).astype(np.float64),
+        labelled=pc.is_null(scores["error"]).to_numpy() & finite,
         engine_seconds=engine_seconds,
     )
 

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 from cluster import storage
 from relevance.labels import LABELS
-from relevance.scoring.checks import Check, verdict
+from relevance.scoring.checks import FINITE, Check, verdict
 from relevance.scoring.measures import DayMeasures, label_shares
 from relevance.scoring.page import format_duration, format_share
 
@@ -42,6 +42,8 @@ def print_summary(
         lines.insert(
             0, "already done: this input is committed under the same model and settings, nothing was written\n"
         )
+    if spoilt := next((check for check in checks if check.name == FINITE), None):
+        lines.insert(0, f"! {spoilt.found}\n")
     url = storage.short_url(url)
     places = {"scores": f"{url}/part-*.parquet", "report": f"{url}/report.html", "MLflow": tracked_at}
     lines += [f"{name:<12}{place}" for name, place in places.items()] + ["", verdict(checks)[1]]

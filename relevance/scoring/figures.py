@@ -85,16 +85,19 @@ class ScoringFigures:
         measured = self.label_mass_sum is not None and self.with_label
         return self.label_mass_sum / self.with_label if measured else None
 
-    def agreement(self) -> dict[str, float]:
-        """Compare with the input's own labels: pairs, accuracy, nominal alpha, F1 exact-vs-rest; empty without any."""
+    def agreement(self) -> dict[str, float | None]:
+        """Compare with the input's own labels: pairs, accuracy, nominal alpha, F1 exact-vs-rest; empty without any.
+
+        Alpha is None where only one label occurs.
+        """
         pairs = int(self.confusion.sum())
         if not pairs:
             return {}
-        exact = self.confusion[0, 0]
+        exact, alpha = self.confusion[0, 0], alpha_from_confusion(self.confusion)
         return {
             "pairs": pairs,
             "accuracy": float(np.trace(self.confusion) / pairs),
-            "alpha": alpha_from_confusion(self.confusion),
+            "alpha": None if np.isnan(alpha) else alpha,
             "f1_exact": float(2 * exact / max(1, self.confusion[0].sum() + self.confusion[:, 0].sum())),
         }
 

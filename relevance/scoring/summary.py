@@ -10,7 +10,7 @@ from cluster import storage
 from relevance.labels import LABELS
 from relevance.scoring.checks import FINITE, Check, verdict
 from relevance.scoring.measures import DayMeasures, label_shares
-from relevance.scoring.page import format_duration, format_share
+from relevance.scoring.page import format_alpha, format_duration, format_share
 
 _BAR_CELLS = 30
 
@@ -75,7 +75,7 @@ def _facts(figures: Mapping[str, Any], measures: DayMeasures) -> list[str]:
     }
     if agreement := figures["agreement"]:
         facts["agreement"] = (
-            f"with the labels of {agreement['pairs']:,} pairs of the input: alpha {agreement['alpha']:.3f}, "
+            f"with the labels of {agreement['pairs']:,} pairs of the input: alpha {format_alpha(agreement['alpha'])}, "
             f"accuracy {agreement['accuracy']:.1%}, F1 exact {agreement['f1_exact']:.3f}"
         )
     return [f"{name:<12}{fact}" for name, fact in facts.items()]

@@ -67,12 +67,19 @@ def ask_model(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Pr
 def _ask(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Predictions:
     encoder = model.encoder()
     block = prepare_shard(rows, encoder, _know_nothing)
+    settings = settings.pinned(on_gpu=settings.device != "cpu" and _sees_gpu())
     engine = load_label_engine(settings, model, encoder.label_ids)
     started = time.perf_counter()
     scored = score_block(block, engine, encoder.guidelines_ids)
     seconds = time.perf_counter() - started
     table, _ = finish_block(scored, model_version=model.version, prompt_version=encoder.digest)
-    return _align(rows, table, fingerprint=fingerprint(model, encoder), engine_seconds=seconds)
+    return _align(rows, table, fingerprint=fingerprint(model, encoder, settings), engine_seconds=seconds)
+
+
+def _sees_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _know_nothing(digests: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """The policy: from a score to an action, market by market, with the evidence that a threshold rests on.
 
-It knows nothing of the model but a version's name in the evidence, and the model knows nothing of it. A policy
-file is read whole or refused: a threshold that nobody meant must never reach a seller.
+It knows nothing of the model but a version's name in the evidence, and the model knows nothing of it: `actions.py`
+brings the two together. A policy file is read whole or refused: a threshold that nobody meant must never reach a
+seller.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ Action = Literal["penalty", "investigate", "none"]
 
 INVESTIGATE, MIN_PRECISION = 0.45, 0.90
 _STATES = get_args(State)
+
+Basis = Literal["simulation", "written", "backfill"]
+"""What evidence rests on: simulated cancellations, ones with chats that were written for the purpose, or labelled
+cancellations of the past. Only the last speaks of real sellers."""
 
 
 class PolicyError(ValueError):
@@ -48,6 +53,16 @@ class Evidence:
     events_missing: int | None = None
     """Cancellations to label for that, at the present share of flagged ones."""
     note: str = ""
+    source: Basis | None = None
+    """None: it does not say, and so allows nothing."""
+    period: str = ""
+    """Days of the cases, first and last: 2026-08-01/2026-09-30."""
+    sellers: int | None = None
+    """Different sellers of the flagged cases."""
+    sampling: str = ""
+    """How the labelled cases were drawn."""
+    temperature: float | None = None
+    """Of the calibrated scores that it speaks of; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +89,14 @@ class Policy:
     markets: Mapping[str, MarketPolicy]
     min_precision: float = MIN_PRECISION
     """The promise: lower bound of precision that a penalty threshold must have."""
+    demo: bool = False
+    """Whether evidence that is not of real sellers allows penalties, for trying things out."""
+
+    @property
+    def stamp(self) -> str:
+        """The version as verdicts carry it: with `+demo` where that is so, and what the kill switch holds off."""
+        version, plus, killed = self.version.partition("+")
+        return f"{version}{'+demo' if self.demo else ''}{plus}{killed}"
 
     def market(self, code: str) -> MarketPolicy:
         """Give a market's entry, or the default for one without."""
@@ -103,20 +126,6 @@ class Policy:
             )
 
 
-def action(market: MarketPolicy, score: float, source: Source) -> Action:
-    """Choose the action for a calibrated score; a penalty only from a live market's own model.
-
-    Raises:
-        ValueError: If the score is not in [0, 1]: every comparison with NaN would silently be "none".
-    """
-    if not 0.0 <= score <= 1.0:
-        raise ValueError(f"a score from 0 to 1 is expected, found {score}")
-    penalised = market.penalty is not None and score > market.penalty
-    if penalised and source == "model" and market.state == "live":
-        return "penalty"
-    return "investigate" if score > market.investigate else "none"
-
-
 def load_policy(path: str | Path | None = None) -> Policy:
     """Load a policy file; None: the one that ships with the project.
 
@@ -140,7 +149,7 @@ def parse_policy(text: str, name: str = "policy") -> Policy:
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(f"{name}: not TOML ({error})") from None
     top = _Table(table, name)
-    top.only("version", "min_precision", "default", "markets")
+    top.only("version", "min_precision", "demo", "default", "markets")
     min_precision = top.probability("min_precision", MIN_PRECISION)
     default = _market(top.table("default"), min_precision)
     if default.penalty is not None:
@@ -150,7 +159,7 @@ def parse_policy(text: str, name: str = "policy") -> Policy:
         if len(code) != 2 or not (code.isascii() and code.isalpha() and code.isupper()):
             raise PolicyError(f"{name} [markets]: expected names of two capital letters such as TH, found {code!r}")
     entries = {code: _market(markets.table(code), min_precision) for code in markets.values}
-    return Policy(top.text("version"), default, entries, min_precision)
+    return Policy(top.text("version"), default, entries, min_precision, top.flag("demo"))
 
 
 def _market(table: _Table, min_precision: float) -> MarketPolicy:
@@ -188,6 +197,11 @@ def _evidence(table: _Table) -> Evidence:
         cases_missing=table.count("cases_missing") if "cases_missing" in table.values else None,
         events_missing=table.count("events_missing") if "events_missing" in table.values else None,
         note=table.text("note") if "note" in table.values else "",
+        source=table.choice("source", get_args(Basis)) if "source" in table.values else None,
+        period=table.text("period") if "period" in table.values else "",
+        sellers=table.count("sellers") if "sellers" in table.values else None,
+        sampling=table.text("sampling") if "sampling" in table.values else "",
+        temperature=table.positive("temperature") if "temperature" in table.values else None,
     )
     if evidence.correct > evidence.cases:
         raise table.error("correct", f"expected at most cases = {evidence.cases}, found {evidence.correct}")
@@ -231,6 +245,12 @@ class _Table:
 
     def count(self, key: str) -> int:
         return self.get(key, "a whole number from 0", lambda value: type(value) is int and value >= 0)
+
+    def flag(self, key: str) -> bool:
+        return key in self.values and self.get(key, "true or false", lambda value: type(value) is bool)
+
+    def positive(self, key: str) -> float:
+        return float(self.get(key, "a number above 0", lambda value: type(value) in (int, float) and value > 0))
 
     def choice(self, key: str, choices: tuple[Any, ...]) -> Any:
         options = " or ".join(map(str, choices))

@@ -123,8 +123,7 @@ def _verdict(
         logits.tolist(),
         factor_probabilities.tolist(),
         policy=policy,
-        model_version=model.version,
-        temperature=model.temperature,
+        model=model.identity,
     )
     return {**verdict, "logits": logits}
 

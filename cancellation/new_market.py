@@ -200,9 +200,7 @@ def with_entry(policy: Policy, code: str, entry: MarketPolicy) -> Policy:
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
     """Write labelled events as JSONL, in the form that training reads."""
     lines = [
-        json.dumps(
-            {"event": event_mapping(e.event), "label": e.label, "label_factors": list(e.factors)}, ensure_ascii=False
-        )
+        json.dumps({"event": event_mapping(e.event), "label": e.label, "label_factors": e.factors}, ensure_ascii=False)
         for e in examples
     ]
     write_bytes(str(path), "".join(line + "\n" for line in lines).encode())

@@ -1,6 +1,7 @@
 """Simulate cancelled orders with their true cause, for training and tests.
 
-Reads nothing; writes one file of labelled events, `.jsonl` or `.parquet`, the same for the same settings.
+Reads nothing; writes one file of labelled events, `.jsonl` or `.parquet`, the same for the same settings, and beside
+it how they were drawn (`<file>.sample.json`).
 Safe to resubmit: the file appears whole or not at all.
 
     python -m jobs.cancellation_simulate output=var/events.jsonl simulation.num_events=50000 seed=1
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from cancellation.decision.sample import LabelledSample, write_sample
 from cancellation.events.table import write_labelled
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.launch import run_job
@@ -33,6 +35,8 @@ class SimulateJob(Settings):
 def main(job: SimulateJob) -> None:
     """Simulate and write."""
     write_labelled(job.output, simulate(job.simulation, job.seed))
+    outcomes = ("penalty", "investigate", "none")
+    write_sample(job.output, LabelledSample(source="simulation", drawn="random", outcomes=outcomes))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from cancellation.decision.calibration_run import (
     write_calibrated,
 )
 from cancellation.decision.policy import MarketPolicy, Policy
+from cancellation.decision.sample import read_sample, together
 from cancellation.events.event import event_mapping
 from cancellation.events.factors import VERDICTS
 from cancellation.events.files import EventRow
@@ -125,6 +126,8 @@ def add_market(market: NewMarket, run: TrackedRun) -> Policy:
         ValueError: If there are too few labels, or files are refused.
         RuntimeError: If an old market got worse, or training failed.
     """
+    for url in (market.labelled, market.old_labelled):
+        read_sample(url).refuse(url)
     checklist = Checklist(market.code, str(market.output / "checklist.md"))
     new, old = _read(market.labelled), _read(market.old_labelled)
     checklist.add(check_labels(new, market.code, market.labelled, market.settings))
@@ -200,9 +203,7 @@ def with_entry(policy: Policy, code: str, entry: MarketPolicy) -> Policy:
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
     """Write labelled events as JSONL, in the form that training reads."""
     lines = [
-        json.dumps(
-            {"event": event_mapping(e.event), "label": e.label, "label_factors": list(e.factors)}, ensure_ascii=False
-        )
+        json.dumps({"event": event_mapping(e.event), "label": e.label, "label_factors": e.factors}, ensure_ascii=False)
         for e in examples
     ]
     write_bytes(str(path), "".join(line + "\n" for line in lines).encode())
@@ -247,7 +248,9 @@ def _calibrate(market: NewMarket, model: VerdictModel, examples: Sequence[Exampl
     entry = MarketPolicy("shadow", market.settings.classes, market.language)
     policy = with_entry(market.policy, market.code, entry)
     rows = [EventRow(f"held_out:{number}", e.event, e.label) for number, e in enumerate(examples, 1)]
-    calibrated = calibrate_backfill(score_rows(rows, model, policy), policy, market.calibration, day=market.day)
+    sample = together([read_sample(url) for url in (market.labelled, market.old_labelled)])
+    scored = score_rows(rows, model, policy)
+    calibrated = calibrate_backfill(scored, policy, market.calibration, sample=sample, day=market.day)
     folder = market.output / "trained_model"
     write_calibrated(calibrated, folder, market.output, source=market.labelled, day=market.day)
     print("\n".join(align(threshold_rows(calibrated))))

@@ -24,6 +24,7 @@ from cancellation.decision.calibration_run import (
     write_calibrated,
 )
 from cancellation.decision.policy import load_policy
+from cancellation.decision.sample import read_sample
 from cancellation.scoring.report import align
 from cancellation.scoring.run import ScoringSettings, open_run, read_verdicts, score_backfill
 from cluster.launch import run_job
@@ -37,7 +38,8 @@ class CalibrateJob(Settings):
     """The calibration's settings."""
 
     input: str
-    """Labelled events: a file or folder of JSONL or parquet, local or s3://; a random sample of what happens."""
+    """Labelled events: a file or folder of JSONL or parquet, local or s3://; a random sample of all
+    cancellations, with how it was drawn beside it (cancellation/decision/sample.py)."""
 
     output: str
     """Local folder for the scored backfill, the calibrated model and the policy file."""
@@ -62,12 +64,14 @@ class CalibrateJob(Settings):
 
 def main(job: CalibrateJob) -> None:
     """Score, calibrate, prove, write."""
+    sample = read_sample(job.input)
+    sample.refuse(job.input)
     policy, day = load_policy(job.policy), job.date or datetime.now(UTC).date().isoformat()
     names = (job.input, f"{job.output}/verdicts", job.model, policy)
     run = open_run(*names, job.scoring, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
     with ray_session(job.session), tracked_run("cancellation_calibrate", job, job.tracking) as tracked:
         score_backfill(run)
-        calibrated = calibrate_backfill(read_verdicts(run.output.url), policy, job.calibration, day=day)
+        calibrated = calibrate_backfill(read_verdicts(run.output.url), policy, job.calibration, sample=sample, day=day)
         output = Path(job.output)
         write_calibrated(calibrated, fetch_model(run.model, cache_dir=job.cache_dir), output, source=job.input, day=day)
         tracked.metrics(figures(calibrated))
@@ -78,7 +82,7 @@ def main(job: CalibrateJob) -> None:
     print("\n".join(align(threshold_rows(calibrated))))
     if calibrated.unknown_markets:
         print(f"no entry in the policy: {', '.join(calibrated.unknown_markets)}; add state, classes and language")
-    print(f"model   {output}/model\npolicy  {output / POLICY_FILE} ({calibrated.policy.version})\n{tracked.where}")
+    print(f"model   {output}/model\npolicy  {output / POLICY_FILE} ({calibrated.policy.stamp})\n{tracked.where}")
 
 
 if __name__ == "__main__":

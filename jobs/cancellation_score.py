@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cancellation.decision.actions import demo_line
 from cancellation.decision.policy import load_policy
 from cancellation.scoring.report import ScoringReport
 from cancellation.scoring.run import ScoringSettings, open_run, score_backfill
@@ -55,6 +56,8 @@ def main(job: ScoreJob) -> None:
         cache_dir=job.cache_dir,
         registry_uri=job.tracking.uri,
     )
+    if line := demo_line(run.policy):
+        print(line, flush=True)
     with ray_session(job.session), tracked_run("cancellation_score", job, job.tracking) as tracked:
         report = ScoringReport(run, tracked)
         report.print_summary(score_backfill(run, extras=report.files))

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cancellation.decision.actions import demo_line
+from cancellation.decision.policy import load_policy
 from cancellation.serving.replica import policy_path, tokens_path
 from cancellation.serving.settings import ServingSettings
 from cluster.launch import run_job
@@ -42,7 +44,10 @@ def main(job: ServeJob) -> None:
 
         def announce() -> None:
             print(f"serving on {address}, page {address}/docs", flush=True)
-            print(f"tokens {tokens}\npolicy {policy_path(serving)}", flush=True)
+            policy = policy_path(serving)
+            print(f"tokens {tokens}\npolicy {policy}", flush=True)
+            if line := demo_line(load_policy(policy)):
+                print(line, flush=True)
 
         run_application(lambda: application(serving), name=APP_NAME, on_ready=announce, dispensable=is_shadow)
 

@@ -1,6 +1,7 @@
 """Simulate cancelled orders with their true cause, or stage written dialogues, for training, proofs and tests.
 
-Reads nothing; writes one file of labelled events, `.jsonl` or `.parquet`, the same for the same settings.
+Reads nothing; writes one file of labelled events, `.jsonl` or `.parquet`, the same for the same settings, and beside
+it how they were drawn (`<file>.sample.json`).
 Safe to resubmit: the file appears whole or not at all.
 
     python -m jobs.cancellation_simulate output=var/events.jsonl simulation.num_events=50000 seed=1
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from cancellation.decision.sample import LabelledSample, write_sample
 from cancellation.events.table import write_labelled
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cancellation.written.dialogue import written_dialogues
@@ -39,10 +41,13 @@ class SimulateJob(Settings):
 
 def main(job: SimulateJob) -> None:
     """Simulate and write."""
+    outcomes = ("penalty", "investigate", "none")
     if job.writers:
         write_labelled(job.output, stage_all(written_dialogues(only=job.writers), job.stagings, seed=job.seed))
     else:
         write_labelled(job.output, simulate(job.simulation, job.seed))
+    source = "written" if job.writers else "simulation"
+    write_sample(job.output, LabelledSample(source=source, drawn="random", outcomes=outcomes))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def collect_inputs(examples: Iterable[Example], text: VerdictModel | None = None
     With a text model its logits stand beside the features: the examples must not be among those it learnt from.
     """
     parts: list[np.ndarray] = []
-    kept: list[tuple[str, tuple[str, ...], str]] = []
+    kept: list[tuple[str, tuple[str, ...] | None, str]] = []
     remaining = iter(examples)
     while batch := list(islice(remaining, 1000)):
         parts.append(tree_inputs([example.event for example in batch], text))
@@ -126,7 +126,8 @@ class TreesJudge:
 
     def __init__(self, settings: TreeSettings, inputs: Inputs, text: VerdictModel | None = None) -> None:
         self._text = text
-        self._trees = TreeLearner(settings).fit(inputs.table, inputs.truth.labels, inputs.truth.factors)
+        truth = inputs.truth
+        self._trees = TreeLearner(settings).fit(inputs.table, truth.labels, truth.factors, known=truth.factors_known)
 
     def judge(self, events: Sequence[Event]) -> Judgements:
         """Judge events, in their order."""

@@ -36,12 +36,16 @@ class Truth:
     factors: np.ndarray
     """True where a code supports the label, (n, 18)."""
     markets: tuple[str, ...]
+    factors_known: np.ndarray | None = None
+    """False where nobody looked for factors, (n,); None: somebody always did."""
 
     @staticmethod
-    def of(labels: Sequence[str], factors: Sequence[Sequence[str]], markets: Sequence[str]) -> Truth:
+    def of(labels: Sequence[str], factors: Sequence[Sequence[str] | None], markets: Sequence[str]) -> Truth:
         """Collect it from labels and codes as the contract writes them."""
-        table = np.array([[code in codes for code in FACTORS] for codes in factors], bool).reshape(-1, len(FACTORS))
-        return Truth(np.array([VERDICTS.index(label) for label in labels]), table, tuple(markets))
+        rows = [[code in (codes or ()) for code in FACTORS] for codes in factors]
+        table = np.array(rows, bool).reshape(-1, len(FACTORS))
+        known = np.array([codes is not None for codes in factors], bool)
+        return Truth(np.array([VERDICTS.index(label) for label in labels]), table, tuple(markets), known)
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,11 @@ def compare(found: Judgements, truth: Truth, *, resamples: int, seed: int = 0) -
         seed: Of the bootstrap.
     """
     weights = GroupBootstrap(np.arange(len(truth.labels)), samples=resamples, seed=seed).weights()
+    of_factors = weights if truth.factors_known is None else weights * truth.factors_known
     parts = {
         **_verdict_figures(found.probabilities.argmax(axis=1), truth.labels, weights),
         **_ranking_figures(found.probabilities[:, INDUCED], truth.labels == INDUCED, weights),
-        "factor_f1": _factor_f1(found.factors >= 0.5, truth.factors, weights),
+        "factor_f1": _factor_f1(found.factors >= 0.5, truth.factors, of_factors),
     }
     for market in sorted(set(truth.markets)):
         inside = weights * (np.array(truth.markets) == market)

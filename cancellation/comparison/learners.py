@@ -32,8 +32,10 @@ class TreeLearner:
         self._verdict = self._model(settings.max_iter)
         self._factors: list[HistGradientBoostingClassifier | float] = []
 
-    def fit(self, inputs: np.ndarray, labels: np.ndarray, factors: np.ndarray) -> TreeLearner:
-        """Learn from inputs (n, d) with NaN where missing, class numbers (n,) and factors (n, 18).
+    def fit(
+        self, inputs: np.ndarray, labels: np.ndarray, factors: np.ndarray, *, known: np.ndarray | None = None
+    ) -> TreeLearner:
+        """Learn from inputs (n, d) with NaN where missing, class numbers (n,) and factors (n, 18) where known (n,).
 
         Raises:
             ValueError: If a class of the verdict does not occur.
@@ -41,7 +43,8 @@ class TreeLearner:
         if len(np.unique(labels)) < len(VERDICTS):
             raise ValueError(f"training events: all of {', '.join(VERDICTS)} are expected among the labels")
         self._verdict.fit(inputs, labels)
-        self._factors = [self._fit_factor(inputs, factors[:, place]) for place in range(len(FACTORS))]
+        known = np.ones(len(inputs), bool) if known is None else known
+        self._factors = [self._fit_factor(inputs[known], factors[known, place]) for place in range(len(FACTORS))]
         return self
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
@@ -58,7 +61,7 @@ class TreeLearner:
 
     def _fit_factor(self, inputs: np.ndarray, present: np.ndarray) -> HistGradientBoostingClassifier | float:
         if min(present.sum(), len(present) - present.sum()) < _FEWEST_POSITIVES:
-            return float(present.mean())  # nothing to learn from: its share
+            return float(present.mean()) if len(present) else 0.0  # nothing to learn from: its share
         return self._model(max(1, self._settings.max_iter // 4)).fit(inputs, present)
 
     def _model(self, max_iter: int) -> HistGradientBoostingClassifier:

@@ -68,6 +68,24 @@ def choose_events(event_ids: Sequence[str], fraction: float, *, purpose: str) ->
     return np.array([int.from_bytes(digest[:4], "big") < fraction * 2**32 for digest in digests], bool)
 
 
+def split_events(cancelled_at: np.ndarray, sellers: Sequence[str], fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cut events into earlier ones to fit on and later ones to prove with, no seller on both sides; bool (n,) each.
+
+    A seller who is seen before and after the cut goes whole to one side, chosen by its id; the events that it has on
+    the other side are in neither.
+
+    Args:
+        cancelled_at: Instants, (n,).
+        sellers: Each event's, (n,).
+        fraction: Share of the events before the cut.
+    """
+    early = cancelled_at < np.quantile(cancelled_at, fraction)
+    both = set(np.asarray(sellers)[early]) & set(np.asarray(sellers)[~early])
+    on_both_sides = np.array([seller in both for seller in sellers], bool)
+    fits = choose_events(sellers, fraction, purpose="temperature")
+    return early & (~on_both_sides | fits), ~early & (~on_both_sides | ~fits)
+
+
 def calibrate(logits: np.ndarray, labels: np.ndarray, two_classes: np.ndarray, fit: np.ndarray) -> Calibration:
     """Fit a temperature on some events and judge it on the others.
 

@@ -1,15 +1,18 @@
 """From a scored backfill to a model whose scores mean what they say and a policy that says why it may punish.
 
-The backfill's labelled events are split by their ids: one part fits the temperature, the other, which has chosen
-nothing, shows what it left and proves the thresholds.
+The backfill's labelled events are split by time and seller: the earlier part fits the temperature, the later one, of
+other sellers, which has chosen nothing, shows what it left and proves the thresholds.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from cancellation.decision.calibration import INDUCED, Calibration, calibrate, choose_events, induced_scores
+from cancellation.decision.calibration import INDUCED, Calibration, calibrate, induced_scores, split_events
 from cancellation.decision.policy import Evidence, MarketPolicy, Policy
 from cancellation.decision.policy_file import dated_version, render_policy
+from cancellation.decision.sample import LabelledSample
 from cancellation.decision.thresholds import MarketThreshold, ThresholdSettings, find_thresholds
 from cancellation.events.factors import VERDICTS
 from cancellation.model.verdict_model import CALIBRATION_FILE
@@ -28,13 +32,16 @@ from cluster.settings import Settings
 
 POLICY_FILE, MODEL_FOLDER = "policy.toml", "model"
 _EVALUATION_SETS = ("reviewed_cases",)
+_TELLING = 30
+"""Labelled cases of a market from which on a random sample has others than induced ones."""
+_REMEDY = "label a random sample of all cancellations"
 
 
 class CalibrationSettings(Settings):
     """How the labelled events are used."""
 
     fit_fraction: float = Field(default=0.25, gt=0, lt=1)
-    """Share of the labelled events on which the temperature is fitted; the others prove the thresholds."""
+    """Share of the labelled events, the earliest, on which the temperature is fitted; later ones prove thresholds."""
 
     min_events: int = Field(default=1000, ge=20)
     """Refuse a backfill with fewer labelled events."""
@@ -62,38 +69,90 @@ class CalibratedModel:
     """Markets of the backfill without an entry in the policy: they keep its default."""
 
 
-def calibrate_backfill(rows: pa.Table, policy: Policy, settings: CalibrationSettings, *, day: str) -> CalibratedModel:
+def calibrate_backfill(
+    rows: pa.Table, policy: Policy, settings: CalibrationSettings, *, sample: LabelledSample, day: str
+) -> CalibratedModel:
     """Calibrate one model on its scored, labelled backfill.
 
     Args:
         rows: Of `scoring.SCORED_SCHEMA`.
-        policy: State, classes and language of each market; its thresholds are replaced.
+        policy: State, classes and language of each market; its thresholds are replaced. It stays a demo's only while
+            the cases are not real ones.
         settings: Of the split and the proof.
+        sample: How the rows were drawn.
         day: ISO date that the evidence gets.
 
     Raises:
-        ValueError: If there are too few labels, several models, or rows of an evaluation set.
+        ValueError: If the sample proves nothing, there are too few labels, several models, or rows of an evaluation
+            set.
     """
     labelled = rows.filter(pc.and_(pc.is_valid(rows["label"]), pc.is_null(rows["error"])))
     _refuse(labelled, settings)
-    logits = np.array(labelled["logits"].to_pylist(), np.float32)
-    labels = np.array([VERDICTS.index(label) for label in labelled["label"].to_pylist()])
-    markets = labelled["market"].to_pylist()
-    two_classes = np.array([policy.market(market).classes == 2 for market in markets])
-    fit = choose_events(labelled["event_id"].to_pylist(), settings.fit_fraction, purpose="temperature")
-    calibration = calibrate(logits, labels, two_classes, fit)
-    judged = ~fit
-    scores = induced_scores(logits[judged], calibration.temperature, two_classes=two_classes[judged])
-    judged_markets = [market for market, used in zip(markets, judged, strict=True) if used]
-    thresholds = find_thresholds(scores, labels[judged] == INDUCED, judged_markets, settings.thresholds)
+    sample.refuse("backfill")
+    _refuse_one_sided(labelled, policy)
+    events = _Labelled.of(labelled, policy)
+    fit, judged = split_events(events.cancelled_at, events.sellers, settings.fit_fraction)
+    used = fit | judged
+    calibration = calibrate(events.logits[used], events.labels[used], events.two_classes[used], fit[used])
+    proving = events.where(judged)
+    thresholds = _prove(proving, calibration.temperature, settings.thresholds)
     version = labelled["model_version"][0].as_py()
+    common = Evidence(
+        *(0, 0, 0.0, version, day),
+        source=sample.source,
+        sampling=sample.drawn,
+        period=proving.period(),
+        temperature=calibration.temperature,
+    )
     entries = {
-        code: _with_evidence(market, thresholds.get(code), settings.thresholds, version, day)
+        code: _with_evidence(market, thresholds.get(code), settings.thresholds, common)
         for code, market in policy.markets.items()
     }
-    new = Policy(policy.version, policy.default, entries, settings.thresholds.min_precision)
+    demo = policy.demo and sample.source != "backfill"
+    new = Policy(policy.version, policy.default, entries, settings.thresholds.min_precision, demo)
     unknown = tuple(code for code in thresholds if code not in policy.markets)
     return CalibratedModel(version, calibration, thresholds, dated_version(new, day), unknown)
+
+
+def _prove(proving: _Labelled, temperature: float, settings: ThresholdSettings) -> dict[str, MarketThreshold]:
+    scores = induced_scores(proving.logits, temperature, two_classes=proving.two_classes)
+    _refuse_flagged_only(scores, proving.markets, settings)
+    _, sellers = np.unique(proving.sellers, return_inverse=True)
+    return find_thresholds(scores, proving.labels == INDUCED, proving.markets, settings, sellers)
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """The columns of labelled rows that a calibration needs, n of each."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    two_classes: np.ndarray
+    markets: list[str]
+    sellers: list[str]
+    cancelled_at: np.ndarray
+
+    @staticmethod
+    def of(labelled: pa.Table, policy: Policy) -> _Labelled:
+        markets = labelled["market"].to_pylist()
+        return _Labelled(
+            np.array(labelled["logits"].to_pylist(), np.float32),
+            np.array([VERDICTS.index(label) for label in labelled["label"].to_pylist()]),
+            np.array([policy.market(market).classes == 2 for market in markets]),
+            markets,
+            labelled["seller_id"].to_pylist(),
+            labelled["cancelled_at"].to_numpy(),
+        )
+
+    def where(self, chosen: np.ndarray) -> _Labelled:
+        markets, sellers = (list(compress(names, chosen)) for names in (self.markets, self.sellers))
+        arrays = (self.logits[chosen], self.labels[chosen], self.two_classes[chosen])
+        return _Labelled(*arrays, markets, sellers, self.cancelled_at[chosen])
+
+    def period(self) -> str:
+        """First and last day."""
+        ends = (self.cancelled_at.min(), self.cancelled_at.max())
+        return "/".join(datetime.fromtimestamp(at, UTC).date().isoformat() for at in ends)
 
 
 def write_calibrated(calibrated: CalibratedModel, model_folder: Path, output: Path, *, source: str, day: str) -> None:
@@ -152,19 +211,44 @@ def _refuse(labelled: pa.Table, settings: CalibrationSettings) -> None:
         raise ValueError(f"backfill: verdicts of one model are expected, found {', '.join(sorted(versions))}")
 
 
+def _refuse_one_sided(labelled: pa.Table, policy: Policy) -> None:
+    """Refuse labels of which a class is missing: what nobody could have got wrong is not proven."""
+    if labelled["seller_id"].null_count or labelled["cancelled_at"].null_count:
+        raise ValueError("backfill: seller_id and cancelled_at are expected in its rows, found none; score it anew")
+    by_market: dict[str, Counter[str]] = {}
+    for market, label in zip(labelled["market"].to_pylist(), labelled["label"].to_pylist(), strict=True):
+        by_market.setdefault(market, Counter())[label] += 1
+    total = sum(by_market.values(), Counter())
+    classes = max(policy.market(market).classes for market in by_market)
+    for label in VERDICTS[:classes]:
+        if not total[label]:
+            raise ValueError(f"backfill: cases of all classes are expected, none is labelled {label}; {_REMEDY}")
+    for market, counts in sorted(by_market.items()):
+        if counts.total() >= _TELLING and counts["induced"] == counts.total():
+            raise ValueError(f"backfill: all {counts.total():,} cases of {market} are labelled induced; {_REMEDY}")
+
+
+def _refuse_flagged_only(scores: np.ndarray, markets: Sequence[str], settings: ThresholdSettings) -> None:
+    codes, flagged = np.asarray(markets), scores > settings.investigate
+    for market in sorted(set(markets)):
+        of_market = flagged[codes == market]
+        if len(of_market) >= _TELLING and of_market.all():
+            raise ValueError(f"backfill: all {len(of_market):,} cases of {market} are flagged ones; {_REMEDY}")
+
+
 def _with_evidence(
-    market: MarketPolicy, found: MarketThreshold | None, settings: ThresholdSettings, version: str, day: str
+    market: MarketPolicy, found: MarketThreshold | None, settings: ThresholdSettings, common: Evidence
 ) -> MarketPolicy:
     if found is None:
-        evidence = Evidence(0, 0, 0.0, version, day, note="no labelled case of this market in the backfill")
+        evidence = replace(common, period="", note="no labelled case of this market in the backfill")
         return replace(market, investigate=settings.investigate, penalty=None, evidence=evidence)
     near = found.nearest
-    evidence = Evidence(
+    evidence = replace(
+        common,
         cases=near.cases,
         correct=near.correct,
         lower_bound=_rounded_down(near.lower_bound),
-        model_version=version,
-        date=day,
+        sellers=near.sellers,
         pooled=found.pooled,
         cases_missing=found.cases_missing,
         events_missing=found.events_missing,

@@ -1,7 +1,8 @@
 """The policy: from a score to an action, market by market, with the evidence that a threshold rests on.
 
-It knows nothing of the model but a version's name in the evidence, and the model knows nothing of it. A policy
-file is read whole or refused: a threshold that nobody meant must never reach a seller.
+It knows nothing of the model but a version's name in the evidence, and the model knows nothing of it: `actions.py`
+brings the two together. A policy file is read whole or refused: a threshold that nobody meant must never reach a
+seller.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ _PROBABILITY = Field(strict=True, ge=0, le=1, description="a number from 0 to 1"
 _TABLE = Field(description="a table")
 _CONFIG = ConfigDict(extra="forbid", protected_namespaces=())
 
+Basis = Literal["simulation", "written", "backfill"]
+"""What evidence rests on: simulated cancellations, ones with chats that were written for the purpose, or labelled
+cancellations of the past. Only the last speaks of real sellers."""
+
 
 class PolicyError(ValueError):
     """A policy file that was refused; the text names the place and what is expected there."""
@@ -61,6 +66,16 @@ class Evidence:
     events_missing: Annotated[int | None, _COUNT] = None
     """Cancellations to label for that, at the present share of flagged ones."""
     note: Annotated[str, Field(strict=True, description="a text")] = ""
+    source: Annotated[Basis | None, Field(description="simulation or written or backfill")] = None
+    """None: it does not say, and so allows nothing."""
+    period: Annotated[str, Field(strict=True, description="a text")] = ""
+    """Days of the cases, first and last: 2026-08-01/2026-09-30."""
+    sellers: Annotated[int | None, _COUNT] = None
+    """Different sellers of the flagged cases."""
+    sampling: Annotated[str, Field(strict=True, description="a text")] = ""
+    """How the labelled cases were drawn."""
+    temperature: Annotated[float | None, Field(strict=True, gt=0, description="a number above 0")] = None
+    """Of the calibrated scores that it speaks of; None: it does not say."""
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
@@ -103,6 +118,14 @@ class Policy:
     markets: Annotated[Mapping[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], MarketPolicy], _TABLE]
     min_precision: Annotated[float, _PROBABILITY] = MIN_PRECISION
     """The promise: lower bound of precision that a penalty threshold must have."""
+    demo: Annotated[bool, Field(strict=True, description="true or false")] = False
+    """Whether evidence that is not of real sellers allows penalties, for trying things out."""
+
+    @property
+    def stamp(self) -> str:
+        """The version as verdicts carry it: with `+demo` where that is so, and what the kill switch holds off."""
+        version, plus, killed = self.version.partition("+")
+        return f"{version}{'+demo' if self.demo else ''}{plus}{killed}"
 
     @model_validator(mode="after")
     def _penalties_are_proven(self) -> Self:
@@ -142,20 +165,6 @@ class Policy:
                 f"policy {self.version} [markets.{unknown[0]}] state: expected off or shadow, found live in a market "
                 f"that the model was never trained on (it knows {', '.join(sorted(trained)) or 'none'})"
             )
-
-
-def action(market: MarketPolicy, score: float, source: Source) -> Action:
-    """Choose the action for a calibrated score; a penalty only from a live market's own model.
-
-    Raises:
-        ValueError: If the score is not in [0, 1]: every comparison with NaN would silently be "none".
-    """
-    if not 0.0 <= score <= 1.0:
-        raise ValueError(f"a score from 0 to 1 is expected, found {score}")
-    penalised = market.penalty is not None and score > market.penalty
-    if penalised and source == "model" and market.state == "live":
-        return "penalty"
-    return "investigate" if score > market.investigate else "none"
 
 
 def load_policy(path: str | Path | None = None) -> Policy:

@@ -16,18 +16,23 @@ _HEADER = """\
 # A penalty threshold stands here only with the evidence that precision above it is at least min_precision, on the
 # labelled events that calibration was given: simulated ones for the policy that ships.
 """
+_DEMO = """
+# For trying things out: the evidence below may be of simulated cases, which prove nothing of real sellers. Every
+# verdict's policy version then says +demo. Take this line out, and no penalty rests on such evidence any more."""
 
 
 def dated_version(policy: Policy, day: str) -> Policy:
     """Name a policy after a day and its own content: two different policies never share a version."""
     markets = {c: asdict(m) for c, m in policy.markets.items()}
-    content = json.dumps([policy.min_precision, asdict(policy.default), markets], sort_keys=True)
+    content = json.dumps([policy.demo, policy.min_precision, asdict(policy.default), markets], sort_keys=True)
     return replace(policy, version=f"{day}-{hashlib.sha256(content.encode()).hexdigest()[:8]}")
 
 
 def render_policy(policy: Policy) -> str:
     """Write a policy as TOML that `parse_policy` reads back equal."""
     lines = [_HEADER, f"version = {_value(policy.version)}", f"min_precision = {_value(policy.min_precision)}"]
+    if policy.demo:
+        lines += [_DEMO, "demo = true"]
     lines += _market("default", policy.default)
     for code in sorted(policy.markets):
         lines += _market(f"markets.{code}", policy.markets[code])

@@ -11,14 +11,21 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from cancellation.decision.actions import why_no_penalty
 from cancellation.decision.calibration_run import POLICY_FILE
-from cancellation.decision.policy import Policy, load_policy
+from cancellation.decision.policy import Basis, Evidence, Policy, load_policy
 from cancellation.model.verdict_model import CALIBRATION_FILE, VerdictModel, load_verdict_model
 from cluster.models.publishing import Decision, ReleaseSettings, publish_folder
 from cluster.models.registry import ModelRegistry
 from cluster.tracking import TrackedRun
 
 _CARD_FILE = "README.md"
+_CASES: Mapping[Basis | None, str] = {
+    "simulation": "simulated",
+    "written": "written",
+    "backfill": "labelled",
+    None: "unnamed",
+}
 
 
 class PublishSource(ReleaseSettings):
@@ -40,17 +47,17 @@ def decide(model: VerdictModel, policy: Policy) -> Decision:
     for code, market in policy.markets.items():
         if market.state == "off":
             continue
-        evidence = market.evidence
-        if evidence is None or evidence.model_version != model.version:
-            missing.append(f"{code}: its evidence is of {evidence.model_version if evidence else 'no model'}")
-        elif market.penalty is None:
+        if market.penalty is None:
             missing.append(f"{code}: no penalty threshold is proven")
+        elif why := why_no_penalty(policy, code, model.identity):
+            missing.append(f"{code}: {why}")
     if missing:
         return Decision(False, f"not proven for {model.version}: {'; '.join(missing)}")
     bounds = [m.evidence.lower_bound for m in policy.markets.values() if m.state != "off" and m.evidence is not None]
     if not bounds:
         return Decision(False, "no market of the policy is live or in shadow, so nothing is proven")
-    return Decision(True, f"precision at least {min(bounds):.3f} with 95 % confidence in all {len(bounds)} markets")
+    why = f"precision at least {min(bounds):.3f} in each of {len(bounds)} markets, with 95 % confidence for each alone"
+    return Decision(True, f"{why}; {_rests_on(policy)}")
 
 
 def publish(source: PublishSource, registry: ModelRegistry, run: TrackedRun) -> str:
@@ -71,7 +78,7 @@ def publish(source: PublishSource, registry: ModelRegistry, run: TrackedRun) -> 
     decision = decide(model, policy)
     if source.force and not decision.champion:
         decision = Decision(True, f"forced: {source.reason}, although {decision.why}", source.reason)
-    card, tags = model_card(model, policy, decision), {"model_version": model.version, "policy_version": policy.version}
+    card, tags = model_card(model, policy, decision), {"model_version": model.version, "policy_version": policy.stamp}
     done = publish_folder(
         folder,
         registry,
@@ -96,14 +103,15 @@ def model_card(model: VerdictModel, policy: Policy, decision: Decision) -> str:
         f"- network: {spec.variant} over {spec.encoder}, {spec.max_tokens} tokens, {len(spec.features)} features",
         f"- markets: {', '.join(spec.markets)}",
         f"- temperature: {model.temperature:.4f}",
-        f"- policy: {policy.version}; {decision.why}",
+        f"- policy: {policy.stamp}; {decision.why}",
+        f"- precision: {_rests_on(policy)}",
         "",
-        "| market | state | penalty from | flagged | right | lower bound |",
-        "|---|---|---|---|---|---|",
+        "| market | state | penalty from | flagged | right | lower bound | cases | drawn | days | sellers |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for code, market in policy.markets.items():
         found = market.evidence
-        cases = f"{found.cases} | {found.correct} | {found.lower_bound:.4f}" if found else "- | - | -"
+        cases = " | ".join(_cells(found)) if found else " | ".join("-" * 7)
         lines.append(f"| {code} | {market.state} | {market.penalty or 'never'} | {cases} |")
     lines += [
         "",
@@ -113,6 +121,22 @@ def model_card(model: VerdictModel, policy: Policy, decision: Decision) -> str:
         "Not for: markets it was never trained on (they may not be live), or penalties without the policy beside it.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _rests_on(policy: Policy) -> str:
+    """Say whose cases the proof is of."""
+    sources = {market.evidence.source for market in policy.markets.values() if market.evidence is not None}
+    if not sources:
+        return "nothing was measured"
+    if sources == {"backfill"}:
+        return "on labelled cancellations of the past"
+    return f"on {' and '.join(sorted(_CASES[source] for source in sources))} cases: it says nothing of real sellers"
+
+
+def _cells(found: Evidence) -> tuple[str, ...]:
+    sellers = "-" if found.sellers is None else str(found.sellers)
+    numbers = (str(found.cases), str(found.correct), f"{found.lower_bound:.4f}")
+    return (*numbers, _CASES[found.source], found.sampling or "-", found.period or "-", sellers)
 
 
 def _register(

@@ -2,7 +2,9 @@
 
 A threshold is proven by an exact binomial test (Clopper and Pearson 1934) on labelled cases above it, and several
 are tried by fixed-sequence testing (Angelopoulos et al., Learn then Test, 2021): from strict to loose along a grid
-fixed beforehand, up to the first that fails; what passed may be used, without paying for having tried many.
+fixed beforehand, up to the first that fails; what passed may be used, without paying for having tried many. Cases of
+one seller are alike, and count for as many as they are worth together (`clustered_lower_bound`). Each market is proven
+for itself: that all of them hold at once is less sure.
 
 MAPIE's BinaryClassificationController(risk="precision", fwer_method="fixed_sequence") is the same test: for a
 binary loss its Hoeffding-Bentkus p-value is the binomial's tail (1.6 rounds cases x risk up as a float and so at
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field, field_validator
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, t
 
 from cancellation.decision.policy import INVESTIGATE, MIN_PRECISION
 from cluster.settings import Settings
@@ -46,6 +48,10 @@ class ThresholdSettings(Settings):
     """Flagged labelled cases from which on a threshold is tested: 179 prove 0.90 with 80 % power where precision is
     0.95. A market without a threshold of so many is pooled with the others like it."""
 
+    min_sellers: int = Field(default=30, ge=2)
+    """Different sellers among the flagged cases from which on a threshold is tested: how much cases of one seller are
+    alike is seen between sellers alone."""
+
     power: float = Field(default=0.80, gt=0, lt=1)
     """Chance of success that the number of missing cases is counted for."""
 
@@ -65,6 +71,10 @@ class Proof:
     cases: int
     correct: int
     lower_bound: float
+    sellers: int | None = None
+    """Different sellers of them; None: each case was taken for one of its own."""
+    effective: float | None = None
+    """Independent cases that they are worth, as those of one seller are alike; None: all."""
 
     @property
     def precision(self) -> float | None:
@@ -99,32 +109,64 @@ def upper_bound(correct: int, cases: int, *, confidence: float) -> float:
     return float(beta.ppf(confidence, correct + 1, cases - correct)) if correct < cases else 1.0
 
 
-def count_flagged(scores: np.ndarray, induced: np.ndarray, threshold: float, *, confidence: float) -> Proof:
+def clustered_lower_bound(correct: np.ndarray, sellers: np.ndarray, *, confidence: float) -> tuple[float, float]:
+    """Give the lower bound of a share where cases of one seller may be alike, and how many independent cases they are.
+
+    Clopper and Pearson's bound at the effective number of cases (Korn and Graubard 1998): as many independent ones as
+    would vary as much as sellers' means do. Without an error there is nothing to see of that, and each seller counts
+    as one case.
+
+    Args:
+        correct: True where a case was right, (n,).
+        sellers: The seller's number, from 0, (n,).
+        confidence: One-sided.
+    """
+    sizes = np.bincount(sellers)
+    sizes, hits = sizes[sizes > 0], np.bincount(sellers, correct)[sizes > 0]
+    cases, groups = len(correct), len(sizes)
+    share = float(correct.mean()) if cases else 0.0
+    if groups == cases or share in (0.0, 1.0) or groups < 2:
+        return lower_bound(int(share * groups + 1e-9), groups, confidence=confidence), groups
+    variance = groups / (groups - 1) * ((hits - share * sizes) ** 2).sum() / cases**2
+    few = t.ppf(confidence, cases - 1) / t.ppf(confidence, groups - 1)
+    effective = min(cases, share * (1 - share) / max(variance, 1e-12) * few**2)
+    return float(beta.ppf(1.0 - confidence, share * effective, (1 - share) * effective + 1)), effective
+
+
+def count_flagged(
+    scores: np.ndarray, induced: np.ndarray, threshold: float, *, confidence: float, sellers: np.ndarray | None = None
+) -> Proof:
     """Count the cases above a threshold and those of them that were induced.
 
     Args:
         scores: Calibrated, (n,).
         induced: True where the label is induced, (n,).
-        threshold: A case is flagged when its score is above it, as in `policy.action`.
+        threshold: A case is flagged when its score is above it, as in `actions.choose_action`.
         confidence: Of the lower bound.
+        sellers: Number of each case's seller, (n,), whose cases may be alike; None: all cases are independent.
     """
     flagged = scores > threshold
     cases, correct = int(flagged.sum()), int(induced[flagged].sum())
-    return Proof(threshold, cases, correct, lower_bound(correct, cases, confidence=confidence))
+    if sellers is None:
+        return Proof(threshold, cases, correct, lower_bound(correct, cases, confidence=confidence))
+    of = sellers[flagged]
+    bound, effective = clustered_lower_bound(induced[flagged], of, confidence=confidence)
+    return Proof(threshold, cases, correct, bound, len(np.unique(of)), effective)
 
 
 def prove_threshold(
-    scores: np.ndarray, induced: np.ndarray, settings: ThresholdSettings
+    scores: np.ndarray, induced: np.ndarray, settings: ThresholdSettings, sellers: np.ndarray | None = None
 ) -> tuple[Proof | None, Proof | None]:
     """Test the grid in its order; return the loosest proven threshold and the first one that failed.
 
-    Thresholds with fewer flagged cases than `min_cases` are not tried: a choice by the scores alone, which the
-    test allows, and else a strict threshold that nobody passes would end the sequence at once.
+    Thresholds with fewer flagged cases than `min_cases`, or of fewer sellers than `min_sellers`, are not tried: a
+    choice by the scores alone, which the test allows, and else a strict threshold that nobody passes would end the
+    sequence at once.
     """
     proven = None
     for threshold in settings.penalty_grid:
-        proof = count_flagged(scores, induced, threshold, confidence=settings.confidence)
-        if proof.cases < settings.min_cases:
+        proof = count_flagged(scores, induced, threshold, confidence=settings.confidence, sellers=sellers)
+        if proof.cases < settings.min_cases or _few_sellers(proof, settings):
             continue
         if proof.lower_bound < settings.min_precision:
             return proven, proof
@@ -133,7 +175,11 @@ def prove_threshold(
 
 
 def find_thresholds(
-    scores: np.ndarray, induced: np.ndarray, markets: Sequence[str], settings: ThresholdSettings
+    scores: np.ndarray,
+    induced: np.ndarray,
+    markets: Sequence[str],
+    settings: ThresholdSettings,
+    sellers: np.ndarray | None = None,
 ) -> dict[str, MarketThreshold]:
     """Find every market's penalty threshold, small markets pooled.
 
@@ -145,6 +191,7 @@ def find_thresholds(
         induced: True where the label is induced, (n,); an inconclusive case is not.
         markets: Market of each event, (n,).
         settings: What has to be proven.
+        sellers: Number of each event's seller, (n,), from 0; None: all events are independent.
     """
     codes = np.asarray(markets)
     small = [
@@ -153,10 +200,11 @@ def find_thresholds(
     found: dict[str, MarketThreshold] = {}
     for code in sorted(set(markets) - set(small)):
         rows = codes == code
-        found[code] = _conclude(scores[rows], induced[rows], settings)
+        found[code] = _conclude(scores[rows], induced[rows], settings, _of(sellers, rows))
     if small:
         rows = np.isin(codes, small)
-        together = _conclude(scores[rows], induced[rows], settings, pooled=tuple(small) if len(small) > 1 else ())
+        pooled = tuple(small) if len(small) > 1 else ()
+        together = _conclude(scores[rows], induced[rows], settings, _of(sellers, rows), pooled=pooled)
         for code in small:
             own = codes == code
             found[code] = _speaks_against(scores[own], induced[own], together, settings) or together
@@ -167,13 +215,30 @@ def _most_flagged(scores: np.ndarray, settings: ThresholdSettings) -> int:
     return int((scores > settings.penalty_grid[-1]).sum())
 
 
+def _of(sellers: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if sellers is None else sellers[rows]
+
+
+def _few_sellers(proof: Proof, settings: ThresholdSettings) -> bool:
+    return proof.sellers is not None and proof.sellers < settings.min_sellers
+
+
 def _conclude(
-    scores: np.ndarray, induced: np.ndarray, settings: ThresholdSettings, *, pooled: tuple[str, ...] = ()
+    scores: np.ndarray,
+    induced: np.ndarray,
+    settings: ThresholdSettings,
+    sellers: np.ndarray | None,
+    *,
+    pooled: tuple[str, ...] = (),
 ) -> MarketThreshold:
-    proven, failed = prove_threshold(scores, induced, settings)
+    proven, failed = prove_threshold(scores, induced, settings, sellers)
     if proven is not None:
         return MarketThreshold(proven, proven, pooled, None, None, "")
-    nearest = failed or count_flagged(scores, induced, settings.penalty_grid[-1], confidence=settings.confidence)
+    loosest = settings.penalty_grid[-1]
+    nearest = failed or count_flagged(scores, induced, loosest, confidence=settings.confidence, sellers=sellers)
+    if nearest.cases >= settings.min_cases and _few_sellers(nearest, settings):
+        note = f"{nearest.cases} flagged cases of {nearest.sellers} sellers: at least {settings.min_sellers} are needed"
+        return MarketThreshold(None, nearest, pooled, None, None, note)
     missing = missing_cases(nearest, settings)
     if missing is None:
         note = (
@@ -209,7 +274,10 @@ def missing_cases(found: Proof, settings: ThresholdSettings) -> int | None:
     # One imagined error tempers a perfect record of few cases.
     precision = min(found.precision, found.correct / (found.cases + 1) if found.correct == found.cases else 1.0)
     needed = cases_needed(precision, settings)
-    return None if needed is None else max(1, needed - found.cases)
+    if needed is None:
+        return None
+    alike = found.cases / found.effective if found.effective else 1.0
+    return max(1, math.ceil(needed * alike) - found.cases)
 
 
 def cases_needed(precision: float, settings: ThresholdSettings) -> int | None:

@@ -12,10 +12,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from cancellation.decision.policy import Policy, Source, action
+from cancellation.decision.actions import choose_action
+from cancellation.decision.policy import Policy, Source
 from cancellation.decision.rules import judge
 from cancellation.events.event import Event
 from cancellation.events.factors import FACTORS, VERDICTS
+from cancellation.model.spec import ModelIdentity
 
 MIN_FACTOR_PROBABILITY = 0.5
 """A decision factor is named when it is more probable than not."""
@@ -70,8 +72,7 @@ def model_verdict(
     factor_probabilities: Sequence[float],
     *,
     policy: Policy,
-    model_version: str,
-    temperature: float,
+    model: ModelIdentity,
 ) -> dict[str, Any]:
     """Make the contract's verdict from one row of a model's scores.
 
@@ -81,11 +82,9 @@ def model_verdict(
         logits: Raw, (3,), in the order of `VERDICTS`.
         factor_probabilities: (18,), in the order of `FACTORS`.
         policy: Chooses classes and action.
-        model_version: As the model calls itself.
-        temperature: Divides the logits; the model's own, from its calibration.
+        model: Whose scores they are; its temperature divides the logits.
     """
-    market_policy = policy.market(market)
-    probabilities = verdict_probabilities(logits, temperature=temperature, classes=market_policy.classes)
+    probabilities = verdict_probabilities(logits, temperature=model.temperature, classes=policy.market(market).classes)
     score = probabilities["induced"]
     named = [
         {"code": code, "probability": float(probability), "evidence": None}
@@ -100,10 +99,10 @@ def model_verdict(
         "score": score,
         "probabilities": probabilities,
         "decision_factors": named,
-        "action": action(market_policy, score, "model"),
-        "model_version": model_version,
+        "action": choose_action(policy, market, score, "model", model),
+        "model_version": model.version,
         "source": "model",
-        "policy_version": policy.version,
+        "policy_version": policy.stamp,
     }
 
 
@@ -122,10 +121,10 @@ def rules_verdict(event: Event, *, policy: Policy, source: Source, rules_version
             {"code": code, "probability": 1.0, "evidence": _chat_evidence(judged.evidence, code)}
             for code in judged.factors
         ],
-        "action": action(policy.market(event.market), judged.score, source),
+        "action": choose_action(policy, event.market, judged.score, source, None),
         "model_version": rules_version,
         "source": source,
-        "policy_version": policy.version,
+        "policy_version": policy.stamp,
     }
 
 

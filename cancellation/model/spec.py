@@ -6,6 +6,7 @@ scored without a complaint.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -75,6 +76,18 @@ class ModelSpec(Settings):
                 raise ValueError(
                     f"{where}: expected {name} {', '.join(expected_codes)}, found {', '.join(found_codes)}; {remedy}"
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which model gave a score, as far as a proof of its thresholds depends on it."""
+
+    version: str
+    """Name and digest of the files that decide the raw scores."""
+    temperature: float
+    """What raw scores are divided by: another one makes other scores of the same weights."""
+    markets: tuple[str, ...]
+    """Markets that it was trained on."""
 
 
 def save_spec(spec: ModelSpec, folder: Path) -> None:

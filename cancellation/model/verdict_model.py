@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from cancellation.model.spec import SPEC_FILE, ModelSpec, load_spec
+from cancellation.model.spec import SPEC_FILE, ModelIdentity, ModelSpec, load_spec
 from cancellation.text.encoding import EncodedEvent, EventEncoder
 from cancellation.text.tokenizer import PAD_TOKENS, TOKENIZER_FILE, load_tokenizer, token_of
 
@@ -69,6 +69,11 @@ class VerdictModel:
         self._network = network
         self._pad = token_of(encoder.tokenizer, PAD_TOKENS)
         self._max_batch_tokens = max_batch_tokens
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What a proof of its thresholds has to be of."""
+        return ModelIdentity(self.version, self.temperature, self.spec.markets)
 
     def score(self, events: Sequence[EncodedEvent]) -> Scores:
         """Score encoded events; inside, events of about one length share a call.
@@ -132,10 +137,20 @@ def load_verdict_model(folder: Path, *, num_threads: int = 1, device: Device = "
         network,
         spec,
         EventEncoder(tokenizer, max_tokens=spec.max_tokens, left_out=spec.left_out),
-        version=f"{spec.name}@{_digest(folder)}",
+        version=_version(spec, folder),
         temperature=_temperature(folder),
         max_batch_tokens=_MAX_BATCH_TOKENS[device],
     )
+
+
+def read_identity(folder: Path) -> ModelIdentity:
+    """Tell which model lies in a folder, without loading its weights.
+
+    Raises:
+        ValueError: If its description or its calibration is refused.
+    """
+    spec = load_spec(folder)
+    return ModelIdentity(_version(spec, folder), _temperature(folder), spec.markets)
 
 
 class _OnnxNetwork:
@@ -157,6 +172,10 @@ class _OnnxNetwork:
         given = dict(zip(INPUTS, (token_ids, features, markets), strict=True))
         verdict, factors = self._session.run(OUTPUTS, {name: given[name] for name in self._inputs})
         return verdict, factors
+
+
+def _version(spec: ModelSpec, folder: Path) -> str:
+    return f"{spec.name}@{_digest(folder)}"
 
 
 def _digest(folder: Path) -> str:

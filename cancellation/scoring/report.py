@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cancellation.decision.actions import demo_line, why_no_penalty
 from cancellation.events.factors import VERDICTS
 from cancellation.scoring.run import ScoredBackfill, VerdictRun
 from cancellation.scoring.shard_steps import ScoringCounts, VerdictQuality, verdict_quality
@@ -31,7 +32,7 @@ class ScoringReport:
             "input": shown_url(self._run.input),
             "output": shown_url(self._run.output.url),
             "model": self._run.model_version,
-            "policy": self._run.policy.version,
+            "policy": self._run.policy.stamp,
         }
         found = {"counts": counts.as_dict(), "seconds": round(seconds, 2)}
         record = run_record(identity, public_settings(self._run.settings), found, collect_provenance())
@@ -91,8 +92,8 @@ def market_lines(run: VerdictRun, counts: ScoringCounts) -> list[str]:
             quality = verdict_quality(counts.confusion.get(market, {}), counts.penalties.get(market, {}))
             row += [_percent(quality.accuracy), _percent(quality.penalty_precision)]
         rows.append(row)
-    versions = f"model {run.model_version}, policy {run.policy.version}"
-    return [versions, *_stale_evidence(run), "", *align(rows), ""]
+    versions = f"model {run.model_version}, policy {run.policy.stamp}"
+    return [versions, *_refused_penalties(run), "", *align(rows), ""]
 
 
 def quality_lines(counts: ScoringCounts) -> list[str]:
@@ -122,17 +123,15 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _stale_evidence(run: VerdictRun) -> list[str]:
-    """Thresholds proven on one model say nothing of another."""
-    markets = {
-        code: market.evidence.model_version
-        for code, market in run.policy.markets.items()
-        if market.penalty is not None and market.evidence and market.evidence.model_version != run.model_version
-    }
-    if not markets:
-        return []
-    other = ", ".join(sorted(set(markets.values())))
-    return [f"WARNING: penalty thresholds of {', '.join(sorted(markets))} were proven on {other}, not on this model"]
+def _refused_penalties(run: VerdictRun) -> list[str]:
+    """Say where nobody was punished for want of a proof, and that a demo's penalties are no real ones."""
+    policy = run.policy
+    reasons: dict[str, list[str]] = {}
+    for code, market in sorted(policy.markets.items()):
+        if market.state == "live" and (why := why_no_penalty(policy, code, run.identity)):
+            reasons.setdefault(why, []).append(code)
+    lines = [f"WARNING: no penalty in {', '.join(codes)}: {why}" for why, codes in reasons.items()]
+    return [*filter(None, [demo_line(policy)]), *lines]
 
 
 def _total(by_market: Mapping[str, Mapping[str, int]]) -> Counter[str]:

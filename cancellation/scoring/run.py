@@ -23,6 +23,7 @@ from pydantic import Field
 from cancellation.decision.policy import Policy
 from cancellation.decision.policy_file import dated_version
 from cancellation.events.files import EventShard, find_event_shards, read_event_rows
+from cancellation.model.spec import ModelIdentity
 from cancellation.model.verdict_model import load_verdict_model
 from cancellation.scoring.explanations import explain_verdict
 from cancellation.scoring.shard_steps import ScoringCounts, count_rows, failed_rows, score_rows
@@ -84,10 +85,15 @@ class VerdictRun:
     input: str
     output: Output
     model: ModelFiles
-    model_version: str
+    identity: ModelIdentity
     policy: Policy
     settings: ScoringSettings
     cache_dir: str
+
+    @property
+    def model_version(self) -> str:
+        """Name and digest."""
+        return self.identity.version
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,7 @@ def open_run(
     model = load(fetch_model(files, cache_dir=cache_dir))
     policy.check_live_markets(model.spec.markets)
     target = Output(storage.absolute_url(output))
-    return VerdictRun(storage.absolute_url(input_url), target, files, model.version, policy, settings, cache_dir)
+    return VerdictRun(storage.absolute_url(input_url), target, files, model.identity, policy, settings, cache_dir)
 
 
 def make_plan(run: VerdictRun, shards: Sequence[EventShard]) -> dict[str, Any]:

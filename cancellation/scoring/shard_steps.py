@@ -24,13 +24,15 @@ SCORED_SCHEMA = pa.schema(
         *VERDICT_SCHEMA,
         pa.field("logits", pa.list_(pa.float32())),
         pa.field("label", pa.string()),
+        pa.field("seller_id", pa.string()),
+        pa.field("cancelled_at", pa.float64()),
         pa.field("place", pa.string(), nullable=False),
         pa.field("error", pa.string()),
     ]
 )
 """The contract's verdict; the model's raw logits, of which calibration and thresholds can be made later without
-scoring anew; the label where the input has one; where the row comes from; and what is wrong with it, everything
-but the place then being null."""
+scoring anew; the label where the input has one; seller and instant (epoch seconds), by which a proof is split; where
+the row comes from; and what is wrong with it, everything but the place then being null."""
 
 MODEL_BATCH = 256
 """Events that are encoded before the model is called: it sorts them by length and makes its own batches."""
@@ -123,10 +125,9 @@ def _verdict(
         logits.tolist(),
         factor_probabilities.tolist(),
         policy=policy,
-        model_version=model.version,
-        temperature=model.temperature,
+        model=model.identity,
     )
-    return {**verdict, "logits": logits}
+    return {**verdict, "logits": logits, "seller_id": event.seller_id, "cancelled_at": event.cancelled_at}
 
 
 def failed_rows(rows: Sequence[EventRow], reason: str) -> pa.Table:

@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from cancellation.decision.actions import obstacles
 from cancellation.decision.verdicts import model_verdict, rules_verdict
 from cancellation.events.event import parse_event
 from cancellation.features.vector import feature_digest
@@ -35,6 +36,7 @@ from cancellation.serving.observability.metrics import (
     LOG_OVER_LIMIT,
     LOG_SHIP_FAILURES,
     LOG_SHIPPED,
+    PENALTY_REFUSED,
     POLICY_CHANGES,
     POLICY_REFUSED,
     POLICY_STATE,
@@ -215,6 +217,8 @@ class GatewayReplica:
         policy = self._policy.current
         for code, market in {**policy.markets, "default": policy.default}.items():
             self.metrics.set(POLICY_STATE, _STATES[market.state], code)
+            refused = market.state == "live" and bool(obstacles(policy, code, self._model.identity))
+            self.metrics.set(PENALTY_REFUSED, float(refused), code)
         self.metrics.set(POLICY_REFUSED, float(self._policy.last_refusal is not None))
 
     async def _flush(self) -> None:
@@ -263,7 +267,7 @@ class GatewayReplica:
             "event": mapping,
             "verdict": verdict,
             "decision": decision,
-            "policy": policy_view(self._policy, event.market, self._model.version),
+            "policy": policy_view(self._policy, event.market, self._model.identity),
         }
 
 
@@ -290,8 +294,7 @@ def verdict_of_reply(event_id: str, market: str, reply: Reply, policy: PolicySto
             reply.logits,
             reply.factors,
             policy=policy.current,
-            model_version=reply.model_version,
-            temperature=reply.temperature,
+            model=reply.identity,
         )
     raise ValueError(f"scores are expected, found none ({reply.reason})")
 

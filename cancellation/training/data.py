@@ -37,7 +37,8 @@ ENCODED_SCHEMA = pa.schema(
         pa.field("acts", pa.list_(pa.int16())),
     ]
 )
-"""`acts[i]` is an act of the message whose speaker token stands at `act_positions[i]`."""
+"""`acts[i]` is an act of the message whose speaker token stands at `act_positions[i]`; `factors` is null where nobody
+looked for them."""
 
 
 class DropSettings(Settings):
@@ -68,6 +69,7 @@ class Batch:
     markets: np.ndarray
     labels: np.ndarray
     factors: np.ndarray
+    """1 or 0, (n, 18); NaN in the rows of events whose factors nobody looked for."""
     weights: np.ndarray
     acts: np.ndarray
     """Rows of (event, token, act)."""
@@ -85,7 +87,7 @@ def encode_examples(examples: Iterable[Example], encoder: EventEncoder) -> pa.Ta
             encoded.features,
             encoded.market,
             VERDICTS.index(example.label),
-            [FACTORS.index(code) for code in example.factors],
+            None if example.factors is None else [FACTORS.index(code) for code in example.factors],
             np.array(places, np.int16),
             np.array(acts, np.int16),
         )
@@ -107,6 +109,7 @@ class EncodedSet:
         self.factors = np.zeros((table.num_rows, len(FACTORS)), np.float32)
         codes, starts = _flat(table["factors"])
         self.factors[np.repeat(np.arange(table.num_rows), np.diff(starts)), codes] = 1.0
+        self.factors[table["factors"].is_null().to_numpy()] = np.nan
         rows = {market: row + 1 for row, market in enumerate(markets)}
         self.market_names = table["market"].to_pylist()
         self.markets = np.array([rows.get(market, 0) for market in self.market_names], np.int64)

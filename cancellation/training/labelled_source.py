@@ -22,17 +22,18 @@ from cluster.storage import list_files, read_bytes
 class Example:
     """An event with what a model should say about it.
 
-    `message_acts` names what each chat message is (several apart by a space), where a simulation knows it.
+    `factors` is None where nobody looked for them, which is not the same as finding none. `message_acts` names what
+    each chat message is (several apart by a space), where a simulation knows it.
     """
 
     event: Event
     label: str
-    factors: tuple[str, ...]
+    factors: tuple[str, ...] | None
     message_acts: tuple[str, ...] = ()
 
 
-def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, ...]]:
-    """Check a label and its factors.
+def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, ...] | None]:
+    """Check a label and its factors; None where there are none written, an empty list says that there were none.
 
     Raises:
         ValueError: If the label is none of the classes, or a factor none of the contract's codes.
@@ -40,7 +41,9 @@ def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, .
     if label not in VERDICTS:
         found = repr(label)[:60]
         raise ValueError(f"{where}: expected label to be one of {', '.join(VERDICTS)}, found {found}; correct it")
-    codes = tuple(factors or ())
+    if factors is None:
+        return label, None
+    codes = tuple(factors)
     unknown = sorted(set(map(str, codes)) - set(FACTORS))
     if unknown:
         raise ValueError(f"{where}: expected label_factors of the contract, found {', '.join(unknown)[:200]}")

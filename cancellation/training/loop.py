@@ -295,6 +295,8 @@ def batch_loss(
 ) -> torch.Tensor:
     """Verdict, factors and acts in one number; an event's weight counts for the first two.
 
+    Factors that nobody looked for teach nothing.
+
     A teacher reads the same batch, with what is left out of it, and its probabilities are mixed into the targets
     (Hinton et al., arXiv 1503.02531, at temperature 1).
     """
@@ -305,6 +307,8 @@ def batch_loss(
     wanted = functional.one_hot(torch.from_numpy(batch.labels).to(device), classes).float()
     wanted = wanted * (1.0 - settings.label_smoothing) + settings.label_smoothing / classes
     wanted_factors = torch.from_numpy(batch.factors).to(device)
+    known = ~wanted_factors.isnan()
+    wanted_factors = wanted_factors.nan_to_num()
     if teacher is not None:
         with torch.inference_mode():
             said = forward(teacher, batch, device, bf16=settings.bf16)
@@ -312,7 +316,7 @@ def batch_loss(
         wanted_factors = wanted_factors.lerp(said.factors_nf.float().sigmoid().clone(), settings.teacher_share)
     verdicts = functional.cross_entropy(outputs.verdict_nc.float(), wanted, reduction="none")
     factors = functional.binary_cross_entropy_with_logits(
-        outputs.factors_nf.float(), wanted_factors, reduction="none"
+        outputs.factors_nf.float(), wanted_factors, weight=known.float(), reduction="none"
     ).mean(1)
     loss = (weights * (verdicts + 4.0 * settings.factor_weight * factors)).mean()
     if named and outputs.acts_nta is not None:

@@ -32,8 +32,7 @@ def verdict(mapping: dict[str, Any] = Body()) -> dict[str, Any]:  # noqa: B008
         scores.logits[0].tolist(),
         scores.factor_probabilities[0].tolist(),
         policy=policy,
-        model_version=model.version,
-        temperature=model.temperature,
+        model=model.identity,
     )
 
 

@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from cancellation.events.factors import FACTORS
 from cancellation.events.markets import MARKETS
 from cancellation.features.vector import feature_names
-from cancellation.model.spec import ModelSpec
+from cancellation.model.spec import ModelIdentity, ModelSpec
 from cancellation.text.encoding import EncodedEvent, EventEncoder
 from cancellation.text.timeline import SPECIAL_TOKENS
 
@@ -58,6 +58,10 @@ class WordModel:
         self.spec = ModelSpec(
             name="words", variant="text", encoder="words", max_tokens=self.max_tokens, markets=tuple(MARKETS)
         )
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return ModelIdentity(self.version, self.temperature, self.spec.markets)
 
     def score(self, events: Sequence[EncodedEvent]) -> Scores:
         self.calls += 1

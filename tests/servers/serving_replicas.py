@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from cancellation.events.event import event_mapping
+from cancellation.model.spec import ModelIdentity
 from cancellation.model.verdict_model import Scores, VerdictModel
 from cancellation.serving.inference.model import LocalModel, load_event_encoder, load_model, model_folder
 from cancellation.serving.observability.metrics import Metrics
@@ -41,6 +42,10 @@ class WatchedModel:
         self._model, self._before = shipped_model(), before
         self.spec, self.encoder = self._model.spec, self._model.encoder
         self.version, self.temperature = self._model.version, self._model.temperature
+
+    @property
+    def identity(self) -> ModelIdentity:
+        return self._model.identity
 
     def score(self, events: Sequence[EncodedEvent]) -> Scores:
         self._before(events)

@@ -10,6 +10,7 @@ import pytest
 from cancellation.decision.calibration_run import CalibrationSettings
 from cancellation.decision.policy import load_policy
 from cancellation.decision.policy_file import render_policy
+from cancellation.decision.sample import LabelledSample, write_sample
 from cancellation.events.table import write_labelled
 from cancellation.model.verdict_model import load_verdict_model
 from cancellation.new_market import NewMarketSettings
@@ -44,6 +45,8 @@ def job(tmp_path: Path) -> NewMarketJob:
     for name, markets, count, seed in (("old", ("ID", "TH"), 300, 21), ("new", ("MX",), 160, 22)):
         simulation = SimulationSettings(num_events=count, markets=markets)
         write_labelled(str(tmp_path / f"{name}.jsonl"), simulate(simulation, seed))
+        sample = LabelledSample(source="simulation", drawn="random", outcomes=("penalty", "investigate", "none"))
+        write_sample(str(tmp_path / f"{name}.jsonl"), sample)
     chat = {"turns": [{"role": "seller", "content": "ya no hay, cancela por favor"}]}
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for _ in range(40)))
     policy = load_policy()

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from cancellation.decision.actions import obstacles
 from cancellation.decision.policy import MarketPolicy, Policy, Source
 from cancellation.decision.verdicts import model_verdict, rules_verdict
 from cancellation.events.event import Event, parse_event
@@ -32,6 +33,7 @@ from cancellation.serving.observability.metrics import (
     EXPLANATIONS,
     FALLBACKS,
     LOG_FAILURES,
+    PENALTIES_WITHHELD,
     SCORE,
     STAGE,
     VERDICTS,
@@ -257,6 +259,8 @@ class Gateway:
             self._metrics.count(DUPLICATES, "replayed")
             return _repeated(stands)
         self._count(event.market, verdict, record["timings_ms"], reason)
+        if asked is not None and isinstance(asked.reply, Scored):
+            self._count_withheld(event.market, market, verdict, policy, asked.reply)
         self._copy(request, market, record)
         return Answer(verdict, record["timings_ms"])
 
@@ -345,6 +349,14 @@ class Gateway:
         if reason is not None:
             self._metrics.count(FALLBACKS, reason)
 
+    def _count_withheld(
+        self, code: str, market: MarketPolicy, verdict: Mapping[str, Any], policy: Policy, scored: Scored
+    ) -> None:
+        """Count a score above the penalty threshold from which no penalty came, by what its proof lacks."""
+        if market.penalty is not None and verdict["score"] > market.penalty and verdict["action"] != "penalty":
+            for obstacle in obstacles(policy, code, scored.identity):
+                self._metrics.count(PENALTIES_WITHHELD, code, obstacle.kind)
+
     def _copy(self, request: _Request, market: MarketPolicy, record: Mapping[str, Any]) -> None:
         shadows: Sequence[Shadow] = self.shadows
         if market.state == "shadow" and self.market_shadow is not None:
@@ -374,8 +386,7 @@ def _model_verdict(event: Event, scored: Scored, policy: Policy) -> dict[str, An
         scored.logits,
         scored.factors,
         policy=policy,
-        model_version=scored.model_version,
-        temperature=scored.temperature,
+        model=scored.identity,
     )
 
 

@@ -25,6 +25,8 @@ class LiveFigures:
         self.statuses: Counter[int] = Counter()
         self.sources: Counter[str] = Counter()
         self.actions: Counter[str] = Counter()
+        self.demo = False
+        """Whether a verdict was stamped as a demo's: its penalty rests on simulated proof."""
 
     def add(self, sent: Sent) -> None:
         """Count an answer."""
@@ -34,6 +36,7 @@ class LiveFigures:
             verdict = json.loads(sent.body)
             self.sources[verdict["source"]] += 1
             self.actions[verdict["action"]] += 1
+            self.demo |= "+demo" in verdict.get("policy_version", "")
             self._verdicts.setdefault(sent.market, Counter())[verdict["verdict"]] += 1
 
     def render(self) -> str:
@@ -54,6 +57,8 @@ class LiveFigures:
         ]
         for market, counts in sorted(self._verdicts.items()):
             lines.append(f"{market:<9}" + "".join(f"{counts[name]:>14}" for name in VERDICTS))
+        if self.demo:
+            lines.append("DEMO: penalties rest on simulated proof (demo = true in the policy)")
         return "\n".join(lines)
 
 

@@ -185,7 +185,7 @@ class Endpoint:
         at = parse_qs(request.query.decode("latin-1")).get("at")
         store = self._gateway.policy
         if at is None:
-            return json_response(policy_view(store, market, self._gateway.model.version))
+            return json_response(policy_view(store, market, self._gateway.model.identity))
         instant = read_instant({"at": at[0].replace(" ", "+")}, "at")
         try:
             return json_response(policy_view_at(store, market, instant))
@@ -198,7 +198,7 @@ class Endpoint:
     async def _ready(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
         """Ready also while the model is away: the rules answer."""
         model = "answers" if self._gateway.model.available() else "away: the rules answer"
-        return json_response({"status": "ready", "model": model, "policy": self._gateway.policy.current.version})
+        return json_response({"status": "ready", "model": model, "policy": self._gateway.policy.current.stamp})
 
     async def _show_metrics(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
         text = await self._metrics_text()

@@ -170,7 +170,8 @@ class MicroBatcher:
             self._metrics.count(POISONED)
             return POISON
         queue_ms = (started - item.since) * 1e3
-        return Scored(*found, self._model.version, self._model.temperature, queue_ms, model_ms)
+        model = self._model.identity
+        return Scored(*found, model.version, model.temperature, queue_ms, model_ms, model.markets)
 
 
 def _rows(array: np.ndarray) -> list[list[float]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cancellation.model.spec import ModelIdentity
 from cancellation.text.encoding import EncodedEvent
 
 
@@ -26,6 +27,13 @@ class Scored:
     temperature: float
     queue_ms: float
     model_ms: float
+    markets: tuple[str, ...] = ()
+    """Markets that the model was trained on; a replica that does not say was trained on none."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model gave the scores."""
+        return ModelIdentity(self.model_version, self.temperature, self.markets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +96,8 @@ def pack_replies(replies: Sequence[Reply]) -> bytes:
 
 def unpack_replies(data: bytes) -> list[Reply]:
     """Read answers."""
-    return [Unscored(**fields) if "reason" in fields else Scored(**fields) for fields in json.loads(data)]
+    return [Unscored(**fields) if "reason" in fields else _scored(fields) for fields in json.loads(data)]
+
+
+def _scored(fields: dict[str, Any]) -> Scored:
+    return Scored(**{**fields, "markets": tuple(fields.get("markets", ()))})

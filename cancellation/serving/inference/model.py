@@ -21,7 +21,7 @@ import numpy as np
 from cancellation.events.event import Event, parse_event
 from cancellation.events.fields import EventError
 from cancellation.features.vector import FEATURES
-from cancellation.model.spec import SPEC_FILE, load_spec
+from cancellation.model.spec import SPEC_FILE, ModelIdentity, load_spec
 from cancellation.model.verdict_model import Scores, load_verdict_model
 from cancellation.scoring.explanations import explain_verdict
 from cancellation.serving.inference.batcher import MicroBatcher
@@ -47,6 +47,9 @@ class ModelClient(Protocol):
 
     @property
     def version(self) -> str: ...
+
+    @property
+    def identity(self) -> ModelIdentity: ...
 
     def encode(self, event: Event) -> EncodedEvent: ...
 
@@ -133,6 +136,11 @@ class LocalModel:
     def version(self) -> str:
         """Name and digest."""
         return self._model.version
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What a proof of its thresholds has to be of."""
+        return self._model.identity
 
     @property
     def encoder(self) -> EventEncoder:

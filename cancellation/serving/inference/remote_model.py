@@ -20,6 +20,8 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from cancellation.events.event import Event
+from cancellation.model.spec import ModelIdentity
+from cancellation.model.verdict_model import read_identity
 from cancellation.serving.inference.messages import DEAD, LATE, SHED, STALE, Reply, Scored, pack_event, unpack_reply
 from cancellation.serving.inference.model import load_event_encoder, pack_question
 from cancellation.serving.observability.metrics import RETRIES, Metrics
@@ -95,12 +97,17 @@ class RemoteModel:
         self._budget = RetryBudget(settings.budget_fraction)
         self._breaker = Breaker(settings)
         self._queue_seen = (0.0, 0.0)
-        self._version = "unknown"
+        self._identity = read_identity(folder)
 
     @property
     def version(self) -> str:
-        """Of the replica that answered last."""
-        return self._version
+        """Of the replica that answered last; before, of the files."""
+        return self._identity.version
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What a proof of its thresholds has to be of, as the replica that answered last said."""
+        return self._identity
 
     def encode(self, event: Event) -> EncodedEvent:
         """Make the model's input of an event."""
@@ -122,7 +129,7 @@ class RemoteModel:
                 self._metrics.count(RETRIES, "over_budget")
         self._breaker.learn(reply)
         if isinstance(reply, Scored):
-            self._version = reply.model_version
+            self._identity = reply.identity
             if not bulk:
                 self._queue_seen = (time.monotonic(), reply.queue_ms / 1e3)
         return reply

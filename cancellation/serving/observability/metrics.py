@@ -72,6 +72,18 @@ SHADOW_HELD = Metric(
 POLICY_STATE = Metric("cancellation_policy_state", "gauge", "0 off, 1 shadow, 2 live", ("market",))
 POLICY_CHANGES = Metric("cancellation_policy_changes", "counter", "Policies and kill switches taken over")
 POLICY_REFUSED = Metric("cancellation_policy_refused", "gauge", "1 while a changed policy file is refused")
+PENALTY_REFUSED = Metric(
+    "cancellation_penalty_refused",
+    "gauge",
+    "1 while a live market's penalty threshold is not used, as its proof is not of this model or of real sellers",
+    ("market",),
+)
+PENALTIES_WITHHELD = Metric(
+    "cancellation_penalties_withheld",
+    "counter",
+    "Verdicts above a penalty threshold that was not used, by what its proof lacks",
+    ("market", "reason"),
+)
 LOG_FAILURES = Metric("cancellation_log_failures", "counter", "Decisions that could not be written ahead")
 LOG_BYTES = Metric("cancellation_log_bytes", "gauge", "Local disk taken by decisions not shipped yet")
 LOG_OVER_LIMIT = Metric("cancellation_log_over_limit", "gauge", "1 while that is more than the limit")

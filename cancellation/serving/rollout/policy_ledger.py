@@ -72,7 +72,7 @@ class PolicyLedger:
         policy = in_force.policy
         line = {
             "at": at,
-            "policy_version": policy.version,
+            "policy_version": policy.stamp,
             "digest": in_force.digest,
             "killed": in_force.killed,
             "default": asdict(policy.default),

@@ -121,7 +121,7 @@ class PolicyStore:
         self._file, self._killed, self._held = file, killed, killed
         self._current = _without(file.policy, killed)
         self.num_changes += 1
-        logger.info("policy %s is in force", self._current.version)
+        logger.info("policy %s is in force", self._current.stamp)
         return True
 
     def _hold(self, killed: frozenset[str]) -> bool:

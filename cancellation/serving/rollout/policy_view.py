@@ -6,20 +6,26 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from cancellation.decision.actions import why_no_penalty
 from cancellation.decision.policy import MarketPolicy
+from cancellation.model.spec import ModelIdentity
 from cancellation.serving.rollout.policy_store import ALL_MARKETS, PolicyStore
 
 
-def policy_view(store: PolicyStore, market: str, model_version: str) -> dict[str, Any]:
-    """Give what is in force for a market now, and whether a changed file is being refused."""
+def policy_view(store: PolicyStore, market: str, model: ModelIdentity) -> dict[str, Any]:
+    """Give what is in force for a market now, whether its penalty threshold is used with this model and else why not,
+    and whether a changed file is being refused."""
     policy = store.current
     return {
         "market": market,
         "known": market in policy.markets,
         "killed": bool({market, ALL_MARKETS} & store.killed),
         **_entry(policy.market(market)),
-        "policy_version": policy.version,
-        "model_version": model_version,
+        "policy_version": policy.stamp,
+        "model_version": model.version,
+        "trained": market in model.markets,
+        "penalty_refused": why_no_penalty(policy, market, model),
+        "demo": policy.demo,
         "refused": store.last_refusal.problem if store.last_refusal else None,
     }
 

@@ -9,6 +9,7 @@ import pytest
 
 from cancellation.decision.calibration_run import CalibrationSettings
 from cancellation.decision.policy import load_policy
+from cancellation.decision.sample import LabelledSample, write_sample
 from cancellation.decision.thresholds import ThresholdSettings
 from cancellation.events.table import write_labelled
 from cancellation.model.verdict_model import load_verdict_model
@@ -21,6 +22,8 @@ from jobs.cancellation_score import main as score
 from tests.builders.backfills import read_rows
 from tests.conftest import PROJECT
 
+SAMPLE = LabelledSample(source="simulation", drawn="random", outcomes=("penalty", "investigate", "none"))
+
 pytestmark = [
     pytest.mark.usefixtures("local_ray"),
     pytest.mark.skipif(not (PROJECT / "cancellation/small_model/model.json").exists(), reason="no model ships yet"),
@@ -32,6 +35,9 @@ def test_a_backfill_gives_a_calibrated_model_and_a_policy_that_the_score_job_tak
 ) -> None:
     events = list(simulate(SimulationSettings(num_events=900, split="all", markets=("ID", "TH")), 7900))
     write_labelled(str(tmp_path / "backfill.parquet"), events)
+    with pytest.raises(ValueError, match="expected how they were drawn"):
+        main(CalibrateJob(input=str(tmp_path / "backfill.parquet"), output=str(tmp_path / "out")))
+    write_sample(str(tmp_path / "backfill.parquet"), SAMPLE)
     thresholds = ThresholdSettings(min_cases=29, min_precision=0.51, penalty_grid=(0.7, 0.6, 0.5))
     job = CalibrateJob(
         input=str(tmp_path / "backfill.parquet"),
@@ -71,7 +77,7 @@ def test_a_backfill_gives_a_calibrated_model_and_a_policy_that_the_score_job_tak
         )
     )
     rows = read_rows(str(tmp_path / "verdicts"))
-    assert {row["policy_version"] for row in rows} == {policy.version}
+    assert {row["policy_version"] for row in rows} == {policy.stamp} == {f"{policy.version}+demo"}
     for row in rows:
         market = policy.market(row["market"])
         punished = market.penalty is not None and row["score"] > market.penalty
@@ -81,6 +87,7 @@ def test_a_backfill_gives_a_calibrated_model_and_a_policy_that_the_score_job_tak
 def test_a_backfill_of_too_few_labels_is_refused_and_leaves_no_policy(tmp_path: Path) -> None:
     events = simulate(SimulationSettings(num_events=30), 1)
     write_labelled(str(tmp_path / "backfill.jsonl"), events)
+    write_sample(str(tmp_path / "backfill.jsonl"), SAMPLE)
     job = CalibrateJob(input=str(tmp_path / "backfill.jsonl"), output=str(tmp_path / "out"))
     with pytest.raises(ValueError, match="at least 1,000 labelled events are expected"):
         main(job)

@@ -6,6 +6,7 @@ One server for all tests of this file: starting Ray and Serve takes longer than 
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections import Counter
@@ -142,6 +143,38 @@ def test_a_market_is_off_within_five_seconds_and_a_bad_policy_is_refused(endpoin
     assert endpoint.judge({**simulated_event(21, "TH"), "event_id": "old-policy"}).json()["source"] == "model"
     policy.write_text(good)
     endpoint.until(lambda: in_force()["refused"] is None)
+
+
+def test_another_models_thresholds_punish_nobody_until_they_are_its_own(endpoint: Served) -> None:
+    policy = endpoint.folder / "data" / "policy.toml"
+    shipped = policy.read_text()
+
+    def judged(name: str) -> list[dict[str, Any]]:
+        answers = (endpoint.judge({**simulated_event(n), "event_id": f"{name}-{n}"}).json() for n in range(30))
+        return [verdict for verdict in answers if verdict["source"] == "model" and verdict["score"] > 0.9]
+
+    def in_force() -> dict[str, Any]:
+        return endpoint.http.get("/v1/policy/ID").json()
+
+    def put(text: str) -> None:
+        policy.write_text(text)
+        endpoint.until(lambda: in_force()["policy_version"].startswith(text.partition('version = "')[2].split('"')[0]))
+
+    assert "DEMO: policy" in endpoint.printed()
+    others = judged("others-proof")
+    assert {verdict["action"] for verdict in others} == {"investigate"}
+    assert "not for live@" in in_force()["penalty_refused"]
+    endpoint.until(lambda: endpoint.measured('ray_cancellation_penalty_refused{market="ID"') >= 0)
+    endpoint.until(lambda: "ray_cancellation_penalties_withheld_total" in endpoint.http.get("/metrics").text)
+    version = others[0]["model_version"]
+    own = re.sub(r'(?m)^model_version = ".*"$', f'model_version = "{version}"', shipped)
+    put(re.sub(r'(?m)^version = ".*"$', 'version = "own"', own))
+    assert in_force()["penalty_refused"] is None
+    assert {(one["action"], one["policy_version"]) for one in judged("own-proof")} == {("penalty", "own+demo")}
+    put(re.sub(r'(?m)^version = ".*"$', 'version = "real"', own).replace("demo = true", ""))
+    assert "rests on simulated cases" in in_force()["penalty_refused"]
+    assert {(one["action"], one["policy_version"]) for one in judged("no-demo")} == {("investigate", "real")}
+    put(shipped)
 
 
 def test_a_model_killed_under_load_costs_no_answer(endpoint: Served) -> None:

@@ -23,6 +23,7 @@ from cancellation.comparison.learners import TreeLearner, TreeSettings
 from cancellation.comparison.report import draw_comparison, render_markdown, winner
 from cancellation.comparison.run import SPLITS, ComparisonSettings, Result, held_out_sets
 from cancellation.events.event import parse_event
+from cancellation.events.factors import FACTORS
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.run import TrainingSettings
@@ -123,6 +124,13 @@ def test_a_day_costs_what_its_busy_cores_cost() -> None:
     assert speed.cost_per_day == pytest.approx(100 / speed.events_per_second * 0.1)
 
 
+def test_factors_that_nobody_looked_for_count_neither_way() -> None:
+    probabilities, found = np.eye(3)[[0, 1, 0]], np.zeros((3, 18))
+    found[0, 3] = found[2, 5] = 1.0
+    truth = Truth.of(["induced", "not_induced", "induced"], [[FACTORS[3]], [], None], ["TH"] * 3)
+    assert compare(Judgements(probabilities, found), truth, resamples=2)["factor_f1"].value == 1.0
+
+
 def test_trees_learn_what_the_features_tell() -> None:
     rng = np.random.default_rng(0)
     inputs = rng.normal(0, 1, (900, 5))
@@ -132,6 +140,10 @@ def test_trees_learn_what_the_features_tell() -> None:
     factors[:, 2] = inputs[:, 1] > 0
     learner = TreeLearner(TreeSettings(max_iter=40)).fit(inputs, labels, factors)
     assert (learner.probabilities(inputs).argmax(axis=1) == labels).mean() > 0.95
+    assert ((learner.factor_probabilities(inputs)[:, 2] > 0.5) == factors[:, 2]).mean() > 0.95
+    unseen = np.arange(900) % 2 == 0  # nobody looked: the factors written there mean nothing
+    hidden = factors & ~unseen[:, None]
+    learner = TreeLearner(TreeSettings(max_iter=40)).fit(inputs, labels, hidden, known=~unseen)
     assert ((learner.factor_probabilities(inputs)[:, 2] > 0.5) == factors[:, 2]).mean() > 0.95
     with pytest.raises(ValueError, match="all of induced, not_induced, inconclusive"):
         TreeLearner(TreeSettings()).fit(inputs, np.zeros(900, int), factors)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from cancellation.decision.calibration import split_events
 from cancellation.decision.calibration_plot import draw_reliability
 from cancellation.decision.calibration_run import (
     CalibrationSettings,
@@ -19,6 +22,7 @@ from cancellation.decision.calibration_run import (
     write_calibrated,
 )
 from cancellation.decision.policy import load_policy
+from cancellation.decision.sample import LabelledSample
 from cancellation.decision.thresholds import ThresholdSettings
 from cancellation.events.factors import VERDICTS
 from cancellation.scoring.shard_steps import SCORED_SCHEMA
@@ -26,6 +30,8 @@ from cluster.statistics.temperature import class_probabilities
 
 POLICY = load_policy()
 SETTINGS = CalibrationSettings()
+SAMPLE = LabelledSample(source="backfill", drawn="random", outcomes=("penalty", "investigate", "none"))
+NOON = 1_793_448_000.0
 
 
 def backfill(sizes: dict[str, int], *, temperature: float = 2.0, noise: float = 0.0, seed: int = 0) -> pa.Table:
@@ -44,15 +50,21 @@ def backfill(sizes: dict[str, int], *, temperature: float = 2.0, noise: float = 
             "model_version": "m@1",
             "logits": logits,
             "label": VERDICTS[label],
+            "seller_id": f"s{number}",
+            "cancelled_at": NOON + 60.0 * order,
             "place": f"b.jsonl:{number}",
         }
-        for number, (market, logits, label) in enumerate(zip(markets, right * temperature, labels, strict=True))
+        for number, (market, logits, label, order) in enumerate(
+            zip(markets, right * temperature, labels, rng.permutation(len(markets)).tolist(), strict=True)
+        )
     ]
     return pa.Table.from_pylist(rows, schema=SCORED_SCHEMA)
 
 
 def test_large_markets_are_proven_small_ones_pooled_and_the_rest_told_what_is_missing() -> None:
-    found = calibrate_backfill(backfill({"ID": 3000, "SG": 350, "TW": 350}), POLICY, SETTINGS, day="2026-11-22")
+    found = calibrate_backfill(
+        backfill({"ID": 3000, "SG": 350, "TW": 350}), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22"
+    )
     assert found.calibration.temperature == pytest.approx(2.0, rel=0.15)
     assert found.calibration.ece_after < found.calibration.ece_before
     indonesia, singapore, brazil = (found.policy.market(code) for code in ("ID", "SG", "BR"))
@@ -60,6 +72,11 @@ def test_large_markets_are_proven_small_ones_pooled_and_the_rest_told_what_is_mi
     assert indonesia.evidence is not None
     assert indonesia.evidence.lower_bound >= 0.90
     assert (indonesia.evidence.model_version, indonesia.evidence.date) == ("m@1", "2026-11-22")
+    assert (indonesia.evidence.source, indonesia.evidence.sampling) == ("backfill", "random")
+    assert indonesia.evidence.period.startswith("2026-11-01/2026-11-0")
+    assert indonesia.evidence.sellers == indonesia.evidence.cases
+    assert indonesia.evidence.temperature == found.calibration.temperature
+    assert (POLICY.demo, found.policy.demo) == (True, False), "real labels end a demo"
     assert singapore.evidence is not None
     assert singapore.evidence.pooled == ("SG", "TW")
     assert brazil.penalty is None
@@ -71,7 +88,9 @@ def test_large_markets_are_proven_small_ones_pooled_and_the_rest_told_what_is_mi
 
 
 def test_a_market_of_few_labels_has_no_penalty_and_is_told_how_many_are_missing() -> None:
-    found = calibrate_backfill(backfill({"ID": 3000, "SG": 130}, noise=0.02), POLICY, SETTINGS, day="2026-11-22")
+    found = calibrate_backfill(
+        backfill({"ID": 3000, "SG": 130}, noise=0.02), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22"
+    )
     singapore = found.policy.market("SG")
     assert singapore.penalty is None
     assert singapore.evidence is not None
@@ -84,7 +103,7 @@ def test_a_market_of_few_labels_has_no_penalty_and_is_told_how_many_are_missing(
 
 def test_thresholds_rest_on_events_that_the_temperature_never_saw() -> None:
     table = backfill({"ID": 4000})
-    found = calibrate_backfill(table, POLICY, SETTINGS, day="2026-11-22")
+    found = calibrate_backfill(table, POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
     assert found.calibration.fitted_events == pytest.approx(1000, abs=150)
     assert found.calibration.fitted_events + found.calibration.judged_events == 4000
     evidence = found.policy.market("ID").evidence
@@ -93,9 +112,11 @@ def test_thresholds_rest_on_events_that_the_temperature_never_saw() -> None:
 
 
 def test_an_earlier_threshold_falls_when_its_market_has_no_case_any_more() -> None:
-    first = calibrate_backfill(backfill({"ID": 3000, "TH": 3000}), POLICY, SETTINGS, day="2026-11-22").policy
+    first = calibrate_backfill(
+        backfill({"ID": 3000, "TH": 3000}), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22"
+    ).policy
     assert first.market("TH").penalty is not None
-    second = calibrate_backfill(backfill({"ID": 3000}), first, SETTINGS, day="2026-11-23").policy
+    second = calibrate_backfill(backfill({"ID": 3000}), first, SETTINGS, sample=SAMPLE, day="2026-11-23").policy
     assert second.market("TH").penalty is None
 
 
@@ -103,7 +124,7 @@ def test_what_is_written_is_what_was_found(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "model.onnx").write_bytes(b"weights")
-    found = calibrate_backfill(backfill({"ID": 3000, "ZZ": 500}), POLICY, SETTINGS, day="2026-11-22")
+    found = calibrate_backfill(backfill({"ID": 3000, "ZZ": 500}), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
     write_calibrated(found, source, tmp_path / "out", source="backfill.jsonl", day="2026-11-22")
     assert load_policy(tmp_path / "out" / "policy.toml") == found.policy
     record = json.loads((tmp_path / "out" / "model" / "calibration.json").read_text())
@@ -122,12 +143,77 @@ def test_an_evaluation_set_must_not_calibrate() -> None:
     places = [f"reviewed_cases.jsonl:{n}" if n == 700 else place for n, place in enumerate(table["place"].to_pylist())]
     table = table.set_column(table.schema.get_field_index("place"), SCORED_SCHEMA.field("place"), pa.array(places))
     with pytest.raises(ValueError, match="reviewed_cases is an evaluation set"):
-        calibrate_backfill(table, POLICY, SETTINGS, day="2026-11-22")
+        calibrate_backfill(table, POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
+
+
+def without(table: pa.Table, keep: Callable[[dict[str, Any]], bool]) -> pa.Table:
+    return pa.Table.from_pylist([row for row in table.to_pylist() if keep(row)], schema=SCORED_SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("keep", "why"),
+    [
+        (lambda row: row["label"] == "induced", "none is labelled not_induced; label a random sample"),
+        (lambda row: row["label"] != "inconclusive", "none is labelled inconclusive"),
+        (lambda row: row["label"] == "induced" or row["market"] == "TH", "of ID are labelled induced; label a random"),
+        (lambda row: row["logits"][0] > max(row["logits"][1:]) + 3.0, "are flagged ones; label a random sample"),
+    ],
+    ids=["one class", "two classes", "one class in a market", "flagged cases only"],
+)
+def test_a_one_sided_backfill_is_refused_and_what_is_missing_is_named(
+    keep: Callable[[dict[str, Any]], bool], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        calibrate_backfill(
+            without(backfill({"ID": 9000, "TH": 9000}), keep), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22"
+        )
+
+
+def test_what_was_not_drawn_at_random_from_all_outcomes_is_refused() -> None:
+    table = backfill({"ID": 3000})
+    chosen = SAMPLE.model_copy(update={"drawn": "chosen"})
+    with pytest.raises(ValueError, match="a random sample of all cancellations is expected"):
+        calibrate_backfill(table, POLICY, SETTINGS, sample=chosen, day="2026-11-22")
+    upheld = SAMPLE.model_copy(update={"outcomes": ("penalty",)})
+    with pytest.raises(ValueError, match="those with investigate and none are missing"):
+        calibrate_backfill(table, POLICY, SETTINGS, sample=upheld, day="2026-11-22")
+
+
+def test_later_cases_of_other_sellers_prove_what_was_fitted_on_earlier_ones() -> None:
+    rng = np.random.default_rng(1)
+    at, sellers = rng.permutation(4000).astype(float), [f"s{number}" for number in rng.integers(0, 500, 4000)]
+    fit, prove = split_events(at, sellers, 0.25)
+    assert at[fit].max() < at[prove].min()
+    assert not set(np.array(sellers)[fit]) & set(np.array(sellers)[prove])
+    assert 100 < fit.sum() < 1000 < prove.sum() < 3000
+
+
+def test_cases_of_few_sellers_prove_nothing() -> None:
+    table = backfill({"ID": 6000})
+    few = [f"s{number % 20}" for number in range(6000)]
+    place = table.schema.get_field_index("seller_id")
+    found = calibrate_backfill(
+        table.set_column(place, SCORED_SCHEMA.field("seller_id"), pa.array(few)),
+        POLICY,
+        SETTINGS,
+        sample=SAMPLE,
+        day="2026-11-22",
+    ).policy.market("ID")
+    assert found.penalty is None
+    assert found.evidence is not None
+    assert "sellers: at least 30 are needed" in found.evidence.note
+
+
+def test_simulated_cases_keep_a_demo_a_demo() -> None:
+    simulated = SAMPLE.model_copy(update={"source": "simulation"})
+    found = calibrate_backfill(backfill({"ID": 3000}), POLICY, SETTINGS, sample=simulated, day="2026-11-22")
+    assert found.policy.demo
+    assert found.policy.market("ID").evidence.source == "simulation"
 
 
 def test_too_few_labels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"at least 1,000 labelled events are expected .*, found 900"):
-        calibrate_backfill(backfill({"ID": 900}), POLICY, SETTINGS, day="2026-11-22")
+        calibrate_backfill(backfill({"ID": 900}), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
 
 
 def test_two_models_in_one_backfill_are_refused() -> None:
@@ -138,7 +224,7 @@ def test_two_models_in_one_backfill_are_refused() -> None:
         pa.array(["m@2"] * 1000).dictionary_encode().cast(SCORED_SCHEMA.field("model_version").type),
     )
     with pytest.raises(ValueError, match=r"one model are expected, found m@1, m@2"):
-        calibrate_backfill(pa.concat_tables([table, other]), POLICY, SETTINGS, day="2026-11-22")
+        calibrate_backfill(pa.concat_tables([table, other]), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
 
 
 def test_nobody_is_punished_where_nobody_would_look() -> None:

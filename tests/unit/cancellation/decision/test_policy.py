@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cancellation.decision.policy import Evidence, MarketPolicy, PolicyError, action, load_policy, parse_policy
+from cancellation.decision.policy import Evidence, MarketPolicy, PolicyError, load_policy, parse_policy
 from cancellation.decision.policy_file import dated_version, render_policy
 from cancellation.events.markets import MARKETS
 
@@ -66,6 +66,12 @@ def test_values_are_read_and_left_out_ones_have_the_stated_defaults() -> None:
         ("correct = 390", "correct = 401", r"\[markets\.TH\.evidence\] correct: expected at most cases = 400"),
         ("lower_bound = 0.957", "lower_bound = 0.89", r"lower bound of precision of at least 0\.9, found 0\.89"),
         ('[default]\nstate = "off"', '[default]\npenalty = 0.9\nstate = "off"', r"expected evidence beside it"),
+        ('version = "1"', 'version = "1"\ndemo = "yes"', r"p\.toml demo: expected true or false, found 'yes'"),
+        (
+            "date = 2026-11-22",
+            'date = 2026-11-22\nsource = "guess"',
+            r"source: expected simulation or written or backfill",
+        ),
         ('version = "1"', "version = ", r"p\.toml: not TOML"),
     ],
 )
@@ -84,7 +90,7 @@ def test_a_policy_that_no_file_may_hold_cannot_be_made_in_code_either() -> None:
     with pytest.raises(ValueError, match="expected evidence beside it"):
         MarketPolicy("live", 3, "en", 0.45, 0.95)
     with pytest.raises(ValueError, match=r"\[default\] penalty: expected none"):
-        replace(parse_policy(GOOD), default=LIVE)
+        replace(parse_policy(GOOD), default=parse_policy(GOOD).markets["TH"])
     with pytest.raises(ValueError, match=r"lower bound of precision of at least 0\.98"):
         replace(parse_policy(GOOD), min_precision=0.98)
 
@@ -116,37 +122,25 @@ def test_a_model_is_not_live_where_it_was_never_trained() -> None:
         policy.check_live_markets(("ID", "BR"))
 
 
-LIVE = MarketPolicy("live", 3, "en", 0.45, 0.95, Evidence(100, 100, 0.97, "m", "2026-11-22"))
-
-
-@pytest.mark.parametrize(
-    ("market", "score", "source", "expected"),
-    [
-        (LIVE, 0.951, "model", "penalty"),
-        (LIVE, 0.95, "model", "investigate"),
-        (LIVE, 0.45, "model", "none"),
-        (LIVE, 1.0, "rules", "investigate"),
-        (LIVE, 1.0, "fallback", "investigate"),
-        (replace(LIVE, state="shadow"), 1.0, "model", "investigate"),
-        (replace(LIVE, state="off"), 1.0, "model", "investigate"),
-        (replace(LIVE, penalty=None), 1.0, "model", "investigate"),
-    ],
-)
-def test_a_penalty_needs_a_live_market_its_model_and_a_score_above(
-    market: MarketPolicy, score: float, source: str, expected: str
-) -> None:
-    assert action(market, score, source) == expected
-
-
-@pytest.mark.parametrize("score", [float("nan"), -0.1, 1.1])
-def test_a_score_that_is_none_is_refused(score: float) -> None:
-    with pytest.raises(ValueError, match="a score from 0 to 1 is expected"):
-        action(LIVE, score, "model")
-
-
 def test_a_policy_is_written_and_read_back_equal_under_a_version_of_its_content() -> None:
     policy = dated_version(parse_policy(GOOD), "2026-11-23")
     assert parse_policy(render_policy(policy)) == policy
     stricter = replace(policy, markets={"TH": replace(policy.market("TH"), penalty=0.97)})
     assert dated_version(stricter, "2026-11-23").version != policy.version
     assert dated_version(policy, "2026-11-23") == policy
+
+
+def test_a_demo_and_what_evidence_rests_on_are_written_and_read_back() -> None:
+    said = (
+        'date = 2026-11-22\nsource = "backfill"\nperiod = "2026-08-01/2026-09-30"\nsellers = 210\nsampling = "random"'
+    )
+    policy = parse_policy(
+        GOOD.replace("date = 2026-11-22", said).replace('version = "1"', 'version = "1"\ndemo = true')
+    )
+    assert parse_policy(render_policy(policy)) == policy
+    evidence = policy.market("TH").evidence
+    assert evidence is not None
+    assert (evidence.source, evidence.period, evidence.sellers) == ("backfill", "2026-08-01/2026-09-30", 210)
+    assert (policy.stamp, replace(policy, demo=False).stamp) == ("1+demo", "1")
+    assert replace(policy, version="1+kill:TH").stamp == "1+demo+kill:TH"
+    assert dated_version(policy, "d").version != dated_version(replace(policy, demo=False), "d").version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from importlib import resources
@@ -49,6 +50,7 @@ def test_what_ships_is_proven_and_served_by_its_alias(
     card = (folder / "README.md").read_text(encoding="utf-8")
     assert "| BR | live | 0.9 |" in card
     assert "those of the model that ships are simulated events" in card
+    assert "precision: on simulated cases" in card
     assert "is champion already" in publish()
 
 
@@ -66,11 +68,22 @@ def test_evidence_of_another_model_is_none(
     assert registry.champion() == "1"
 
 
+def test_simulated_proof_makes_no_champion_outside_a_demo(publish: Publish, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY.read_text().replace("demo = true", "demo = false", 1))
+    said = publish(policy=str(policy))
+    assert "is challenger" in said
+    assert "rests on simulated cases" in said
+
+
 def test_rolling_back(publish: Publish, uri: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     publish()
     other = Path(shutil.copytree(SHIPPED, tmp_path / "other"))
     (other / CALIBRATION_FILE).write_text('{"temperature": 1.1}')
-    assert "/2 is champion" in publish(model=str(other))
+    assert "/2 is challenger: not proven" in publish(model=str(other))
+    policy = tmp_path / "policy.toml"
+    policy.write_text(re.sub(r"(?m)^temperature = .*$", "temperature = 1.1", POLICY.read_text()))
+    assert "is champion" in publish(model=str(other), policy=str(policy))
     assert "is version 1 again, was 2" in publish(rollback=True, reason="appeals")
     assert ModelRegistry(request.node.name, uri).champion() == "1"
 

@@ -71,6 +71,26 @@ def test_a_wrong_threshold_passes_as_seldom_as_promised() -> None:
     assert wrong / 2000 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 2000)
 
 
+def test_cases_of_one_seller_count_for_what_they_are_worth_together() -> None:
+    """Sellers of twenty cases each, right in all or in none of them, nine of ten right: as seldom as promised."""
+    rng = np.random.default_rng(11)
+    sellers = np.repeat(np.arange(60), 20)
+    scores = np.full(len(sellers), 0.96)
+    draws = [(rng.random(60) < 0.90)[sellers] for _ in range(400)]
+    alike = sum(prove_threshold(scores, right, SETTINGS, sellers)[0] is not None for right in draws)
+    blind = sum(prove_threshold(scores, right, SETTINGS)[0] is not None for right in draws)
+    assert alike / 400 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+    assert blind / 400 > 0.2, "cases taken for independent prove what is not so"
+
+
+def test_a_seller_of_each_case_leaves_the_exact_bound_and_no_error_counts_sellers() -> None:
+    scores, labels = cases(400, 0.95, score=0.97)
+    single = count_flagged(scores, labels, 0.9, confidence=0.95, sellers=np.arange(400))
+    assert single.lower_bound == pytest.approx(lower_bound(380, 400, confidence=0.95))
+    perfect = count_flagged(scores, labels | True, 0.9, confidence=0.95, sellers=np.arange(400) // 10)
+    assert (perfect.sellers, perfect.lower_bound) == (40, pytest.approx(lower_bound(40, 40, confidence=0.95)))
+
+
 def test_mapie_finds_the_same_threshold() -> None:
     """But where it counts one error too many: it rounds cases x risk up, and 0.05 x 100 is 5.000000000000001."""
     risk_control = pytest.importorskip("mapie.risk_control")

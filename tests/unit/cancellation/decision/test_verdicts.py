@@ -23,6 +23,7 @@ from cancellation.decision.verdicts import (
 )
 from cancellation.events.event import parse_event
 from cancellation.events.factors import FACTORS
+from cancellation.model.spec import ModelIdentity
 from tests.builders.cancellation_events import event_mappings, sample_event
 
 CONTRACT = Draft202012Validator(
@@ -35,7 +36,7 @@ FACTOR_PROBABILITIES = st.lists(st.floats(0, 1, width=32), min_size=18, max_size
 
 def verdict_of(logits: list[float], factors: list[float] | None = None, *, market: str = "TH") -> dict[str, Any]:
     factors = factors or [0.0] * len(FACTORS)
-    return model_verdict("e1", market, logits, factors, policy=POLICY, model_version="m@1", temperature=1.0)
+    return model_verdict("e1", market, logits, factors, policy=POLICY, model=ModelIdentity("m@1", 1.0, ("TH",)))
 
 
 @given(
@@ -47,7 +48,7 @@ def verdict_of(logits: list[float], factors: list[float] | None = None, *, marke
 def test_any_scores_of_a_model_become_the_contracts_verdict(
     logits: list[float], factors: list[float], market: str, temperature: float
 ) -> None:
-    verdict = model_verdict("e1", market, logits, factors, policy=POLICY, model_version="m@1", temperature=temperature)
+    verdict = model_verdict("e1", market, logits, factors, policy=POLICY, model=ModelIdentity("m@1", temperature, ()))
     CONTRACT.validate(verdict)
     probabilities = verdict["probabilities"]
     assert sum(probabilities.values()) == pytest.approx(1.0)

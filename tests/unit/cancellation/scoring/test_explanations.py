@@ -36,8 +36,7 @@ def judged(event: Event, model: WordModel) -> dict[str, Any]:
         scores.logits[0].tolist(),
         scores.factor_probabilities[0].tolist(),
         policy=POLICY,
-        model_version=model.version,
-        temperature=model.temperature,
+        model=model.identity,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import resources
 
 import pytest
@@ -27,7 +28,8 @@ from tests.builders.verdict_models import WordModel
 CONTRACT = Draft202012Validator(
     json.loads((resources.files("cancellation.events") / "schemas" / "verdict.schema.json").read_text())
 )
-PROVEN = MarketPolicy("live", 3, "th", 0.45, 0.9, Evidence(100, 100, 0.97, "words@1", "2026-11-22"))
+EVIDENCE = Evidence(100, 100, 0.97, "words@1", "2026-11-22", source="backfill")
+PROVEN = MarketPolicy("live", 3, "th", 0.45, 0.9, EVIDENCE)
 POLICY = Policy("p1", MarketPolicy("off", 3, "en"), {"TH": PROVEN, "SG": MarketPolicy("live", 2, "en")})
 
 
@@ -45,6 +47,21 @@ def test_rows_come_out_in_order_the_bad_ones_with_their_error() -> None:
     assert table["error"].to_pylist() == [None, "event: broken", None]
     assert table["action"].to_pylist() == ["penalty", None, "none"]
     assert table["logits"].to_pylist()[1] is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "model"),
+    [
+        (POLICY, WordModel(version="words@2")),
+        (
+            replace(POLICY, markets={"TH": replace(PROVEN, evidence=replace(EVIDENCE, source="simulation"))}),
+            WordModel(),
+        ),
+    ],
+    ids=["another model's proof", "simulated proof"],
+)
+def test_no_penalty_without_a_proof_of_this_model_on_real_sellers(policy: Policy, model: WordModel) -> None:
+    assert score_rows([saying("cancel")], model, policy)["action"].to_pylist() == ["investigate"]
 
 
 def test_more_events_than_one_call_takes_are_scored_as_if_alone() -> None:

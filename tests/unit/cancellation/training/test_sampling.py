@@ -1,13 +1,23 @@
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import json
+from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cancellation.events.event import event_mapping
+from cancellation.events.table import EVENT_SCHEMA, LABEL_SCHEMA, event_row
 from cancellation.simulation.message_acts import act_names
+from cancellation.simulation.simulator import SimulationSettings, simulate_event
 from cancellation.training.data import batches_by_length
 from cancellation.training.labelled_source import check_label, read_examples
+from cancellation.training.loop import LoopSettings, batch_loss
 from cancellation.training.sampling import SamplingSettings, draw_epoch
-from tests.builders.fusion_models import examples, small_set, small_tokenizer
+from tests.builders.fusion_models import encoded_set, examples, small_model, small_set, small_tokenizer
 
 LABELS = np.array([0] * 250 + [1] * 660 + [2] * 90)
 
@@ -62,6 +72,46 @@ def test_acts_stand_at_speakers_and_are_those_of_the_simulation():
 def test_labels_outside_the_contract_are_refused(label, factors):
     with pytest.raises(ValueError, match="expected label"):
         check_label(label, factors, "line 3")
+
+
+def test_factors_that_nobody_looked_for_are_unknown_and_an_empty_list_says_none(tmp_path):
+    drawn = simulate_event(SimulationSettings(), 11, 0)
+    event = event_mapping(drawn.event, drawn.utc_offset_hours)
+    labels = ({}, {"label_factors": None}, {"label_factors": []}, {"label_factors": ["chat.out_of_stock"]})
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps({"event": event, "label": "induced", **one}) + "\n" for one in labels))
+    found = [example.factors for example in read_examples(str(path))]
+    assert found == [None, None, (), ("chat.out_of_stock",)]
+    table = pa.Table.from_pylist(
+        [{**event_row(drawn.event), "label": "induced", "label_factors": one} for one in (None, [])],
+        schema=pa.schema([*EVENT_SCHEMA, *LABEL_SCHEMA]),
+    )
+    pq.write_table(table, tmp_path / "events.parquet")
+    assert [example.factors for example in read_examples(str(tmp_path / "events.parquet"))] == [None, ()]
+
+
+def test_unknown_factors_teach_nothing_and_change_nothing_else():
+    some = examples()[:8]
+    silent = tuple(replace(one, factors=None) for one in some)
+    settings, device = LoopSettings(act_weight=0.0, bf16=False), torch.device("cpu")
+
+    def gradients(given):
+        model = small_model()
+        batch_loss(model, encoded_set(given).batch(np.arange(len(given))), device, settings).backward()
+        return {name: weight.grad for name, weight in model.named_parameters()}
+
+    def gradient_of_factors(given):
+        found = gradients(given)
+        return found["factors.weight"], found["verdict.weight"]
+
+    factors, verdict = gradient_of_factors(silent)
+    assert not factors.any()
+    known_factors, known_verdict = gradient_of_factors(some)
+    assert known_factors.any()
+    assert torch.equal(verdict, known_verdict)
+    half, _ = gradient_of_factors(some[:4] + silent[4:])
+    alone, _ = gradient_of_factors(some[:4])
+    torch.testing.assert_close(half, alone / 2)
 
 
 def test_a_bad_label_in_a_file_is_named_with_its_line(tmp_path):

@@ -78,6 +78,16 @@ def test_live_figures_count_what_was_answered() -> None:
     assert "nan" in LiveFigures().render()
 
 
+def test_a_demos_penalties_are_called_that() -> None:
+    verdict = {"verdict": "induced", "action": "penalty", "source": "model", "policy_version": "1"}
+    shown = []
+    for version in ("1", "1+demo"):
+        figures = LiveFigures()
+        figures.add(Sent("e", 0.0, 3.0, 200, json.dumps({**verdict, "policy_version": version}).encode(), "TH"))
+        shown.append("DEMO: penalties rest on simulated proof" in figures.render())
+    assert shown == [False, True]
+
+
 def test_the_first_token_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     with pytest.raises(ValueError, match="cannot be read"):

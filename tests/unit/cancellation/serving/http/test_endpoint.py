@@ -6,10 +6,12 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 
 from cancellation.serving.observability import metrics as m
 from cancellation.serving.observability.metrics import METRICS
@@ -184,6 +186,77 @@ def test_the_policy_of_a_market_now_and_then(tmp_path: Path) -> None:
         assert early.status_code == 404
         assert (await client.http.get("/v1/policy/TH", params={"at": "then"})).status_code == 422
         assert (await client.http.get("/v1/policy/nowhere")).status_code == 422
+
+    with_client(tmp_path, work)
+
+
+Change = Callable[[str], str]
+
+
+async def _punished(client: Client) -> dict[str, Any]:
+    """The first of a few events whose score is above the penalty threshold."""
+    for index in range(40):
+        verdict = (await client.judge(simulated_event(index))).json()
+        if verdict["score"] > 0.9:
+            return verdict
+    raise AssertionError("no event is above the threshold")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "why"),
+    [
+        (lambda text: text.replace('"small@', '"other@'), "other_model", "proven for model other@"),
+        (
+            lambda text: text.replace("temperature = 0.8", "temperature = 1.8"),
+            "other_calibration",
+            "at temperature 1.8",
+        ),
+        (lambda text: text.replace("demo = true", ""), "not_real", "rests on simulated cases"),
+        (lambda text: text.replace('source = "simulation"', ""), "no_source", "does not say what it rests on"),
+    ],
+)
+def test_without_a_proof_of_its_own_no_penalty_and_the_policy_says_why(
+    tmp_path: Path, change: Change, reason: str, why: str
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(change((resources.files("cancellation.decision") / "policy.toml").read_text()))
+
+    async def work(client: Client) -> None:
+        verdict = await _punished(client)
+        assert (verdict["source"], verdict["action"]) == ("model", "investigate")
+        assert client.metrics.total(m.PENALTIES_WITHHELD, market="ID", reason=reason) == 1
+        assert why in (await client.http.get("/v1/policy/ID")).json()["penalty_refused"]
+        assert 'ray_cancellation_penalty_refused{market="ID"} 1' in (await client.http.get("/metrics")).text
+
+    with_client(tmp_path / "data", work, rollout={"policy": str(policy)})
+
+
+def test_a_market_that_the_model_never_saw_is_looked_at_by_people(tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    shipped = (resources.files("cancellation.decision") / "policy.toml").read_text()
+    policy.write_text(shipped.replace("markets.ID", "markets.AR"))
+
+    async def work(client: Client) -> None:
+        for index in range(40):
+            verdict = (await client.judge({**simulated_event(index), "market": "AR"})).json()
+            assert (verdict["source"], verdict["action"] == "penalty") == ("model", False)
+        assert client.metrics.total(m.PENALTIES_WITHHELD, market="AR", reason="untrained_market") > 0
+        said = (await client.http.get("/v1/policy/AR")).json()
+        assert "was not trained on AR" in said["penalty_refused"]
+        assert said["trained"] is False
+
+    with_client(tmp_path / "data", work, rollout={"policy": str(policy)})
+
+
+def test_the_shipped_policy_punishes_as_a_demo_and_every_verdict_says_so(tmp_path: Path) -> None:
+    async def work(client: Client) -> None:
+        verdict = await _punished(client)
+        assert verdict["action"] == "penalty"
+        assert verdict["policy_version"].endswith("+demo")
+        said = (await client.http.get("/v1/policy/ID")).json()
+        assert (said["penalty_refused"], said["demo"], said["evidence"]["source"]) == (None, True, "simulation")
+        assert said["policy_version"] == verdict["policy_version"]
+        assert client.metrics.total(m.PENALTIES_WITHHELD) == 0
 
     with_client(tmp_path, work)
 

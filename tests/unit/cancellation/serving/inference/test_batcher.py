@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cancellation.model.spec import ModelIdentity
 from cancellation.model.verdict_model import Scores
 from cancellation.serving.inference.batcher import MicroBatcher
 from cancellation.serving.inference.messages import (
@@ -33,7 +34,7 @@ def encoded(name: str, tokens: int = 10) -> EncodedEvent:
 class Recorder:
     """A model that writes down its calls and may be held in the first of them."""
 
-    version, temperature = "recorder@1", 1.0
+    identity = ModelIdentity("recorder@1", 1.0, ("TH",))
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
@@ -140,6 +141,6 @@ def test_messages_survive_the_way_between_processes() -> None:
     assert (back.event_id, back.market, back.token_ids) == (event.event_id, event.market, event.token_ids)
     np.testing.assert_array_equal(back.features, event.features)
     assert (head["encoder"], head["left_ms"], head["bulk"]) == ("abc", 12.5, True)
-    scored = Scored([0.1, 0.2, 0.3], [0.5] * 18, "small@1", 1.25, 0.5, 3.0)
+    scored = Scored([0.1, 0.2, 0.3], [0.5] * 18, "small@1", 1.25, 0.5, 3.0, ("ID", "TH"))
     assert unpack_reply(pack_reply(scored)) == scored
     assert unpack_reply(pack_reply(LATE)) == LATE

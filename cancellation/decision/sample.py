@@ -1,0 +1,96 @@
+"""How labelled cases were drawn: it lies beside them, and without it nothing is proven on them.
+
+    backfill.parquet               labelled events
+    backfill.parquet.sample.json   {"source": "backfill", "drawn": "random", "outcomes": ["penalty", "investigate", …]}
+
+A folder may have one `sample.json` for all its files. A threshold that is proven on upheld penalties alone, or on
+cases that somebody chose, is proven of nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from pydantic import ValidationError
+
+from cancellation.decision.policy import Action, Basis
+from cluster.settings import Settings
+from cluster.storage import exists, join_url, list_files, read_bytes, write_bytes
+
+_BESIDE, _IN_FOLDER = ".sample.json", "sample.json"
+_FORMATS = (".jsonl", ".parquet")
+_ALL: tuple[Action, ...] = get_args(Action)
+_EXAMPLE = '{"source": "backfill", "drawn": "random", "outcomes": ["penalty", "investigate", "none"]}'
+
+
+class LabelledSample(Settings):
+    """What a labelled sample is a sample of."""
+
+    source: Basis
+    """What the cases are."""
+
+    drawn: Literal["random", "chosen"]
+    """random: every cancellation of the period had the same chance, whatever anybody had said of it; chosen: any other
+    way, such as appeals, or cases that were flagged."""
+
+    outcomes: tuple[Action, ...]
+    """Actions that the drawn cancellations had, or would have had: all three, or the sample is blind on one side."""
+
+    def refuse(self, where: str) -> None:
+        """Refuse a sample that proves nothing.
+
+        Raises:
+            ValueError: Naming what is missing.
+        """
+        if self.drawn != "random":
+            raise ValueError(f"{where}: a random sample of all cancellations is expected, found one that was chosen")
+        if missing := [name for name in _ALL if name not in self.outcomes]:
+            raise ValueError(
+                f"{where}: cancellations of all outcomes are expected, those with {' and '.join(missing)} are missing; "
+                "label a random sample of them too"
+            )
+
+
+def write_sample(url: str, sample: LabelledSample) -> None:
+    """Write down how a file's labelled events were drawn."""
+    write_bytes(f"{url}{_BESIDE}", (sample.model_dump_json(indent=1) + "\n").encode())
+
+
+def read_sample(url: str) -> LabelledSample:
+    """Read how the labelled events of a file or folder were drawn; of several files, what holds for all of them.
+
+    Raises:
+        ValueError: If it is not written beside each of them, or not understood.
+    """
+    if url.endswith(_FORMATS):
+        return _read([f"{url}{_BESIDE}"], url)
+    if exists(join_url(url, _IN_FOLDER)):
+        return _read([join_url(url, _IN_FOLDER)], url)
+    files = [file.url for file in list_files(url) if file.url.endswith(_FORMATS)]
+    return together([_read([f"{file}{_BESIDE}"], file) for file in files]) if files else _read([], url)
+
+
+def together(samples: Sequence[LabelledSample]) -> LabelledSample:
+    """Give what holds for several samples at once: the least real source, random only if all are, shared outcomes."""
+    sources: tuple[Basis, ...] = get_args(Basis)
+    return LabelledSample(
+        source=min((sample.source for sample in samples), key=sources.index),
+        drawn="random" if all(sample.drawn == "random" for sample in samples) else "chosen",
+        outcomes=tuple(name for name in _ALL if all(name in sample.outcomes for sample in samples)),
+    )
+
+
+def _read(places: Sequence[str], labelled: str) -> LabelledSample:
+    for place in places:
+        try:
+            return LabelledSample.model_validate_json(read_bytes(place))
+        except FileNotFoundError:
+            continue
+        except ValidationError as error:
+            names = ", ".join(".".join(map(str, problem["loc"])) or "JSON" for problem in error.errors())
+            raise ValueError(f"{place}: expected such as {_EXAMPLE}, found bad values at {names}") from None
+    raise ValueError(
+        f"labelled events {labelled}: expected how they were drawn in {labelled}{_BESIDE}, found none; "
+        f"if it is so, write {_EXAMPLE}"
+    )

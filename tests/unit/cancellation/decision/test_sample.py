@@ -1,0 +1,34 @@
+"""A labelled sample says how it was drawn, and what holds for several of them is what holds for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cancellation.decision.sample import LabelledSample, read_sample, write_sample
+from cancellation.simulation.simulator import SimulationSettings
+from jobs.cancellation_simulate import SimulateJob, main
+
+ALL = ("penalty", "investigate", "none")
+
+
+def test_a_simulation_says_that_it_is_one(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.parquet"):
+        main(SimulateJob(output=str(tmp_path / name), simulation=SimulationSettings(num_events=3)))
+    for place in (tmp_path / "a.jsonl", tmp_path):
+        assert read_sample(str(place)) == LabelledSample(source="simulation", drawn="random", outcomes=ALL)
+
+
+def test_of_several_files_the_weakest_word_counts(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("")
+    write_sample(str(tmp_path / "a.jsonl"), LabelledSample(source="backfill", drawn="random", outcomes=ALL))
+    with pytest.raises(ValueError, match=r"expected how they were drawn in .*b\.jsonl\.sample\.json, found none"):
+        read_sample(str(tmp_path))
+    other = LabelledSample(source="written", drawn="chosen", outcomes=("penalty", "none"))
+    write_sample(str(tmp_path / "b.jsonl"), other)
+    assert read_sample(str(tmp_path)) == other
+    (tmp_path / "sample.json").write_text('{"source": "backfill", "drawn": "often", "outcomes": []}')
+    with pytest.raises(ValueError, match="found bad values at drawn"):
+        read_sample(str(tmp_path))

@@ -130,15 +130,7 @@ class GatewayReplica:
             metrics_text=self._metrics_text,
             description=description(await self._examples(), max_batch=settings.limits.batch_events),
         )
-        loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(_again_and_again(work, seconds))
-            for work, seconds in (
-                (self._watch_policy, settings.rollout.poll_seconds),
-                (self._flush, _FLUSH_SECONDS),
-                (self._measure, _MEASURE_SECONDS),
-            )
-        ]
+        self._tasks = self._chores()
 
     async def stop(self) -> None:
         """Answer what is under way, seal the logs, end."""
@@ -153,6 +145,17 @@ class GatewayReplica:
         self._recent.close()
         self._traces.close()
         self.metrics.flush()
+
+    def _chores(self) -> list[asyncio.Task[None]]:
+        loop = asyncio.get_running_loop()
+        return [
+            loop.create_task(_again_and_again(work, seconds))
+            for work, seconds in (
+                (self._watch_policy, self.settings.rollout.poll_seconds),
+                (self._flush, _FLUSH_SECONDS),
+                (self._measure, _MEASURE_SECONDS),
+            )
+        ]
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

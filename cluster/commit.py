@@ -129,7 +129,7 @@ def read_job_manifest(url: str) -> dict[str, Any] | None:
         manifest = json.loads(content)
     except ValueError:
         manifest = None
-    if not isinstance(manifest, dict) or "files" not in manifest and "plan" not in manifest:
+    if not isinstance(manifest, dict) or ("files" not in manifest and "plan" not in manifest):
         raise ValueError(
             f"{url}: the {SUCCESS} there is none that a job of this project wrote (Spark's is empty): "
             "give another folder, or remove it with what it marks"

@@ -41,18 +41,31 @@ class Output:
         """Claim the folder for a plan; return the job manifest if that plan is already committed.
 
         Raises:
-            ValueError: If the folder belongs to another plan, naming what differs.
+            ValueError: If the folder belongs to another plan, naming what differs, or holds what no job here wrote.
         """
         data = _encode({"plan": plan})
-        committed = self.job_manifest()
+        committed = self.job_manifest() or self._refuse_foreign_files()
         if committed is not None:
-            self._refuse_other_plan(committed["plan"], plan)
+            self._refuse_other_plan(committed.get("plan", {}), plan)
             return committed
         if not storage.create_exclusive(storage.join_url(self.url, STAGING, "plan.json"), data):
             found = storage.read_bytes(storage.join_url(self.url, STAGING, "plan.json"))
             self._refuse_other_plan(json.loads(found)["plan"], plan)
             logger.info("%s: going on with an unfinished run", self.url)
         return None
+
+    def _refuse_foreign_files(self) -> dict[str, Any] | None:
+        """Stop before readers would find another's rows among ours; the manifest, if a rival commits just now."""
+        names = [file.url.removeprefix(storage.absolute_url(self.url) + "/") for file in storage.list_files(self.url)]
+        foreign = [name for name in names if "/" not in name and _is_foreign(name)]
+        if not foreign or f"{STAGING}/plan.json" in names:  # an unfinished run of ours publishes before it commits
+            return None
+        if (committed := self.job_manifest()) is None:
+            raise ValueError(
+                f"{self.url} holds {foreign[0]} ({len(foreign)} such files), which no run recorded there has written: "
+                "choose another output, or remove them"
+            )
+        return committed
 
     def _refuse_other_plan(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         expected = json.loads(_encode(expected))
@@ -103,11 +116,29 @@ class Output:
 
 
 def read_job_manifest(url: str) -> dict[str, Any] | None:
-    """Read the job manifest of an output folder, or None if nothing is committed there."""
+    """Read the job manifest of an output folder, or None if nothing is committed there.
+
+    Raises:
+        ValueError: If the marker there is another program's: Spark's is empty, Hadoop's committers write their own.
+    """
     try:
-        return json.loads(storage.read_bytes(storage.join_url(url, SUCCESS)))
+        content = storage.read_bytes(storage.join_url(url, SUCCESS))
     except FileNotFoundError:
         return None
+    try:
+        manifest = json.loads(content)
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or ("files" not in manifest and "plan" not in manifest):
+        raise ValueError(
+            f"{url}: the {SUCCESS} there is none that a job of this project wrote (Spark's is empty): "
+            "give another folder, or remove it with what it marks"
+        )
+    return manifest
+
+
+def _is_foreign(name: str) -> bool:
+    return not name.startswith(("_", ".")) and (name.startswith("part-") or name.lower().endswith(".parquet"))
 
 
 def _encode(content: Mapping[str, Any]) -> bytes:

@@ -1,13 +1,16 @@
 """Bytes on a local disk or in an S3 bucket, behind one set of functions.
 
 Locations are strings (`s3://bucket/key` or a path): `Path` would fold the two slashes. S3 is reached
-through s3fs; the endpoint and the credentials come from the usual AWS_* variables.
+through s3fs; the endpoint and the credentials come from the usual AWS_* variables. A location is a name and never
+a pattern: only calls that take `[`, `?` and `*` for themselves are made here (`rm` and `copy` of fsspec do not).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +24,7 @@ Buffer = bytes | bytearray | memoryview
 """Or anything else that lends its bytes, such as `pyarrow.Buffer`."""
 
 _PARALLEL_REQUESTS = 16
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _S3_OPTIONS: dict[str, Any] = {
     # The one retry policy for object storage: botocore's standard mode repeats 500, 502, 503, 504, throttling
     # and broken connections with exponential backoff and jitter, about two minutes in all.
@@ -46,7 +50,7 @@ def open_filesystem(url: str) -> tuple[AbstractFileSystem, str]:
         ValueError: If the scheme is neither a path, file:// nor s3://.
     """
     scheme, separator, _ = url.partition("://")
-    if not separator or scheme == "file":
+    if not separator or scheme == "file" or not _SCHEME.fullmatch(scheme):
         path = url.removeprefix("file://")
         return fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
     if scheme == "s3":
@@ -161,7 +165,7 @@ def copy_files(sources: Sequence[str], targets: Sequence[str]) -> None:
         if "file" in filesystem.protocol:
             write_bytes(target, read_bytes(source))
         else:
-            filesystem.copy(path, open_filesystem(target)[1])
+            filesystem.cp_file(path, open_filesystem(target)[1])
 
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
         list(pool.map(copy, sources, targets))
@@ -170,8 +174,14 @@ def copy_files(sources: Sequence[str], targets: Sequence[str]) -> None:
 def remove(url: str) -> None:
     """Remove a file or a folder with all in it; nothing to remove is fine."""
     filesystem, path = open_filesystem(url)
-    if filesystem.exists(path):
-        filesystem.rm(path, recursive=True)
+    if "file" in filesystem.protocol:
+        if os.path.isdir(path) and not os.path.islink(path):  # noqa: PTH112, PTH114
+            shutil.rmtree(path)
+        elif os.path.lexists(path):
+            os.unlink(path)  # noqa: PTH108
+        return
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
+        list(pool.map(filesystem.rm_file, [file.url.removeprefix("s3://") for file in list_files(url)]))
 
 
 def fetch_folder(url: str, cache_dir: str, *, skip_suffix: str = "") -> str:

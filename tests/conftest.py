@@ -14,6 +14,7 @@ from tests.servers.s3 import S3Server
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED_DATA = PROJECT.parent / "shared" / "data"
+SHARED_CASES = PROJECT.parent / "shared" / "cases"
 """Real and reviewed data beside the project; tests that need it skip where it is not at hand."""
 
 

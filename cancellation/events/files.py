@@ -6,7 +6,6 @@ JSONL lines are events, or wrap one with its label (`{"event": {…}, "label": �
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,9 +17,28 @@ from cancellation.events.factors import VERDICTS
 from cancellation.events.fields import EventError, decode_json
 from cancellation.events.table import EVENT_SCHEMA, event_of_row
 from cluster import storage
-from cluster.sharded.input_files import cut_input, cut_row_groups, open_input, refuse_missing_column
+from cluster.sharded.input_files import (
+    BYTE_ORDER_MARK,
+    JSONL_ENDINGS,
+    PARQUET_ENDINGS,
+    cut_input,
+    cut_row_groups,
+    data_files,
+    is_compressed,
+    json_lines,
+    open_input,
+    path_values,
+    plain_name,
+    refuse_missing_column,
+    refuse_repeated_column,
+    text_lines,
+)
 
-_READ_BYTES = 8 * 2**20
+ENDINGS = (*JSONL_ENDINGS, *PARQUET_ENDINGS)
+"""Of the names that are data, with .gz, .bz2 or .xz behind those of texts."""
+
+_COMPRESSED_BYTES = 16 * 2**20
+"""Of text, at least, per shard of a compressed file: each is read from the file's beginning."""
 _READ_ROWS = 2048
 
 
@@ -58,13 +76,23 @@ def find_event_shards(url: str, *, shard_bytes: int) -> list[EventShard]:
     Raises:
         ValueError: If there is no file, or one cannot be read or is no table of events; the file is named.
     """
-    pieces = cut_input(
-        url, (".jsonl", ".parquet"), lambda _, file: [(file, *part) for part in _cut_file(file.url, shard_bytes)]
-    )
+    pieces = cut_input(url, ENDINGS, lambda _, file: [(file, *part) for part in _cut_file(file.url, shard_bytes)])
     return [
         EventShard(f"{number:05d}", file.url, start, end, first_row, file.size_bytes, file.version)
         for number, (file, start, end, first_row) in enumerate(pieces)
     ]
+
+
+def passed_over(url: str) -> list[str]:
+    """Name what an input holds beside events: files of other endings, and values in paths, which no event takes."""
+    files, others = data_files(url, ENDINGS)
+    names = sorted({name for file in files for name in path_values(file.url, url)})
+    return others + [f"{name}=… in paths (events say it themselves)" for name in names]
+
+
+def is_table(url: str) -> bool:
+    """Tell a parquet file from lines of JSON."""
+    return plain_name(url).endswith(PARQUET_ENDINGS)
 
 
 def read_event_rows(shard: EventShard) -> Iterator[EventRow]:
@@ -74,9 +102,8 @@ def read_event_rows(shard: EventShard) -> Iterator[EventRow]:
         ValueError: If the file itself is damaged, naming it.
     """
     name = shard.url.rpartition("/")[2]
-    if not shard.url.endswith(".parquet"):
-        (content,) = storage.read_ranges([shard.url], [shard.start], [shard.end])
-        for number, line in enumerate(content.removesuffix(b"\n").split(b"\n"), shard.first_row):
+    if not is_table(shard.url):
+        for number, line in enumerate(_lines(shard).removesuffix(b"\n").split(b"\n"), shard.first_row):
             if line.strip():
                 yield read_event_line(line, f"{name}:{number}")
         return
@@ -87,6 +114,16 @@ def read_event_rows(shard: EventShard) -> Iterator[EventRow]:
             for row in batch.to_pylist():
                 yield _read(row, f"{name}:{number}", row.get("label"), event_of_row)
                 number += 1
+
+
+def _lines(shard: EventShard) -> bytes:
+    if not is_compressed(shard.url):
+        (content,) = storage.read_ranges([shard.url], [shard.start], [shard.end])
+    else:
+        with open_input(shard.url, "jsonl") as stream:
+            stream.seek(shard.start)
+            content = stream.read(shard.end - shard.start)
+    return content if shard.start else content.removeprefix(BYTE_ORDER_MARK)
 
 
 def read_event_line(line: bytes, place: str) -> EventRow:
@@ -111,7 +148,7 @@ def _read(value: Any, place: str, label: Any, parse: Any) -> EventRow:
 
 def _cut_file(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
     """Cut one file into (start, end, first row)."""
-    return _cut_row_groups(url, shard_bytes) if url.endswith(".parquet") else _cut_lines(url, shard_bytes)
+    return _cut_row_groups(url, shard_bytes) if is_table(url) else _cut_lines(url, shard_bytes)
 
 
 def _cut_lines(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
@@ -122,8 +159,12 @@ def _cut_lines(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
     parts: list[tuple[int, int, int]] = []
     start = position = 0
     first_row = 1
+    if is_compressed(url):
+        shard_bytes = max(shard_bytes, _COMPRESSED_BYTES)
     with open_input(url, "jsonl") as stream:
-        for row, line in enumerate(io.BufferedReader(stream, _READ_BYTES), 1):
+        next(json_lines(url, stream), None)  # says what is no JSON by lines
+        stream.seek(0)
+        for row, line in enumerate(text_lines(url, stream, keep_mark=True), 1):
             position += len(line)
             if position - start >= shard_bytes:
                 parts.append((start, position, first_row))
@@ -136,8 +177,12 @@ def _cut_lines(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
 def _cut_row_groups(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
     with open_input(url, "parquet") as stream:
         parquet = pq.ParquetFile(stream)
+        if not parquet.metadata.num_rows:
+            return []
         for field in EVENT_SCHEMA:
             if not field.nullable:
                 refuse_missing_column(url, field.name, parquet.schema_arrow.names)
+            refuse_repeated_column(url, field.name, parquet.schema_arrow.names)
+        refuse_repeated_column(url, "label", parquet.schema_arrow.names)
         parts = cut_row_groups(parquet.metadata, part_bytes=shard_bytes)
     return [(part.start, part.end, part.first_row + 1) for part in parts]

@@ -26,7 +26,7 @@ class ScoringReport:
 
     def files(self, counts: ScoringCounts, seconds: float) -> dict[str, bytes]:
         """Make run.json and report.md, and send the figures to MLflow."""
-        text = "\n".join(market_lines(self._run, counts) + quality_lines(counts))
+        text = "\n".join(market_lines(self._run, counts) + quality_lines(counts) + _passed_over(counts))
         report = f"# Verdicts of {self._run.model_version}\n\n```\n{text}\n```\n".encode()
         identity = {
             "input": shown_url(self._run.input),
@@ -43,7 +43,7 @@ class ScoringReport:
     def print_summary(self, scored: ScoredBackfill) -> None:
         """Print the tables and where the verdicts are."""
         counts = scored.counts
-        print("\n".join([*market_lines(self._run, counts), *quality_lines(counts)]))
+        print("\n".join([*market_lines(self._run, counts), *quality_lines(counts), *_passed_over(counts)]))
         if scored.already_done:
             self._tracked.tags({"already_done": "true"})
             print("Already done under the same settings: nothing was written.")
@@ -109,6 +109,10 @@ def quality_lines(counts: ScoringCounts) -> list[str]:
         f"{_percent(quality.penalty_precision)} of them right"
     )
     return [*align(rows), "", line]
+
+
+def _passed_over(counts: ScoringCounts) -> list[str]:
+    return [f"passed over: {', '.join(counts.passed_over)}"] if counts.passed_over else []
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from cancellation.decision.policy import Policy
 from cancellation.decision.policy_file import dated_version
-from cancellation.events.files import EventShard, find_event_shards, read_event_rows
+from cancellation.events.files import EventShard, find_event_shards, passed_over, read_event_rows
 from cancellation.model.spec import ModelIdentity
 from cancellation.model.verdict_model import load_verdict_model
 from cancellation.scoring.explanations import explain_verdict
@@ -130,8 +130,8 @@ def open_run(
     return VerdictRun(storage.absolute_url(input_url), target, files, model.identity, policy, settings, cache_dir)
 
 
-def make_plan(run: VerdictRun, shards: Sequence[EventShard]) -> dict[str, Any]:
-    """What the output will be a function of; two runs may share an output only if this is equal."""
+def make_plan(run: VerdictRun, shards: Sequence[EventShard], others: Sequence[str] = ()) -> dict[str, Any]:
+    """What the output will be a function of, `others` left out; two runs may share an output only if this is equal."""
     files = sorted({(shard.url, shard.size_bytes, shard.version) for shard in shards})
     return {
         "input": run.input,
@@ -141,6 +141,7 @@ def make_plan(run: VerdictRun, shards: Sequence[EventShard]) -> dict[str, Any]:
         "policy": dated_version(run.policy, run.policy.version).version,
         "shard_bytes": run.settings.shard_bytes,
         "explain": run.settings.explain,
+        **({"passed_over": list(others)} if others else {}),
     }
 
 
@@ -155,7 +156,8 @@ def score_backfill(
     """
     started = time.monotonic()
     shards = find_event_shards(run.input, shard_bytes=run.settings.shard_bytes)
-    plan = make_plan(run, shards)
+    others = passed_over(run.input)
+    plan = make_plan(run, shards, others)
 
     def score() -> ScoringCounts:
         given_up = _score_shards(run, shards, load)
@@ -165,6 +167,7 @@ def score_backfill(
         counts = ScoringCounts.sum(manifest["counts"] for manifest in manifests.values())
         for table in lost.values():
             counts.add(count_rows(table))
+        counts.passed_over = others
         _refuse_failures(run, counts)
         for shard, table in lost.items():
             _commit(run, shard.name, table)

@@ -58,6 +58,8 @@ class ScoringCounts:
     """By market: `label>verdict`, over rows with a label."""
     penalties: dict[str, Counter[str]] = field(default_factory=dict)
     """By market: labels of the rows with a penalty."""
+    passed_over: list[str] = field(default_factory=list)
+    """What the input holds that is in no row: files of other endings, values in paths."""
 
     def add(self, other: ScoringCounts) -> None:
         """Add another part's counts to these."""
@@ -65,6 +67,7 @@ class ScoringCounts:
         self.scored += other.scored
         self.failed += other.failed
         self.errors.update(other.errors)
+        self.passed_over += other.passed_over
         for name in _BY_MARKET:
             for market, counts in getattr(other, name).items():
                 getattr(self, name).setdefault(market, Counter()).update(counts)
@@ -75,7 +78,8 @@ class ScoringCounts:
             name: {market: dict(counts) for market, counts in getattr(self, name).items()} for name in _BY_MARKET
         }
         plain = {"read": self.read, "scored": self.scored, "failed": self.failed}
-        return {**plain, "errors": dict(self.errors), **by_market}
+        others = {"passed_over": self.passed_over} if self.passed_over else {}
+        return {**plain, "errors": dict(self.errors), **by_market, **others}
 
     @staticmethod
     def sum(parts: Iterable[Mapping[str, Any]]) -> ScoringCounts:
@@ -84,7 +88,8 @@ class ScoringCounts:
         for part in parts:
             counters = {name: {market: Counter(counts) for market, counts in part[name].items()} for name in _BY_MARKET}
             plain = {name: part[name] for name in ("read", "scored", "failed")}
-            total.add(ScoringCounts(**plain, errors=Counter(part["errors"]), **counters))
+            others = list(part.get("passed_over", ()))
+            total.add(ScoringCounts(**plain, errors=Counter(part["errors"]), **counters, passed_over=others))
         return total
 
 

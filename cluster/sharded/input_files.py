@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
 
+PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
+JSONL_ENDINGS = (".jsonl", ".ndjson", ".json")
+"""JSON too: what most programs write under that name is a line per object; anything else is refused by name."""
+
 _PARALLEL_FILES = 16
+_READ_BYTES = 8 * 2**20
+_MOST_NAMED = 50
+_COMPRESSIONS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 Part = TypeVar("Part")
 
@@ -31,35 +46,79 @@ class RowGroups:
     """Of decoded data."""
 
 
-def cut_input(url: str, suffixes: tuple[str, ...], cut: Callable[[int, storage.StoredFile], list[Part]]) -> list[Part]:
-    """Cut an input's files, a file or all below a folder, each for itself; the parts come in the files' order.
+def plain_name(url: str) -> str:
+    """Write a file's name as its ending is compared: in small letters, without that of a compression."""
+    name = url.lower()
+    return next((name.removesuffix(ending) for ending in _COMPRESSIONS if name.endswith(ending)), name)
 
-    Files and folders whose names begin with `_` or `.` are passed over, as other readers do.
+
+def is_compressed(url: str) -> bool:
+    """Tell whether a file is compressed as a whole, by its ending."""
+    return plain_name(url) != url.lower()
+
+
+def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredFile], list[str]]:
+    """Tell an input's data from what is passed over: a file, or all below a folder.
+
+    Files and folders whose names begin with `_` or `.` are neither, as for other readers. Case does not matter, and
+    a text file may be compressed (.gz, .bz2, .xz).
 
     Args:
         url: Where the files are.
-        suffixes: Of the names that are data, in the order in which an error names them.
+        endings: Of the names that are data, in the order in which an error names them.
+
+    Returns:
+        The data in order, and the names of all other files below the folder.
+
+    Raises:
+        ValueError: If no file is data, naming what is there instead.
+    """
+    found, others = [], []
+    for file in storage.list_files(url):
+        inner = inner_path(file.url, url)
+        if any(part.startswith(("_", ".")) for part in inner.split("/")):
+            continue
+        compressed_table = is_compressed(file.url) and plain_name(file.url).endswith(PARQUET_ENDINGS)
+        is_data = plain_name(file.url).endswith(endings) and not compressed_table
+        (found if is_data else others).append(file if is_data else inner or file.url.rpartition("/")[2])
+    if not found:
+        there = f"; found {', '.join(others[:3])}" if others else ""
+        raise ValueError(f"{url}: no {', '.join(endings[:-1])} or {endings[-1]} file there{there}")
+    more = [f"and {len(others) - _MOST_NAMED} more"] if len(others) > _MOST_NAMED else []
+    return found, others[:_MOST_NAMED] + more
+
+
+def inner_path(file_url: str, url: str) -> str:
+    """Name a file by its path below the input; empty where it is the input."""
+    root = storage.open_filesystem(url)[1]
+    return file_url.removeprefix("s3://").removeprefix(root).lstrip("/")
+
+
+def path_values(file_url: str, url: str) -> dict[str, str | None]:
+    """Read what the folders between an input and a file say, as Hive writes it: `market=BR/` -> {"market": "BR"}."""
+    folders = [part.partition("=") for part in inner_path(file_url, url).split("/")[:-1] if "=" in part]
+    return {name: None if value == _NO_VALUE else unquote(value) for name, _, value in folders}
+
+
+def cut_input(url: str, endings: tuple[str, ...], cut: Callable[[int, storage.StoredFile], list[Part]]) -> list[Part]:
+    """Cut an input's files (see `data_files`), each for itself; the parts come in the files' order.
+
+    Args:
+        url: Where the files are.
+        endings: Of the names that are data.
         cut: Number and file -> the file's parts; several are cut at once.
 
     Raises:
         ValueError: If there is no such file.
     """
-    root = storage.open_filesystem(url)[1]
-    files = [file for file in storage.list_files(url) if _is_data(file.url, root, suffixes)]
-    if not files:
-        raise ValueError(f"{url}: no {', '.join(suffixes[:-1])} or {suffixes[-1]} file there")
+    files = data_files(url, endings)[0]
     with ThreadPoolExecutor(_PARALLEL_FILES) as pool:
         return [part for parts in pool.map(cut, range(len(files)), files) for part in parts]
 
 
-def _is_data(url: str, root: str, suffixes: tuple[str, ...]) -> bool:
-    inner = url.removeprefix("s3://").removeprefix(root).split("/")
-    return url.endswith(suffixes) and not any(part.startswith(("_", ".")) for part in inner)
-
-
 @contextmanager
 def open_input(url: str, file_format: str) -> Iterator[IO[bytes]]:
-    """Open a file for a block that reads it; what goes wrong in the block is said with the file's name.
+    """Open a file for a block that reads it, decompressed; what goes wrong in the block is said with the file's name.
 
     Raises:
         ValueError: If the file is damaged.
@@ -67,13 +126,51 @@ def open_input(url: str, file_format: str) -> Iterator[IO[bytes]]:
     """
     filesystem, path = storage.open_filesystem(url)
     try:
-        with filesystem.open(path, "rb") as stream:
-            yield stream
-    except (pa.ArrowInvalid, OSError) as error:
+        with filesystem.open(path, "rb") as stored:
+            opener = next((opener for end, opener in _COMPRESSIONS.items() if url.lower().endswith(end)), None)
+            yield opener(stored) if opener else stored
+    except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if getattr(error, "errno", None) is None:  # Arrow's own complaints carry none
             raise ValueError(f"{url}: not a readable {file_format} file ({reason}): replace or remove it") from error
         raise RuntimeError(f"{url}: storage failed while reading ({reason}): run the job again") from error
+
+
+def text_lines(url: str, stream: IO[bytes], *, keep_mark: bool = False) -> Iterator[bytes]:
+    """Read lines with their ends, less the mark that Windows programs put in front of UTF-8.
+
+    Raises:
+        ValueError: If the text is UTF-16, naming the file.
+    """
+    lines = io.BufferedReader(stream, _READ_BYTES)  # type: ignore[arg-type]
+    try:
+        start = lines.peek(4)[:4]
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:2]:
+            raise ValueError(f"{url}: UTF-16 text: save it as UTF-8")
+        if start.startswith(BYTE_ORDER_MARK) and not keep_mark:
+            lines.read(len(BYTE_ORDER_MARK))
+        for line in lines:  # noqa: UP028 - `yield from` would close the stream with the generator
+            yield line
+    finally:
+        if not stream.closed:
+            lines.detach()  # else the stream is closed with this reader
+
+
+def json_lines(url: str, stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Read the lines of a file of JSON objects that are not blank, with their numbers, counted from 1.
+
+    Raises:
+        ValueError: If the file is one JSON value over many lines, naming it.
+    """
+    first = True
+    for number, line in enumerate(text_lines(url, stream), start=1):
+        content = line.strip()
+        if first and content and (content.startswith(b"[") or content == b"{"):
+            kind = "an array" if content.startswith(b"[") else "one object over several lines"
+            raise ValueError(f"{url}: JSON, but {kind}: write one object per line, without brackets around them")
+        if content:
+            first = False
+            yield number, content
 
 
 def cut_row_groups(metadata: pq.FileMetaData, *, part_bytes: int) -> list[RowGroups]:
@@ -97,3 +194,13 @@ def refuse_missing_column(url: str, name: str, found: list[str], *, why: str = "
     """
     if name not in found:
         raise ValueError(f"{url}: column {name!r} is missing ({why}); found {', '.join(found) or 'none'}")
+
+
+def refuse_repeated_column(url: str, name: str, found: list[str]) -> None:
+    """Stop where a column that is read stands in a file more than once.
+
+    Raises:
+        ValueError: Naming the file and the column.
+    """
+    if found.count(name) > 1:
+        raise ValueError(f"{url}: column {name!r} stands there {found.count(name)} times: keep one of them")

@@ -11,7 +11,14 @@ from pydantic import Field
 
 from cluster import storage
 from cluster.settings import Settings
-from relevance.annotation.annotation import Annotation, PairKey, latest_per_annotator, round_order, show_pair
+from relevance.annotation.annotation import (
+    Annotation,
+    PairKey,
+    latest_per_annotator,
+    pair_at_home,
+    round_order,
+    show_pair,
+)
 from relevance.annotation.files import read_rows
 from relevance.labels import parse_label
 
@@ -91,7 +98,7 @@ def read_decisions(url: str, known: Collection[PairKey]) -> dict[PairKey, Decisi
         raise ValueError(f"{url}: no such file: give the CSV of decisions, or leave `decisions` out") from None
     decisions: dict[PairKey, Decision] = {}
     for row in (row for row in rows if row["label"]):
-        pair = row["query_id"], row["product_id"]
+        pair = pair_at_home((row["query_id"], row["product_id"]), known)
         where = f"{name}: decision on pair {show_pair(pair)}"
         if blank := [column for column in DECISION_COLUMNS if not row[column]]:
             raise ValueError(f"{where}: {', '.join(blank)} is blank: every decision says who, when and why")
@@ -103,7 +110,10 @@ def read_decisions(url: str, known: Collection[PairKey]) -> dict[PairKey, Decisi
             label = parse_label(row["label"])
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        decisions[pair] = Decision(**{column: row[column] for column in DECISION_COLUMNS} | {"label": label})
+        decisions[pair] = Decision(
+            **{column: row[column] for column in DECISION_COLUMNS}
+            | {"query_id": pair[0], "product_id": pair[1], "label": label}
+        )
     return decisions
 
 

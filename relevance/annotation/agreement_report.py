@@ -20,7 +20,7 @@ from relevance.annotation.adjudicated_files import CONFLICTS, LABELLED, adjudica
 from relevance.annotation.adjudication import AdjudicationSettings, Decision, adjudicate, read_decisions
 from relevance.annotation.agreement import AgreementSettings, Rows, measure_agreement
 from relevance.annotation.agreement_page import AgreementPage, alpha_rows, judge, next_steps, render_agreement
-from relevance.annotation.annotation import Annotation, PairKey, check_annotations
+from relevance.annotation.annotation import Annotation, PairKey, bring_home, check_annotations
 from relevance.annotation.files import read_annotations
 from relevance.annotation.round import read_round
 from relevance.prompting.guidelines import load_guidelines
@@ -109,10 +109,11 @@ def report_agreement(
 def _read_returned(job: AnnotationInputs) -> Returned:
     rows = {(row.round, row.pair): row for url in job.rounds for row in read_round(url)}
     files = read_annotations(job.annotations, people=job.people)
-    check_annotations(files.annotations, rows)
-    labelled = {one.pair for one in files.annotations if rows[one.round, one.pair].gold is None}
+    annotations = bring_home(files.annotations, rows)
+    check_annotations(annotations, rows)
+    labelled = {one.pair for one in annotations if rows[one.round, one.pair].gold is None}
     decisions = read_decisions(job.decisions, labelled) if job.decisions else {}
-    return Returned(rows, files.annotations, decisions, num_files=len(files.names))
+    return Returned(rows, annotations, decisions, num_files=len(files.names))
 
 
 def _result(page: AgreementPage) -> dict[str, Any]:

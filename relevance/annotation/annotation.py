@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PairKey = tuple[str, str]
 """Query id and product id."""
@@ -46,8 +47,8 @@ def check_annotations(annotations: Sequence[Annotation], known: Collection[tuple
         first = unknown[0]
         raise ValueError(
             f"{first.source}: pair {show_pair(first.pair)} of annotator {first.annotator!r} is not in round "
-            f"{first.round!r} ({len(unknown)} such annotations): give the round's folder in `rounds`, or correct the "
-            "file"
+            f"{first.round!r}{_why_unknown(first.pair, known)} "
+            f"({len(unknown)} such annotations): give the round's folder in `rounds`, or correct the file"
         )
     given: dict[tuple[str, str, PairKey], list[Annotation]] = defaultdict(list)
     for one in annotations:
@@ -60,6 +61,50 @@ def check_annotations(annotations: Sequence[Annotation], known: Collection[tuple
             f"{files}: annotator {first[0].annotator!r} labelled pair {show_pair(first[0].pair)} {len(first)} times in "
             f"round {first[0].round!r} ({len(twice)} such pairs): keep one of them; nothing was written"
         )
+
+
+def bring_home(annotations: Sequence[Annotation], known: Collection[tuple[str, PairKey]]) -> list[Annotation]:
+    """Give annotations back the ids of their round where a program on the way trimmed them or made them numbers.
+
+    `000018` came back as 18 or 18.0, `P24   ` as P24. Only where a single pair of the round can be meant: others stay
+    as they are, for `check_annotations` to name.
+    """
+    meant: dict[tuple[str, PairKey], list[tuple[str, PairKey]]] = defaultdict(list)
+    for one in known:
+        meant[_bare(*one)].append(one)
+    homes = []
+    for one in annotations:
+        here = one.round, one.pair
+        candidates = [here] if here in known else meant[_bare(*here)]
+        if len(candidates) == 1:
+            name, (query_id, product_id) = candidates[0]
+            one = replace(one, round=name, query_id=query_id, product_id=product_id)
+        homes.append(one)
+    return homes
+
+
+def pair_at_home(pair: PairKey, known: Collection[PairKey]) -> PairKey:
+    """Find the pair that is meant, as `bring_home` does; the pair itself where none or several can be."""
+    found = [one for one in known if bare_id(one[0]) == bare_id(pair[0]) and bare_id(one[1]) == bare_id(pair[1])]
+    return found[0] if pair not in known and len(found) == 1 else pair
+
+
+def _bare(name: str, pair: PairKey) -> tuple[str, PairKey]:
+    return bare_id(name), (bare_id(pair[0]), bare_id(pair[1]))
+
+
+def bare_id(text: str) -> str:
+    """Write an id without what spreadsheets drop or add: blanks around it, zeros in front, `.0` behind."""
+    text = text.strip().removeprefix("'")
+    number = re.fullmatch(r"(-?)0*(\d+?)(?:\.0*)?", text)
+    return f"{number[1]}{number[2]}" if number else text
+
+
+def _why_unknown(pair: PairKey, known: Collection[tuple[str, PairKey]]) -> str:
+    if any(re.fullmatch(r"-?\d+(\.\d+)?[eE][+-]?\d+", text) for text in pair):
+        return ": a spreadsheet wrote an id as a rounded number, its digits are lost"
+    alike = any(_bare("", pair) == _bare("", other) for _, other in known)
+    return ", where several pairs differ only by blanks and zeros in front" if alike else ""
 
 
 def show_pair(pair: PairKey) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster import storage
+from cluster.sharded.delimited import DelimitedTable
+from cluster.sharded.input_files import refuse_repeated_column
 from relevance.annotation.annotation import Annotation, show_pair
 from relevance.annotation.label_studio import read_export
 from relevance.labels import parse_label
@@ -79,25 +81,29 @@ def read_annotations(urls: Sequence[str], *, people: Mapping[str, str] | None = 
 
 
 def read_rows(content: bytes, name: str, required: Sequence[str]) -> list[dict[str, str]]:
-    """Read a CSV's lines as texts, blanks trimmed; separator "," or ";" (spreadsheets of many countries write that).
+    """Read a CSV's lines as texts, blanks trimmed; the separator is found (spreadsheets of many countries write ";").
 
     Raises:
-        ValueError: If it is no UTF-8, or a required column is missing.
+        ValueError: If it is no UTF-8, a required column is missing or twice there, or a line is none of the table's.
     """
     try:
-        text = content.decode("utf-8-sig")
+        content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{name}: not UTF-8: save it as CSV UTF-8") from None
-    header = text.partition("\n")[0]
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=";" if header.count(";") > header.count(",") else ","
-    )
-    columns = [column.strip() for column in reader.fieldnames or []]
+    table = DelimitedTable(name, io.BytesIO(content), wanted=required)
+    columns = table.names
     missing = [column for column in required if column not in columns]
     if missing:
         raise ValueError(f"{name}: missing column {', '.join(missing)}; found {', '.join(columns) or 'none'}")
-    reader.fieldnames = columns
-    return [{key: (value or "").strip() for key, value in row.items() if isinstance(key, str)} for row in reader]
+    for column in required:
+        refuse_repeated_column(name, column, columns)
+    records = list(table.records())
+    if wrong := [record.error for record in records if record.error]:
+        raise ValueError(f"{name}: {wrong[0]} ({len(wrong)} such lines): correct them")
+    return [
+        {column: cell.decode().strip() for column, cell in zip(columns, record.cells, strict=True)}
+        for record in records
+    ]
 
 
 def _name_people(rows: list[dict[str, Any]], people: Mapping[str, str], name: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from relevance.labels import LABELS
+from relevance.pairs.texts import value_text
 from relevance.prompting.guidelines import Guidelines
 from relevance.prompting.guidelines_page import guidelines_fragment
 
@@ -78,7 +79,8 @@ def read_export(content: bytes, *, name: str) -> list[dict[str, Any]]:
         name: The file's, for errors.
 
     Returns:
-        A row per annotation: the task's data, `label`, `comment`, `user` (e-mail where the export has it, else the
+        A row per annotation: the task's data as texts (in a CSV, Label Studio reads ids as numbers), `label`,
+        `comment`, `user` (e-mail where the export has it, else the
         number) and `annotated_at`. Skipped tasks and annotations without a label are left out.
 
     Raises:
@@ -95,11 +97,12 @@ def read_export(content: bytes, *, name: str) -> list[dict[str, Any]]:
 
 
 def _row(task: Mapping[str, Any], annotation: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = {result["from_name"]: result["value"] for result in annotation["result"]}
+    results = [result for result in annotation["result"] if "from_name" in result]  # a relation between two has none
+    chosen = {result["from_name"]: result.get("value") or {} for result in results}
     labels = [] if annotation.get("was_cancelled") else chosen.get(CHOICE, {}).get("choices", [])
     user = annotation.get("completed_by")
     return {
-        **task["data"],
+        **{name: value_text(value) or "" for name, value in task["data"].items()},
         "label": labels[0] if labels else None,
         "comment": " ".join(chosen.get(COMMENT, {}).get("text", [])),
         "user": str(user.get("email") or user.get("id")) if isinstance(user, Mapping) else str(user),

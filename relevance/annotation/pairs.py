@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import reduce
 from typing import Any
@@ -18,6 +17,7 @@ from relevance.annotation.annotation import PairKey, show_pair
 from relevance.labels import LABELS
 from relevance.pairs.files import find_splits, read_split
 from relevance.pairs.pair import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, clean_pairs, hash_ids
+from relevance.pairs.texts import value_text
 from relevance.scoring.shard_steps import SCORE_COLUMNS
 
 TEXT_COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
@@ -134,9 +134,12 @@ def _texts(table: pa.Table, row: int, key: PairKey) -> dict[str, str | None]:
 
 
 def _text(value: Any) -> str | None:
-    """Attributes given as a map leave as JSON, which the contract accepts too."""
-    if value is None or isinstance(value, str):
-        return value
+    """Nested values leave as JSON, which the contract accepts too; of an image that is bytes, its path or nothing."""
+    if isinstance(value, dict) and any(isinstance(item, bytes) for item in value.values()):
+        value = value.get("path")
     if isinstance(value, bytes):
-        return value.decode("utf-8", errors="replace")
-    return json.dumps(dict(value), ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+        return None if b"\0" in value else value.decode("utf-8", errors="replace")
+    try:
+        return value_text(value)
+    except TypeError:
+        return None

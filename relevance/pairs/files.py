@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import storage
-from cluster.sharded.input_files import cut_input, cut_row_groups, open_input, refuse_missing_column
+from cluster.sharded.delimited import DelimitedTable
+from cluster.sharded.input_files import (
+    cut_input,
+    data_files,
+    open_input,
+    path_values,
+    refuse_missing_column,
+    refuse_repeated_column,
+)
+from relevance.pairs.contents import ENDINGS, LABELS_ARE_WORDS, look_into, refuse_types
+from relevance.pairs.json_rows import json_rows
 from relevance.pairs.pair import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, TRUTH_COLUMN
+from relevance.pairs.texts import EXACT_WHOLE, is_number, is_text, text_column
 
-_FORMATS = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl"}
-_SPLIT_BYTES = 64 * 2**20
-_SAMPLE_BYTES = 2**20
+_CONTRACT = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, TRUTH_COLUMN)
+_IDS = ("query_id", "product_id")
+_IMAGE = "image"
+"""Kept as it is: text models do not read it."""
 _READ_ROWS = 16_384
+_NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
 @dataclass(frozen=True)
@@ -33,151 +46,179 @@ class Split:
     estimated_rows: int
     size_bytes: int
     version: str
+    path_values: tuple[tuple[str, str | None], ...] = ()
+    """Columns that stand in no row but in the file's path."""
+    carried: tuple[tuple[str, pa.DataType], ...] = ()
+    """Columns that are copied as they are, with the one type that they have in all files."""
 
 
 def find_splits(url: str, *, carry: tuple[str, ...] = (), optional: tuple[str, ...] = ()) -> list[Split]:
-    """List the input's files in order and cut them into splits, checking every file's columns.
+    """List the input's files in order and cut them into splits, checking every file's columns and their types.
 
-    Columns of `carry` must be there; those of `optional` are read where they are.
+    Columns of `carry` must be there; those of `optional` are read where they are. What the folders below the input
+    say (`market=BR/`) is a column where the file has none of that name.
 
     Raises:
-        ValueError: If there is nothing to read, a file cannot be read, or a column is missing; file and column named.
+        ValueError: If there is nothing to read, a file cannot be read, a column is missing or stands there twice, or
+            its type cannot be used; file and column named.
     """
-    return cut_input(url, tuple(_FORMATS), lambda number, file: _split_file(number, file, carry, optional))
+
+    def cut(number: int, file: storage.StoredFile) -> list[Split]:
+        return _split_file(number, file, url, carry, optional)
+
+    return _with_one_type(cut_input(url, ENDINGS, cut))
 
 
-def _format(url: str) -> str:
-    return next(name for suffix, name in _FORMATS.items() if url.endswith(suffix))
+def passed_over(url: str, *, carry: Sequence[str] = ()) -> list[str]:
+    """Name what an input holds and no row shows: files of other endings, values in paths that are no column here."""
+    files, others = data_files(url, ENDINGS)
+    unused = sorted({name for file in files for name in path_values(file.url, url)} - {*_CONTRACT, *carry})
+    return others + [f"{name}=… in paths (no column that is read; scoring.carry may name it)" for name in unused]
 
 
 def _split_file(
-    number: int, file: storage.StoredFile, carry: tuple[str, ...], optional: tuple[str, ...]
+    number: int, file: storage.StoredFile, root: str, carry: tuple[str, ...], optional: tuple[str, ...]
 ) -> list[Split]:
-    file_format = _format(file.url)
-    with open_input(file.url, file_format) as stream:
-        if file_format == "parquet":
-            parquet = pq.ParquetFile(stream)
-            names = parquet.schema_arrow.names
-            cuts = cut_row_groups(parquet.metadata, part_bytes=_SPLIT_BYTES)
-            parts = [(tuple(range(part.start, part.end)), part.num_rows, part.size_bytes) for part in cuts]
-        else:
-            names = _csv_names(stream) if file_format == "csv" else _jsonl_names(stream)
-            parts = [((), _estimate_rows(stream, file.size_bytes), file.size_bytes)]
-    columns = _needed_columns(file.url, names, carry, optional)
+    wanted = tuple(dict.fromkeys((*_CONTRACT, *carry, *optional)))
+    contents = look_into(file, wanted)
+    if not contents.parts:
+        return []  # an empty part, as Spark writes it, may have no columns either
+    names = contents.names
+    in_path = tuple(item for item in path_values(file.url, root).items() if item[0] in wanted and item[0] not in names)
+    found = [*names, *dict(in_path)]
+    for column in (*REQUIRED_COLUMNS, *carry):
+        why = "named in carry" if column in carry else "required"
+        refuse_missing_column(file.url, column, found, why=why + contents.hint)
+    columns = tuple(name for name in wanted if name in found)
+    for column in columns:
+        refuse_repeated_column(file.url, column, names)
+    kinds = {name: pa.string() for name in columns if name in carry and name not in (*_CONTRACT, *optional)}
+    if contents.schema is not None:
+        kinds |= {name: contents.schema.field(name).type for name in kinds if name in names}
+        as_text = [name for name in columns if name in names and name not in kinds and name != _IMAGE]
+        refuse_types(file.url, contents.schema, as_text)
     return [
-        Split(f"{number:06d}-{part:04d}", file.url, file_format, row_groups, columns, rows, size, file.version)
-        for part, (row_groups, rows, size) in enumerate(parts)
+        Split(
+            name=f"{number:06d}-{part:04d}",
+            url=file.url,
+            format=contents.format,
+            row_groups=row_groups,
+            columns=columns,
+            estimated_rows=rows,
+            size_bytes=size,
+            version=file.version,
+            path_values=in_path,
+            carried=tuple(kinds.items()),
+        )
+        for part, (row_groups, rows, size) in enumerate(contents.parts)
     ]
 
 
-def _csv_names(stream: IO[bytes]) -> list[str]:
-    header = stream.readline()
-    return pacsv.read_csv(pa.BufferReader(header or b"\n")).column_names if header.strip() else []
+def _with_one_type(splits: list[Split]) -> list[Split]:
+    """Give each carried column one type: text, or the wider of two numbers; a column of nothing has any.
+
+    Raises:
+        ValueError: If two files disagree, naming both and their types.
+    """
+    common: dict[str, tuple[pa.DataType, str]] = {}
+    for split in splits:
+        for name, kind in split.carried:
+            known, where = common.setdefault(name, (kind, split.url))
+            if (joined := _join_types(known, kind)) is None:
+                raise ValueError(
+                    f"column {name!r}, named in carry, is {known} in {where} and {kind} in {split.url}: "
+                    "write it with one type"
+                )
+            common[name] = joined, where if joined == known else split.url
+    kinds = {name: kind for name, (kind, _) in common.items()}
+    return [replace(split, carried=tuple((name, kinds[name]) for name, _ in split.carried)) for split in splits]
 
 
-def _jsonl_names(stream: IO[bytes]) -> list[str]:
-    names: dict[str, None] = {}
-    for _, line in zip(range(100), stream, strict=False):
+def _join_types(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if is_text(one) and is_text(other):
+        return pa.string()
+    if is_number(one) and is_number(other) and not pa.types.is_boolean(one) and not pa.types.is_boolean(other):
         try:
-            names.update(dict.fromkeys(json.loads(line)))
-        except (ValueError, TypeError):
-            continue
-    return list(names)
-
-
-def _estimate_rows(stream: IO[bytes], size_bytes: int) -> int:
-    stream.seek(0)
-    sample = stream.read(_SAMPLE_BYTES)
-    return max(1, round(sample.count(b"\n") * size_bytes / max(1, len(sample))))
-
-
-def _needed_columns(url: str, names: list[str], carry: tuple[str, ...], optional: tuple[str, ...]) -> tuple[str, ...]:
-    for column in (*REQUIRED_COLUMNS, *carry):
-        refuse_missing_column(url, column, names, why="named in carry" if column in carry else "required")
-    wanted = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, TRUTH_COLUMN, *carry, *optional)
-    return tuple(name for name in dict.fromkeys(wanted) if name in names)
+            fields = [pa.schema([("x", kind)]) for kind in (one, other)]
+            return pa.unify_schemas(fields, promote_options="permissive").field("x").type
+        except pa.ArrowException:
+            return None
+    return None
 
 
 def read_split(split: Split) -> Iterator[pa.Table]:
     """Read a split in tables of some thousand rows; memory does not grow with the file.
 
-    A CSV or JSONL line that cannot be parsed becomes a row of nulls with an `error`.
+    Columns are texts or their bytes, but for carried ones and the image. A CSV or JSONL line that cannot be parsed
+    becomes a row of nulls with an `error`.
 
     Raises:
-        ValueError: If the file is damaged, naming it.
+        ValueError: If the file is damaged, or holds ids or labels that are none, naming it.
     """
     readers = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_jsonl}
+    columns = tuple(name for name in split.columns if name not in dict(split.path_values))
     with open_input(split.url, split.format) as stream:
-        yield from readers[split.format](split, stream)
+        for table in readers[split.format](split, columns, stream):
+            _refuse_number_labels(split.url, table)
+            for name, value in split.path_values:
+                text = None if value is None else value.encode()
+                table = table.append_column(name, pa.array([text] * len(table), pa.binary()))
+            yield table
 
 
-def _read_parquet(split: Split, stream: IO[bytes]) -> Iterator[pa.Table]:
+def _read_parquet(split: Split, columns: tuple[str, ...], stream: IO[bytes]) -> Iterator[pa.Table]:
     parquet = pq.ParquetFile(stream)
     batches = parquet.iter_batches(
-        batch_size=_READ_ROWS, row_groups=list(split.row_groups), columns=list(split.columns), use_threads=False
+        batch_size=_READ_ROWS, row_groups=list(split.row_groups), columns=list(columns), use_threads=False
     )
     for batch in batches:
-        yield pa.table(batch)
+        yield pa.table({name: _column(split, name, batch[name]) for name in columns})
 
 
-def _read_csv(split: Split, stream: IO[bytes]) -> Iterator[pa.Table]:
-    unparsed: list[str] = []
+def _column(split: Split, name: str, column: pa.Array) -> pa.Array:
+    if name == _IMAGE:
+        return column
+    kind = dict(split.carried).get(name)
+    if kind is not None:
+        return column if column.type == kind else column.cast(kind)
+    if name in _IDS and pa.types.is_floating(column.type):
+        largest = pc.max(pc.abs(column)).as_py()
+        if largest is not None and largest >= EXACT_WHOLE:
+            raise ValueError(
+                f"{split.url}: column {name!r} is {column.type} and holds ids of more digits than that keeps: "
+                "write ids as strings"
+            )
+    return text_column(column)
 
-    def keep(row: pacsv.InvalidRow) -> str:
-        unparsed.append(f"line with {row.actual_columns} columns, expected {row.expected_columns}")
-        return "skip"
 
-    reader = pacsv.open_csv(
-        stream,
-        read_options=pacsv.ReadOptions(block_size=4 * 2**20, use_threads=False),
-        parse_options=pacsv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
-        convert_options=pacsv.ConvertOptions(
-            include_columns=list(split.columns),
-            column_types=dict.fromkeys(split.columns, pa.binary()),
-            check_utf8=False,
-        ),
+def _refuse_number_labels(url: str, table: pa.Table) -> None:
+    if TRUTH_COLUMN in table.column_names:
+        labels = table[TRUTH_COLUMN].unique()
+        if pc.any(pc.match_substring_regex(labels, _NUMBER)).as_py():
+            raise ValueError(f"{url}: column {TRUTH_COLUMN!r} holds numbers: {LABELS_ARE_WORDS}")
+
+
+def _read_csv(split: Split, columns: tuple[str, ...], stream: IO[bytes]) -> Iterator[pa.Table]:
+    found = DelimitedTable(split.url, stream, wanted=REQUIRED_COLUMNS)
+    places = [(name, found.names.index(name)) for name in columns]
+    rows = (
+        {"error": one.error} if one.error else {name: one.cells[place] for name, place in places}
+        for one in found.records()
     )
-    for batch in reader:
-        yield pa.table(batch)
-    if unparsed:
-        yield _unparsed_rows(split.columns, unparsed)
+    yield from _tables(columns, rows)
 
 
-def _read_jsonl(split: Split, stream: IO[bytes]) -> Iterator[pa.Table]:
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(stream, start=1):
-        if line.strip():
-            rows.append(_parse_line(split, line, number))
-        if len(rows) == _READ_ROWS:
-            yield _rows_table(split.columns, rows)
-            rows = []
-    if rows:
-        yield _rows_table(split.columns, rows)
+def _read_jsonl(split: Split, columns: tuple[str, ...], stream: IO[bytes]) -> Iterator[pa.Table]:
+    yield from _tables(columns, json_rows(split.url, stream, columns))
 
 
-def _parse_line(split: Split, line: bytes, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            return {"error": f"line {number}: not a JSON object"}
-        return {name: _json_text(row.get(name)) for name in split.columns}
-    except UnicodeDecodeError:
-        return {"error": f"line {number}: bytes that are not UTF-8"}
-    except ValueError:
-        return {"error": f"line {number}: not JSON"}
-
-
-def _json_text(value: Any) -> bytes | None:
-    if value is None:
-        return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", errors="surrogatepass")
-
-
-def _rows_table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> pa.Table:
-    table = {name: pa.array([row.get(name) for row in rows], pa.binary()) for name in columns}
-    return pa.table({**table, "error": pa.array([row.get("error") for row in rows], pa.string())})
-
-
-def _unparsed_rows(columns: tuple[str, ...], errors: list[str]) -> pa.Table:
-    return _rows_table(columns, [{"error": error} for error in errors])
+def _tables(columns: tuple[str, ...], rows: Iterator[dict[str, Any]]) -> Iterator[pa.Table]:
+    while some := list(islice(rows, _READ_ROWS)):
+        table = pa.table({name: pa.array([row.get(name) for row in some], pa.binary()) for name in columns})
+        if any("error" in row for row in some):
+            table = table.append_column("error", pa.array([row.get("error") for row in some], pa.string()))
+        yield table

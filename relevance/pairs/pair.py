@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from relevance.labels import LABELS, parse_label
+from relevance.pairs.texts import attribute_text, text_column
 from relevance.prompting.prompts import product_texts
 
 REQUIRED_COLUMNS = ("query_id", "query", "product_id", "title")
@@ -49,7 +49,7 @@ def clean_pairs(pairs: pa.Table, *, max_text_bytes: int, carry: Sequence[str] = 
     columns = {name: _as_text(pairs[name]) for name in pairs.column_names if name in _TEXT_COLUMNS}
     if "attributes" in columns:
         text, undecodable = columns["attributes"]
-        columns["attributes"] = pa.array([_attribute_text(item) for item in text.to_pylist()], pa.string()), undecodable
+        columns["attributes"] = pa.array([attribute_text(item) for item in text.to_pylist()], pa.string()), undecodable
     ids = {name: _as_text(pairs[name]) for name in ("query_id", "product_id")}
     errors = np.full(len(pairs), None, dtype=object)
     if "error" in pairs.column_names:  # the reader could not parse the line
@@ -96,13 +96,7 @@ def _note(errors: np.ndarray, where: Any, reason: Any) -> None:
 def _as_text(column: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
     """A column as string, and where its bytes were no UTF-8 (shown with backslashes then)."""
     column = _one_chunk(column)
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_map(column.type) or pa.types.is_struct(column.type):
-        return pa.array([_attribute_text(item) for item in column.to_pylist()], pa.string()), _nowhere(column)
-    if pa.types.is_integer(column.type) or pa.types.is_null(column.type):
-        column = column.cast(pa.string())
-    raw = column.cast(pa.binary())
+    raw = text_column(column).cast(pa.binary())
     try:
         text = raw.cast(pa.string())
     except pa.ArrowInvalid:
@@ -121,21 +115,6 @@ def _decode_each(raw: pa.Array) -> tuple[pa.Array, pa.Array]:
         texts.append(text)
         bad.append(text is not None and text.encode("utf-8") != item)
     return pa.array(texts, pa.string()), pa.array(bad, pa.bool_())
-
-
-def _attribute_text(attributes: Any) -> str | None:
-    """`{"colour": "red"}`, as JSON or as a map's items, becomes `colour: red`; other text stays as it is."""
-    if isinstance(attributes, str):
-        if not attributes.startswith("{"):
-            return attributes
-        try:
-            attributes = json.loads(attributes)
-        except json.JSONDecodeError:
-            return attributes
-    if attributes is None:
-        return None
-    items = attributes.items() if isinstance(attributes, Mapping) else attributes
-    return "; ".join(f"{name}: {value}" for name, value in items if value is not None)
 
 
 def _truth(pairs: pa.Table) -> pa.Array:

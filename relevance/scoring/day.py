@@ -6,12 +6,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, work_off
 from relevance.engines.label_model import load_label_engine
-from relevance.pairs.files import find_splits
+from relevance.pairs.files import find_splits, passed_over
 from relevance.scoring.figures import ScoringFigures
 from relevance.scoring.planning import PARTITION_STAGE, Shard
 from relevance.scoring.run import (
@@ -47,7 +47,8 @@ def score_day(run: ScoringRun, *, extras: Extras | None = None, load: EngineLoad
     """
     started = time.monotonic()
     splits = find_splits(run.input, carry=run.settings.carry)
-    plan = make_plan(run, splits)
+    others = passed_over(run.input, carry=run.settings.carry)
+    plan = make_plan(run, splits, others)
 
     def score() -> ScoringFigures:
         shards = partition_input(run, splits, plan["num_shards"])
@@ -55,7 +56,7 @@ def score_day(run: ScoringRun, *, extras: Extras | None = None, load: EngineLoad
         _score(run, shards, load)
         manifests = run.output.manifests(SHARD_STAGE)
         require_manifests(run.output, SHARD_STAGE, (shard.name for shard in shards), manifests)
-        figures = ScoringFigures.sum(manifests.values())
+        figures = replace(ScoringFigures.sum(manifests.values()), passed_over=tuple(others))
         _refuse_failures(run, figures.errors, figures.counts["read"], failed=figures.unusable)
         return figures
 

@@ -37,6 +37,8 @@ class ScoringFigures:
     """int64 (20,): rows by label mass, equal bins over [0, 1]."""
     poisoned_shards: tuple[str, ...]
     """Shards that were given up because the engine died on them."""
+    passed_over: tuple[str, ...] = ()
+    """What the input holds that is in no row: files of other endings, values in paths."""
 
     @classmethod
     def sum(cls, shards: Iterable[Mapping[str, Any]]) -> ScoringFigures:
@@ -117,4 +119,5 @@ class ScoringFigures:
             "confidence_histogram": self.confidence_histogram.tolist(),
             "label_mass_histogram": self.label_mass_histogram.tolist(),
             "poisoned_shards": list(self.poisoned_shards),
+            **({"passed_over": list(self.passed_over)} if self.passed_over else {}),
         }

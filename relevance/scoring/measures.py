@@ -104,7 +104,10 @@ def find_previous_day(url: str) -> PreviousDay | None:
     if not is_partition:
         return None
     for candidate in _earlier_partitions(root or ".", key, name)[:_MAX_DAYS_BACK]:
-        manifest = read_job_manifest(join_url(root or ".", candidate))
+        try:
+            manifest = read_job_manifest(join_url(root or ".", candidate))
+        except ValueError:
+            manifest = {}  # another program's marker
         if manifest is None:
             continue
         if not {"labels", "counts"} <= manifest.get("figures", {}).keys():

@@ -94,7 +94,8 @@ def report_files(
     shown = {"scoring": public_settings(run.settings), "report": public_settings(settings)}
     page = Page(
         title=_title(run),
-        identity=_identity(run) | {"commit": provenance.commit},
+        identity=_identity(run)
+        | {"commit": provenance.commit, "passed over": ", ".join(day.get("passed_over", ())) or None},
         figures=day,
         measures=measures,
         checks=checks,

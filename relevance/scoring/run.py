@@ -123,8 +123,8 @@ def open_run(input_url: str, output: str, model: LabelModel, settings: ScoringSe
     return ScoringRun(input_url, target, model, identity, encoder.digest, store, settings)
 
 
-def make_plan(run: ScoringRun, splits: Sequence[Split]) -> dict[str, Any]:
-    """What the output will be a function of; two runs may share an output only if this is equal."""
+def make_plan(run: ScoringRun, splits: Sequence[Split], others: Sequence[str] = ()) -> dict[str, Any]:
+    """What the output will be a function of, `others` left out; two runs may share an output only if this is equal."""
     files = [[split.url, split.name, split.size_bytes, split.version] for split in splits]
     return {
         "input": run.input,
@@ -135,6 +135,7 @@ def make_plan(run: ScoringRun, splits: Sequence[Split]) -> dict[str, Any]:
         "num_shards": count_shards(splits, shard_rows=run.settings.shard_rows),
         "max_text_bytes": run.settings.max_text_bytes,
         "carry": list(run.settings.carry),
+        **({"passed_over": list(others)} if others else {}),
     }
 
 

@@ -73,6 +73,8 @@ def _facts(figures: Mapping[str, Any], measures: DayMeasures) -> list[str]:
         "cache": f"{format_share(figures['cached_fraction'])} of prompt tokens from a shared prefix, "
         f"{figures['computed_tokens']:,} of {figures['prompt_tokens']:,} computed",
     }
+    if others := figures.get("passed_over"):
+        facts["passed over"] = ", ".join(others)
     if agreement := figures["agreement"]:
         facts["agreement"] = (
             f"with the labels of {agreement['pairs']:,} pairs of the input: alpha {format_alpha(agreement['alpha'])}, "

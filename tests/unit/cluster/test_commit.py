@@ -80,3 +80,26 @@ def test_staging_stays_until_the_job_is_committed(tmp_path: Path) -> None:
     _publish(output)
     output.clean_up()
     assert not storage.exists(str(tmp_path / "_staging"))
+
+
+@pytest.mark.parametrize("name", ["part-00000-1f.snappy.parquet", "part-00000.parquet", "DAY.PARQUET", "part-0.csv"])
+def test_a_folder_with_somebody_elses_data_is_refused_before_work_begins(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"theirs")
+    with pytest.raises(ValueError, match=rf"holds {name} \(1 such files\), which no run recorded there has written"):
+        Output(str(tmp_path)).open(PLAN)
+    assert not (tmp_path / "_staging").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"name": "org.apache.hadoop.SuccessData/1"}', b"\xff"])
+def test_a_success_marker_of_another_program_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "_SUCCESS").write_bytes(content)
+    with pytest.raises(ValueError, match="the _SUCCESS there is none that a job of this project wrote"):
+        Output(str(tmp_path)).open(PLAN)
+
+
+def test_a_run_that_was_killed_while_it_published_goes_on(tmp_path: Path) -> None:
+    killed = Output(str(tmp_path))
+    killed.open(PLAN)
+    _finish(killed, "0", b"zero")
+    killed.publish({"part-0": killed.manifests("shards")["0"]["data"]})
+    assert Output(str(tmp_path)).open(PLAN) is None

@@ -103,3 +103,35 @@ def test_local_paths_become_absolute_and_are_shown_as_typed(tmp_path: Path, monk
     assert (
         storage.absolute_url("s3://bucket/scores/") == storage.short_url("s3://bucket/scores") == "s3://bucket/scores"
     )
+
+
+ODD_NAMES = ("scores?", "score[s]", "score*", "a b+c&d=e", "100%25", "ü #1", "{x}", "~x", "a:b")
+"""Names that somewhere would be patterns, queries or escapes."""
+
+
+@pytest.mark.parametrize("odd", ODD_NAMES)
+def test_an_odd_name_is_a_name_in_every_function(folder: str, odd: str, tmp_path: Path) -> None:
+    neighbours = {f"{folder}/{name}/kept": b"kept" for name in ("scores", "scoresx", "scored", "100%", "ax")}
+    for url, content in neighbours.items():
+        storage.write_bytes(url, content)
+    base = f"{folder}/{odd}"
+    assert not storage.exists(base)
+    assert storage.list_files(base) == []
+    storage.remove(base)
+    storage.write_bytes(f"{base}/one", b"1")
+    assert storage.create_exclusive(f"{base}/{odd}", b"22")
+    assert not storage.create_exclusive(f"{base}/{odd}", b"other")
+    assert storage.exists(base)
+    assert storage.exists(f"{base}/{odd}")
+    assert {file.url: file.size_bytes for file in storage.list_files(base)} == {f"{base}/one": 1, f"{base}/{odd}": 2}
+    assert [file.url for file in storage.list_files(f"{base}/{odd}")] == [f"{base}/{odd}"]
+    storage.copy_files([f"{base}/{odd}"], [f"{base}/{odd}.copy"])
+    assert storage.read_bytes(f"{base}/{odd}.copy") == storage.read_bytes(f"{base}/{odd}") == b"22"
+    assert storage.read_ranges([f"{base}/{odd}"], [1], [2]) == [b"2"]
+    fetched = Path(storage.fetch_folder(base, str(tmp_path / "cache"), skip_suffix=".copy"))
+    assert (fetched / odd).read_bytes() == b"22"
+    storage.remove(f"{base}/{odd}")
+    assert [file.url for file in storage.list_files(base)] == sorted([f"{base}/one", f"{base}/{odd}.copy"])
+    storage.remove(base)
+    assert storage.list_files(base) == []
+    assert {url: storage.read_bytes(url) for url in neighbours} == neighbours

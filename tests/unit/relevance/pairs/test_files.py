@@ -53,7 +53,7 @@ def test_files_that_readers_pass_over_are_no_input(tmp_path: Path) -> None:
 
 
 def test_an_input_without_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no \.parquet, \.csv or \.jsonl file there"):
+    with pytest.raises(ValueError, match=r"no \.parquet, .*\.csv, .*\.jsonl, .* file there"):
         find_splits(str(tmp_path))
 
 
@@ -65,14 +65,14 @@ def test_a_missing_column_names_column_and_file(tmp_path: Path, suffix: str) -> 
     write |= {"csv": lambda: _write_csv(path, rows), "jsonl": lambda: _write_jsonl(path, rows)}
     write[suffix]()
     with pytest.raises(
-        ValueError, match=rf"a\.{suffix}: column 'title' is missing \(required\); found query_id, query"
+        ValueError, match=rf"a\.{suffix}: column 'title' is missing \(required.*\); found query_id, query"
     ):
         find_splits(str(tmp_path))
 
 
 def test_a_carried_column_must_be_there(tmp_path: Path) -> None:
     _write_csv(tmp_path / "a.csv", ROWS)
-    with pytest.raises(ValueError, match=r"column 'rank' is missing \(named in carry\)"):
+    with pytest.raises(ValueError, match=r"column 'rank' is missing \(named in carry; the separator found is comma\)"):
         find_splits(str(tmp_path), carry=("rank",))
 
 
@@ -125,6 +125,6 @@ def test_csv_lines_of_another_width_become_rows_with_an_error(tmp_path: Path) ->
     (tmp_path / "a.csv").write_text("query_id,query,product_id,title\nq1,a,p1,t\nq2,a,p1\nq3,a,p1,t,more\n")
     assert [row.get("error") for row in _read(tmp_path)] == [
         None,
-        "line with 3 columns, expected 4",
-        "line with 5 columns, expected 4",
+        "line 3: 3 columns, expected 4",
+        "line 4: 5 columns, expected 4",
     ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.events.fields import EventError
+from cancellation.events.files import ENDINGS, is_table
 from cancellation.events.table import event_of_row
 from cancellation.simulation.simulator import SimulationSettings, simulate_event
-from cluster.storage import list_files, read_bytes
+from cluster.sharded.input_files import data_files, json_lines, open_input, plain_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,12 @@ def example_files(url: str) -> list[str]:
     Raises:
         ValueError: If there are none.
     """
-    if url.endswith((".jsonl", ".parquet")):
+    if plain_name(url).endswith(ENDINGS):
         return [url]
-    files = sorted(file.url for file in list_files(url) if file.url.endswith((".jsonl", ".parquet")))
-    if not files:
-        raise ValueError(f"events {url}: expected .jsonl or .parquet files, found none; check the location")
-    return files
+    files, others = data_files(url, ENDINGS)
+    if others:
+        logger.warning("%s: passed over: %s", url, ", ".join(others))
+    return [file.url for file in files]
 
 
 def read_examples(url: str) -> Iterator[Example]:
@@ -81,24 +84,23 @@ def read_examples(url: str) -> Iterator[Example]:
         where = f"{url} line {number}"
         label, factors = check_label(labels.get("label"), labels.get("label_factors"), where)
         try:
-            parsed = event_of_row(event) if url.endswith(".parquet") else parse_event(event)
+            parsed = event_of_row(event) if is_table(url) else parse_event(event)
         except EventError as error:
             raise ValueError(f"{where}: {error}") from None
         yield Example(parsed, label, factors)
 
 
 def _rows(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:
-    content = read_bytes(url)
-    if url.endswith(".parquet"):
-        for batch in pq.ParquetFile(io.BytesIO(content)).iter_batches():
-            for row in batch.to_pylist():
-                yield row, row
-        return
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            yield row["event"], row
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{url} line {number}: expected a JSON object with event and label") from None
+    with open_input(url, "events") as stream:
+        if is_table(url):
+            for batch in pq.ParquetFile(stream).iter_batches():
+                for row in batch.to_pylist():
+                    yield row, row
+            return
+        for number, line in json_lines(url, stream):
+            try:
+                row = json.loads(line)
+                pair = row["event"], row
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{url} line {number}: expected a JSON object with event and label") from None
+            yield pair

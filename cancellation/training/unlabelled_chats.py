@@ -4,14 +4,13 @@ Read from files, each line one of
     an event, bare or wrapped as `{"event": …}`    a market's own past cancellations (.jsonl, .parquet)
     {"turns": [{"role": …, "content": …}, …]}       a dialogue; `agent` and `seller` speak for the shop (.jsonl)
     a message                                       plain text (.txt)
-each maybe gzipped; or drawn from the simulation.
+each maybe compressed; or drawn from the simulation.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,11 +18,14 @@ import pyarrow.parquet as pq
 
 from cancellation.events.clean_text import clean_text
 from cancellation.events.event import parse_event
+from cancellation.events.files import ENDINGS, is_table
 from cancellation.events.table import event_of_row
 from cancellation.text.timeline import BUYER, SELLER, Segment, Timeline, timeline
-from cluster.storage import list_files, read_bytes
+from cluster.sharded.input_files import data_files, open_input, plain_name, text_lines
 
-_SUFFIXES = (".jsonl", ".txt", ".parquet", ".jsonl.gz", ".txt.gz")
+logger = logging.getLogger(__name__)
+
+_ENDINGS = (*ENDINGS, ".txt")
 _SHOP = frozenset(("agent", "seller", "assistant"))
 
 
@@ -33,10 +35,10 @@ def chat_files(url: str) -> list[str]:
     Raises:
         ValueError: If there are none.
     """
-    files = [file.url for file in list_files(url) if file.url.endswith(_SUFFIXES)]
-    if not files:
-        raise ValueError(f"chats {url}: expected files that end in {', '.join(_SUFFIXES)}, found none")
-    return files
+    files, others = data_files(url, _ENDINGS)
+    if others:
+        logger.warning("%s: passed over: %s", url, ", ".join(others))
+    return [file.url for file in files]
 
 
 def read_chats(url: str, *, part: int = 0, num_parts: int = 1) -> Iterator[Timeline]:
@@ -45,22 +47,21 @@ def read_chats(url: str, *, part: int = 0, num_parts: int = 1) -> Iterator[Timel
     Raises:
         ValueError: If a line is not in one of the forms, naming the file and the line.
     """
-    content = read_bytes(url)
-    if url.endswith(".parquet"):
-        rows = (row for batch in pq.ParquetFile(io.BytesIO(content)).iter_batches() for row in batch.to_pylist())
-        yield from (timeline(event_of_row(row)) for number, row in enumerate(rows) if number % num_parts == part)
-        return
-    lines = (gzip.decompress(content) if url.endswith(".gz") else content).decode().splitlines()
-    plain = url.removesuffix(".gz").endswith(".txt")
-    for number in range(part, len(lines), num_parts):
-        if not lines[number].strip():
-            continue
-        try:
-            chat = _message(lines[number]) if plain else _chat(json.loads(lines[number]))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{url} line {number + 1}: expected an event or a dialogue with turns") from None
-        if chat.segments:
-            yield chat
+    with open_input(url, "chats") as stream:
+        if is_table(url):
+            rows = (row for batch in pq.ParquetFile(stream).iter_batches() for row in batch.to_pylist())
+            yield from (timeline(event_of_row(row)) for number, row in enumerate(rows) if number % num_parts == part)
+            return
+        plain = plain_name(url).endswith(".txt")
+        for number, line in enumerate(text_lines(url, stream)):
+            if number % num_parts != part or not line.strip():
+                continue
+            try:
+                chat = _message(line.decode().rstrip("\r\n")) if plain else _chat(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(f"{url} line {number + 1}: expected an event or a dialogue with turns") from None
+            if chat.segments:
+                yield chat
 
 
 def _chat(line: dict[str, Any]) -> Timeline:

@@ -97,6 +97,7 @@ model: $(VENV)/.installed ## rebuild the small model that ships (about half an h
 .PHONY: cancellation-model
 cancellation-model: $(VENV)/.installed ## train the cancellation model that ships (after `make pretrained`), calibrate it
 	$(PY) -m jobs.cancellation_train jobs/cancellation_train.student.toml $(ARGS)
+	$(PY) -m jobs.cancellation_train jobs/cancellation_train.further.toml output=var/models/cancellation
 	cp -r var/models/cancellation/*.json var/models/cancellation/model.onnx var/models/cancellation/trained \
 	  cancellation/small_model/
 	$(MAKE) cancellation-calibrate ARGS=

@@ -1,7 +1,7 @@
 """Simulate cancelled orders with their true cause, or stage written dialogues, for training, proofs and tests.
 
 Reads nothing; writes one file of labelled events, `.jsonl` or `.parquet`, the same for the same settings, and beside
-it how they were drawn (`<file>.sample.json`).
+it how they were drawn (`_<file>.sample.json`).
 Safe to resubmit: the file appears whole or not at all.
 
     python -m jobs.cancellation_simulate output=var/events.jsonl simulation.num_events=50000 seed=1

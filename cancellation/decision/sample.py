@@ -1,10 +1,10 @@
 """How labelled cases were drawn: it lies beside them, and without it nothing is proven on them.
 
     backfill.parquet               labelled events
-    backfill.parquet.sample.json   {"source": "backfill", "drawn": "random", "outcomes": ["penalty", "investigate", …]}
+    _backfill.parquet.sample.json  {"source": "backfill", "drawn": "random", "outcomes": ["penalty", "investigate", …]}
 
-A folder may have one `sample.json` for all its files. A threshold that is proven on upheld penalties alone, or on
-cases that somebody chose, is proven of nothing.
+The underscore keeps readers of data away from it. A folder may have one `_sample.json` for all its files. A threshold
+that is proven on upheld penalties alone, or on cases that somebody chose, is proven of nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cancellation.decision.policy import Action, Basis
 from cluster.settings import Settings
 from cluster.storage import exists, join_url, list_files, read_bytes, write_bytes
 
-_BESIDE, _IN_FOLDER = ".sample.json", "sample.json"
+_ENDING, _IN_FOLDER = ".sample.json", "_sample.json"
 _FORMATS = (".jsonl", ".parquet")
 _ALL: tuple[Action, ...] = get_args(Action)
 _EXAMPLE = '{"source": "backfill", "drawn": "random", "outcomes": ["penalty", "investigate", "none"]}'
@@ -52,9 +52,14 @@ class LabelledSample(Settings):
             )
 
 
+def _beside(url: str) -> str:
+    folder, slash, name = url.rpartition("/")
+    return f"{folder}{slash}_{name}{_ENDING}"
+
+
 def write_sample(url: str, sample: LabelledSample) -> None:
     """Write down how a file's labelled events were drawn."""
-    write_bytes(f"{url}{_BESIDE}", (sample.model_dump_json(indent=1) + "\n").encode())
+    write_bytes(_beside(url), (sample.model_dump_json(indent=1) + "\n").encode())
 
 
 def read_sample(url: str) -> LabelledSample:
@@ -64,11 +69,11 @@ def read_sample(url: str) -> LabelledSample:
         ValueError: If it is not written beside each of them, or not understood.
     """
     if url.endswith(_FORMATS):
-        return _read([f"{url}{_BESIDE}"], url)
+        return _read([_beside(url)], url)
     if exists(join_url(url, _IN_FOLDER)):
         return _read([join_url(url, _IN_FOLDER)], url)
     files = [file.url for file in list_files(url) if file.url.endswith(_FORMATS)]
-    return together([_read([f"{file}{_BESIDE}"], file) for file in files]) if files else _read([], url)
+    return together([_read([_beside(file)], file) for file in files]) if files else _read([], url)
 
 
 def together(samples: Sequence[LabelledSample]) -> LabelledSample:
@@ -91,6 +96,6 @@ def _read(places: Sequence[str], labelled: str) -> LabelledSample:
             names = ", ".join(".".join(map(str, problem["loc"])) or "JSON" for problem in error.errors())
             raise ValueError(f"{place}: expected such as {_EXAMPLE}, found bad values at {names}") from None
     raise ValueError(
-        f"labelled events {labelled}: expected how they were drawn in {labelled}{_BESIDE}, found none; "
+        f"labelled events {labelled}: expected how they were drawn in {_beside(labelled)}, found none; "
         f"if it is so, write {_EXAMPLE}"
     )

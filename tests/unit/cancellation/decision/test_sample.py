@@ -29,6 +29,6 @@ def test_of_several_files_the_weakest_word_counts(tmp_path: Path) -> None:
     other = LabelledSample(source="written", drawn="chosen", outcomes=("penalty", "none"))
     write_sample(str(tmp_path / "b.jsonl"), other)
     assert read_sample(str(tmp_path)) == other
-    (tmp_path / "sample.json").write_text('{"source": "backfill", "drawn": "often", "outcomes": []}')
+    (tmp_path / "_sample.json").write_text('{"source": "backfill", "drawn": "often", "outcomes": []}')
     with pytest.raises(ValueError, match="found bad values at drawn"):
         read_sample(str(tmp_path))

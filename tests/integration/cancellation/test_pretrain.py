@@ -82,5 +82,5 @@ def test_chats_become_an_encoder_even_when_a_worker_is_killed(tmp_path, chats, c
 
 
 def test_a_folder_without_chats_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"expected files that end in \.jsonl, \.txt"):
+    with pytest.raises(ValueError, match=r"no \.jsonl, .* or \.txt file there"):
         run(tmp_path, chats=[str(tmp_path)])

@@ -202,7 +202,10 @@ def test_a_round_that_cannot_be_drawn_claims_no_folder(
     work, _ = place
     with pytest.raises(SystemExit):
         work.annotate(gold=work.folder / "nothing.csv")
-    assert "nothing.csv: no .parquet, .csv or .jsonl file there" in capsys.readouterr().err
+    assert (
+        "nothing.csv: no .parquet, .parq, .pq, .csv, .tsv, .jsonl, .ndjson or .json file there"
+        in capsys.readouterr().err
+    )
     assert not (work.folder / "rounds").exists()
     with pytest.raises(SystemExit):
         work.agree(work.folder / "pairs")

@@ -11,8 +11,6 @@ from sklearn.model_selection import GroupKFold
 from relevance.evaluation.overlap import OverlapFeatures, fit_baseline, predict_baseline
 from relevance.labels import LABELS
 
-MAJORITY_LABEL, WORD_OVERLAP = "majority label", "word overlap"
-
 
 @dataclass(frozen=True)
 class LabelledTexts:
@@ -55,10 +53,10 @@ def _learn_and_label(training: LabelledTexts, pairs: LabelledTexts) -> dict[str,
     commonest = np.bincount(training.labels, minlength=len(LABELS)).argmax()
     majority = np.full(len(pairs.labels), commonest)
     if len(np.unique(training.labels)) < 2:  # nothing to tell apart: a regression has nothing to fit
-        return {MAJORITY_LABEL: majority, WORD_OVERLAP: majority}
+        return {"majority label": majority, "word overlap": majority}
     features = OverlapFeatures(training.titles)
     model = fit_baseline(features(training.queries, training.titles), training.labels)
     return {
-        MAJORITY_LABEL: majority,
-        WORD_OVERLAP: predict_baseline(model, features(pairs.queries, pairs.titles)),
+        "majority label": majority,
+        "word overlap": predict_baseline(model, features(pairs.queries, pairs.titles)),
     }

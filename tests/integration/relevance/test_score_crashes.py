@@ -28,7 +28,7 @@ STEPS = {
     "publishing": ("PUT", r"/part-00001"),
     "report": ("PUT", r"report\.html"),
     "success": ("PUT", r"_SUCCESS"),
-    "clean-up": ("POST", r"\?delete"),
+    "clean-up": ("DELETE", r"_staging/"),
 }
 
 

@@ -14,7 +14,8 @@ def alpha_from_coincidences(coincidences: np.ndarray) -> float:
     """Nominal alpha from a symmetric coincidence matrix, float (k, k).
 
     Returns:
-        1 - observed / expected disagreement; 1.0 where all values are the same label, NaN without pairable values.
+        1 - observed / expected disagreement; NaN without pairable values, and where all of them are the same label:
+        nobody could have disagreed by chance, so nothing says that anybody agreed by more.
     """
     return float(alphas_from_coincidences(coincidences))
 
@@ -30,7 +31,7 @@ def alphas_from_coincidences(coincidences: np.ndarray, *, ordinal: bool = False)
     observed = (coincidences * weights).sum(axis=(-2, -1))
     expected = (totals[..., :, None] * totals[..., None, :] * weights).sum(axis=(-2, -1))
     alpha = 1 - observed * (n - 1) / np.where(expected > 0, expected, 1)
-    return np.where(n > 1, np.where(expected > 0, alpha, 1.0), np.nan)
+    return np.where(expected > 0, alpha, np.nan)
 
 
 def _ordinal_weights(totals: np.ndarray) -> np.ndarray:
@@ -51,7 +52,7 @@ def nominal_alpha(ratings: np.ndarray) -> float:
         ratings: Label numbers, int (raters, units), -1 where a rater gave none.
 
     Returns:
-        Alpha; NaN where no unit has two ratings.
+        Alpha; NaN where no unit has two ratings, or only one label occurs among those that have.
     """
     return alpha_from_coincidences(unit_coincidences(ratings).sum(axis=0))
 
@@ -82,7 +83,7 @@ def alpha_interval(
         seed: The same seed gives the same interval.
 
     Returns:
-        Lower and upper end; NaN where no resampling has pairable ratings.
+        Lower and upper end over the resamplings that have an alpha; NaN where none has.
     """
     sums = GroupBootstrap(groups, samples=samples, seed=seed).sums(unit_coincidences(ratings))
     return interval(alphas_from_coincidences(sums[1:]), confidence=confidence)

@@ -7,7 +7,7 @@ observed figure and, from the draws, its interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +95,23 @@ def summarise(
 
 
 def interval(drawn: np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Lower and upper end of what the draws give, those that are NaN left out."""
+    """Lower and upper end of what the draws give, those that are NaN left out; NaN where all are."""
+    if not np.isfinite(drawn).any():
+        return math.nan, math.nan
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def pooled(several: Sequence[np.ndarray], *, too_few: str = "too few groups for an interval") -> Figure:
+    """Sum several measurements up (of other seeds, say): the mean, with the interval of all their draws together.
+
+    The mean of intervals' ends would say nothing of how far the measurements lie apart.
+
+    Args:
+        several: Each as `summarise` takes it; one whose observed value is undefined leaves the mean undefined.
+        too_few: Why there is no interval, if it is undefined in most of the draws.
+    """
+    mean = np.mean([values[0] for values in several])
+    drawn = np.concatenate([values[1:] for values in several])
+    return summarise(np.concatenate([[mean], drawn]), missing="undefined in one of them", too_few=too_few)

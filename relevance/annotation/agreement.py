@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,10 @@ class AgreementSettings(Settings):
 
 @dataclass(frozen=True)
 class AlphaFigure:
-    """Agreement within one set of annotations; figures are None where no pair has two of them."""
+    """Agreement within one set of annotations; figures are None where no pair has two of them.
+
+    Alpha is None too where only one label was given: nobody could have disagreed by chance.
+    """
 
     name: str
     annotations: int
@@ -97,7 +101,7 @@ class AgreementFigures:
     by_label: tuple[AlphaFigure, ...]
     """Each label against the rest."""
     by_people: tuple[AlphaFigure, ...]
-    """Each two people, the lowest alpha first."""
+    """Each two people, the lowest alpha first, those without one last."""
     against_gold: tuple[GoldFigure, ...]
     coincidences: np.ndarray
     """float (4, 4): how often two people gave which two labels to one pair, each pair weighing its annotations."""
@@ -160,7 +164,12 @@ def _figure(
     units = unit_coincidences(ratings)
     # A unit's coincidences sum to its number of ratings m; divided by that, the diagonal is the share of equal twos.
     agreeing = np.trace(units, axis1=1, axis2=2) / units.sum(axis=(1, 2))
-    return AlphaFigure(name, len(annotations), len(queries), nominal_alpha(ratings), low, high, float(agreeing.mean()))
+    alpha = _known(nominal_alpha(ratings), low, high)
+    return AlphaFigure(name, len(annotations), len(queries), *alpha, float(agreeing.mean()))
+
+
+def _known(*values: float) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]
 
 
 def _by(
@@ -178,8 +187,8 @@ def _by_people(annotations: Sequence[Annotation], settings: AgreementSettings) -
         _figure(f"{two[0]} and {two[1]}", [one for one in annotations if one.annotator in two], settings)
         for two in combinations(names, 2)
     ]
-    shared = [figure for figure in figures if figure.alpha is not None]
-    return sorted(shared, key=lambda figure: (figure.alpha, figure.name))
+    shared = [figure for figure in figures if figure.pairs]
+    return sorted(shared, key=lambda figure: (math.inf if figure.alpha is None else figure.alpha, figure.name))
 
 
 def _against_gold(annotations: Sequence[Annotation], rows: Rows, settings: AgreementSettings) -> list[GoldFigure]:
@@ -197,8 +206,8 @@ def _against_gold(annotations: Sequence[Annotation], rows: Rows, settings: Agree
             queries = np.array([one.query_id for one, _ in judged])
             accuracy = float(np.trace(confusion) / len(judged))
             accuracy_low, accuracy_high = wilson_interval(int(np.trace(confusion)), len(judged))
-            alpha = nominal_alpha(ratings)
-            low, high = alpha_interval(ratings, queries, samples=settings.bootstrap_samples, seed=settings.seed)
+            ends = alpha_interval(ratings, queries, samples=settings.bootstrap_samples, seed=settings.seed)
+            alpha, low, high = _known(nominal_alpha(ratings), *ends)
         right = accuracy, accuracy_low, accuracy_high
         figures.append(GoldFigure(name, len(own), len(judged), *right, alpha, low, high, confusion))
     return figures

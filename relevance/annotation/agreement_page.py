@@ -42,6 +42,11 @@ def judge(page: AgreementPage) -> tuple[bool, str]:
     if not page.figures.by_round:
         return False, "Nobody has labelled anything yet."
     last = page.figures.by_round[-1]
+    if last.alpha is None and last.pairs:
+        return False, (
+            f"Round {last.name}: everybody gave the same label to all {_count(last.pairs, 'pair')}, so agreement "
+            "cannot be told from habit: draw a round in which other labels occur."
+        )
     if last.alpha is None:
         return False, f"Round {last.name}: no pair has labels by two people yet."
     found = f"alpha {last.alpha:.3f} ({last.low:.2f} to {last.high:.2f}), {page.settings.min_alpha:g} expected"

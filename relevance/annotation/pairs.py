@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def read_scores(url: str) -> Iterator[pa.Table]:
                 table = pa.table(batch)
                 label = pc.index_in(table["label"].cast(pa.string()), pa.array(LABELS)).cast(pa.int8())
                 table = table.set_column(table.column_names.index("label"), "label", label)
-                yield table.filter(pc.is_valid(label)).combine_chunks()
+                numbers = [pc.fill_null(pc.is_finite(table[name]), False) for name in SCORE_COLUMNS]
+                yield table.filter(reduce(pc.and_, [pc.is_valid(label), *numbers])).combine_chunks()
 
 
 def key_hashes(pairs: pa.Table) -> np.ndarray:

@@ -35,8 +35,8 @@ class LabelScores:
 
     logprobs: np.ndarray
     """float32 (n, 4): log-probability of each label among the four, in the order of `LABELS`."""
-    label_mass: np.ndarray
-    """float32 (n,): probability that the model gave to the four label tokens together."""
+    label_mass: np.ndarray | None
+    """float32 (n,): probability that the model gave to the four label tokens together; None: it was not asked for."""
     prompt_tokens: int
     """Tokens of all prompts, written out."""
     computed_tokens: int

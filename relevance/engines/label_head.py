@@ -25,7 +25,7 @@ class LabelHead:
         self._rows_4D = output.weight[self._label_ids].float()
         self._scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
         self._softcap = getattr(config, "final_logit_softcapping", None)
-        self._with_mass = with_mass
+        self.with_mass = with_mass
 
     def __call__(self, hidden_nD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Give float32 log-probabilities among the labels, (n, 4), and label mass, (n,), NaN without mass."""
@@ -33,13 +33,13 @@ class LabelHead:
         if self._bias_V is not None:
             logits_n4 = logits_n4 + self._bias_V[self._label_ids].float()
         logits_n4 = self._finish(logits_n4)
-        totals = self._log_totals(hidden_nD) if self._with_mass else None
+        totals = self._log_totals(hidden_nD) if self.with_mass else None
         return _normalize(logits_n4, totals)
 
     def from_logits(self, logits_nV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The same from the model's own logits, for architectures whose output this class cannot repeat."""
         logits_nV = logits_nV.float()
-        totals = logits_nV.logsumexp(-1) if self._with_mass else None
+        totals = logits_nV.logsumexp(-1) if self.with_mass else None
         return _normalize(logits_nV[:, self._label_ids], totals)
 
     def _log_totals(self, hidden_nD: torch.Tensor) -> torch.Tensor:

@@ -88,13 +88,15 @@ def open_label_model(
     )
 
 
-def fingerprint(model: LabelModel, encoder: PromptEncoder) -> str:
+def fingerprint(model: LabelModel, encoder: PromptEncoder, settings: EngineSettings) -> str:
     """Name everything that decides a pair's label besides the pair; hex, 16 digits.
 
-    Model and adapter are named by the digest of their files, tokeniser included.
+    Model and adapter are named by the digest of their files, tokeniser included; engines that round differently, by
+    what they are told (`settings`, pinned).
     """
     parts = [model.base.digest, model.adapter.digest if model.adapter else None, model.quantization, encoder.digest]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    content = [*parts, settings.arithmetic(model.quantization)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load_label_engine(settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> Engine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -52,7 +52,7 @@ class EngineSettings(Settings):
 
     label_mass: bool = True
     """Also compute how much probability falls on the four labels together. False saves the product with the whole
-    vocabulary (under 1 % of the work) and gives NaN."""
+    vocabulary (under 1 % of the work) and leaves the mass empty."""
 
     max_forward_tokens: int | None = Field(default=None, ge=16)
     """Tokens per forward of the transformers engine, padding included. Null: 1,536 on a CPU, 16,384 on a GPU."""
@@ -61,3 +61,19 @@ class EngineSettings(Settings):
     """CPU threads of the model. Null leaves what the process was given (Ray: the actor's CPUs)."""
 
     vllm: VllmSettings = VllmSettings()
+
+    def pinned(self, *, on_gpu: bool) -> Self:
+        """Settle what `auto` would leave to each machine, so that all of a run's engines round alike."""
+        auto = "bfloat16" if on_gpu else "float32"
+        return self.model_copy(update={"dtype": auto if self.dtype == "auto" else self.dtype})
+
+    def arithmetic(self, quantization: str) -> dict[str, str | bool]:
+        """Name what besides model and prompt decides a score's last digits, and whether it has a label mass.
+
+        Args:
+            quantization: Of the model: `EngineSettings.quantization` as the run was given it.
+        """
+        kind = quantization
+        if kind == "fp8":
+            kind = "fp8 of vLLM, at load" if self.engine == "vllm" else "fp8 with a scale per output"
+        return {"engine": self.engine, "dtype": self.dtype, "rounding": kind, "label_mass": self.label_mass}

@@ -110,7 +110,7 @@ class TransformersEngine:
                 self._score_shared(batch, scores)
             else:
                 self._score_unshared(batch, scores)
-        return scores.result()
+        return scores.result(with_mass=self._head.with_mass)
 
     def _within_window(self, longest: int) -> bool:
         """Say whether every token of such a prompt sees every earlier one, as the block mask assumes."""
@@ -231,12 +231,12 @@ class _Scores:
         self._logprobs.append(logprobs)
         self._mass.append(mass)
 
-    def result(self) -> LabelScores:
+    def result(self, *, with_mass: bool = True) -> LabelScores:
         logprobs, mass = np.empty((self._num_pairs, 4), np.float32), np.empty(self._num_pairs, np.float32)
         pairs = np.concatenate(self._pairs)
         logprobs[pairs] = torch.cat(self._logprobs).cpu().numpy()
         mass[pairs] = torch.cat(self._mass).cpu().numpy()
-        return LabelScores(logprobs, mass, self._prompt_tokens, self.computed_tokens)
+        return LabelScores(logprobs, mass if with_mass else None, self._prompt_tokens, self.computed_tokens)
 
 
 def _block_mask(segments_BL: torch.Tensor, prefix_tokens: int, dtype: torch.dtype) -> torch.Tensor:

@@ -87,7 +87,7 @@ class VllmEngine:
         return LabelScores(
             logprobs=logprobs - total[:, None],
             # Rounding in 16 bits can pass 1.
-            label_mass=np.exp(total).clip(max=1) if self._with_mass else np.full(len(batch), np.nan, np.float32),
+            label_mass=np.exp(total).clip(max=1) if self._with_mass else None,
             prompt_tokens=int(lengths.sum()),
             computed_tokens=int(lengths.sum()) - sum(output.num_cached_tokens or 0 for output in outputs),
         )

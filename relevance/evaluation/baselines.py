@@ -11,6 +11,8 @@ from sklearn.model_selection import GroupKFold
 from relevance.evaluation.overlap import OverlapFeatures, fit_baseline, predict_baseline
 from relevance.labels import LABELS
 
+MAJORITY_LABEL, WORD_OVERLAP = "majority label", "word overlap"
+
 
 @dataclass(frozen=True)
 class LabelledTexts:
@@ -53,10 +55,10 @@ def _learn_and_label(training: LabelledTexts, pairs: LabelledTexts) -> dict[str,
     commonest = np.bincount(training.labels, minlength=len(LABELS)).argmax()
     majority = np.full(len(pairs.labels), commonest)
     if len(np.unique(training.labels)) < 2:  # nothing to tell apart: a regression has nothing to fit
-        return {"majority label": majority, "word overlap": majority}
+        return {MAJORITY_LABEL: majority, WORD_OVERLAP: majority}
     features = OverlapFeatures(training.titles)
     model = fit_baseline(features(training.queries, training.titles), training.labels)
     return {
-        "majority label": majority,
-        "word overlap": predict_baseline(model, features(pairs.queries, pairs.titles)),
+        MAJORITY_LABEL: majority,
+        WORD_OVERLAP: predict_baseline(model, features(pairs.queries, pairs.titles)),
     }

@@ -19,6 +19,8 @@ from relevance.agreement import alphas_from_coincidences
 from relevance.labels import LABELS
 
 _K = len(LABELS)
+ONE_LABEL = "only one label occurs"
+"""Why there is no alpha: nobody could have disagreed by chance."""
 
 
 class EvaluationSettings(Settings):
@@ -110,7 +112,7 @@ def measure_confusion(sums: np.ndarray) -> dict[str, Figure]:
 def _why_missing(name: str, confusion: np.ndarray) -> str:
     """Say what a figure lacks; meaningful only where it is undefined."""
     if name.startswith("alpha"):
-        return "no pair to compare"
+        return ONE_LABEL if confusion.any() else "no pair to compare"
     if name == "accuracy":
         return "no pair"
     kind, _, label = name.removesuffix("_macro").partition(".")
@@ -145,8 +147,13 @@ def paired_alpha_difference(
         seed: The same seed gives the same interval.
     """
     draws = GroupBootstrap(groups, samples=samples, seed=seed)
-    alphas = [_alphas(draws.sums(confusion_rows(labels, said))) for said in (predictions_a, predictions_b)]
-    return summarise(alphas[0] - alphas[1], missing="no pair to compare")
+    alphas = [alpha_draws(labels, said, draws) for said in (predictions_a, predictions_b)]
+    return summarise(alphas[0] - alphas[1], missing=ONE_LABEL if len(labels) else "no pair to compare")
+
+
+def alpha_draws(labels: np.ndarray, predictions: np.ndarray, draws: GroupBootstrap) -> np.ndarray:
+    """Alpha of the data and of each draw of its queries, (1 + samples,), NaN where undefined; for `pooled`."""
+    return _alphas(draws.sums(confusion_rows(labels, predictions)))
 
 
 def _alphas(confusion: np.ndarray) -> np.ndarray:
@@ -197,7 +204,7 @@ def measure_people(
     return PeopleFigures(
         annotators=len(ratings),
         pairs=int(several.sum()),
-        people=summarise(people),
-        model=summarise(model),
-        difference=summarise(model - people),
+        people=summarise(people, missing=ONE_LABEL),
+        model=summarise(model, missing=ONE_LABEL),
+        difference=summarise(model - people, missing=ONE_LABEL),
     )

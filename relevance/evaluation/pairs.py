@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,13 @@ class EvaluationPairs:
     markets: Sequence[str | None] | None
     counts: dict[str, int]
     """Rows read, repeated, unusable, and pairs tied."""
-    digest: str
-    """Of everything in the file that counts; hex, 16 digits."""
+
+    @cached_property
+    def digest(self) -> str:
+        """Of everything in these pairs that counts, whichever others the file has; hex, 16 digits."""
+        content = [self.rows.column(name).to_pylist() for name in ("query_id", "product_id", "query", "product_text")]
+        parts = [content, self.ratings.tolist()] + ([] if (self.weights == 1).all() else [self.weights.tolist()])
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,13 +63,13 @@ class EvaluationPairs:
     @property
     def groups(self) -> np.ndarray:
         """The query of each pair as a number, (n,): the same text is the same query whatever its id."""
-        return np.unique([fold_query(query) for query in self.queries], return_inverse=True)[1]
+        return np.unique([fold_text(query) for query in self.queries], return_inverse=True)[1]
 
     def unseen_by(self, judged: EvaluationPairs) -> EvaluationPairs:
         """Keep the pairs whose query and title do not stand in `judged`, written in whatever way."""
-        queries, titles = set(map(_spelling, judged.queries)), set(map(_spelling, judged.titles))
+        queries, titles = set(map(fold_text, judged.queries)), set(map(fold_text, judged.titles))
         rows = zip(self.queries, self.titles, strict=True)
-        return self.take(np.array([_spelling(q) not in queries and _spelling(t) not in titles for q, t in rows], bool))
+        return self.take(np.array([fold_text(q) not in queries and fold_text(t) not in titles for q, t in rows], bool))
 
     def take(self, rows: np.ndarray) -> EvaluationPairs:
         """Keep some of the pairs, by bool (n,)."""
@@ -80,18 +86,25 @@ class EvaluationPairs:
         )
 
 
-def _spelling(text: str) -> str:
-    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+def fold_text(text: str) -> str:
+    """Write a query or title so that case, punctuation and white space make no difference.
+
+    The one definition of "the same query": splits, folds, baselines and the check for leaks all group by it.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    # Marks stay: without its vowel signs a word in Devanagari would be another's.
+    words = "".join(letter if unicodedata.category(letter)[0] in "LMN" else " " for letter in text).split()
+    return " ".join(words or text.split())
 
 
-def fold_query(query: str) -> str:
-    """Write a query so that case and white space make no difference."""
-    return " ".join(query.casefold().split())
+def query_digests(queries: Iterable[str]) -> list[str]:
+    """Digest each distinct query, folded; sorted, hex, 16 digits each. They tell a leak without telling the queries."""
+    return sorted({hashlib.sha256(fold_text(query).encode()).hexdigest()[:16] for query in queries})
 
 
 def shared_queries(pairs: EvaluationPairs, training: EvaluationPairs) -> int:
     """Count the evaluation set's queries that the training set has too, under whatever id."""
-    return len({fold_query(query) for query in pairs.queries} & {fold_query(query) for query in training.queries})
+    return len(set(map(fold_text, pairs.queries)) & set(map(fold_text, training.queries)))
 
 
 def refuse_overlap(pairs: EvaluationPairs, training: EvaluationPairs, *, allow: bool) -> int:
@@ -179,7 +192,6 @@ def _by_pair(table: pa.Table, url: str) -> EvaluationPairs:
     labels = _majority(ratings)
     counts = Counter(read=len(table), unusable=len(table) - len(usable), tied=int((labels == TIED).sum()))
     counts["repeated"] = len(usable) - int((ratings >= 0).sum())
-    content = [rows.column(name).to_pylist() for name in ("query_id", "product_id", "query", "product_text")]
     return EvaluationPairs(
         rows=rows.select(["query_id", "product_id", "query", "product_text", "error", "truth"]),
         titles=_texts(rows[_TITLE_COLUMN]),
@@ -189,7 +201,6 @@ def _by_pair(table: pa.Table, url: str) -> EvaluationPairs:
         brands=_optional(rows, "brand"),
         markets=_optional(rows, "market"),
         counts=dict(counts),
-        digest=hashlib.sha256(repr([content, ratings.tolist()]).encode()).hexdigest()[:16],
     )
 
 

@@ -67,12 +67,19 @@ def ask_model(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Pr
 def _ask(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Predictions:
     encoder = model.encoder()
     block = prepare_shard(rows, encoder, _know_nothing)
+    settings = settings.pinned(on_gpu=settings.device != "cpu" and _sees_gpu())
     engine = load_label_engine(settings, model, encoder.label_ids)
     started = time.perf_counter()
     scored = score_block(block, engine, encoder.guidelines_ids)
     seconds = time.perf_counter() - started
     table, _ = finish_block(scored, model_version=model.version, prompt_version=encoder.digest)
-    return _align(rows, table, fingerprint=fingerprint(model, encoder), engine_seconds=seconds)
+    return _align(rows, table, fingerprint=fingerprint(model, encoder, settings), engine_seconds=seconds)
+
+
+def _sees_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _know_nothing(digests: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -110,12 +117,13 @@ def _align(rows: pa.Table, scores: pa.Table, *, fingerprint: str | None, engine_
         )
     scores = scores.take(pa.array(found, pa.int64()))
     probabilities = np.stack([pc.fill_null(scores[name], 0).to_numpy() for name in SCORE_COLUMNS], axis=1)
+    finite = np.isfinite(probabilities).all(axis=1)  # scores of before may hold labels that are none
     return Predictions(
         model_version=_only(scores["model_version"]),
         prompt_version=_only(scores["prompt_version"]),
         fingerprint=fingerprint,
-        probabilities=probabilities.astype(np.float64),
-        labelled=pc.is_null(scores["error"]).to_numpy(),
+        probabilities=np.where(finite[:, None], probabilities, 0).astype(np.float64),
+        labelled=pc.is_null(scores["error"]).to_numpy() & finite,
         engine_seconds=engine_seconds,
     )
 

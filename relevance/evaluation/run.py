@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from cluster.statistics.bootstrap import Figure, GroupBootstrap
-from relevance.evaluation.baselines import LabelledTexts, baseline_predictions
+from relevance.evaluation.baselines import WORD_OVERLAP, LabelledTexts, baseline_predictions
 from relevance.evaluation.calibration import CalibrationFigures, measure_calibration
 from relevance.evaluation.figures import (
     EvaluationSettings,
     PeopleFigures,
     measure_labels,
     measure_people,
+    paired_alpha_difference,
 )
 from relevance.evaluation.pairs import TIED, EvaluationPairs
 from relevance.evaluation.predictions import Predictions
@@ -48,6 +49,8 @@ class Evaluation:
     calibration: CalibrationFigures
     comparison: dict[str, dict[str, Figure]]
     """`COMPARED` figures of the model and of what costs nothing, on the same pairs."""
+    advantage: Figure | None
+    """Alpha of the model less that of word overlap, paired; None where a single query leaves nothing to learn from."""
     people: PeopleFigures | None
     slices: list[Slice]
     engine_seconds: float | None
@@ -105,6 +108,7 @@ def judge(
     confusion = np.zeros((len(LABELS), len(LABELS)), dtype=int)
     np.add.at(confusion, (seen.labels, said), 1)
     figures = measure_labels(seen.labels, said, bootstrap)
+    free = _free_labels(seen, training, settings)
     return Evaluation(
         model=predictions.model_version,
         fingerprint=predictions.fingerprint,
@@ -125,7 +129,8 @@ def judge(
             fit_fraction=settings.calibration_fit_fraction,
             seed=settings.seed,
         ),
-        comparison=_compare(seen, figures, training, bootstrap, settings),
+        comparison=_compare(seen, figures, free, bootstrap),
+        advantage=_advantage(seen, said, free.get(WORD_OVERLAP), settings),
         people=measure_people(
             pairs.ratings[:, predictions.labelled],
             predictions.labels[predictions.labelled],
@@ -148,16 +153,30 @@ def _counts(pairs: EvaluationPairs, predictions: Predictions, judged: np.ndarray
     }
 
 
+def _free_labels(
+    pairs: EvaluationPairs, training: EvaluationPairs | None, settings: EvaluationSettings
+) -> dict[str, np.ndarray]:
+    """Label numbers (n,) by each baseline."""
+    learnt_from = _texts(training.take(training.labels != TIED)) if training else None
+    return baseline_predictions(_texts(pairs), learnt_from, num_folds=settings.baseline_folds, seed=settings.seed)
+
+
+def _advantage(
+    pairs: EvaluationPairs, said: np.ndarray, free: np.ndarray | None, settings: EvaluationSettings
+) -> Figure | None:
+    if free is None:
+        return None
+    draws = {"samples": settings.bootstrap_samples, "seed": settings.seed}
+    return paired_alpha_difference(pairs.labels, said, free, pairs.groups, **draws)
+
+
 def _compare(
     pairs: EvaluationPairs,
     of_model: Mapping[str, Figure],
-    training: EvaluationPairs | None,
+    free: Mapping[str, np.ndarray],
     bootstrap: GroupBootstrap,
-    settings: EvaluationSettings,
 ) -> dict[str, dict[str, Figure]]:
-    learnt_from = _texts(training.take(training.labels != TIED)) if training else None
-    said = baseline_predictions(_texts(pairs), learnt_from, num_folds=settings.baseline_folds, seed=settings.seed)
-    measured = {name: measure_labels(pairs.labels, labels, bootstrap) for name, labels in said.items()}
+    measured = {name: measure_labels(pairs.labels, labels, bootstrap) for name, labels in free.items()}
     rows = {MODEL: of_model, **measured}
     return {name: {figure: row[figure] for figure in COMPARED} for name, row in rows.items()}
 

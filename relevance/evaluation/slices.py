@@ -10,12 +10,13 @@ import numpy as np
 from cluster.statistics.bootstrap import Figure, GroupBootstrap
 from relevance.agreement import alphas_from_coincidences
 from relevance.evaluation.figures import (
+    ONE_LABEL,
     EvaluationSettings,
     confusion_rows,
     measure_confusion,
     summarise,
 )
-from relevance.evaluation.pairs import EvaluationPairs, fold_query
+from relevance.evaluation.pairs import EvaluationPairs, fold_text
 from relevance.labels import LABELS
 
 SLICE_FIGURES = ("alpha", "accuracy", "f1")
@@ -80,8 +81,9 @@ def _against_the_rest(confusion: np.ndarray, label: int) -> dict[str, Figure]:
     with np.errstate(divide="ignore", invalid="ignore"):
         values = {"accuracy": 1 - off / total, "f1": np.where(given > 0, 2 * hit / (given + said), np.nan)}
     values["alpha"] = alphas_from_coincidences(coincidences)
-    missing = f"no pair is labelled {LABELS[label]} by people"
-    return {name: summarise(values[name], missing=missing) for name in SLICE_FIGURES}
+    # Alpha needs the label and another; the rest needs pairs that people gave the label.
+    missing = dict.fromkeys(SLICE_FIGURES, f"no pair is labelled {LABELS[label]} by people") | {"alpha": ONE_LABEL}
+    return {name: summarise(values[name], missing=missing[name]) for name in SLICE_FIGURES}
 
 
 def _rare_labels(labels: np.ndarray, rare_fraction: float) -> list[int]:
@@ -94,8 +96,8 @@ def find_slices(pairs: EvaluationPairs) -> list[tuple[str, str, np.ndarray]]:
 
     Words are runs between blanks, so a query in a script that writes none counts as one word.
     """
-    folded = [fold_query(query) for query in pairs.queries]
-    words = np.array([len(query.split()) for query in folded])
+    folded = [fold_text(query) for query in pairs.queries]
+    words = np.array([len(query.split()) for query in pairs.queries])
     products = np.bincount(pairs.groups)[pairs.groups]
     found = [
         ("query length", f"{name} words" if name != "1" else "1 word", rows) for name, rows in _bands(words, _WORDS)
@@ -118,6 +120,6 @@ def _bands(values: np.ndarray, bands: Sequence[tuple[int, int | None]]) -> list[
 
 def _names_a_brand(queries: Sequence[str], brands: Sequence[str | None]) -> np.ndarray:
     """Say which queries have some brand of the set among their words, bool (n,)."""
-    known = {f" {fold_query(brand)} " for brand in brands if brand and brand.strip()}
+    known = {f" {fold_text(brand)} " for brand in brands if brand and brand.strip()}
     answers = {query: any(brand in f" {query} " for brand in known) for query in set(queries)}
     return np.array([answers[query] for query in queries], dtype=bool)

@@ -50,7 +50,7 @@ def cross_validate(
         probabilities[judged], labelled[judged] = said.probabilities, said.labelled
         alpha = nominal_alpha(np.stack([other.labels, said.labels])[:, said.labelled])
         if run is not None:
-            run.metrics({"fold_alpha": alpha}, step=number)
+            run.metrics({"fold_alpha": None if np.isnan(alpha) else alpha}, step=number)
         logger.info("fold %d of %d: alpha %.3f over %d pairs", number + 1, num_folds, alpha, len(other))
     version = f"{given.base.version}, {num_folds} folds"
     said = replace(said, model_version=version, fingerprint=None, engine_seconds=None)

@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from cluster.provenance import digest_of
 from cluster.tracking import TrackedRun
 from cluster.training.train import train
-from relevance.evaluation.pairs import TIED, EvaluationPairs
+from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
 from relevance.finetuning.pairs import LabelledTexts
 from relevance.finetuning.recipe import FinetuneInputs, FinetuningSettings, Recipe
 from relevance.finetuning.taught_pairs import TaughtPairs
@@ -26,7 +26,7 @@ from relevance.prompting.prompts import PromptEncoder, save_prompt_settings
 from relevance.training.examples import ExampleSource, ProductExample, tokenize_texts
 from relevance.training.loop import ALPHA, TrainingTask, ValidationPairs, train_worker
 from relevance.training.state import ADAPTER
-from relevance.weights.loading import TRAINING_FILE
+from relevance.weights.origin import TRAINING_FILE
 
 _QUERIES_PER_ROW = 16
 
@@ -41,7 +41,9 @@ class FinetunedAdapter:
     alphas: list[float]
     """Of every validation."""
     training: EvaluationPairs
+    """What it learnt from."""
     validation: EvaluationPairs | None
+    """What chose its checkpoint."""
 
 
 class LabelledExamples:
@@ -115,6 +117,8 @@ def finetune(
         "weak_pairs": len(given.weak.queries) if given.weak else 0,
         "further_data": [some.digest for some in given.further],
         "further_pairs": sum(map(len, given.further)),
+        "weak_data": given.weak.digest if given.weak else None,
+        "training_queries": _learnt_queries(given, training, validation),
         "finetuning": settings.model_dump(mode="json"),
     }
     name = f"finetune-{digest_of([origin, training.labels.tolist(), training.queries])}"
@@ -133,6 +137,12 @@ def finetune(
     origin["base_fingerprint"] = returned["base_fingerprint"]
     (output / TRAINING_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     return FinetunedAdapter(output, returned["losses"], returned["alphas"], training, validation)
+
+
+def _learnt_queries(given: FinetuneInputs, training: EvaluationPairs, validation: EvaluationPairs | None) -> list[str]:
+    """Digest the queries that had a say in the weights: learnt from, by whichever stage, or choosing a checkpoint."""
+    sources = [training, *([validation] if validation else []), *given.further, *([given.weak] if given.weak else [])]
+    return sorted(given.base_queries.union(query_digests(query for some in sources for query in some.queries)))
 
 
 def _examples(given: FinetuneInputs, training: EvaluationPairs, settings: FinetuningSettings) -> ExampleSource:
@@ -162,21 +172,46 @@ def _further_examples(pairs: EvaluationPairs, shares: np.ndarray, settings: Fine
 def split_validation(
     pairs: EvaluationPairs, settings: FinetuningSettings
 ) -> tuple[EvaluationPairs, EvaluationPairs | None]:
-    """Keep some queries back, with all their pairs.
+    """Keep some queries back that choose the checkpoint, with all their pairs.
 
     Raises:
         ValueError: If there are too few queries to keep one back.
     """
-    if not settings.validation_fraction:
+    return _keep_back(pairs, settings.validation_fraction, settings, "finetuning.validation_fraction=0")
+
+
+def split_judged(
+    pairs: EvaluationPairs, settings: FinetuningSettings
+) -> tuple[EvaluationPairs, EvaluationPairs | None]:
+    """Keep some queries back that judge, with all their pairs: neither training nor the checkpoint's choice sees them.
+
+    Raises:
+        ValueError: If there are too few queries to keep one back.
+    """
+    fraction = settings.validation_fraction if settings.judged_fraction is None else settings.judged_fraction
+    return _keep_back(pairs, fraction, settings, "finetuning.judged_fraction=0")
+
+
+def _keep_back(
+    pairs: EvaluationPairs, fraction: float, settings: FinetuningSettings, remedy: str
+) -> tuple[EvaluationPairs, EvaluationPairs | None]:
+    """Split off whole queries; the rest keeps no pair that shares its query or its title with one kept back."""
+    if not fraction:
         return pairs, None
     groups = pairs.groups
     if len(set(groups.tolist())) < 2:
-        raise ValueError("one query cannot be split for validation: set finetuning.validation_fraction=0")
-    splitter = GroupShuffleSplit(1, test_size=settings.validation_fraction, random_state=settings.training.seed)
+        raise ValueError(f"one query cannot be split: give more labelled queries, or set {remedy}")
+    splitter = GroupShuffleSplit(1, test_size=fraction, random_state=settings.training.seed)
     _, kept = next(splitter.split(groups, groups=groups))
     back = np.zeros(len(pairs), dtype=bool)
     back[kept] = True
-    return pairs.take(~back), pairs.take(back)
+    kept_back = pairs.take(back)
+    rest = pairs.take(~back).unseen_by(kept_back)
+    if not len(rest):
+        raise ValueError(
+            f"every pair shares its title with a query that is kept back: give more products, or set {remedy}"
+        )
+    return rest, kept_back
 
 
 def label_targets(labels: np.ndarray, settings: FinetuningSettings, *, weights: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 import pyarrow.csv
 from sklearn.model_selection import GroupKFold
 
+from cluster.provenance import digest_of
+from relevance.evaluation.pairs import fold_text
 from relevance.labels import LABELS, parse_label
 
 
@@ -34,6 +35,11 @@ class WeakPairs:
     titles: Sequence[str]
     is_substitute: np.ndarray
 
+    @property
+    def digest(self) -> str:
+        """Of all of it; hex, 16 digits."""
+        return digest_of([list(self.queries), list(self.titles), self.is_substitute.tolist()])
+
     def without(self, other: LabelledTexts) -> WeakPairs:
         """Drop the pairs whose query or title stands in `other` too, written in whatever way."""
         keep = keep_unseen(self.queries, self.titles, other)
@@ -45,17 +51,17 @@ def keep_unseen(queries: Sequence[str], titles: Sequence[str], judged: LabelledT
     seen_queries, seen_titles = _folded(judged.queries), _folded(judged.titles)
     rows = enumerate(zip(queries, titles, strict=True))
     return np.array(
-        [i for i, (query, title) in rows if _fold(query) not in seen_queries and _fold(title) not in seen_titles],
+        [
+            i
+            for i, (query, title) in rows
+            if fold_text(query) not in seen_queries and fold_text(title) not in seen_titles
+        ],
         dtype=int,
     )
 
 
 def _folded(texts: Iterable[str]) -> set[str]:
-    return {_fold(text) for text in texts}
-
-
-def _fold(text: str) -> str:
-    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+    return {fold_text(text) for text in texts}
 
 
 def read_labelled_pairs(path: Path) -> LabelledTexts:
@@ -89,7 +95,7 @@ def split_folds(pairs: LabelledTexts, num_folds: int, *, seed: int) -> list[tupl
     """Split into (training rows, judged rows), the pairs of a query together and no judged title in training."""
     folds = []
     splitter = GroupKFold(num_folds, shuffle=True, random_state=seed)
-    for training, judged in splitter.split(pairs.labels, groups=[_fold(query) for query in pairs.queries]):
+    for training, judged in splitter.split(pairs.labels, groups=[fold_text(query) for query in pairs.queries]):
         kept = training[keep_unseen(*_texts(pairs, training), pairs.take(judged))]
         folds.append((kept, judged))
     return folds

@@ -20,6 +20,7 @@ from relevance.finetuning.taught_pairs import TeachingSettings
 from relevance.prompting.prompts import PROMPT_FILE, PromptEncoder, PromptSettings, load_prompt_settings
 from relevance.training.loop import TrainingSettings
 from relevance.weights.adapters import LoraSettings
+from relevance.weights.origin import learnt_queries
 
 
 class FinetuningSettings(Settings):
@@ -48,6 +49,10 @@ class FinetuningSettings(Settings):
 
     validation_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of the queries kept back to choose the best checkpoint by alpha, and to stop early; 0: the last counts."""
+
+    judged_fraction: float | None = Field(default=None, ge=0, lt=1)
+    """Share of the queries kept back from training and from the choice of the checkpoint: the report's figures are of
+    these alone. Null: as many as validate. Cross-validation and sweeps judge on pairs of their own."""
 
     teaching: TeachingSettings = TeachingSettings()
     """Only used together with weakly labelled pairs."""
@@ -100,6 +105,8 @@ class FinetuneInputs:
     pairs: EvaluationPairs
     weak: WeakPairs | None = None
     further: tuple[EvaluationPairs, ...] = ()
+    base_queries: frozenset[str] = frozenset()
+    """Digests of the queries that the base is known to have learnt from (see `evaluation.pairs.query_digests`)."""
 
     def without(self, judged: EvaluationPairs) -> FinetuneInputs:
         """Drop weak and further pairs that share a query or a title with pairs that judge."""
@@ -121,4 +128,5 @@ def read_inputs(source: FinetuneSource) -> FinetuneInputs:
     encoder = PromptEncoder(load_tokenizer(folder), source.prompt or load_prompt_settings(folder))
     weak = read_weak_pairs(Path(source.weak)) if source.weak else None
     further = tuple(read_evaluation_pairs(url) for url in source.further)
-    return FinetuneInputs(base, encoder, read_evaluation_pairs(source.input), weak, further)
+    queries = learnt_queries(folder) or frozenset()
+    return FinetuneInputs(base, encoder, read_evaluation_pairs(source.input), weak, further, queries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from pydantic import Field
 
 from cluster.tracking import TrackedRun
 from relevance.engines.label_model import open_label_model
+from relevance.evaluation.pairs import TIED, shared_queries
 from relevance.evaluation.predictions import ask_model
 from relevance.evaluation.report import report_evaluation
 from relevance.evaluation.run import judge
 from relevance.finetuning.crossvalidation import cross_validate
-from relevance.finetuning.finetune import FinetunedAdapter, finetune
+from relevance.finetuning.finetune import FinetunedAdapter, finetune, split_judged
 from relevance.finetuning.recipe import FinetuneSource, read_inputs
 
 
@@ -30,7 +32,9 @@ class CrossvalidateSource(FinetuneSource):
 
 
 def finetune_and_report(source: FinetuneSource, run: TrackedRun, *, shown: Mapping[str, Any]) -> None:
-    """Train an adapter, send it to the run, and judge it by the engine that scores, on the validation pairs.
+    """Train an adapter, send it to the run, and judge it by the engine that scores.
+
+    It is judged on pairs that neither trained it nor chose its checkpoint.
 
     Raises:
         ValueError: If the base, the pairs or the settings are refused.
@@ -39,19 +43,22 @@ def finetune_and_report(source: FinetuneSource, run: TrackedRun, *, shown: Mappi
     given = read_inputs(source)
     output = Path(source.output)
     run.tags({"base": given.base.version, "data": given.pairs.digest})
+    rest, judged = split_judged(given.pairs.take(given.pairs.labels != TIED), source.finetuning)
+    given = replace(given.without(judged) if judged else given, pairs=rest)
     adapter = finetune(given, source, run, output=output, cache_dir=source.cache_dir)
     run.metrics(training_figures(adapter))
     for path in sorted(output.iterdir()):
         if path.is_file():
             run.artifact(f"adapter/{path.name}", path.read_bytes())
     print(f"adapter  {source.output}, trained in {len(adapter.losses)} steps on {len(adapter.training)} pairs")
-    if adapter.validation is None:
+    if judged is None:
         print(f"run      {run.where}")
         return
     model = open_label_model(given.base.source, str(output), quantization="none", cache_dir=source.cache_dir)
-    said = ask_model(adapter.validation.rows, model, source.engine)
-    judged = judge(adapter.validation, said, source.evaluation, training=adapter.training, shared_queries=0)
-    report_evaluation(judged, str(output / "evaluation"), shown, run)
+    said = ask_model(judged.rows, model, source.engine)
+    shared = shared_queries(judged, adapter.training)
+    evaluation = judge(judged, said, source.evaluation, training=adapter.training, shared_queries=shared)
+    report_evaluation(evaluation, str(output / "evaluation"), shown, run)
 
 
 def training_figures(adapter: FinetunedAdapter) -> dict[str, float | None]:

@@ -19,8 +19,11 @@ from sklearn.model_selection import GroupShuffleSplit
 
 from cluster.models.files import fetch_model
 from cluster.provenance import digest_of
+from cluster.statistics.bootstrap import GroupBootstrap
 from cluster.tracking import TrackedRun, TrackingSettings, tracked_run
 from relevance.engines.label_model import open_label_model
+from relevance.evaluation.baselines import WORD_OVERLAP
+from relevance.evaluation.figures import alpha_draws
 from relevance.evaluation.pairs import TIED, EvaluationPairs
 from relevance.evaluation.predictions import ask_model
 from relevance.evaluation.run import MODEL, judge
@@ -29,8 +32,6 @@ from relevance.finetuning.recipe import FinetuneInputs, FinetuneSource, Finetuni
 from relevance.finetuning.run import training_figures
 
 logger = logging.getLogger(__name__)
-
-WORD_OVERLAP = "word overlap"
 
 
 class SweepSource(Recipe):
@@ -74,6 +75,8 @@ class Cell:
     alpha_low: float
     """95 % interval, bootstrap over queries."""
     alpha_high: float
+    alpha_draws: list[float | None]
+    """Alpha first, then that of each of the interval's draws; null where a draw has none."""
     f1_exact: float
     overlap_alpha: float
     """Of logistic regression on word overlap, fitted on the same labels."""
@@ -95,7 +98,9 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
         training, held_out = _split(pairs, source.held_out_fraction)
         for seed, chosen in _subsets(training, source):
             settings = _with_seed(source.finetuning, seed)
-            key = digest_of([given.base.digest, pairs.digest, _keys(chosen), settings.model_dump(mode="json")])
+            key = digest_of(
+                [given.base.digest, pairs.digest, chosen.digest, held_out.digest, settings.model_dump(mode="json")]
+            )
             path = Path(source.output) / "cells" / f"{key}.json"
             if not path.exists():
                 title = f"{given.base.version}, {len(chosen)} labels, seed {seed}"
@@ -117,7 +122,8 @@ def _split(pairs: EvaluationPairs, fraction: float) -> tuple[EvaluationPairs, Ev
     _, judged = next(splitter.split(pairs.labels, groups=pairs.groups))
     mask = np.zeros(len(pairs), dtype=bool)
     mask[judged] = True
-    return pairs.take(~mask), pairs.take(mask)
+    held_out = pairs.take(mask)
+    return pairs.take(~mask).unseen_by(held_out), held_out
 
 
 def _subsets(pairs: EvaluationPairs, source: SweepSource) -> Iterator[tuple[int, EvaluationPairs]]:
@@ -130,10 +136,6 @@ def _subsets(pairs: EvaluationPairs, source: SweepSource) -> Iterator[tuple[int,
             enough = number or len(pairs)
             last = place[order[min(enough, len(pairs)) - 1]]
             yield seed, pairs.take(place <= last)
-
-
-def _keys(pairs: EvaluationPairs) -> list[str]:
-    return pairs.rows["product_id"].to_pylist() + pairs.rows["query_id"].to_pylist()
 
 
 def _run_cell(
@@ -156,13 +158,18 @@ def _run_cell(
     alpha = judged.comparison[MODEL]["alpha"]
     values = (alpha.value, alpha.low, alpha.high, judged.figures["f1_exact"].value)
     numbers = [math.nan if value is None else value for value in values]
+    evaluation, rows = source.evaluation, said.labelled
+    draws = GroupBootstrap(held_out.groups[rows], samples=evaluation.bootstrap_samples, seed=evaluation.seed)
+    alphas = alpha_draws(held_out.labels[rows], said.labels[rows], draws)
     overlap = judged.comparison[WORD_OVERLAP]["alpha"].value
     return Cell(
         given.base.version,
         count_parameters(fetch_model(given.base, cache_dir=source.cache_dir)),
         len(training),
         settings.training.seed,
-        *numbers,
+        *numbers[:3],
+        alpha_draws=[None if math.isnan(drawn) else float(drawn) for drawn in alphas],
+        f1_exact=numbers[3],
         overlap_alpha=math.nan if overlap is None else overlap,
         num_steps=len(adapter.losses),
     )

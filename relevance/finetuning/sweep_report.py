@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from cluster.statistics.bootstrap import pooled
 from cluster.tracking import TrackedRun
 from relevance.finetuning.sweep import Cell
 
@@ -43,7 +44,7 @@ def sweep_table(cells: Sequence[Cell]) -> str:
             spread = f"{np.mean(alphas):.3f}"
             if len(alphas) > 1:
                 spread += f" ({min(alphas):.3f} to {max(alphas):.3f})"
-            low, high = (np.mean([getattr(cell, name) for cell in row]) for name in ("alpha_low", "alpha_high"))
+            _, low, high = _pooled(row)
             labels = f"{np.mean([cell.num_labels for cell in row]):.0f}"
             f1, overlap = (np.mean([getattr(cell, name) for cell in row]) for name in ("f1_exact", "overlap_alpha"))
             lines.append(
@@ -68,6 +69,12 @@ def _by_labels(cells: Sequence[Cell]) -> list[list[Cell]]:
     return [list(row) for row in zip(*by_seed.values(), strict=True)]
 
 
+def _pooled(row: Sequence[Cell]) -> tuple[float, float, float]:
+    """Mean alpha of the seeds and the interval of all their draws together; NaN where undefined."""
+    figure = pooled([np.array(cell.alpha_draws, float) for cell in row])
+    return tuple(np.nan if value is None else value for value in (figure.value, figure.low, figure.high))
+
+
 def draw_sweep(cells: Sequence[Cell]) -> Figure:
     """Draw alpha over the number of labels, a line per base through the seeds' means with their 95 % intervals."""
     plot = Figure(figsize=(7.2, 4.4), layout="constrained")
@@ -78,10 +85,7 @@ def draw_sweep(cells: Sequence[Cell]) -> Figure:
         color, rows = _COLORS[number % len(_COLORS)], _by_labels(some)
         # Bases of the same number of labels stand side by side, else their intervals hide each other.
         x = [np.mean([cell.num_labels for cell in row]) + 0.012 * widest * number for row in rows]
-        mean, low, high = (
-            np.array([np.mean([getattr(cell, name) for cell in row]) for row in rows])
-            for name in ("alpha", "alpha_low", "alpha_high")
-        )
+        mean, low, high = np.array([_pooled(row) for row in rows]).T
         label = f"{base} ({parameters / 1e6:,.1f} M)"
         axes.errorbar(x, mean, [mean - low, high - mean], fmt="-o", color=color, capsize=3, elinewidth=1, label=label)
         for at, row in zip(x, rows, strict=True):

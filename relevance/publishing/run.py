@@ -27,6 +27,7 @@ from relevance.publishing.steps import (
     QuantizationEffect,
     ask_built,
     build_model,
+    count_learnt,
     decide,
     measure_quantization,
     paired_difference,
@@ -106,13 +107,14 @@ def publish(
 
     def settle() -> Decision:
         difference = _compare(source, pairs, candidate, present, registry, engine, evaluation)
-        run.metrics(_metrics(candidate.effect, difference))
+        run.metrics(_metrics(candidate.evaluation.advantage, candidate.effect, difference))
         return decide(
             candidate.evaluation,
             candidate.effect,
             difference,
             publishing,
             champion=f"{source.name}/{present}" if present else None,
+            learnt_queries=count_learnt(pairs, candidate.built),
             force_reason=source.reason if source.force else None,
         )
 
@@ -172,6 +174,8 @@ def _build(
         cache_dir=source.cache_dir,
         registry_uri=registry_uri,
     )
+    learnt = count_learnt(pairs, built)
+    shared = shared or learnt if learnt is not None else shared
     said = ask_built(pairs, built.folder, engine, cache_dir=source.cache_dir)
     evaluation = judge(pairs, said, settings, training=training, shared_queries=shared)
     effect = None
@@ -247,8 +251,12 @@ def _short(figure: Figure) -> str:
     return "missing" if figure.value is None else f"{figure.value:.4f}"
 
 
-def _metrics(effect: QuantizationEffect | None, difference: Figure | None) -> dict[str, float | None]:
+def _metrics(
+    advantage: Figure | None, effect: QuantizationEffect | None, difference: Figure | None
+) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
+    if advantage:
+        found |= {"word_overlap_difference": advantage.value, "word_overlap_difference.low": advantage.low}
     if difference:
         found |= {"champion_difference": difference.value, "champion_difference.low": difference.low}
     if effect:

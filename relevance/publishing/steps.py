@@ -20,11 +20,12 @@ from cluster.statistics.bootstrap import Figure
 from relevance.engines.label_model import open_label_model
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings, paired_alpha_difference
-from relevance.evaluation.pairs import TIED, EvaluationPairs
+from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
 from relevance.evaluation.predictions import Predictions, ask_model
 from relevance.evaluation.run import Evaluation
 from relevance.weights.checkpoint import save_checkpoint
 from relevance.weights.loading import checkpoint_quantization, load_model, read_config
+from relevance.weights.origin import TRAINING_FILE, learnt_queries, write_learnt_queries
 from relevance.weights.quantization import copy_companions, quantize_folder
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,9 @@ class BuiltModel:
     quantization: str
     adapter_base: str | None
     """What the adapter says that it was trained on."""
+    learnt_queries: frozenset[str] | None = None
+    """Digests of the queries that the weights have learnt from; None where the adapter, or a base without one, does
+    not say."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +115,33 @@ def build_model(
     checkpoint = checkpoint_quantization(read_config(base_dir), base_dir)
     if checkpoint is not None and adapter_dir is None:
         shutil.copytree(base_dir, published)
-        return BuiltModel(published, None, checkpoint, None)
+        return BuiltModel(published, None, checkpoint, None, learnt_queries(base_dir))
     _merge(base_dir, adapter_dir, merged, settings)
+    queries = _learnt_queries(base_dir, adapter_dir)
+    (merged / TRAINING_FILE).unlink(missing_ok=True)
+    if queries is not None:
+        write_learnt_queries(queries, merged)
     if settings.quantization == "none":
         shutil.copytree(merged, published)
     else:
         quantize_folder(merged, published, quantization=settings.quantization, unquantized=settings.unquantized)
-    return BuiltModel(published, merged, settings.quantization, _adapter_base(adapter_dir))
+    return BuiltModel(published, merged, settings.quantization, _adapter_base(adapter_dir), queries)
+
+
+def _learnt_queries(base_dir: Path, adapter_dir: Path | None) -> frozenset[str] | None:
+    """What the adapter and, if it says so, its base have learnt from; a base alone has to say it itself."""
+    own = learnt_queries(base_dir)
+    if adapter_dir is None:
+        return own
+    added = learnt_queries(adapter_dir)
+    return None if added is None else added | (own or frozenset())
+
+
+def count_learnt(pairs: EvaluationPairs, built: BuiltModel) -> int | None:
+    """Count the evaluation set's queries that the weights have learnt from; None where they do not say."""
+    if built.learnt_queries is None:
+        return None
+    return len(built.learnt_queries.intersection(query_digests(pairs.queries)))
 
 
 def _merge(base_dir: Path, adapter_dir: Path | None, folder: Path, settings: PublishingSettings) -> None:
@@ -191,6 +215,7 @@ def decide(
     settings: PublishingSettings,
     *,
     champion: str | None,
+    learnt_queries: int | None,
     force_reason: str | None = None,
 ) -> Decision:
     """Say whether a version becomes champion.
@@ -201,9 +226,10 @@ def decide(
         difference: Alpha of the version less that of the champion, paired; None where they were not compared.
         settings: The limits.
         champion: Name of the present champion, None where there is none.
+        learnt_queries: Queries of the evaluation set that the version has learnt from, see `count_learnt`.
         force_reason: Publish in spite of every rule, for this reason.
     """
-    against = _objections(evaluation, effect, difference, settings, champion)
+    against = _objections(evaluation, learnt_queries, effect, difference, settings, champion)
     if against and force_reason:
         return Decision(True, f"forced ({force_reason}) although {'; '.join(against)}", force_reason)
     if against:
@@ -220,16 +246,23 @@ def decide(
 
 def _objections(
     evaluation: Evaluation,
+    seen: int | None,
     effect: QuantizationEffect | None,
     difference: Figure | None,
     settings: PublishingSettings,
     champion: str | None,
 ) -> list[str]:
     found = []
-    if evaluation.shared_queries:
-        found.append(f"{evaluation.shared_queries} queries of the evaluation set are in the training set")
-    if effect and effect.changed_fraction > settings.max_changed_fraction:
-        limit = settings.max_changed_fraction
+    if seen or evaluation.shared_queries:
+        found.append(f"{seen or evaluation.shared_queries} queries of the evaluation set are in the training set")
+    elif seen is None:
+        found.append(
+            "whether the model has learnt from queries of the evaluation set is not known (no training.json with "
+            "training_queries beside the adapter): fine-tune it again, which leaves them there"
+        )
+    found += _against_word_overlap(evaluation.advantage)
+    limit = settings.max_changed_fraction
+    if effect and not effect.changed_fraction <= limit:  # NaN where no pair was labelled by both
         found.append(f"quantisation changes {effect.changed_fraction:.2%} of the labels, more than {limit:.2%}")
     if champion is None:
         for name, least in (("alpha", settings.min_alpha), ("f1_exact", settings.min_f1_exact)):
@@ -246,3 +279,13 @@ def _objections(
             f"limit is {settings.min_alpha_difference:+.4f}"
         )
     return found
+
+
+def _against_word_overlap(advantage: Figure | None) -> list[str]:
+    """A model that does not surely beat what costs nothing is not worth its cost."""
+    if advantage is None or advantage.value is None or advantage.low is None:
+        why = advantage.missing if advantage else "too few queries to fit it"
+        return [f"whether it is better than word overlap is not known ({why})"]
+    if not advantage.low > 0:
+        return [f"alpha less that of word overlap is {advantage.value:+.4f} and may be as low as {advantage.low:+.4f}"]
+    return []

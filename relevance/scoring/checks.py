@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import Field
 from cluster.settings import Settings
 from relevance.scoring.measures import PreviousDay, chance_drift, label_drift
 
+FINITE = "Finite probabilities"
 _MIN_ROWS_TO_JUDGE = 100
 _CHANCE_FACTOR = 3
 """A drift below this many times what chance alone makes says nothing."""
@@ -46,7 +48,12 @@ class Check:
 
 
 def check_day(
-    figures: Mapping[str, Any], previous: PreviousDay | None, fingerprint: str, settings: CheckSettings
+    figures: Mapping[str, Any],
+    previous: PreviousDay | None,
+    fingerprint: str,
+    settings: CheckSettings,
+    *,
+    label_mass: bool = True,
 ) -> list[Check]:
     """Apply all rules to a day's figures, gravest first.
 
@@ -55,11 +62,13 @@ def check_day(
         previous: The day to compare with, if there is one.
         fingerprint: What gave this day's labels, to tell a new model from new pairs.
         settings: The limits.
+        label_mass: The engine was asked for it: that it is not known is then a fault.
     """
     return [
+        *_check_finite(figures),
         _check_shards(figures),
         _check_failures(figures, settings.max_failed_fraction),
-        _check_mass(figures, settings.min_label_mass),
+        _check_mass(figures, settings.min_label_mass, asked=label_mass),
         _check_variety(figures),
         _check_drift(figures, previous, fingerprint, settings.max_label_drift),
         _check_volume(figures, previous, settings.max_volume_change),
@@ -70,12 +79,24 @@ def verdict(checks: Sequence[Check]) -> tuple[bool, str]:
     """Sum the checks up: is the day fine, and one line that says so."""
     judged = [check for check in checks if check.passed is not None]
     failed = [check.name.lower() for check in judged if not check.passed]
+    first = "".join(f"{check.found}. " for check in judged if check.name == FINITE)
     if not failed:
         return True, f"This day looks fine: {len(judged)} of {len(judged)} checks passed."
-    return (
-        False,
-        f"Look at this day before you use it: {len(failed)} of {len(judged)} checks failed ({', '.join(failed)}).",
+    count = f"{len(failed)} of {len(judged)} checks failed ({', '.join(failed)})"
+    return False, f"{first}Look at this day before you use it: {count}."
+
+
+def _check_finite(figures: Mapping[str, Any]) -> list[Check]:
+    count = figures["counts"].get("not_finite", 0)  # days from before did not count them
+    if not count:
+        return []
+    remedy = (
+        "Numbers overflowed or the weights are damaged: set scoring.dtype=bfloat16 or float32, check the model's files "
+        "and its quantisation, then remove the day and run it again."
     )
+    return [
+        Check(FINITE, False, f"{count:,} rows have no label because their probabilities are not finite", "none", remedy)
+    ]
 
 
 def _check_shards(figures: Mapping[str, Any]) -> Check:
@@ -102,12 +123,13 @@ def _check_failures(figures: Mapping[str, Any], limit: float) -> Check:
     )
 
 
-def _check_mass(figures: Mapping[str, Any], limit: float) -> Check:
+def _check_mass(figures: Mapping[str, Any], limit: float, *, asked: bool) -> Check:
     mass = figures["mean_label_mass"]
+    known = mass is not None and math.isfinite(mass)
     return Check(
         "Label mass",
-        None if mass is None else mass >= limit,
-        "not measured" if mass is None else f"{mass:.3f}",
+        known and mass >= limit if asked else None,
+        f"{mass:.3f}" if known else "cannot be computed" if asked else "not asked for (scoring.label_mass=false)",
         f"at least {limit:.3f}",
         "The model wants to say something else than a label: the prompt, the label words or the adapter do not fit it.",
     )

@@ -12,21 +12,23 @@ import numpy as np
 from relevance.agreement import alpha_from_confusion
 from relevance.labels import LABELS
 
-_COUNTS = ("read", "labelled", "reused", "repeated", "failed", "poisoned")
-_SUMS = ("prompt_tokens", "computed_tokens", "engine_seconds", "label_mass_sum")
+_COUNTS = ("read", "labelled", "reused", "repeated", "failed", "poisoned", "not_finite", "ignored")
+_SUMS = ("prompt_tokens", "computed_tokens", "engine_seconds")
 
 
 @dataclass(frozen=True)
 class ScoringFigures:
-    """Counts over all committed shards; read = labelled + reused + repeated + failed (poisoned is part of failed)."""
+    """Counts over all committed shards; read = labelled + reused + repeated + failed."""
 
     counts: dict[str, int]
+    """`poisoned` and `not_finite` are part of `failed`; `ignored` are stored labels that were none."""
     labels: dict[str, int]
     errors: dict[str, int]
     prompt_tokens: int
     computed_tokens: int
     engine_seconds: float
-    label_mass_sum: float
+    label_mass_sum: float | None
+    """None: it was not asked for."""
     confusion: np.ndarray
     """int64 (4, 4): the input's own label by the model's, over rows that have both."""
     confidence_histogram: np.ndarray
@@ -52,12 +54,14 @@ class ScoringFigures:
             errors.update(shard["errors"])
         counts = {name: totals[name] for name in _COUNTS}
         assert counts["read"] == sum(counts[name] for name in ("labelled", "reused", "repeated", "failed")), counts
+        masses = [shard["label_mass_sum"] for shard in shards]
         sums = {name: totals[name] for name in _SUMS}
         return cls(
             counts=counts,
             labels=dict(labels),
             errors=dict(errors.most_common()),
             poisoned_shards=tuple(sorted(shard["shard"] for shard in shards if shard["poisoned"])),
+            label_mass_sum=None if None in masses else sum(masses),
             **sums,
             **arrays,
         )
@@ -78,20 +82,24 @@ class ScoringFigures:
         return 1 - self.computed_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
     @property
-    def mean_label_mass(self) -> float:
-        """Mean probability that the model gave to the four labels together; NaN without labels."""
-        return self.label_mass_sum / self.with_label if self.with_label else float("nan")
+    def mean_label_mass(self) -> float | None:
+        """Mean probability that the model gave to the four labels together; None without labels or where not asked."""
+        measured = self.label_mass_sum is not None and self.with_label
+        return self.label_mass_sum / self.with_label if measured else None
 
-    def agreement(self) -> dict[str, float]:
-        """Compare with the input's own labels: pairs, accuracy, nominal alpha, F1 exact-vs-rest; empty without any."""
+    def agreement(self) -> dict[str, float | None]:
+        """Compare with the input's own labels: pairs, accuracy, nominal alpha, F1 exact-vs-rest; empty without any.
+
+        Alpha is None where only one label occurs.
+        """
         pairs = int(self.confusion.sum())
         if not pairs:
             return {}
-        exact = self.confusion[0, 0]
+        exact, alpha = self.confusion[0, 0], alpha_from_confusion(self.confusion)
         return {
             "pairs": pairs,
             "accuracy": float(np.trace(self.confusion) / pairs),
-            "alpha": alpha_from_confusion(self.confusion),
+            "alpha": None if np.isnan(alpha) else alpha,
             "f1_exact": float(2 * exact / max(1, self.confusion[0].sum() + self.confusion[:, 0].sum())),
         }
 
@@ -105,7 +113,7 @@ class ScoringFigures:
             "computed_tokens": self.computed_tokens,
             "cached_fraction": self.cached_fraction,
             "engine_seconds": self.engine_seconds,
-            "mean_label_mass": None if np.isnan(self.mean_label_mass) else self.mean_label_mass,
+            "mean_label_mass": self.mean_label_mass,
             "agreement": self.agreement(),
             "confusion": self.confusion.tolist(),
             "confidence_histogram": self.confidence_histogram.tolist(),

@@ -14,6 +14,7 @@ import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -67,7 +68,8 @@ class LabelStore:
         """Find the digests among the entries of a hash range.
 
         Returns:
-            Where each was found, bool (n,); its probabilities, float32 (n, 4); its label mass, float32 (n,).
+            Where each was found, bool (n,); its probabilities, float32 (n, 4), NaN where all that is stored of it is
+            no label; its label mass, float32 (n,), NaN where it was not asked for.
         """
         n = len(digests)
         probabilities, mass = np.zeros((n, 4), np.float32), np.zeros(n, np.float32)
@@ -75,7 +77,10 @@ class LabelStore:
         if not overlapping or not n:
             return np.zeros(n, bool), probabilities, mass
         entries = pa.concat_tables([_read(file) for file in overlapping]).combine_chunks()
-        index = pc.index_in(digests, value_set=entries["content"].combine_chunks())
+        labels = _are_labels(entries)
+        probabilities[np.asarray(pc.is_in(digests, value_set=_contents(entries.filter(pc.invert(labels)))))] = np.nan
+        entries = entries.filter(labels).combine_chunks()
+        index = pc.index_in(digests, value_set=_contents(entries))
         found = np.asarray(pc.is_valid(index))
         rows = np.asarray(pc.fill_null(index, 0))[found]
         for column in range(4):
@@ -87,7 +92,11 @@ class LabelStore:
         """Append a shard's new entries; arrays as `lookup` returns them."""
         if not len(digests):
             return
-        columns = [digests, *(pa.array(probabilities[:, column]) for column in range(4)), pa.array(mass)]
+        columns = [
+            digests,
+            *(pa.array(probabilities[:, column]) for column in range(4)),
+            pa.array(mass, mask=np.isnan(mass)),
+        ]
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_arrays(columns, schema=STORE_SCHEMA), buffer, compression="zstd")
         first, end = hash_range
@@ -98,6 +107,17 @@ class LabelStore:
 def _overlaps(file: str, hash_range: tuple[int, int]) -> bool:
     first, last = (int(part, 16) for part in file.rpartition("/")[2].split("-")[:2])
     return first < hash_range[1] and last >= hash_range[0]
+
+
+def _are_labels(entries: pa.Table) -> pa.Array:
+    """Tell which entries are labels, bool (n,): once a model that overflowed could leave NaN behind."""
+    finite = [pc.fill_null(pc.is_finite(entries[f"p_{column}"]), False) for column in range(4)]
+    # A mass that was not asked for is null, one that could not be computed was written as NaN.
+    return reduce(pc.and_, [*finite, pc.fill_null(pc.is_finite(entries["label_mass"]), True)])
+
+
+def _contents(entries: pa.Table) -> pa.Array:
+    return entries["content"].combine_chunks()
 
 
 def _read(file: str) -> pa.Table:

@@ -95,9 +95,16 @@ def format_count(count: float) -> str:
     return f"{count:,.0f}"
 
 
+def format_alpha(alpha: float | None) -> str:
+    """Write alpha with three digits; None is undefined, since only one label occurs."""
+    return "undefined" if alpha is None else f"{alpha:.3f}"
+
+
 @cache
 def _template() -> Template:
-    return load_page("scoring/report.html", duration=format_duration, share=format_share, short=format_count)
+    return load_page(
+        "scoring/report.html", duration=format_duration, share=format_share, short=format_count, alpha=format_alpha
+    )
 
 
 def _origins(counts: Mapping[str, int]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from cluster.statistics.plots import draw_matrix, new_plot
 from relevance.labels import LABELS
 from relevance.scoring.measures import PreviousDay, label_shares
+from relevance.scoring.page import format_alpha
 
 _COLORS = {"exact": "#2a6fdb", "substitute": "#12946a", "complement": "#d98e04", "irrelevant": "#8b929b"}
 
@@ -56,7 +57,7 @@ def _draw_histogram(counts: Sequence[int], name: str) -> Figure:
 
 
 def _draw_confusion(confusion: np.ndarray, agreement: Mapping[str, float]) -> Figure:
-    of_model = f"label of the model (alpha {agreement['alpha']:.3f}, {agreement['pairs']:,} pairs)"
+    of_model = f"label of the model (alpha {format_alpha(agreement['alpha'])}, {agreement['pairs']:,} pairs)"
     return draw_matrix(confusion, LABELS, x_label=of_model, y_label="label of the input")
 
 

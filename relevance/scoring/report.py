@@ -12,7 +12,7 @@ from pydantic import Field
 from cluster.provenance import Provenance, collect_provenance, public_settings
 from cluster.sharded.report import RUN, run_record, shown_url, track_report
 from cluster.tracking import TrackedRun
-from relevance.scoring.checks import CheckSettings, check_day, verdict
+from relevance.scoring.checks import Check, CheckSettings, check_day, verdict
 from relevance.scoring.figures import ScoringFigures
 from relevance.scoring.measures import (
     DayMeasures,
@@ -60,7 +60,7 @@ class ScoringReport:
 
     def print_summary(self, day: ScoredDay) -> None:
         """Print what came out and where it is."""
-        checks = check_day(day.figures, find_previous_day(day.url), self._run.fingerprint, self._settings)
+        checks = _check(self._run, day.figures, find_previous_day(day.url), self._settings)
         if day.already_done:
             self._tracked.tags({"already_done": "true"})
         print_summary(
@@ -89,7 +89,7 @@ def report_files(
     provenance: Provenance,
 ) -> dict[str, bytes]:
     """Write a day's figures (as `_SUCCESS` keeps them) as a page for people and as JSON for programs."""
-    checks = check_day(day, previous, run.fingerprint, settings)
+    checks = _check(run, day, previous, settings)
     measures = _measure(run, day, settings)
     shown = {"scoring": public_settings(run.settings), "report": public_settings(settings)}
     page = Page(
@@ -116,6 +116,12 @@ def report_files(
         "checks": [asdict(check) for check in checks],
     }
     return {REPORT: render_page(page), RUN: run_record(_identity(run), shown, found, provenance)}
+
+
+def _check(
+    run: ScoringRun, day: Mapping[str, Any], previous: PreviousDay | None, settings: ReportSettings
+) -> list[Check]:
+    return check_day(day, previous, run.fingerprint, settings, label_mass=run.settings.label_mass)
 
 
 def _measure(run: ScoringRun, day: Mapping[str, Any], settings: ReportSettings) -> DayMeasures:

@@ -56,7 +56,7 @@ class ScoringSettings(EngineSettings):
     """Engine actors that the pool may grow to while shards wait."""
 
     gpus_per_actor: float = Field(default=0.0, ge=0)
-    """GPUs that each engine actor reserves; a fraction lets several share one."""
+    """GPUs that each engine actor reserves; a fraction lets several share one. 0: `dtype=auto` is float32."""
 
     cpus_per_actor: float = Field(default=0.5, ge=0)
     """CPU cores that each engine actor reserves for itself. Actors keep them: leave some for the steps beside them."""
@@ -114,7 +114,8 @@ def output_url(input_url: str, output: str) -> str:
 def open_run(input_url: str, output: str, model: LabelModel, settings: ScoringSettings) -> ScoringRun:
     """Load the prompt, check that the model can say the labels, and fix the run's identity."""
     encoder = model.encoder()
-    identity = fingerprint(model, encoder)
+    settings = settings.pinned(on_gpu=settings.gpus_per_actor > 0 or settings.device.startswith("cuda"))
+    identity = fingerprint(model, encoder, settings)
     input_url, output = storage.absolute_url(input_url), storage.absolute_url(output)
     store_url = settings.label_store or storage.join_url(output, "_label_store")
     store = LabelStore(storage.absolute_url(store_url), identity)
@@ -130,6 +131,7 @@ def make_plan(run: ScoringRun, splits: Sequence[Split], others: Sequence[str] = 
         "input_files": files,
         "model": run.model.version,
         "fingerprint": run.fingerprint,
+        **run.settings.arithmetic(run.model.quantization),
         "num_shards": count_shards(splits, shard_rows=run.settings.shard_rows),
         "max_text_bytes": run.settings.max_text_bytes,
         "carry": list(run.settings.carry),

@@ -25,6 +25,9 @@ COMPUTE, REUSED, REPEATED, FAILED, POISONED = range(5)
 """What becomes of a row: the model labels it, the label of the same texts is known (from the label store or another
 row), an earlier row of the same key has its label, it is unusable, or the engine died on its shard again and again."""
 
+NOT_FINITE = "model: its probabilities are not finite"
+"""The error of a row whose numbers are none: overflow in 16 bits, damaged weights."""
+
 SCORE_COLUMNS = tuple(f"p_{label}" for label in LABELS)
 HISTOGRAM_BINS = 20
 _TOKENS = pa.list_(pa.int32())
@@ -33,12 +36,25 @@ _WORK_COLUMNS = ("product_tokens", "query_tokens")
 _USED = ("prompt_tokens", "computed_tokens", "engine_seconds")
 _OUTPUT = ("query_id", "product_id", "label", *SCORE_COLUMNS, "label_mass", "model_version", "prompt_version", "error")
 RESERVED_COLUMNS = frozenset(
-    {*_OUTPUT, *_WORK_COLUMNS, *_USED, "query", "product_text", "truth", "origin", "source", "content", "shard"}
+    {
+        *_OUTPUT,
+        *_WORK_COLUMNS,
+        *_USED,
+        "query",
+        "product_text",
+        "truth",
+        "origin",
+        "source",
+        "content",
+        "shard",
+        "ignored",
+    }
 )
 """Names that a carried column may not have."""
 
 Lookup = Callable[[pa.Array], tuple[np.ndarray, np.ndarray, np.ndarray]]
-"""Digests (n,) -> found bool (n,), probabilities float32 (n, 4), label mass float32 (n,)."""
+"""Digests (n,) -> found bool (n,), probabilities float32 (n, 4), label mass float32 (n,), NaN where it was not asked
+for. Not found although its probabilities are NaN: there is an entry, and it is no label."""
 
 
 def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.Table:
@@ -51,8 +67,9 @@ def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.
 
     Returns:
         A block: the input's columns without texts, and `origin` (see `COMPUTE` …), `source` (the row whose
-        scores this row takes), `content`, probabilities, `label_mass`, and the tokens. `product_tokens` is
-        set on the first computed row of each product, `query_tokens` on every computed row.
+        scores this row takes), `content`, probabilities, `label_mass`, `ignored` (what is stored of it is no
+        label), and the tokens. `product_tokens` is set on the first computed
+        row of each product, `query_tokens` on every computed row.
     """
     first_position = _first_of_key(rows)
     order = np.asarray(pc.sort_indices(rows, [(name, "ascending") for name in ("product_id", "product_text", "query")]))
@@ -68,6 +85,8 @@ def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.
     wanted = np.flatnonzero(origin == COMPUTE)
     found, probabilities[wanted], mass[wanted] = lookup(digests.take(pa.array(wanted)))
     origin[wanted[found]] = REUSED
+    ignored = np.isnan(probabilities).any(axis=1)
+    probabilities[ignored] = 0
     _share_equal_content(origin, source, digests)
 
     error = np.asarray(rows["error"].to_pylist(), dtype=object)
@@ -82,6 +101,7 @@ def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.
             "content": digests,
             **{name: probabilities[:, column] for column, name in enumerate(SCORE_COLUMNS)},
             "label_mass": mass,
+            "ignored": ignored,
             "product_tokens": product_tokens,
             "query_tokens": query_tokens,
         }
@@ -141,7 +161,10 @@ def _tokenise(
 
 
 def score_block(block: pa.Table, engine: Engine, guidelines_ids: list[int]) -> pa.Table:
-    """Label the rows that are left to compute; adds `prompt_tokens`, `computed_tokens`, `engine_seconds`."""
+    """Label the rows that are left to compute; adds `prompt_tokens`, `computed_tokens`, `engine_seconds`.
+
+    A row whose numbers are not finite gets an error in place of a label, and counts as failed from here on.
+    """
     block = block.combine_chunks()
     rows = np.flatnonzero(np.asarray(block["origin"]) == COMPUTE)
     tokens = block.select(_WORK_COLUMNS).take(pa.array(rows)).combine_chunks()
@@ -163,9 +186,15 @@ def score_block(block: pa.Table, engine: Engine, guidelines_ids: list[int]) -> p
             "computed_tokens": scores.computed_tokens,
             "engine_seconds": time.perf_counter() - started,
         }
+        with np.errstate(over="ignore"):
+            probabilities = np.exp(scores.logprobs)
         for column, name in enumerate(SCORE_COLUMNS):
-            block = _with_values(block, name, rows, np.exp(scores.logprobs[:, column]))
-        block = _with_values(block, "label_mass", rows, scores.label_mass)
+            block = _with_values(block, name, rows, probabilities[:, column])
+        mass = np.full(len(rows), np.nan, np.float32) if scores.label_mass is None else scores.label_mass
+        block = _with_values(block, "label_mass", rows, mass)
+        unmeasured = scores.label_mass is not None and ~np.isfinite(mass)
+        none = ~np.isfinite(probabilities).all(axis=1) | ~(probabilities.sum(axis=1) > 0) | unmeasured
+        block = _fail(block, rows[none], FAILED, NOT_FINITE)
     for name, value in used.items():
         block = block.append_column(name, pa.array(np.full(len(block), value)))
     return block
@@ -174,16 +203,20 @@ def score_block(block: pa.Table, engine: Engine, guidelines_ids: list[int]) -> p
 def poison_block(block: pa.Table, reason: str) -> pa.Table:
     """Give up on the rows that are left to compute, with the reason as their error."""
     block = block.drop_columns([name for name in _WORK_COLUMNS if name in block.column_names]).combine_chunks()
-    origin = block["origin"].to_numpy().copy()
-    rows = np.flatnonzero(origin == COMPUTE)
-    origin[rows] = POISONED
-    error = np.asarray(block["error"].to_pylist(), dtype=object)
-    error[rows] = reason
-    block = block.set_column(block.column_names.index("origin"), "origin", pa.array(origin))
-    block = block.set_column(block.column_names.index("error"), "error", pa.array(error, pa.string()))
+    rows = np.flatnonzero(block["origin"].to_numpy() == COMPUTE)
+    block = _fail(block, rows, POISONED, reason)
     for name in _USED:
         block = block.append_column(name, pa.array(np.zeros(len(block))))
     return block
+
+
+def _fail(block: pa.Table, rows: np.ndarray, origin: int, reason: str) -> pa.Table:
+    if not len(rows):
+        return block
+    error = np.asarray(block["error"].to_pylist(), dtype=object)
+    error[rows] = reason
+    block = _with_values(block, "origin", rows, np.full(len(rows), origin, np.int8))
+    return block.set_column(block.column_names.index("error"), "error", pa.array(error, pa.string()))
 
 
 def _with_values(block: pa.Table, name: str, rows: np.ndarray, values: np.ndarray) -> pa.Table:
@@ -206,7 +239,7 @@ def finish_block(block: pa.Table, *, model_version: str, prompt_version: str) ->
     mass = np.asarray(block["label_mass"].take(source))
     best = probabilities.argmax(axis=1).astype(np.int8)
 
-    blank = pa.array(~labelled)
+    blank, unmeasured = pa.array(~labelled), pa.array(~labelled | np.isnan(mass))
     label = pa.DictionaryArray.from_arrays(pa.array(best, mask=~labelled), pa.array(LABELS))
     carried = [name for name in block.column_names if name not in RESERVED_COLUMNS]
     table = pa.table(
@@ -218,7 +251,7 @@ def finish_block(block: pa.Table, *, model_version: str, prompt_version: str) ->
                 name: pc.if_else(blank, pa.scalar(None, pa.float32()), pa.array(probabilities[:, column]))
                 for column, name in enumerate(SCORE_COLUMNS)
             },
-            "label_mass": pc.if_else(blank, pa.scalar(None, pa.float32()), pa.array(mass)),
+            "label_mass": pc.if_else(unmeasured, pa.scalar(None, pa.float32()), pa.array(mass)),
             "model_version": _constant(model_version, len(block)),
             "prompt_version": _constant(prompt_version, len(block)),
             "error": error,
@@ -240,14 +273,15 @@ def _count(
     mass: np.ndarray,
     best: np.ndarray,
 ) -> dict[str, Any]:
-    origin = np.asarray(block["origin"])
+    origin, errors = np.asarray(block["origin"]), Counter(pc.drop_null(error).to_pylist())
     truth = np.asarray(pc.fill_null(block["truth"], -1))
     judged = labelled & (truth >= 0)
     confusion = np.zeros((4, 4), np.int64)
     np.add.at(confusion, (truth[judged], best[judged]), 1)
 
     def bins(values: np.ndarray) -> list[int]:
-        return np.histogram(values[labelled], HISTOGRAM_BINS, (0.0, 1.0))[0].tolist()
+        measured = values[labelled & np.isfinite(values)]
+        return np.histogram(measured, HISTOGRAM_BINS, (0.0, 1.0))[0].tolist()
 
     return {
         "read": len(block),
@@ -256,11 +290,13 @@ def _count(
         "repeated": int((labelled & (origin == REPEATED)).sum()),
         "failed": int((~labelled).sum()),
         "poisoned": int((origin == POISONED).sum()),
-        "errors": dict(Counter(pc.drop_null(error).to_pylist())),
+        "not_finite": errors[NOT_FINITE],
+        "ignored": int(np.asarray(block["ignored"]).sum()),
+        "errors": dict(errors),
         "labels": {label: int((best[labelled] == index).sum()) for index, label in enumerate(LABELS)},
         "confusion": confusion.tolist(),
         "confidence_histogram": bins(probabilities.max(axis=1)),
         "label_mass_histogram": bins(mass),
-        "label_mass_sum": float(mass[labelled].sum()),
+        "label_mass_sum": None if np.isnan(mass[labelled]).any() else float(mass[labelled].sum()),
         **{name: block[name][0].as_py() for name in _USED},
     }

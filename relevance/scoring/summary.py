@@ -8,9 +8,9 @@ from typing import Any, TextIO
 
 from cluster import storage
 from relevance.labels import LABELS
-from relevance.scoring.checks import Check, verdict
+from relevance.scoring.checks import FINITE, Check, verdict
 from relevance.scoring.measures import DayMeasures, label_shares
-from relevance.scoring.page import format_duration, format_share
+from relevance.scoring.page import format_alpha, format_duration, format_share
 
 _BAR_CELLS = 30
 
@@ -42,6 +42,8 @@ def print_summary(
         lines.insert(
             0, "already done: this input is committed under the same model and settings, nothing was written\n"
         )
+    if spoilt := next((check for check in checks if check.name == FINITE), None):
+        lines.insert(0, f"! {spoilt.found}\n")
     url = storage.short_url(url)
     places = {"scores": f"{url}/part-*.parquet", "report": f"{url}/report.html", "MLflow": tracked_at}
     lines += [f"{name:<12}{place}" for name, place in places.items()] + ["", verdict(checks)[1]]
@@ -75,7 +77,7 @@ def _facts(figures: Mapping[str, Any], measures: DayMeasures) -> list[str]:
         facts["passed over"] = ", ".join(others)
     if agreement := figures["agreement"]:
         facts["agreement"] = (
-            f"with the labels of {agreement['pairs']:,} pairs of the input: alpha {agreement['alpha']:.3f}, "
+            f"with the labels of {agreement['pairs']:,} pairs of the input: alpha {format_alpha(agreement['alpha'])}, "
             f"accuracy {agreement['accuracy']:.1%}, F1 exact {agreement['f1_exact']:.3f}"
         )
     return [f"{name:<12}{fact}" for name, fact in facts.items()]

@@ -23,9 +23,9 @@ from transformers.pytorch_utils import Conv1D
 from relevance.weights.activation_memory import ActivationMemory
 from relevance.weights.fp8_linear import Fp8Linear, require_fp8
 from relevance.weights.int8_linear import Int8Linear
+from relevance.weights.origin import read_origin
 
 Quantization = Literal["auto", "none", "int8", "fp8"]
-TRAINING_FILE = "training.json"
 """Lies beside an adapter and says what it was trained on."""
 
 _FINGERPRINT_VALUES = 256
@@ -310,8 +310,7 @@ def _check_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> None
 
 def _check_fingerprint(model: PreTrainedModel, adapter_dir: Path, base: str) -> None:
     """Compare the base with the one that the adapter was trained on, where the adapter says so."""
-    path = adapter_dir / TRAINING_FILE
-    trained = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    trained = read_origin(adapter_dir)
     expected = trained.get("base_fingerprint")
     if expected and expected != (found := base_fingerprint(model)):
         raise ValueError(

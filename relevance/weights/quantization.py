@@ -11,6 +11,7 @@ import torch
 from relevance.prompting.prompts import PROMPT_FILE
 from relevance.weights.checkpoint import save_checkpoint
 from relevance.weights.loading import convert_linears, load_model
+from relevance.weights.origin import TRAINING_FILE
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
 _REST = {"int8": torch.float16, "fp8": torch.bfloat16}
@@ -47,9 +48,9 @@ def quantize_folder(
 
 
 def copy_companions(model_dir: Path, output_dir: Path, *, prompt_from: Path | None = None) -> None:
-    """Copy what belongs beside the weights: the tokeniser, and the prompt that `prompt_from` or the model has."""
+    """Copy what belongs beside the weights: tokeniser, origin, and the prompt that `prompt_from` or the model has."""
     prompt_dir = prompt_from if prompt_from and (prompt_from / PROMPT_FILE).exists() else model_dir
-    for name in (*_TOKENIZER_FILES, PROMPT_FILE):
+    for name in (*_TOKENIZER_FILES, TRAINING_FILE, PROMPT_FILE):
         source = (prompt_dir if name == PROMPT_FILE else model_dir) / name
         if source.exists():
             shutil.copyfile(source, output_dir / name)

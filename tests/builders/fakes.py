@@ -53,3 +53,18 @@ class DyingEngine(FakeEngine):
                 os.kill(os.getpid(), signal.SIGKILL)
             raise MemoryError("CUDA out of memory")
         return super().label_logprobs(batch)
+
+
+class OverflowingEngine(FakeEngine):
+    """Gives numbers that are none to the first pair of each batch, as 16 bits that overflow do."""
+
+    def label_logprobs(self, batch: TokenBatch) -> LabelScores:
+        scores = super().label_logprobs(batch)
+        scores.logprobs[:1] = np.nan
+        return scores
+
+
+def load_overflowing_engine(
+    settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]
+) -> OverflowingEngine:
+    return OverflowingEngine()

@@ -12,6 +12,7 @@ from relevance.engines.label_model import LabelModel
 from relevance.scoring.figures import ScoringFigures
 from relevance.scoring.label_store import LabelStore
 from relevance.scoring.run import ScoringRun, ScoringSettings
+from relevance.scoring.shard_steps import NOT_FINITE
 
 FINGERPRINT = "5f0c1d2ab93e4476"
 
@@ -38,12 +39,13 @@ def shard_figures(
     repeated: float = 0.004,
     errors: dict[str, int] | None = None,
     poisoned: int = 0,
+    not_finite: int = 0,
     judged: int = 0,
-    label_mass: float = 0.985,
+    label_mass: float | None = 0.985,
     shard: str = "00000",
 ) -> dict[str, Any]:
     """The figures of one shard, as `scoring.finish_block` counts them."""
-    errors = dict(errors or {})
+    errors = dict(errors or {}) | ({NOT_FINITE: not_finite} if not_finite else {})
     failed = sum(errors.values())
     labelled = rows - failed
     parts = {"reused": int(reused * rows), "repeated": int(repeated * rows)}
@@ -58,12 +60,14 @@ def shard_figures(
         **parts,
         "failed": failed,
         "poisoned": poisoned,
+        "not_finite": not_finite,
+        "ignored": 0,
         "errors": errors,
         "labels": dict(zip(("exact", "substitute", "complement", "irrelevant"), labels.tolist(), strict=True)),
         "confusion": _confusion(judged).tolist(),
         "confidence_histogram": _spread(labelled, np.where(centres < 0.25, 0, centres**4 + 0.04)),
-        "label_mass_histogram": _spread(labelled, np.exp(-((1 - centres) / max(1e-3, 1.05 - label_mass)))),
-        "label_mass_sum": label_mass * labelled,
+        "label_mass_histogram": _spread(labelled, np.exp(-((1 - centres) / max(1e-3, 1.05 - (label_mass or 0))))),
+        "label_mass_sum": None if label_mass is None else label_mass * labelled,
         "prompt_tokens": 654 * computed,
         "computed_tokens": 54 * computed,
         "engine_seconds": computed / 1_050,

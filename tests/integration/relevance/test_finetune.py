@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import threading
@@ -16,7 +17,13 @@ from mlflow import MlflowClient
 from cluster.tracking import TrackingSettings, open_client
 from cluster.training.train import TrainerSettings
 from jobs.relevance_finetune import FinetuneJob, main
+from relevance.agreement import nominal_alpha
+from relevance.engines.label_model import open_label_model
+from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings
+from relevance.evaluation.pairs import query_digests, read_evaluation_pairs
+from relevance.evaluation.predictions import ask_model
+from relevance.finetuning.finetune import split_judged, split_validation
 from relevance.finetuning.recipe import FinetuningSettings
 from relevance.training.loop import TrainingSettings
 from relevance.weights.adapters import LoraSettings
@@ -155,7 +162,20 @@ def test_training_stops_when_alpha_no_longer_grows(project: Project) -> None:
     assert len(alphas) == int(np.argmax(alphas)) + 3
     experiment = project.client.get_experiment_by_name("patient").experiment_id
     (run,) = project.client.search_runs([experiment])
-    assert run.data.metrics["alpha"] == pytest.approx(max(alphas), abs=0.02), "the best checkpoint is what is kept"
+    assert run.data.metrics["best_validation_alpha"] == max(alphas)
+    settings = FinetuningSettings(validation_fraction=0.25)
+    rest, judged = split_judged(read_evaluation_pairs(str(project.input)), settings)
+    _, validation = split_validation(rest, settings)
+    folder = project.folder / "patient"
+    model = open_label_model(str(project.base), str(folder), quantization="none", cache_dir="")
+    said = ask_model(validation.rows, model, EngineSettings(num_threads=1))
+    kept = nominal_alpha(np.stack([validation.labels, said.labels]))
+    assert kept == pytest.approx(max(alphas), abs=0.02), "the best checkpoint is what is kept"
+    reported = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    assert reported["data_digest"] == judged.digest, "the figures are of pairs that did not choose it"
+    origin = json.loads((folder / "training.json").read_text())
+    assert origin["training_queries"] == query_digests(rest.queries)
+    assert not set(origin["training_queries"]) & set(query_digests(judged.queries))
 
 
 def test_a_label_without_pairs_is_refused_before_training(project: Project, tmp_path: Path) -> None:

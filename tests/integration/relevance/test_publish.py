@@ -34,6 +34,7 @@ from relevance.labels import LABELS
 from relevance.publishing.steps import PublishingSettings
 from relevance.scoring.run import ScoringSettings
 from relevance.training.loop import TrainingSettings
+from relevance.weights.origin import write_learnt_queries
 from tests.builders.pairs_data import make_pairs, read_committed, write_learnable_pairs, write_pairs
 from tests.builders.tiny_models import save_tiny_model
 
@@ -56,6 +57,7 @@ def save_adapter(base: Path, folder: Path, *, seed: int = 0) -> Path:
     model = AutoModelForCausalLM.from_pretrained(base)
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
     get_peft_model(model, config).save_pretrained(folder)
+    write_learnt_queries([], folder)
     return folder
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from relevance.engines.label_model import LabelModel, open_label_model
 from relevance.engines.settings import EngineSettings
 from relevance.scoring.day import score_day
 from relevance.scoring.run import ScoringRun, ScoringSettings, open_run
-from tests.builders.fakes import DyingEngine, load_fake_engine
+from tests.builders.fakes import DyingEngine, load_fake_engine, load_overflowing_engine
 from tests.builders.pairs_data import make_pairs, read_committed, read_visible, write_pairs
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -94,3 +94,19 @@ def test_an_engine_that_works_nowhere_fails_the_job(tmp_path: Path, tiny_model: 
     assert read_visible(run.output.url) == []
     score_day(run, load=load_fake_engine)  # the driver is repaired, the same run goes on
     assert len(read_committed(run.output.url)) == 40
+
+
+def test_numbers_that_are_none_fail_the_day_and_are_not_there_the_next(day: ScoringRun, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"rows have errors.*probabilities are not finite"):
+        score_day(day, load=load_overflowing_engine)
+    assert read_visible(day.output.url) == []
+    tolerant = day.settings.model_copy(update={"max_failed_fraction": 0.5})
+    spoilt = score_day(replace(day, settings=tolerant), load=load_overflowing_engine)
+    count = spoilt.figures["counts"]["not_finite"]
+    assert 0 < count == sum(row["label"] is None for row in read_committed(day.output.url))
+    again = open_run(day.input, str(tmp_path / "next"), day.model, day.settings)
+    again = replace(again, store=day.store)
+    counts = score_day(again, load=load_fake_engine).figures["counts"]
+    assert counts["failed"] == 0
+    assert counts["labelled"] == count - counts["ignored"]
+    assert all(0 <= row["p_exact"] <= 1 for row in read_committed(again.output.url))

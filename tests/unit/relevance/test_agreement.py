@@ -31,8 +31,17 @@ def test_confusion_matrix_says_the_same() -> None:
 
 
 def test_corner_cases() -> None:
-    assert nominal_alpha(np.array([[1, 1, 1], [1, 1, 1]])) == 1.0
+    assert nominal_alpha(np.array([[1, 0, 1], [1, 0, 1]])) == 1.0
     assert np.isnan(nominal_alpha(np.array([[0, 1, -1], [-1, -1, 2]])))
+
+
+def test_where_only_one_label_occurs_nobody_can_tell_agreement_from_habit() -> None:
+    same = np.array([[1, 1, 1], [1, 1, 1]])
+    assert np.isnan(nominal_alpha(same))
+    assert np.isnan(alpha_interval(same, np.arange(3))).all()
+    confusion = np.zeros((4, 4))
+    confusion[2, 2] = 50
+    assert np.isnan(alpha_from_confusion(confusion))
 
 
 def test_interval_holds_alpha_and_copies_within_a_group_do_not_narrow_it() -> None:

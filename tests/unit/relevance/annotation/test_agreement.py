@@ -115,7 +115,7 @@ def test_the_interval_of_a_share_equals_published_values(successes: int, trials:
 
 
 def test_bad_luck_on_a_few_gold_pairs_is_named_but_spoils_no_verdict() -> None:
-    notes = [note(n, who, "exact") for n in range(20) for who in ("ann", "bob")]
+    notes = [note(n, who, LABELS[n % 2]) for n in range(20) for who in ("ann", "bob")]
     notes += [note(n, "ann", "exact" if n != 32 else "irrelevant") for n in range(30, 33)]
     rows = rows_of([*(row(n) for n in range(20)), *(row(n, gold="exact") for n in range(30, 33))])
     page = page_of(measure_agreement(notes, rows, SETTINGS))
@@ -174,6 +174,27 @@ def test_a_later_round_takes_a_pair_off_the_agenda_and_leaves_the_first_rounds_a
     assert (len(before.agenda), len(after.agenda)) == (1, 0)
     assert after.by_round[0].alpha == before.by_round[0].alpha
     assert after.by_round[1].agreeing == 1
+
+
+def test_a_round_in_which_everybody_presses_the_same_key_is_not_good_enough() -> None:
+    notes = [note(query, who, "exact") for query in range(30) for who in ("ann", "bob", "cid")]
+    figures = measure_agreement(notes, rows_of(row(query) for query in range(30)), SETTINGS)
+    assert figures.overall.agreeing == 1
+    everything = [figures.overall, *figures.by_round, *figures.by_version, *figures.by_label, *figures.by_people]
+    assert {(one.alpha, one.low, one.high) for one in everything} == {(None, None, None)}
+    assert len(figures.by_people) == 3
+    page = page_of(figures, notes)
+    fine, sentence = judge(page)
+    assert not fine
+    assert "everybody gave the same label to all 30 pairs" in sentence
+    assert "nan" not in re.sub(r"<[^>]*>", " ", render_agreement(page).decode()).lower().split()
+
+
+def test_a_label_that_nobody_used_has_no_alpha() -> None:
+    notes = [note(query, who, LABELS[query % 2]) for query in range(30) for who in ("ann", "bob")]
+    figures = measure_agreement(notes, rows_of(row(query) for query in range(30)), SETTINGS)
+    assert figures.overall.alpha == 1
+    assert [one.alpha for one in figures.by_label] == [1, 1, None, None]
 
 
 def page_of(figures: AgreementFigures, notes: list[Annotation] | None = None, **settings: float) -> AgreementPage:

@@ -20,7 +20,14 @@ from relevance.evaluation.figures import (
     paired_alpha_difference,
 )
 from relevance.evaluation.page import render_evaluation, verdict
-from relevance.evaluation.pairs import TIED, EvaluationPairs, read_evaluation_pairs, refuse_overlap
+from relevance.evaluation.pairs import (
+    TIED,
+    EvaluationPairs,
+    query_digests,
+    read_evaluation_pairs,
+    refuse_overlap,
+    shared_queries,
+)
 from relevance.evaluation.predictions import Predictions
 from relevance.evaluation.report import evaluation_files
 from relevance.evaluation.run import Evaluation, judge
@@ -297,3 +304,40 @@ def test_the_page_of_an_evaluation_with_nearly_nothing(tmp_path: Path) -> None:
     page = render_evaluation(evaluation, settings={}, provenance=collect_provenance()).decode()
     assert "Too few queries to fit a temperature" in page
     assert evaluation.calibration.temperature is None
+
+
+def test_where_people_and_model_know_one_label_alpha_is_missing_and_says_why(tmp_path: Path) -> None:
+    rows = [row | {"label": "exact"} for row in labelled_rows(80)]
+    pairs = read_evaluation_pairs(write_csv(tmp_path / "pairs.csv", rows))
+    evaluation = judge(pairs, predictions(pairs, pairs.labels), SETTINGS, shared_queries=0)
+    parts = [part.figures["alpha"] for part in evaluation.slices if part.figures]
+    for figure in (evaluation.figures["alpha"], evaluation.figures["alpha_ordinal"], *parts):
+        assert (figure.value, figure.missing) == (None, "only one label occurs")
+    assert not verdict(evaluation)[0]
+    difference = paired_alpha_difference(pairs.labels, pairs.labels, pairs.labels, pairs.groups)
+    assert (difference.value, difference.missing) == (None, "only one label occurs")
+
+
+@pytest.mark.parametrize("other", ["red-shoes 2", "Red shoes: 2!", "ＲＥＤ shoes 2", "red  SHOES 2"])
+def test_a_query_is_the_same_however_it_is_written(tmp_path: Path, other: str) -> None:
+    rows = labelled_rows(8)
+    assert rows[4]["query"] == "red shoes 2"
+    rows[0]["query"] = other
+    pairs = read_evaluation_pairs(write_csv(tmp_path / "pairs.csv", rows))
+    assert pairs.groups[0] == pairs.groups[4]
+    alone = pairs.take(np.arange(len(pairs)) == 0)
+    assert shared_queries(alone, pairs.take(np.arange(len(pairs)) == 4)) == 1
+    assert query_digests([other]) == query_digests(["red shoes 2"])
+    assert len(pairs.take(np.arange(len(pairs)) > 3).unseen_by(alone)) < 4
+
+
+def test_queries_that_differ_in_a_vowel_sign_are_two_and_signs_alone_are_a_query() -> None:
+    assert len(query_digests(["कि", "का", "!!", "??", "c", "d"])) == 6
+
+
+def test_a_digest_is_of_the_pairs_that_were_used(tmp_path: Path) -> None:
+    pairs = read_evaluation_pairs(write_csv(tmp_path / "pairs.csv", labelled_rows(20)))
+    half = pairs.take(np.arange(20) < 10)
+    again = read_evaluation_pairs(write_csv(tmp_path / "half.csv", labelled_rows(20)[:10]))
+    assert half.digest == again.digest != pairs.digest
+    assert pairs.take(np.ones(20, bool)).digest == pairs.digest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,19 @@ import pytest
 import torch
 
 from relevance.evaluation.overlap import FEATURES, OverlapFeatures, combine_with_answers
-from relevance.evaluation.pairs import read_evaluation_pairs
-from relevance.finetuning.finetune import LabelledExamples, label_targets, split_validation
+from relevance.evaluation.pairs import read_evaluation_pairs, shared_queries
+from relevance.finetuning.finetune import LabelledExamples, label_targets, split_judged, split_validation
 from relevance.finetuning.pairs import LabelledTexts, WeakPairs, read_labelled_pairs, split_folds
 from relevance.finetuning.recipe import FinetuningSettings
+from relevance.finetuning.sweep import Cell
+from relevance.finetuning.sweep_report import draw_sweep, sweep_table
 from relevance.finetuning.taught_pairs import TaughtPairs, TeachingSettings
 from relevance.prompting.prompts import PromptEncoder, PromptSettings
 from relevance.small_model_recipe.catalogue import CatalogueWriter
 from relevance.small_model_recipe.tokenization import train_small_tokenizer
 from relevance.weights.adapters import LoraSettings, adapter_weights, add_adapter, save_adapter
-from relevance.weights.loading import TRAINING_FILE, base_fingerprint, load_model, load_trainable
+from relevance.weights.loading import base_fingerprint, load_model, load_trainable
+from relevance.weights.origin import TRAINING_FILE
 from tests.builders.pairs_data import write_learnable_pairs
 from tests.builders.tiny_models import save_tiny_model
 
@@ -123,6 +127,41 @@ def test_weights_of_the_file_reach_the_targets(tmp_path: Path, encoder: PromptEn
     path.write_text(path.read_text().replace(",2\n", ",-2\n"))
     with pytest.raises(ValueError, match="column weight: expected numbers of 0 or more"):
         read_evaluation_pairs(str(path))
+
+
+def test_what_judges_neither_trains_nor_chooses_the_checkpoint_and_shares_no_title(tmp_path: Path) -> None:
+    path = write_learnable_pairs(tmp_path / "pairs.csv", num_queries=40)
+    lines = path.read_text().splitlines()
+    # Every query meets a product that another query meets too, written in another way.
+    for number in range(1, len(lines), 5):
+        query_id, query, product_id, _, label = lines[number].split(",")
+        lines[number] = f"{query_id},{query},{product_id},{'Shared-lamp' if number % 2 else 'shared LAMP'},{label}"
+    path.write_text("\n".join(lines))
+    settings = FinetuningSettings(validation_fraction=0.2)
+    rest, judged = split_judged(read_evaluation_pairs(str(path)), settings)
+    training, validation = split_validation(rest, settings)
+    parts = (training, validation, judged)
+    assert all(len(part) for part in parts)
+    for one, other in itertools.permutations(parts, 2):
+        assert shared_queries(one, other) == 0
+        assert len(one.unseen_by(other)) == len(one)
+    assert len({part.digest for part in parts}) == 3
+    assert split_judged(rest, FinetuningSettings())[1] is None
+    assert split_judged(rest, FinetuningSettings(judged_fraction=0.5))[1] is not None
+
+
+def test_seeds_are_pooled_by_their_draws() -> None:
+    first, second = np.linspace(0.1, 0.2, 101), np.linspace(0.7, 0.8, 101)
+    draws = [np.concatenate([[middle], some]) for middle, some in ((0.15, first), (0.75, second))]
+    cells = [
+        Cell("base", 10**6, 50, seed, some[0], some[1], some[-1], list(some), 0.5, 0.1, 3)
+        for seed, some in enumerate(draws)
+    ]
+    (row,) = [line for line in sweep_table(cells).splitlines() if line.startswith("| base |") and "M" in line]
+    low, high = (float(text) for text in row.split("|")[6].split(" to "))
+    assert low < 0.2
+    assert high > 0.7, "the mean of the ends would be 0.40 to 0.50"
+    assert draw_sweep(cells).axes
 
 
 def test_overlap_sees_plurals_spellings_and_the_head_noun() -> None:

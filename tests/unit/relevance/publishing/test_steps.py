@@ -15,7 +15,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from relevance.evaluation.figures import EvaluationSettings, Figure
-from relevance.evaluation.pairs import read_evaluation_pairs
+from relevance.evaluation.pairs import query_digests, read_evaluation_pairs
 from relevance.evaluation.run import Evaluation, judge
 from relevance.publishing.run import PublishSource, check_source
 from relevance.publishing.steps import (
@@ -23,10 +23,12 @@ from relevance.publishing.steps import (
     PublishingSettings,
     QuantizationEffect,
     build_model,
+    count_learnt,
     decide,
     measure_quantization,
 )
 from relevance.weights.loading import load_model
+from relevance.weights.origin import write_learnt_queries
 from tests.builders.tiny_models import save_tiny_model
 from tests.unit.relevance.evaluation.test_figures import labelled_rows, predictions, write_csv
 
@@ -173,15 +175,15 @@ def test_what_quantisation_changed_is_counted_on_pairs_that_both_label(base: Pat
 def test_a_champion_is_replaced_only_by_one_that_is_surely_not_worse(
     evaluation: Evaluation, difference: Figure | None, champion: bool, why: str
 ) -> None:
-    decision = decide(evaluation, None, difference, PublishingSettings(), champion="relevance/3")
+    decision = decide(evaluation, None, difference, PublishingSettings(), champion="relevance/3", learnt_queries=0)
     assert decision.champion is champion
     assert re.search(why, decision.why)
 
 
 def test_a_first_champion_has_to_pass(evaluation: Evaluation) -> None:
-    assert decide(evaluation, effect(0.0), None, PublishingSettings(), champion=None).champion
+    assert decide(evaluation, effect(0.0), None, PublishingSettings(), champion=None, learnt_queries=0).champion
     strict = PublishingSettings(min_alpha=0.99, min_f1_exact=0.999)
-    found = decide(evaluation, effect(0.0), None, strict, champion=None)
+    found = decide(evaluation, effect(0.0), None, strict, champion=None, learnt_queries=0)
     assert not found.champion
     assert found.why.startswith("alpha is 0.")
     assert "f1_exact is 0." in found.why
@@ -189,15 +191,71 @@ def test_a_first_champion_has_to_pass(evaluation: Evaluation) -> None:
 
 def test_quantisation_that_changes_much_and_leaking_queries_are_objections(evaluation: Evaluation) -> None:
     better = Figure(0.05, 0.02, 0.08)
-    found = decide(evaluation, effect(0.2), better, PublishingSettings(), champion="relevance/3")
+    found = decide(evaluation, effect(0.2), better, PublishingSettings(), champion="relevance/3", learnt_queries=0)
     assert (found.champion, found.why) == (False, "quantisation changes 20.00% of the labels, more than 3.00%")
     leaking = replace(evaluation, shared_queries=7)
-    found = decide(leaking, effect(0.0), better, PublishingSettings(), champion="relevance/3")
+    found = decide(leaking, effect(0.0), better, PublishingSettings(), champion="relevance/3", learnt_queries=0)
     assert (found.champion, found.why) == (False, "7 queries of the evaluation set are in the training set")
 
 
 def test_force_overrides_and_says_what_it_overrode(evaluation: Evaluation) -> None:
-    found = decide(evaluation, effect(0.2), None, PublishingSettings(), champion="relevance/3", force_reason="holiday")
+    found = decide(
+        evaluation,
+        effect(0.2),
+        None,
+        PublishingSettings(),
+        champion="relevance/3",
+        learnt_queries=0,
+        force_reason="holiday",
+    )
     assert found.champion
     assert found.forced == "holiday"
     assert found.why.startswith("forced (holiday) although quantisation changes 20.00% of the labels")
+
+
+def test_a_model_that_does_not_surely_beat_word_overlap_is_no_champion(evaluation: Evaluation) -> None:
+    assert evaluation.advantage is not None
+    assert evaluation.advantage.low > 0
+
+    def why(advantage: Figure | None) -> str:
+        weak = replace(evaluation, advantage=advantage)
+        found = decide(weak, effect(0.0), None, PublishingSettings(), champion=None, learnt_queries=0)
+        assert not found.champion
+        return found.why
+
+    assert "word overlap is +0.0500 and may be as low as +0.0000" in why(Figure(0.05, 0.0, 0.1))
+    assert "better than word overlap is not known (only one label occurs)" in why(
+        Figure(None, missing="only one label occurs")
+    )
+    assert "better than word overlap is not known" in why(None)
+
+
+def test_an_evaluation_set_has_to_be_proven_unseen(evaluation: Evaluation) -> None:
+    unknown = decide(evaluation, effect(0.0), None, PublishingSettings(), champion=None, learnt_queries=None)
+    assert (unknown.champion, "is not known (no training.json" in unknown.why) == (False, True)
+    leaking = decide(evaluation, effect(0.0), None, PublishingSettings(), champion=None, learnt_queries=3)
+    assert (leaking.champion, leaking.why) == (False, "3 queries of the evaluation set are in the training set")
+    settings = {"champion": None, "learnt_queries": None, "force_reason": "an adapter of before"}
+    forced = decide(evaluation, effect(0.0), None, PublishingSettings(), **settings)
+    assert forced.champion
+    assert forced.why.startswith("forced (an adapter of before) although whether the model has learnt")
+
+
+def test_a_check_of_quantisation_that_cannot_be_computed_fails(evaluation: Evaluation) -> None:
+    settings = {"champion": "relevance/3", "learnt_queries": 0}
+    assert not decide(evaluation, effect(np.nan), Figure(0.05, 0.02, 0.08), PublishingSettings(), **settings).champion
+
+
+def test_what_weights_have_learnt_from_travels_with_them(base: Path, tmp_path: Path) -> None:
+    pairs = read_evaluation_pairs(write_csv(tmp_path / "pairs.csv", labelled_rows(8)))
+    adapter = save_adapter(base, tmp_path / "adapter")
+    assert count_learnt(pairs, build(base, adapter, tmp_path / "unknown")) is None
+    write_learnt_queries(query_digests(["RED shoes, 2", "blue shoes"]), adapter)
+    built = build(base, adapter, tmp_path / "first")
+    assert count_learnt(pairs, built) == 1
+    # Published in 8 bits, published again, and merged under another adapter: it is not forgotten.
+    assert count_learnt(pairs, build(built.folder, None, tmp_path / "again")) == 1
+    other = save_adapter(base, tmp_path / "other", seed=1)
+    write_learnt_queries(query_digests(["red shoes 3"]), other)
+    assert count_learnt(pairs, build(built.merged, other, tmp_path / "second")) == 2
+    assert count_learnt(pairs, build(base, None, tmp_path / "bare")) is None

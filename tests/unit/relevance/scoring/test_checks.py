@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -59,15 +60,33 @@ def test_rows_of_a_shard_that_was_given_up_are_not_counted_twice() -> None:
 
 def test_a_day_without_any_label_is_not_fine() -> None:
     checks = checks_of(rows=1_000, repeated=0, errors={"query: blank": 1_000})
-    assert failed(checks) == ["Unusable rows", "Most frequent label"]
+    assert failed(checks) == ["Unusable rows", "Label mass", "Most frequent label"]
     assert checks["Most frequent label"].found == "no row has a label"
 
 
-def test_label_mass_that_was_not_measured_is_not_judged() -> None:
-    figures, _ = scored_day()
-    day = {**figures.as_dict(), "mean_label_mass": None}
-    mass = next(check for check in check_day(day, None, FINGERPRINT, CheckSettings()) if check.name == "Label mass")
-    assert (mass.passed, mass.found) == (None, "not measured")
+@pytest.mark.parametrize("mean", [None, float("nan")])
+def test_a_label_mass_that_cannot_be_computed_fails_and_one_not_asked_for_is_not_judged(mean: float | None) -> None:
+    day = {**scored_day()[0].as_dict(), "mean_label_mass": mean}
+
+    def mass(**asked: bool) -> Check:
+        checks = check_day(day, None, FINGERPRINT, CheckSettings(), **asked)
+        return next(check for check in checks if check.name == "Label mass")
+
+    assert (mass().passed, mass().found) == (False, "cannot be computed")
+    assert mass(label_mass=False).passed is None
+
+
+def test_rows_without_finite_probabilities_are_the_first_thing_said() -> None:
+    checks = checks_of(not_finite=12)
+    assert failed(checks) == ["Finite probabilities"]
+    fine, sentence = verdict(list(checks.values()))
+    assert not fine
+    assert sentence.startswith("12 rows have no label because their probabilities are not finite. Look at this day")
+
+
+def test_a_run_without_label_mass_is_valid_json() -> None:
+    day = scored_day(shard_figures(label_mass=None))[0].as_dict()
+    assert json.loads(json.dumps(day, allow_nan=False))["mean_label_mass"] is None
 
 
 def test_drift_tells_a_new_model_from_new_pairs() -> None:

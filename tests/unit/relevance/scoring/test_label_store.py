@@ -2,9 +2,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from relevance.pairs.pair import shard_range
-from relevance.scoring.label_store import LabelStore, content_digests
+from relevance.scoring.label_store import STORE_SCHEMA, LabelStore, content_digests
 
 PRODUCTS = pa.array(["a lamp", "a lamp", "a chair"])
 QUERIES = pa.array(["lamp", "led lamp", "lamp"])
@@ -43,3 +44,31 @@ def test_another_fingerprint_knows_nothing(tmp_path: Path) -> None:
 def test_text_cannot_move_between_product_and_query() -> None:
     digests = content_digests(pa.array(["ab", "a"]), pa.array(["c", "bc"]))
     assert digests[0] != digests[1]
+
+
+def test_an_entry_that_is_no_label_is_not_found_and_a_later_one_is(tmp_path: Path) -> None:
+    store, digests, probabilities, mass = _filled(str(tmp_path / "good"))
+    bad = LabelStore(str(tmp_path / "bad"), "f1")
+    broken = probabilities.copy()
+    broken[1] = np.nan
+    bad.add((0, 2**64), digests, broken, mass)
+    found, values, _ = bad.lookup(bad.files(), (0, 2**64), digests)
+    assert found.tolist() == [True, False, True]
+    assert np.isnan(values[1]).all()
+    files = [*bad.files(), *store.files()]
+    found, values, _ = store.lookup(files, (0, 2**64), digests)
+    assert found.all()
+    assert (values == probabilities).all()
+
+
+def test_a_mass_that_was_not_asked_for_is_no_fault_and_one_written_as_nan_is(tmp_path: Path) -> None:
+    store, digests, probabilities, mass = _filled(str(tmp_path / "a"))
+    unasked = LabelStore(str(tmp_path / "b"), "f1")
+    unasked.add((0, 2**64), digests, probabilities, np.full(3, np.nan, np.float32))
+    found, _, masses = unasked.lookup(unasked.files(), (0, 2**64), digests)
+    assert found.all()
+    assert np.isnan(masses).all()
+    columns = [digests, *(pa.array(probabilities[:, column]) for column in range(4)), pa.array(mass * np.nan)]
+    old = tmp_path / f"{0:016x}-{2**64 - 1:016x}-old.parquet"
+    pq.write_table(pa.Table.from_arrays(columns, schema=STORE_SCHEMA), old)
+    assert not store.lookup([str(old)], (0, 2**64), digests)[0].any()

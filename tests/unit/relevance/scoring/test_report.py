@@ -176,3 +176,20 @@ def test_a_terminal_without_blocks_gets_hashes() -> None:
 
 def test_a_day_that_was_done_before_says_so_first() -> None:
     assert summary(already_done=True).lstrip().startswith("already done: ")
+
+
+def test_rows_that_are_no_label_are_the_first_line() -> None:
+    first = "12 rows have no label because their probabilities are not finite"
+    assert summary(not_finite=12).lstrip().startswith(f"! {first}")
+    page, _ = page_and_run(not_finite=12)
+    assert page[page.index("<body>") :].index(first) < page[page.index("<body>") :].index("tiles")
+
+
+def test_agreement_on_one_label_alone_is_undefined_and_valid_json() -> None:
+    shard = shard_figures()
+    shard["confusion"][0][0] = 40
+    figures, _ = scored_day(shard)
+    assert figures.as_dict()["agreement"]["alpha"] is None
+    json.dumps(figures.as_dict(), allow_nan=False)
+    day = {**figures.as_dict(), "seconds": 1.0}
+    assert draw_day(day, None)["confusion"]

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from relevance.engines.label_model import open_label_model
-from relevance.scoring.run import ScoringRun, ScoringSettings, open_run, output_url
+from relevance.scoring.run import ScoringRun, ScoringSettings, make_plan, open_run, output_url
 
 
 @pytest.fixture
@@ -25,3 +25,34 @@ def test_the_identity_follows_model_prompt_and_quantisation(run: ScoringRun, tin
     assert open_run("p", "s", model, ScoringSettings()).fingerprint != run.fingerprint
     settings = ScoringSettings(shard_rows=7, max_actors=9)
     assert open_run("p", "s", run.model, settings).fingerprint == run.fingerprint
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"engine": "vllm"},
+        {"dtype": "bfloat16"},
+        {"dtype": "float16"},
+        {"label_mass": False},
+        {"gpus_per_actor": 1.0},  # bfloat16 there, if nothing else is said
+    ],
+)
+def test_engines_that_round_differently_share_no_labels(run: ScoringRun, other: dict[str, object]) -> None:
+    changed = open_run("pairs/ds=2026-11-22", "s", run.model, ScoringSettings(**other))
+    assert changed.fingerprint != run.fingerprint
+    plans = [make_plan(one, []) for one in (run, changed)]
+    assert {name for name in plans[0] if plans[0][name] != plans[1][name]} >= {"fingerprint", *other} - {
+        "gpus_per_actor"
+    }
+
+
+def test_all_engines_of_a_run_get_the_precision_that_the_fingerprint_names(run: ScoringRun) -> None:
+    assert run.settings.dtype == "float32"
+    same = open_run("p", "s", run.model, ScoringSettings(dtype="float32"))
+    assert same.fingerprint == run.fingerprint
+    assert open_run("p", "s", run.model, ScoringSettings(gpus_per_actor=0.5)).settings.dtype == "bfloat16"
+
+
+def test_two_kinds_of_fp8_are_told_apart() -> None:
+    ours, theirs = (ScoringSettings(engine=engine).arithmetic("fp8") for engine in ("transformers", "vllm"))
+    assert ours["rounding"] != theirs["rounding"]

@@ -1,12 +1,16 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from relevance.engines.interface import LabelScores, TokenBatch
 from relevance.pairs.pair import clean_pairs
 from relevance.prompting.fast_tokenizer import FastTokenizer
 from relevance.prompting.prompts import PromptEncoder, load_prompt_settings
-from relevance.scoring.shard_steps import finish_block, poison_block, prepare_shard, score_block
+from relevance.scoring.shard_steps import COMPUTE, NOT_FINITE, finish_block, poison_block, prepare_shard, score_block
 from tests.builders.fakes import FakeEngine
 
 
@@ -143,3 +147,54 @@ def test_a_shard_of_bad_rows_alone(encoder: PromptEncoder) -> None:
     table, figures = _score(encoder, [ROWS[4]])
     assert table["error"].to_pylist() == ["query: blank"]
     assert figures["failed"] == 1
+
+
+class Overflowing(FakeEngine):
+    """Gives numbers that are none to the first pair, and no mass to the second where it is asked for one."""
+
+    def __init__(self, number: float, *, spoil_mass: bool = False, with_mass: bool = True) -> None:
+        self._number, self._spoil_mass, self._with_mass = number, spoil_mass, with_mass
+
+    def label_logprobs(self, batch: TokenBatch) -> LabelScores:
+        scores = super().label_logprobs(batch)
+        scores.logprobs[0] = self._number
+        if self._spoil_mass:
+            scores.label_mass[1] = np.nan
+        return replace(scores, label_mass=scores.label_mass if self._with_mass else None)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1000.0])
+def test_a_number_that_is_none_is_never_a_label(encoder: PromptEncoder, number: float) -> None:
+    table, figures = _score(encoder, ROWS, engine=Overflowing(number, spoil_mass=True))
+    spoilt = [row for row in table.to_pylist() if row["error"] == NOT_FINITE]
+    # A row that repeats the key of one that got no label has none either.
+    assert len(spoilt) == figures["not_finite"] == figures["errors"][NOT_FINITE] == 3
+    assert {(row["label"], row["p_exact"], row["label_mass"]) for row in spoilt} == {(None, None, None)}
+    assert figures["read"] == sum(figures[name] for name in ("labelled", "reused", "repeated", "failed"))
+    assert json.loads(json.dumps(figures, allow_nan=False)) == figures
+
+
+def test_what_is_no_label_is_not_left_to_remember(encoder: PromptEncoder) -> None:
+    block = score_block(prepare_shard(_pairs(ROWS), encoder, _nothing), Overflowing(np.nan), encoder.guidelines_ids)
+    computed = block.filter(pc.equal(block["origin"], COMPUTE))
+    assert len(computed) == 3
+    assert np.isfinite(computed["p_exact"].to_numpy()).all()
+
+
+def test_without_label_mass_rows_have_labels_and_an_empty_mass(encoder: PromptEncoder) -> None:
+    table, figures = _score(encoder, ROWS[:3], engine=Overflowing(-1.4, with_mass=False))
+    assert table["error"].null_count == table["label_mass"].null_count == 3
+    assert figures["label_mass_sum"] is None
+    assert sum(figures["label_mass_histogram"]) == 0
+    json.dumps(figures, allow_nan=False)
+
+
+def test_a_stored_entry_that_is_no_label_is_computed_anew_and_counted(encoder: PromptEncoder) -> None:
+    def lookup(digests: pa.Array) -> tuple[np.ndarray, ...]:
+        found, probabilities, mass = _nothing(digests)
+        probabilities[0] = np.nan
+        return found, probabilities, mass
+
+    table, figures = _score(encoder, ROWS[:3], lookup)
+    assert (figures["ignored"], figures["labelled"], figures["failed"]) == (1, 3, 0)
+    assert table == _score(encoder, ROWS[:3])[0]

@@ -13,6 +13,8 @@ from relevance.engines.interface import Engine
 from relevance.engines.settings import EngineSettings
 from relevance.prompting.fast_tokenizer import FastTokenizer, has_fast_tokenizer
 from relevance.prompting.prompts import PROMPT_FILE, PromptEncoder, load_prompt_settings
+from relevance.weights.files import check_adapter_files, check_model_files
+from relevance.weights.origin import read_origin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,6 +40,26 @@ class LabelModel:
         base = fetch_model(self.base, cache_dir=self.cache_dir, weights=weights)
         adapter = fetch_model(self.adapter, cache_dir=self.cache_dir, weights=weights) if self.adapter else None
         return base, adapter
+
+    def check(self) -> None:
+        """Refuse files that an engine would refuse, or load wrongly, from what can be told without loading them.
+
+        Weights that lie elsewhere are not fetched for this: who loads them looks at them then.
+
+        Raises:
+            ValueError: If something is missing, is not what it seems, or belongs to another base; the file is named.
+        """
+        base, _ = self.fetch(weights=False)
+        whole = Path(self.base.source).is_dir()
+        check_model_files(base, whole=whole)
+        if self.adapter is None:
+            return
+        adapter = fetch_model(self.adapter, cache_dir=self.cache_dir)
+        check_adapter_files(adapter, base if whole else None)
+        if whole and read_origin(adapter).get("base_fingerprint"):
+            from relevance.weights.loading import folder_fingerprint, require_base
+
+            require_base(adapter, folder_fingerprint(base), base.name)
 
     def encoder(self) -> PromptEncoder:
         """Load the tokeniser and the prompt that the model (or its adapter) was trained on.

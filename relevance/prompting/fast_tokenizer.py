@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -20,8 +21,8 @@ class FastTokenizer:
 
     def __init__(self, model_dir: Path) -> None:
         self.backend_tokenizer = Tokenizer.from_file(str(model_dir / TOKENIZER_FILE))
-        path = model_dir / "tokenizer_config.json"
-        config = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        # Older models name their special tokens in a file of its own; what the configuration says comes first.
+        config = _read(model_dir / "special_tokens_map.json") | _read(model_dir / "tokenizer_config.json")
         self.bos_token_id = self._id_of(config.get("bos_token"))
         self.unk_token_id = self._id_of(config.get("unk_token"))
 
@@ -34,6 +35,10 @@ class FastTokenizer:
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str | None]:
         return [self.backend_tokenizer.id_to_token(index) for index in ids]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def has_fast_tokenizer(model_dir: Path) -> bool:

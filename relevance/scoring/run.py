@@ -112,7 +112,12 @@ def output_url(input_url: str, output: str) -> str:
 
 
 def open_run(input_url: str, output: str, model: LabelModel, settings: ScoringSettings) -> ScoringRun:
-    """Load the prompt, check that the model can say the labels, and fix the run's identity."""
+    """Load the prompt, check that the model can be loaded and say the labels, and fix the run's identity.
+
+    Raises:
+        ValueError: If the model, its adapter or its prompt is refused.
+    """
+    model.check()
     encoder = model.encoder()
     settings = settings.pinned(on_gpu=settings.gpus_per_actor > 0 or settings.device.startswith("cuda"))
     identity = fingerprint(model, encoder, settings)

@@ -21,13 +21,12 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from relevance.weights.activation_memory import ActivationMemory
+from relevance.weights.files import ADAPTER_WEIGHTS, check_adapter_files, check_model_files, read_shapes
 from relevance.weights.fp8_linear import Fp8Linear, require_fp8
 from relevance.weights.int8_linear import Int8Linear
 from relevance.weights.origin import read_origin
 
 Quantization = Literal["auto", "none", "int8", "fp8"]
-"""Lies beside an adapter and says what it was trained on."""
-
 _FINGERPRINT_VALUES = 256
 _FORMATS = {"int-quantized": "int8", "float-quantized": "fp8"}
 
@@ -71,7 +70,7 @@ def load_model(
     if checkpoint is None:
         model = _load_plain(model_dir, config, device, dtype)
         if adapter_dir is not None:
-            model = _merge_adapter(model, adapter_dir, base=model_dir.name)
+            model = _merge_adapter(model, adapter_dir, model_dir)
     else:
         model = _load_quantized(model_dir, config, checkpoint, device, dtype)
     wanted = checkpoint if quantization == "auto" else quantization
@@ -110,6 +109,28 @@ def base_fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
+def folder_fingerprint(model_dir: Path) -> str | None:
+    """The same from a folder of plain weights, a few values of each layer read; None where names are not the model's.
+
+    Raises:
+        ValueError: If the folder holds no model that may be loaded.
+    """
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(read_config(model_dir), trust_remote_code=False)
+    where = {name: path for path in model_dir.glob("*.safetensors") for name in read_shapes(path)}
+    digest = hashlib.sha256()
+    for name, layer in _linears(model):
+        if f"{name}.weight" not in where:
+            return None
+        with safe_open(where[f"{name}.weight"], framework="pt") as file:
+            stored = file.get_slice(f"{name}.weight")
+            lines = -(-_FINGERPRINT_VALUES // stored.get_shape()[0 if isinstance(layer, Conv1D) else 1])
+            weight = stored[:, :lines].t() if isinstance(layer, Conv1D) else stored[:lines]
+        sample = weight.flatten()[:_FINGERPRINT_VALUES].to(torch.bfloat16)
+        digest.update(name.encode() + sample.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def read_config(model_dir: Path) -> PretrainedConfig:
     """Read the configuration of a model folder after checking that it may be loaded.
 
@@ -132,6 +153,7 @@ def read_config(model_dir: Path) -> PretrainedConfig:
             f"model {model_dir.name}: expected *.safetensors, found {', '.join(others) or 'no weights'}: pickled "
             "weights can run code and are refused, save the model again with save_pretrained"
         )
+    check_model_files(model_dir)
     return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
 
 
@@ -274,9 +296,10 @@ def linear_weight(layer: nn.Module) -> torch.Tensor:
     return layer.weight.t().contiguous() if isinstance(layer, Conv1D) else layer.weight
 
 
-def _merge_adapter(model: PreTrainedModel, adapter_dir: Path, *, base: str) -> PreTrainedModel:
+def _merge_adapter(model: PreTrainedModel, adapter_dir: Path, model_dir: Path) -> PreTrainedModel:
     """Fold an adapter into the weights: unmerged it can cost half the throughput."""
-    _check_adapter(model, adapter_dir, base)
+    check_adapter_files(adapter_dir, model_dir)
+    _check_adapter(model, adapter_dir, model_dir.name)
     from peft import PeftModel
 
     return PeftModel.from_pretrained(model, adapter_dir, is_trainable=False).merge_and_unload(safe_merge=True)
@@ -284,18 +307,9 @@ def _merge_adapter(model: PreTrainedModel, adapter_dir: Path, *, base: str) -> P
 
 def _check_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> None:
     """Compare the adapter's factors with the layers that they are for; a mismatch means another base."""
-    path = adapter_dir / "adapter_model.safetensors"
-    if not path.is_file() or not (adapter_dir / "adapter_config.json").is_file():
-        found = ", ".join(sorted(file.name for file in adapter_dir.glob("*"))) or "nothing"
-        raise ValueError(
-            f"adapter {adapter_dir.name}: expected adapter_config.json and adapter_model.safetensors, found {found}: "
-            "save it with save_pretrained"
-        )
-    _check_fingerprint(model, adapter_dir, base)
+    require_base(adapter_dir, base_fingerprint(model), base)
     layers = dict(model.named_modules())
-    with safe_open(path, framework="pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    for name, shape in shapes.items():
+    for name, shape in read_shapes(adapter_dir / ADAPTER_WEIGHTS).items():
         layer_name, _, factor = name.removeprefix("base_model.model.").partition(".lora_")
         axis = {"A.weight": 1, "B.weight": 0}.get(factor)
         if axis is None:
@@ -308,11 +322,15 @@ def _check_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> None
             )
 
 
-def _check_fingerprint(model: PreTrainedModel, adapter_dir: Path, base: str) -> None:
-    """Compare the base with the one that the adapter was trained on, where the adapter says so."""
+def require_base(adapter_dir: Path, found: str | None, base: str) -> None:
+    """Compare the base's fingerprint with that of the one that the adapter was trained on, where the adapter says so.
+
+    Raises:
+        ValueError: If they differ.
+    """
     trained = read_origin(adapter_dir)
     expected = trained.get("base_fingerprint")
-    if expected and expected != (found := base_fingerprint(model)):
+    if expected and found and expected != found:
         raise ValueError(
             f"adapter {adapter_dir.name} belongs to another base than {base}: it was trained on {trained.get('base')} "
             f"(weights {expected}), found weights {found}: give the base it was trained on"

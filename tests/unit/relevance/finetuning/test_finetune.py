@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
+from cluster.models.files import resolve_model
+from relevance.engines.label_model import LabelModel
 from relevance.evaluation.overlap import FEATURES, OverlapFeatures, combine_with_answers
 from relevance.evaluation.pairs import read_evaluation_pairs, shared_queries
 from relevance.finetuning.finetune import LabelledExamples, label_targets, split_judged, split_validation
@@ -68,6 +71,18 @@ def test_an_adapter_is_written_as_peft_reads_it(tiny_model: Path, tmp_path: Path
         assert torch.allclose(merged(ids).logits, tuned.eval()(ids).logits, atol=1e-4)
 
 
+def test_the_adapter_of_a_tied_base_holds_what_was_trained_alone(tiny_model: Path, tmp_path: Path) -> None:
+    tuned = add_adapter(
+        load_trainable(tiny_model, device=torch.device("cpu"), dtype=torch.float32), LoraSettings(rank=4)
+    )
+    # A tied base's frozen output matrix is among a checkpoint's weights, under both of its names.
+    weights = {name: weight.detach() for name, weight in tuned.base_model.model.named_parameters()}
+    save_adapter(tuned, {name: weight for name, weight in weights.items() if "base_layer" not in name}, tmp_path)
+    with safe_open(tmp_path / "adapter_model.safetensors", framework="pt") as file:
+        assert all(".lora_" in name for name in file.keys())  # noqa: SIM118
+    assert (tmp_path / "adapter_model.safetensors").stat().st_size < 200_000
+
+
 def test_an_adapter_for_another_base_of_the_same_shape_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     cpu, float32 = torch.device("cpu"), torch.float32
     base = load_trainable(tiny_model, device=cpu, dtype=float32)
@@ -80,6 +95,10 @@ def test_an_adapter_for_another_base_of_the_same_shape_is_refused(tiny_model: Pa
     (tmp_path / "adapter" / TRAINING_FILE).write_text(f'{{"base": "tiny@1", "base_fingerprint": "{found}"}}')
     load_model(tiny_model, adapter_dir=tmp_path / "adapter", device=cpu, dtype=float32)
     other = save_tiny_model(tmp_path / "other", seed=1)
+    names = resolve_model(str(tiny_model)), resolve_model(str(tmp_path / "adapter"))
+    LabelModel(*names, "none", "").check()
+    with pytest.raises(ValueError, match=r"belongs to another base than other: it was trained on tiny"):
+        LabelModel(resolve_model(str(other)), names[1], "none", "").check()
     with pytest.raises(ValueError, match=r"adapter adapter belongs to another base than other: it was trained on tiny"):
         load_model(other, adapter_dir=tmp_path / "adapter", device=cpu, dtype=float32)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from pydantic import Field
 from cluster.settings import Settings
 from cluster.storage import absolute_url
 from cluster.tracking import RunAddress
-from cluster.training.session import ProcessSession, process_session
+from cluster.training.session import ProcessSession, process_session, training_session
 
 if TYPE_CHECKING:
     import torch
@@ -98,6 +99,7 @@ def train(
     Raises:
         RuntimeError: If workers died more often than `max_failures`, or the loop itself failed.
     """
+    loop = _with_training_kernels(loop)
     if not settings.num_workers:
         return _train_here(loop, config, settings, name=name, score=score, curves=curves)
     from ray.exceptions import RayError
@@ -169,6 +171,19 @@ def _show(metrics: dict[str, Any], run: Any) -> None:
     if run is not None:
         run.metrics(values, step=step)
     print(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
+
+
+def _with_training_kernels(loop: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+    """Write attention out as matrix products on a CPU: its fused kernel's backward pass is some ten times slower."""
+
+    def run(config: dict[str, Any]) -> Any:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        on_cpu = training_session().device.type == "cpu"
+        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+            return loop(config)
+
+    return run
 
 
 def autocast(device: torch.device, *, bf16: bool) -> torch.autocast:

@@ -11,7 +11,7 @@ import numpy as np
 from cluster.tracking import TrackedRun
 from relevance.agreement import nominal_alpha
 from relevance.engines.label_model import open_label_model
-from relevance.evaluation.pairs import TIED, EvaluationPairs
+from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
 from relevance.evaluation.predictions import Predictions, ask_model
 from relevance.finetuning.finetune import finetune
 from relevance.finetuning.pairs import LabelledTexts, split_folds
@@ -35,10 +35,18 @@ def cross_validate(
     The base must have been pre-trained without them too; weak and further pairs that share one with a judged pair are
     left out. Folds are grouped by query.
 
+    Raises:
+        ValueError: If base or adapter say themselves that they saw queries of these pairs.
+
     Returns:
         The pairs with a settled label, and what the models said of them, in their order.
     """
     pairs = given.pairs.take(given.pairs.labels != TIED)
+    if shared := given.base_queries.intersection(query_digests(pairs.queries)):
+        raise ValueError(
+            f"the base or the adapter learnt from {len(shared)} of the queries that are to judge: leave them out of its "
+            "training"
+        )
     texts = LabelledTexts(pairs.queries, pairs.titles, pairs.labels)
     probabilities, labelled = np.zeros((len(pairs), 4)), np.zeros(len(pairs), bool)
     for number, (training, judged) in enumerate(split_folds(texts, num_folds, seed=seed)):

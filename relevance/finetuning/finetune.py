@@ -105,11 +105,13 @@ def finetune(
         steps=_num_steps(source, encoder, settings),
         settings=settings.training,
         lora=settings.lora,
+        adapter=given.adapter,
         validation=_validation_pairs(validation, encoder) if validation else None,
     )
     origin = {
         "base": given.base.version,
         "base_digest": given.base.digest,
+        "went_on_from": given.adapter.digest if given.adapter else None,
         "prompt": encoder.digest,
         "training_data": training.digest,
         "num_training_pairs": len(training),

@@ -19,7 +19,8 @@ from relevance.finetuning.pairs import LabelledTexts, WeakPairs, read_weak_pairs
 from relevance.finetuning.taught_pairs import TeachingSettings
 from relevance.prompting.prompts import PROMPT_FILE, PromptEncoder, PromptSettings, load_prompt_settings
 from relevance.training.loop import TrainingSettings
-from relevance.weights.adapters import LoraSettings
+from relevance.weights.adapters import LoraSettings, check_adapter_shape
+from relevance.weights.files import check_adapter_files
 from relevance.weights.origin import learnt_queries
 
 
@@ -75,12 +76,19 @@ class FinetuneSource(Recipe):
     base: str
     """Causal language model: folder, s3:// folder, models:/name@alias of MLflow, or hub id; not quantised."""
 
+    adapter: str | None = None
+    """An adapter of this base to go on from (folder, s3:// folder or registry name), of the same rank and scale."""
+
     input: str
     """Labelled pairs (parquet, CSV or JSONL; a file or folder, local or s3://), as the evaluation job takes them."""
 
     further: tuple[str, ...] = ()
     """More labelled pairs, of other sources, in the same forms: they begin the training (`finetuning.further_epochs`)
     and never judge."""
+
+    spared: str | None = None
+    """Labelled pairs that a later stage is judged on: pairs of `input` and `further` that share a query or a title with
+    one of them are left out."""
 
     weak: str | None = None
     """CSV with the columns query, title, is_substitute (yes or no, noisy), which stretch few labels; see
@@ -105,8 +113,10 @@ class FinetuneInputs:
     pairs: EvaluationPairs
     weak: WeakPairs | None = None
     further: tuple[EvaluationPairs, ...] = ()
+    adapter: ModelFiles | None = None
+    """What the training goes on from."""
     base_queries: frozenset[str] = frozenset()
-    """Digests of the queries that the base is known to have learnt from (see `evaluation.pairs.query_digests`)."""
+    """Digests of the queries that base and adapter are known to have learnt from (`evaluation.pairs.query_digests`)."""
 
     def without(self, judged: EvaluationPairs) -> FinetuneInputs:
         """Drop weak and further pairs that share a query or a title with pairs that judge."""
@@ -119,7 +129,7 @@ def read_inputs(source: FinetuneSource) -> FinetuneInputs:
     """Pin the base and read the pairs.
 
     Raises:
-        ValueError: If the model or the pairs are refused.
+        ValueError: If the model, the adapter or the pairs are refused.
     """
     base = resolve_model(source.base)
     folder = fetch_model(base, cache_dir=source.cache_dir, weights=False)
@@ -129,4 +139,14 @@ def read_inputs(source: FinetuneSource) -> FinetuneInputs:
     weak = read_weak_pairs(Path(source.weak)) if source.weak else None
     further = tuple(read_evaluation_pairs(url) for url in source.further)
     queries = learnt_queries(folder) or frozenset()
-    return FinetuneInputs(base, encoder, read_evaluation_pairs(source.input), weak, further, queries)
+    adapter = resolve_model(source.adapter) if source.adapter else None
+    if adapter:
+        adapter_folder = fetch_model(adapter, cache_dir=source.cache_dir)
+        check_adapter_files(adapter_folder, folder)
+        check_adapter_shape(adapter_folder, source.finetuning.lora)
+        queries |= learnt_queries(adapter_folder) or frozenset()
+    given = FinetuneInputs(base, encoder, read_evaluation_pairs(source.input), weak, further, adapter, queries)
+    if source.spared:
+        spared = read_evaluation_pairs(source.spared)
+        given = replace(given.without(spared), pairs=given.pairs.unseen_by(spared))
+    return given

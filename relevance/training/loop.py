@@ -36,7 +36,7 @@ from relevance.training.examples import ExampleSource, ProductExample
 from relevance.training.packing import PackedBatch, groups_by_length, label_loss, next_token_logits, pack_batch
 from relevance.training.parallel import Parallel, gradient_sync, parallelize
 from relevance.training.state import TrainingState, load_state, save_state
-from relevance.weights.adapters import LoraSettings, add_adapter
+from relevance.weights.adapters import LoraSettings, add_adapter, load_adapter
 from relevance.weights.loading import base_fingerprint, load_trainable
 
 ALPHA = "validation_alpha"
@@ -104,6 +104,8 @@ class TrainingTask:
     settings: TrainingSettings
     lora: LoraSettings | None
     """None: all weights are trained."""
+    adapter: ModelFiles | None = None
+    """Whose weights the adapter begins with; None: an untrained one's."""
     validation: ValidationPairs | None = None
     drawing_processes: int = 0
     """Processes of a worker that draw epochs ahead; 0: it draws them itself, between steps."""
@@ -166,6 +168,8 @@ class LabelTraining:
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._model = add_adapter(model, self._task.lora) if self._task.lora else model.requires_grad_(True)
+        if self._task.adapter:
+            load_adapter(self._model, fetch_model(self._task.adapter, cache_dir=self._task.cache_dir))
         inner = self._model.base_model.model if self._task.lora else self._model
         # Keys and values that are kept go together neither with recomputed activations nor with gathered weights.
         sharded = settings.parallel == "fsdp" and self._world > 1

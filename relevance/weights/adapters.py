@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -11,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from cluster.settings import Settings
+from relevance.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
-_WEIGHTS = "adapter_model.safetensors"
 _STORED, _NAMED = "base_model.model.", ".default.weight"
 
 
@@ -23,7 +24,8 @@ class LoraSettings(Settings):
     alpha: float = Field(default=32.0, gt=0)
     """Scale of the update; divided by the rank."""
 
-    dropout: float = Field(default=0.05, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Of every layer's input. Drawing it is a third of a training step on a CPU."""
 
 
 def add_adapter(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
@@ -43,6 +45,30 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
     return adapted
 
 
+def check_adapter_shape(folder: Path, settings: LoraSettings) -> None:
+    """Refuse to go on with an adapter of another shape.
+
+    Raises:
+        ValueError: If rank or scale differ.
+    """
+    found = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
+    for setting, key in (("rank", "r"), ("alpha", "lora_alpha")):
+        if found[key] != getattr(settings, setting):
+            raise ValueError(
+                f"adapter {folder.name} has {setting} {found[key]:g}, the settings say "
+                f"{getattr(settings, setting):g}: set finetuning.lora.{setting}={found[key]:g}"
+            )
+
+
+def load_adapter(model: PeftModel, folder: Path) -> None:
+    """Put a trained adapter's weights into an untrained one of the same shape."""
+    weights = adapter_weights(folder)
+    outcome = model.base_model.model.load_state_dict(weights, strict=False)
+    own = {name for name, _ in model.base_model.model.named_parameters() if name.endswith(_NAMED)}
+    if outcome.unexpected_keys or own - set(weights):
+        raise ValueError(f"adapter {folder.name} does not fit the base: give the base that it was trained on")
+
+
 def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
     """Write adapter_config.json and the weights, named as in the base model with `lora_A.default.weight` and so on."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,10 +79,10 @@ def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Pat
     # With tied embeddings the frozen output matrix counts among what was trained; an adapter is its own weights.
     own = {name: tensor for name, tensor in weights.items() if name.endswith(_NAMED)}
     stored = {_STORED + name.replace(_NAMED, ".weight"): tensor.contiguous() for name, tensor in own.items()}
-    save_file(stored, folder / _WEIGHTS, metadata={"format": "pt"})
+    save_file(stored, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def adapter_weights(folder: Path) -> dict[str, torch.Tensor]:
     """Read what `save_adapter` wrote, under the names it was given."""
-    stored = load_file(folder / _WEIGHTS)
+    stored = load_file(folder / ADAPTER_WEIGHTS)
     return {name.removeprefix(_STORED).removesuffix(".weight") + _NAMED: tensor for name, tensor in stored.items()}

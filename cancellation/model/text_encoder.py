@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from cancellation.text.pruning import prune_tokenizer
@@ -148,6 +149,21 @@ def prune_encoder(
     pad = token_of(pruned, PAD_TOKENS)
     model.config.pad_token_id = model.get_input_embeddings().padding_idx = pad
     return model, pruned
+
+
+def keep_first_layers(model: PreTrainedModel, count: int) -> None:
+    """Cut an encoder down to its first layers: those that read words in their context cost a part of the whole.
+
+    Raises:
+        ValueError: If it has fewer.
+    """
+    blocks = next(part for part in model.modules() if isinstance(part, nn.ModuleList))
+    if count > len(blocks):
+        raise ValueError(f"the encoder has {len(blocks)} layers: expected at most so many to be kept, found {count}")
+    del blocks[count:]
+    model.config.num_hidden_layers = count
+    if layer_types := getattr(model.config, "layer_types", None):
+        model.config.layer_types = layer_types[:count]
 
 
 def start_embeddings(encoder: PreTrainedModel, teacher: PreTrainedModel) -> None:

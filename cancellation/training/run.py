@@ -22,7 +22,14 @@ from cancellation.events.markets import MARKETS
 from cancellation.model.exporting import export_model
 from cancellation.model.fusion import FUSION_FILE, FusionModel, FusionSettings, load_fusion_model, save_fusion_model
 from cancellation.model.spec import ModelSpec
-from cancellation.model.text_encoder import EncoderShape, load_encoder, new_encoder, prune_encoder, start_embeddings
+from cancellation.model.text_encoder import (
+    EncoderShape,
+    keep_first_layers,
+    load_encoder,
+    new_encoder,
+    prune_encoder,
+    start_embeddings,
+)
 from cancellation.model.verdict_model import TRAINED_FOLDER
 from cancellation.text.timeline import timeline
 from cancellation.text.tokenizer import train_tokenizer
@@ -63,6 +70,9 @@ class TrainingSettings(Settings):
     prune_to: int | None = Field(default=None, ge=1000)
     """Cut a pre-trained encoder's vocabulary to about so many pieces, those that the training texts and the markets'
     scripts need; null keeps it whole."""
+
+    keep_layers: int | None = Field(default=None, ge=1)
+    """Cut a pre-trained encoder to its first so many layers; null keeps all."""
 
     teacher: str | None = None
     """A trained model (its `trained` folder): the new encoder of `shape` takes its tokeniser and, projected, its
@@ -211,6 +221,8 @@ def _text_encoder(settings: TrainingSettings, cache_dir: str) -> tuple[PreTraine
 
 def _pretrained(settings: TrainingSettings, name: str, cache_dir: str) -> tuple[PreTrainedModel, Tokenizer]:
     encoder, tokenizer = load_encoder(name, cache_dir=cache_dir)
+    if settings.keep_layers:
+        keep_first_layers(encoder, settings.keep_layers)
     if settings.prune_to:
         texts = tokenizer_texts(settings)
         encoder, tokenizer = prune_encoder(encoder, tokenizer, texts, size=settings.prune_to)

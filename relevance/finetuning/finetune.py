@@ -26,6 +26,7 @@ from relevance.prompting.prompts import PromptEncoder, save_prompt_settings
 from relevance.training.examples import ExampleSource, ProductExample, tokenize_texts
 from relevance.training.loop import ALPHA, TrainingTask, ValidationPairs, train_worker
 from relevance.training.state import ADAPTER
+from relevance.weights.adapters import halve_adapter
 from relevance.weights.origin import TRAINING_FILE
 
 _QUERIES_PER_ROW = 16
@@ -135,6 +136,8 @@ def finetune(
     returned = outcome.returned
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(outcome.fetch_checkpoint(Path(folder)) / ADAPTER, output, dirs_exist_ok=True)
+    if settings.half:
+        halve_adapter(output)
     save_prompt_settings(encoder.prompt, output)
     origin["base_fingerprint"] = returned["base_fingerprint"]
     (output / TRAINING_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")

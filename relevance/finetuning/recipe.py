@@ -28,6 +28,9 @@ class FinetuningSettings(Settings):
     """LoRA on the label token."""
 
     lora: LoraSettings = LoraSettings()
+    half: bool = False
+    """Write the adapter in half precision, at half the size."""
+
     training: TrainingSettings = TrainingSettings()
     epochs: int = Field(default=2, ge=1)
     """Passes over the labelled pairs."""

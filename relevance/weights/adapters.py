@@ -73,13 +73,21 @@ def save_adapter(model: PeftModel, weights: dict[str, torch.Tensor], folder: Pat
     """Write adapter_config.json and the weights, named as in the base model with `lora_A.default.weight` and so on."""
     folder.mkdir(parents=True, exist_ok=True)
     config = model.peft_config["default"]
-    was, config.inference_mode = config.inference_mode, True
+    was = config.inference_mode, config.base_model_name_or_path
+    # An adapter travels; where its base lay on this machine is nobody's business.
+    config.inference_mode, config.base_model_name_or_path = True, Path(config.base_model_name_or_path or "").name
     config.save_pretrained(folder)
-    config.inference_mode = was
+    config.inference_mode, config.base_model_name_or_path = was
     # With tied embeddings the frozen output matrix counts among what was trained; an adapter is its own weights.
     own = {name: tensor for name, tensor in weights.items() if name.endswith(_NAMED)}
     stored = {_STORED + name.replace(_NAMED, ".weight"): tensor.contiguous() for name, tensor in own.items()}
     save_file(stored, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def halve_adapter(folder: Path) -> None:
+    """Keep an adapter's weights in half precision; what they move differs by less than a base in bfloat16 rounds."""
+    weights = {name: tensor.half() for name, tensor in load_file(folder / ADAPTER_WEIGHTS).items()}
+    save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
 
 
 def adapter_weights(folder: Path) -> dict[str, torch.Tensor]:

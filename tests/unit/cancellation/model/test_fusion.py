@@ -7,6 +7,7 @@ from hypothesis import given, settings
 
 from cancellation.events.event import parse_event
 from cancellation.model.fusion import FUSION_FILE, WEIGHTS_FILE, load_fusion_model, save_fusion_model
+from cancellation.model.text_encoder import keep_first_layers
 from cancellation.simulation.message_acts import act_names
 from cancellation.training.data import DropSettings
 from cancellation.training.loop import LoopSettings, Trainer, num_steps
@@ -40,6 +41,19 @@ def test_padding_changes_no_score_in_any_class_of_encoder(kind):
     together = logits(model, DATA, ROWS)
     alone = np.concatenate([logits(model, DATA, ROWS[row : row + 1]) for row in ROWS])
     assert np.abs(together - alone).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "deberta-v2", "xlm-roberta"])
+def test_an_encoder_cut_to_its_first_layers_reads_as_they_do(kind):
+    encoder = small_model(kind=kind).text_encoder
+    ids = torch.from_numpy(DATA.batch(ROWS[:4]).token_ids)
+    states = encoder(input_ids=ids, output_hidden_states=True).hidden_states
+    keep_first_layers(encoder, 1)
+    again = encoder(input_ids=ids, output_hidden_states=True).hidden_states
+    assert len(again) == 2
+    assert torch.equal(again[0], states[0])
+    with pytest.raises(ValueError, match="has 1 layers"):
+        keep_first_layers(encoder, 2)
 
 
 @given(event_mappings())

@@ -187,7 +187,8 @@ def test_the_shipped_export_scores_as_the_trained_weights_beside_it():
     model = load_verdict_model(SHIPPED)
     assert trained.spec == model.spec
     events = [model.encoder.encode(example.event) for example in examples()]
-    data = EncodedSet(encode_examples(examples(), model.encoder), model.spec.markets, pad_id=0, unknown_id=2)
+    pad_id = trained.text_encoder.config.pad_token_id
+    data = EncodedSet(encode_examples(examples(), model.encoder), model.spec.markets, pad_id=pad_id, unknown_id=2)
     expected = probabilities(logits(trained, data, np.arange(len(events))))
     assert np.abs(probabilities(model.score(events).logits) - expected).max() < 0.01
 

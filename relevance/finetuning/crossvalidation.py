@@ -44,8 +44,8 @@ def cross_validate(
     pairs = given.pairs.take(given.pairs.labels != TIED)
     if shared := given.base_queries.intersection(query_digests(pairs.queries)):
         raise ValueError(
-            f"the base or the adapter learnt from {len(shared)} of the queries that are to judge: leave them out of its "
-            "training"
+            f"the base or the adapter learnt from {len(shared)} of the queries that are to judge: leave them out of "
+            "its training"
         )
     texts = LabelledTexts(pairs.queries, pairs.titles, pairs.labels)
     probabilities, labelled = np.zeros((len(pairs), 4)), np.zeros(len(pairs), bool)

@@ -13,223 +13,223 @@ from cancellation.features.measures import Measure, feature, ratio
 @feature("count")
 def message_count(s: CommunicationSignals) -> Measure:
     """Messages of buyer and seller."""
-    return s.num_messages
+    return s.messages.count
 
 
 @feature("count")
 def buyer_message_count(s: CommunicationSignals) -> Measure:
     """Messages of the buyer."""
-    return s.num_buyer_messages
+    return s.messages.by_buyer
 
 
 @feature("count")
 def seller_message_count(s: CommunicationSignals) -> Measure:
     """Messages of the seller."""
-    return s.num_seller_messages
+    return s.messages.by_seller
 
 
 @feature("count")
 def system_message_count(s: CommunicationSignals) -> Measure:
     """Messages of the marketplace's system in the chat."""
-    return s.num_system_messages
+    return s.messages.by_system
 
 
 @feature("share")
 def seller_message_share(s: CommunicationSignals) -> Measure:
     """The seller's share of the messages; missing without any."""
-    return ratio(s.num_seller_messages, s.num_messages)
+    return ratio(s.messages.by_seller, s.messages.count)
 
 
 @feature("characters")
 def buyer_character_count(s: CommunicationSignals) -> Measure:
     """All that the buyer wrote."""
-    return s.buyer_characters
+    return s.messages.buyer_characters
 
 
 @feature("characters")
 def seller_character_count(s: CommunicationSignals) -> Measure:
     """All that the seller wrote."""
-    return s.seller_characters
+    return s.messages.seller_characters
 
 
 @feature("characters")
 def buyer_mean_length(s: CommunicationSignals) -> Measure:
     """Mean length of a buyer's message."""
-    return ratio(s.buyer_characters, s.num_buyer_messages)
+    return ratio(s.messages.buyer_characters, s.messages.by_buyer)
 
 
 @feature("characters")
 def seller_mean_length(s: CommunicationSignals) -> Measure:
     """Mean length of a seller's message."""
-    return ratio(s.seller_characters, s.num_seller_messages)
+    return ratio(s.messages.seller_characters, s.messages.by_seller)
 
 
 @feature("characters")
 def buyer_longest_length(s: CommunicationSignals) -> Measure:
     """The buyer's longest message."""
-    return s.buyer_longest
+    return s.messages.buyer_longest
 
 
 @feature("characters")
 def seller_longest_length(s: CommunicationSignals) -> Measure:
     """The seller's longest message."""
-    return s.seller_longest
+    return s.messages.seller_longest
 
 
 @feature("count")
 def seller_reply_count(s: CommunicationSignals) -> Measure:
     """Times the seller answered: a turn of the seller after one of the buyer."""
-    return s.num_seller_replies
+    return s.turns.num_seller_replies
 
 
 @feature("minutes")
 def seller_reply_mean_minutes(s: CommunicationSignals) -> Measure:
     """Mean wait of the buyer, from the first message of a turn to the answer."""
-    return s.seller_reply_mean / 60.0
+    return s.turns.buyer_waits.mean / 60.0
 
 
 @feature("minutes")
 def seller_reply_median_minutes(s: CommunicationSignals) -> Measure:
     """Median of the buyer's waits."""
-    return s.seller_reply_median / 60.0
+    return s.turns.buyer_waits.median / 60.0
 
 
 @feature("minutes")
 def seller_reply_longest_minutes(s: CommunicationSignals) -> Measure:
     """Longest of the buyer's waits that ended in an answer."""
-    return s.seller_reply_longest / 60.0
+    return s.turns.buyer_waits.largest / 60.0
 
 
 @feature("minutes")
 def seller_reply_spread_minutes(s: CommunicationSignals) -> Measure:
     """Standard deviation of the buyer's waits; missing below two."""
-    return s.seller_reply_spread / 60.0
+    return s.turns.buyer_waits.deviation / 60.0
 
 
 @feature("ratio")
 def seller_reply_slowdown_ratio(s: CommunicationSignals) -> Measure:
     """Mean wait in this chat over the seller's usual one."""
-    return ratio(s.seller_reply_mean, s.usual_reply_seconds)
+    return ratio(s.turns.buyer_waits.mean, s.usual_reply_seconds)
 
 
 @feature("minutes")
 def buyer_reply_mean_minutes(s: CommunicationSignals) -> Measure:
     """Mean wait of the seller for the buyer's answer."""
-    return s.buyer_reply_mean / 60.0
+    return s.turns.seller_waits.mean / 60.0
 
 
 @feature("minutes")
 def buyer_reply_median_minutes(s: CommunicationSignals) -> Measure:
     """Median of the seller's waits."""
-    return s.buyer_reply_median / 60.0
+    return s.turns.seller_waits.median / 60.0
 
 
 @feature("minutes")
 def buyer_reply_spread_minutes(s: CommunicationSignals) -> Measure:
     """Standard deviation of the seller's waits; missing below two."""
-    return s.buyer_reply_spread / 60.0
+    return s.turns.seller_waits.deviation / 60.0
 
 
 @feature("count")
 def unanswered_buyer_message_count(s: CommunicationSignals) -> Measure:
     """Messages of the buyer after the seller's last one."""
-    return s.num_unanswered
+    return s.turns.num_unanswered
 
 
 @feature("hours")
 def unanswered_wait_hours(s: CommunicationSignals) -> Measure:
     """From the first of those to cancellation; missing if the buyer was answered."""
-    return (s.cancelled_at - s.unanswered_since) / 3600.0
+    return (s.cancelled_at - s.turns.unanswered_since) / 3600.0
 
 
 @feature("count")
 def turn_count(s: CommunicationSignals) -> Measure:
     """Turns of the chat: messages of one side in a row are one."""
-    return s.num_turns
+    return s.turns.count
 
 
 @feature("flag")
 def first_speaker_is_seller(s: CommunicationSignals) -> Measure:
     """1 if the seller wrote first, 0 if the buyer did."""
-    return s.first_is_seller
+    return s.messages.first_is_seller
 
 
 @feature("flag")
 def last_speaker_is_seller(s: CommunicationSignals) -> Measure:
     """1 if the seller wrote last, 0 if the buyer did."""
-    return s.last_is_seller
+    return s.messages.last_is_seller
 
 
 @feature("hours")
 def first_message_delay_hours(s: CommunicationSignals) -> Measure:
     """From placing the order to the first message; negative for a chat that began before."""
-    return (s.first_message_at - s.placed_at) / 3600.0
+    return (s.messages.first_at - s.placed_at) / 3600.0
 
 
 @feature("hours")
 def chat_span_hours(s: CommunicationSignals) -> Measure:
     """From the first message to the last."""
-    return (s.last_message_at - s.first_message_at) / 3600.0
+    return (s.messages.last_at - s.messages.first_at) / 3600.0
 
 
 @feature("minutes")
 def mean_gap_minutes(s: CommunicationSignals) -> Measure:
     """Mean time between messages; missing below two."""
-    return ratio((s.last_message_at - s.first_message_at) / 60.0, s.num_messages - 1.0)
+    return ratio((s.messages.last_at - s.messages.first_at) / 60.0, s.messages.count - 1.0)
 
 
 @feature("hours")
 def longest_gap_hours(s: CommunicationSignals) -> Measure:
     """Longest time between two messages; missing below two."""
-    return s.longest_gap_seconds / 3600.0
+    return s.messages.longest_gap_seconds / 3600.0
 
 
 @feature("minutes")
 def last_message_to_cancel_minutes(s: CommunicationSignals) -> Measure:
     """From the last message of either side to cancellation."""
-    return (s.cancelled_at - s.last_message_at) / 60.0
+    return (s.cancelled_at - s.messages.last_at) / 60.0
 
 
 @feature("minutes")
 def last_seller_message_to_cancel_minutes(s: CommunicationSignals) -> Measure:
     """From the seller's last message to cancellation."""
-    return (s.cancelled_at - s.last_seller_message_at) / 60.0
+    return (s.cancelled_at - s.messages.last_seller_at) / 60.0
 
 
 @feature("minutes")
 def last_buyer_message_to_cancel_minutes(s: CommunicationSignals) -> Measure:
     """From the buyer's last message to cancellation."""
-    return (s.cancelled_at - s.last_buyer_message_at) / 60.0
+    return (s.cancelled_at - s.messages.last_buyer_at) / 60.0
 
 
 @feature("count")
 def seller_call_count(s: CommunicationSignals) -> Measure:
     """Calls by the seller, answered or not."""
-    return s.num_seller_calls
+    return s.calls.by_seller
 
 
 @feature("count")
 def buyer_call_count(s: CommunicationSignals) -> Measure:
     """Calls by the buyer, answered or not."""
-    return s.num_buyer_calls
+    return s.calls.by_buyer
 
 
 @feature("share")
 def seller_call_answered_share(s: CommunicationSignals) -> Measure:
     """Share of the seller's calls that were answered; missing without any."""
-    return ratio(s.num_answered_seller_calls, s.num_seller_calls)
+    return ratio(s.calls.by_seller_answered, s.calls.by_seller)
 
 
 @feature("minutes")
 def talk_minutes(s: CommunicationSignals) -> Measure:
     """Time on the phone up to cancellation; 0 if no call was answered, missing if no duration is known."""
-    return s.talk_seconds / 60.0
+    return s.calls.talk_seconds / 60.0
 
 
 @feature("minutes")
 def last_call_to_cancel_minutes(s: CommunicationSignals) -> Measure:
     """From the last call of either side to cancellation."""
-    return (s.cancelled_at - s.last_call_at) / 60.0
+    return (s.cancelled_at - s.calls.last_at) / 60.0
 
 
 @feature("minutes")

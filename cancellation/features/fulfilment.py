@@ -41,40 +41,32 @@ class FulfilmentSignals:
 
 def fulfilment_signals(event: Event) -> FulfilmentSignals:
     """Collect the signals of one event."""
-    order, history = event.order, event.seller_history
-    packed_at = handed_over_at = updated_at = new_deadline_at = nan
-    extensions = misses = delays = stock_outs = 0.0
-    for entry in event.fulfilment:
-        updated_at, kind = entry.at, entry.kind
-        if kind in _PACKED and packed_at != packed_at:
-            packed_at = entry.at
-        elif kind == "handed_to_carrier" and handed_over_at != handed_over_at:
-            handed_over_at = entry.at
-        extensions += kind == "deadline_extended"
-        misses += kind == "deadline_missed"
-        delays += kind in _DELAYS
-        stock_outs += kind == "stock_out_flagged"
-        if entry.new_deadline_at is not None:
-            new_deadline_at = entry.new_deadline_at
-    updates = float(len(event.fulfilment))
-    if "fulfilment" in event.absent:
-        updates = extensions = misses = delays = stock_outs = nan
-    if extensions == 0.0 and new_deadline_at != new_deadline_at:
-        new_deadline_at = order.promised_ship_at
+    order, history, entries = event.order, event.seller_history, event.fulfilment
+    unknown = "fulfilment" in event.absent
+
+    def first(*kinds: str) -> float:
+        return next((entry.at for entry in entries if entry.kind in kinds), nan)
+
+    def count(*kinds: str) -> float:
+        return nan if unknown else float(sum([entry.kind in kinds for entry in entries]))
+
+    extensions = count("deadline_extended")
+    deadlines = [entry.new_deadline_at for entry in entries if entry.new_deadline_at is not None]
+    unmoved = order.promised_ship_at if extensions == 0.0 else nan
     return FulfilmentSignals(
         event.cancelled_at,
         order.placed_at,
         order.promised_ship_at,
         number(order.shipped_at),
-        packed_at,
-        handed_over_at,
-        updated_at,
-        new_deadline_at,
-        updates,
+        first(*_PACKED),
+        first("handed_to_carrier"),
+        entries[-1].at if entries else nan,
+        deadlines[-1] if deadlines else unmoved,
+        nan if unknown else float(len(entries)),
         extensions,
-        misses,
-        delays,
-        stock_outs,
+        count("deadline_missed"),
+        count(*_DELAYS),
+        count("stock_out_flagged"),
         number(history.orders),
         number(history.deadline_extensions),
         number(history.late_shipments),

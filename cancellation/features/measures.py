@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import nan, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -72,15 +72,24 @@ def column(values: Iterable[float | None]) -> Array:
     return np.array([nan if value is None else value for value in values], dtype=np.float64)
 
 
-def spread_of(values: Sequence[float]) -> tuple[float, float, float, float]:
-    """Mean, median, largest and standard deviation of a few numbers; NaN for those too few to have one.
+class Spread(NamedTuple):
+    """How a few numbers lie; NaN for what they are too few to have."""
+
+    mean: Measure
+    median: Measure
+    largest: Measure
+    deviation: Measure
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Measure a few numbers.
 
     The standard deviation is the population's and needs two values. Sums run from the first to the last,
     as `Groups.total` does.
     """
     count = len(values)
     if not count:
-        return nan, nan, nan, nan
+        return Spread(nan, nan, nan, nan)
     total = 0.0
     for value in values:
         total += value
@@ -88,11 +97,11 @@ def spread_of(values: Sequence[float]) -> tuple[float, float, float, float]:
     ordered = sorted(values)
     median = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
     if count < 2:
-        return mean, median, ordered[-1], nan
+        return Spread(mean, median, ordered[-1], nan)
     squares = 0.0
     for value in values:
         squares += (value - mean) * (value - mean)
-    return mean, median, ordered[-1], sqrt(squares / count)
+    return Spread(mean, median, ordered[-1], sqrt(squares / count))
 
 
 class Groups:
@@ -133,7 +142,7 @@ class Groups:
         order = np.lexsort((values, self.owner))
         return self._assign(self.owner, values[order])
 
-    def spread(self, values: Array) -> tuple[Array, Array, Array, Array]:
+    def spread(self, values: Array) -> Spread:
         """Compute `spread_of` for every event."""
         count = self.count()
         mean = self.total(values) / np.where(count > 0.0, count, nan)
@@ -146,7 +155,7 @@ class Groups:
         largest = ordered[np.where(some, starts + lengths - 1, -1)]
         distance = values - mean[self.owner]
         deviation = np.sqrt(self.total(distance * distance) / np.where(count > 1.0, count, nan))
-        return mean, median, largest, deviation
+        return Spread(mean, median, largest, deviation)
 
     def _assign(self, owner: npt.NDArray[np.int64], values: Array) -> Array:
         found = np.full(self.num_events, nan)

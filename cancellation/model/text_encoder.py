@@ -66,7 +66,7 @@ def _attention(config: PretrainedConfig) -> str:
 
 
 def _config(shape: EncoderShape, tokenizer: Tokenizer, max_tokens: int) -> PretrainedConfig:
-    pad, start = token_of(tokenizer, PAD_TOKENS), token_of(tokenizer, START_TOKENS)
+    start = token_of(tokenizer, START_TOKENS)
     common = {
         "vocab_size": tokenizer.get_vocab_size(with_added_tokens=True),
         "hidden_size": shape.hidden_size,
@@ -74,25 +74,28 @@ def _config(shape: EncoderShape, tokenizer: Tokenizer, max_tokens: int) -> Pretr
         "num_hidden_layers": shape.num_layers,
         "num_attention_heads": shape.num_heads,
         "max_position_embeddings": max_tokens + 2,
-        "pad_token_id": pad,
+        "pad_token_id": token_of(tokenizer, PAD_TOKENS),
         "bos_token_id": start,
         "eos_token_id": start,
     }
+    return AutoConfig.for_model(shape.kind, **common, **_own_values(shape, start))
+
+
+def _own_values(shape: EncoderShape, start: int) -> dict[str, object]:
+    """What one class of encoder has and the others do not."""
     if shape.kind == "modernbert":
-        own = {
+        local = shape.num_layers // 2
+        return {
             "cls_token_id": start,
             "sep_token_id": start,
             "local_attention": shape.local_attention,
-            "layer_types": [
-                "sliding_attention" if layer < shape.num_layers // 2 else "full_attention"
-                for layer in range(shape.num_layers)
-            ],
+            "layer_types": ["sliding_attention"] * local + ["full_attention"] * (shape.num_layers - local),
             "attention_dropout": 0.0,
             "mlp_dropout": shape.dropout,
             "embedding_dropout": shape.dropout,
         }
-    elif shape.kind == "deberta-v2":
-        own = {
+    if shape.kind == "deberta-v2":
+        return {
             "relative_attention": True,
             "pos_att_type": ["p2c", "c2p"],
             "position_buckets": 64,
@@ -103,9 +106,7 @@ def _config(shape: EncoderShape, tokenizer: Tokenizer, max_tokens: int) -> Pretr
             "hidden_dropout_prob": shape.dropout,
             "attention_probs_dropout_prob": 0.0,
         }
-    else:
-        own = {"type_vocab_size": 1, "hidden_dropout_prob": shape.dropout, "attention_probs_dropout_prob": 0.0}
-    return AutoConfig.for_model(shape.kind, **common, **own)
+    return {"type_vocab_size": 1, "hidden_dropout_prob": shape.dropout, "attention_probs_dropout_prob": 0.0}
 
 
 def load_encoder(name: str, *, cache_dir: str) -> tuple[PreTrainedModel, Tokenizer]:

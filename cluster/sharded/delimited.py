@@ -3,22 +3,29 @@
 A quoted value may hold line ends, so a quote that nobody closes swallows what follows it up to the next quote. Here a
 record of several lines is believed only if its quotes are well formed, its width is the header's, and the lines in it
 do not look like records of their own; else they come back as lines, with an error where they cannot be read.
+
+Nearly every line leaves no such doubt: `tables` finds whole runs of them and leaves their cells to Arrow.
 """
 
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from cluster.sharded.input_files import text_lines
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from cluster.sharded.input_files import text_blocks
 
 SEPARATORS = {b",": "comma", b"\t": "tab", b";": "semicolon", b"|": "bar", b"\x01": "\\x01"}
 """What may stand between columns; the one in a file is found by its header."""
 
 _MAX_RECORD_BYTES = 2**20
+_QUOTED = rb'[^"]*(?:""[^"]*)*'
 _UNCLOSED = "a quote opens a value and is not closed as it should be"
 
 
@@ -30,6 +37,51 @@ class Record:
     """Number of its first line in the file, counted from 1."""
     cells: Sequence[bytes]
     error: str | None = None
+
+
+class _Lines:
+    """A file's lines, one by one or many at a time; those behind a record's first may be put back."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._text, self._position = b"", 0
+        self._second = 0, 0
+        self.number = 0
+        """Of the line taken last, counted from 1."""
+
+    def take(self, *, more: bool = False) -> bytes:
+        """Take a line with its end, the first of a record or one more of it; empty at the end."""
+        end = self._text.find(b"\n", self._position) + 1 or self._read_on()
+        line = self._text[self._position : end]
+        self._position, self.number = end, self.number + bool(line)
+        if not more:
+            self._second = end, self.number
+        return line
+
+    def put_back(self) -> None:
+        """Put all lines of a record back but its first."""
+        self._position, self.number = self._second
+
+    def ahead(self) -> bytes:
+        """Look at the lines that were read and not taken, some at least; empty at the end."""
+        end = self._text.rfind(b"\n", self._position) + 1 or self._read_on()
+        return self._text[self._position : end]
+
+    def skip(self, lines: bytes, count: int) -> None:
+        """Take so many lines at once."""
+        self._position, self.number = self._position + len(lines), self.number + count
+        self._second = self._position, self.number
+
+    def _read_on(self) -> int:
+        """Read until a line ends; gives its end, or that of the text."""
+        kept, number = self._second
+        parts = [self._text[kept:]]
+        while block := next(self._blocks, b""):
+            parts.append(block)
+            if b"\n" in block:
+                break
+        self._text, self._position, self._second = b"".join(parts), self._position - kept, (0, number)
+        return self._text.find(b"\n", self._position) + 1 or len(self._text)
 
 
 class DelimitedTable:
@@ -46,10 +98,9 @@ class DelimitedTable:
         Raises:
             ValueError: If no separator is found in a file that is not empty, or it is no text that can be read.
         """
-        self._lines = enumerate(text_lines(url, stream), start=1)
-        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._lines = _Lines(text_blocks(url, stream))
         header = self._first_line()
-        told = re.fullmatch(rb'"?sep=(.)"?', header)  # a line that Excel writes and reads
+        told = re.fullmatch(rb'"?sep=([^"\w\x80-\xff])"?', header)  # a line that Excel writes and reads
         if told:
             header = self._first_line()
         if b"\r" in header:
@@ -62,7 +113,7 @@ class DelimitedTable:
         best = max(named, key=lambda mark: (len(set(wanted) & set(named[mark])), len(named[mark])), default=b",")
         self.separator = best
         self.names: list[str] = named.get(best, [])
-        self._field = _field_pattern(best, rb'[^"]*(?:""[^"]*)*')
+        self._field = _field_pattern(best, _QUOTED)
         self._escaped_field = _field_pattern(best, rb'(?:[^"\\]|\\.|"")*')
 
     @property
@@ -71,45 +122,101 @@ class DelimitedTable:
 
     def _first_line(self) -> bytes:
         """Pass over blank lines; empty at the end."""
-        return next((line.strip(b"\r\n ") for _, line in self._lines if line.strip()), b"")
+        while line := self._lines.take():
+            if line.strip():
+                return line.strip(b"\r\n ")
+        return b""
 
     def records(self) -> Iterator[Record]:
         """Read all records; every line that is not empty is in exactly one."""
-        width = len(self.names)
-        while (taken := self._take()) is not None:
-            number, line = taken
-            body = line.rstrip(b"\r\n")
-            if not body:
-                continue
-            cells, is_open = self._cells(body)
-            if is_open:
-                yield from self._several_lines(number, line)
-            elif cells is None:
-                yield Record(number, (), f"line {number}: {_UNCLOSED}")
-            elif len(cells) != width:
-                yield Record(number, (), f"line {number}: {len(cells)} columns, expected {width}")
-            else:
-                yield Record(number, cells)
+        while line := self._lines.take():
+            yield from self._records_from(line)
 
-    def _take(self) -> tuple[int, bytes] | None:
-        return self._waiting.popleft() if self._waiting else next(self._lines, None)
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Read all records many at a time: their cells in some columns, as bytes.
 
-    def _several_lines(self, number: int, first: bytes) -> Iterator[Record]:
+        Where a table has a record with an error, it has a column `error` too, and nulls in that row.
+        """
+        while text := self._lines.ahead():
+            starts, is_plain = _plain_lines(text, self.separator, len(self.names))
+            parts: list[bytes] = []
+            errors: list[str | None] = []
+            first, line = self._lines.number, 0
+            for doubted in (*np.flatnonzero(~is_plain).tolist(), len(is_plain)):
+                if doubted < line:
+                    continue  # in a record of several lines
+                parts.append(text[starts[line] : starts[doubted]])
+                errors += [None] * (doubted - line)
+                self._lines.skip(parts[-1], doubted - line)
+                if doubted < len(is_plain):
+                    for record in self._records_from(self._lines.take()):
+                        parts.append(self._written(record))
+                        errors.append(record.error)
+                line = self._lines.number - first
+            if errors:
+                yield self._table(columns, b"".join(parts), errors)
+
+    def _written(self, record: Record) -> bytes:
+        """Write a record as plain as can be, one with an error as empty cells."""
+        cells = [b""] * len(self.names) if record.error else record.cells
+        return self.separator.join([b'"' + cell.replace(b'"', b'""') + b'"' for cell in cells]) + b"\n"
+
+    def _table(self, columns: Sequence[str], text: bytes, errors: Sequence[str | None]) -> pa.Table:
+        places = [str(self.names.index(name)) for name in columns]
+        table = pacsv.read_csv(
+            pa.BufferReader(text),
+            read_options=pacsv.ReadOptions(
+                use_threads=False,
+                block_size=len(text) + 1,
+                column_names=[str(place) for place in range(len(self.names))],
+            ),
+            parse_options=pacsv.ParseOptions(delimiter=self.separator.decode("ascii"), newlines_in_values=True),
+            convert_options=pacsv.ConvertOptions(
+                include_columns=places, column_types=dict.fromkeys(places, pa.binary()), check_utf8=False
+            ),
+        ).rename_columns(list(columns))
+        assert len(table) == len(errors), f"{len(table)} rows of {len(errors)} records"
+        if any(errors):
+            said = pa.array(errors, pa.string())
+            empty = pa.scalar(None, pa.binary())
+            table = pa.table({name: pc.if_else(pc.is_null(said), table[name], empty) for name in columns})
+            table = table.append_column("error", said)
+        return table
+
+    def _records_from(self, line: bytes) -> Iterator[Record]:
+        """Read the record that begins with the line taken last, or its lines one by one; nothing of a blank one."""
+        number = self._lines.number
+        body = line.rstrip(b"\r\n")
+        if not body:
+            return
+        cells, is_open = self._cells(body)
+        if is_open:
+            yield from self._several_lines(line)
+        elif cells is None:
+            yield Record(number, (), f"line {number}: {_UNCLOSED}")
+        elif len(cells) != len(self.names):
+            yield Record(number, (), f"line {number}: {len(cells)} columns, expected {len(self.names)}")
+        else:
+            yield Record(number, cells)
+
+    def _several_lines(self, first: bytes) -> Iterator[Record]:
         """Read on to the closing quote; what was read is one record, or goes back to be read line by line."""
-        record, more = first, []
+        number, record = self._lines.number, first
+        more: list[bytes] = []
         cells: list[bytes] | None = None
         is_open = True
-        while is_open and len(record) < _MAX_RECORD_BYTES and (taken := self._take()) is not None:
-            more.append(taken)
-            record += taken[1]
-            if b'"' in taken[1]:
+        while is_open and len(record) < _MAX_RECORD_BYTES and (line := self._lines.take(more=True)):
+            more.append(line)
+            record += line
+            if b'"' in line:
                 cells, is_open = self._cells(record.rstrip(b"\r\n"))
         if is_open or cells is None or len(cells) != len(self.names):
-            self._waiting.extendleft(reversed(more))
+            self._lines.put_back()
             yield Record(number, (), f"line {number}: {_UNCLOSED}")
-        elif self._hides_records([line for _, line in more]):
-            for line, _ in ((number, first), *(one for one in more if one[1].strip(b"\r\n"))):
-                yield Record(line, (), f"line {line}: between quotes from line {number} on, which may be one unclosed")
+        elif self._hides_records(more):
+            for at, line in enumerate((first, *more), start=number):
+                if line.strip(b"\r\n"):
+                    yield Record(at, (), f"line {at}: between quotes from line {number} on, which may be one unclosed")
         else:
             yield Record(number, cells)
 
@@ -131,9 +238,39 @@ class DelimitedTable:
 
 
 def _names(header: bytes, separator: bytes) -> list[str]:
-    cells, _ = _cut(header, _field_pattern(separator, rb'[^"]*(?:""[^"]*)*'), separator, escaped=False)
+    cells, _ = _cut(header, _field_pattern(separator, _QUOTED), separator, escaped=False)
     cells = header.split(separator) if cells is None else cells
     return [cell.decode("utf-8", errors="replace").strip() for cell in cells]
+
+
+def _plain_lines(text: bytes, separator: bytes, width: int) -> tuple[list[int], np.ndarray]:
+    """Tell which lines leave no doubt: all columns are there, and quotes, if any, are around whole values of one line.
+
+    Returns:
+        Where each line begins, and where the last one ends; whether each is plain, bool (lines,).
+    """
+    data = np.frombuffer(text + b"\n", np.uint8)
+    ends = np.flatnonzero(data == ord("\n"))[: text.count(b"\n")]
+    starts = np.append(0, ends + 1)
+    if starts[-1] < len(text):
+        starts = np.append(starts, len(text))
+    is_plain = data[starts[:-1]] != ord("\r")
+    is_plain &= data[starts[:-1]] != ord("\n")
+    is_plain[len(ends) :] = False  # a last line without an end
+    returns = np.flatnonzero(data == ord("\r"))
+    is_plain[np.searchsorted(ends, returns[data[returns + 1] != ord("\n")])] = False
+    marks, quotes = np.flatnonzero(data == ord(separator)), np.flatnonzero(data == ord('"'))
+    line_of_mark, line_of_quote = np.searchsorted(ends, marks), np.searchsorted(ends, quotes)
+    quotes_before = np.searchsorted(quotes, starts)
+    is_inside = (np.searchsorted(quotes, marks) - quotes_before[line_of_mark]) % 2 == 1
+    is_plain &= np.bincount(line_of_mark[~is_inside], minlength=len(is_plain)) == width - 1
+    is_plain &= np.diff(quotes_before) % 2 == 0
+    # A quote that opens a value stands behind a separator, one that closes it before one; two in a row are one inside.
+    opens = (np.arange(len(quotes)) - quotes_before[line_of_quote]) % 2 == 0
+    beside = data[np.where(opens, quotes - 1, quotes + 1)]
+    is_right = np.isin(beside, np.frombuffer(separator + b'"\r\n', np.uint8))
+    is_plain[line_of_quote[~is_right]] = False
+    return starts.tolist(), is_plain
 
 
 def _field_pattern(separator: bytes, quoted: bytes) -> re.Pattern[bytes]:

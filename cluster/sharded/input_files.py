@@ -25,6 +25,7 @@ JSONL_ENDINGS = (".jsonl", ".ndjson", ".json")
 
 _PARALLEL_FILES = 16
 _READ_BYTES = 8 * 2**20
+_BLOCK_BYTES = 2**22
 _MOST_NAMED = 50
 _COMPRESSIONS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -136,6 +137,24 @@ def open_input(url: str, file_format: str) -> Iterator[IO[bytes]]:
         raise RuntimeError(f"{url}: storage failed while reading ({reason}): run the job again") from error
 
 
+def text_blocks(url: str, stream: IO[bytes]) -> Iterator[bytes]:
+    """Read some MiB at a time, less the mark that Windows programs put in front of UTF-8.
+
+    Raises:
+        ValueError: If the text is UTF-16, naming the file.
+    """
+    start = stream.read(_BLOCK_BYTES)
+    _refuse_utf16(url, start)
+    yield start.removeprefix(BYTE_ORDER_MARK)
+    while block := stream.read(_BLOCK_BYTES):
+        yield block
+
+
+def _refuse_utf16(url: str, start: bytes) -> None:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:2]:
+        raise ValueError(f"{url}: UTF-16 text: save it as UTF-8")
+
+
 def text_lines(url: str, stream: IO[bytes], *, keep_mark: bool = False) -> Iterator[bytes]:
     """Read lines with their ends, less the mark that Windows programs put in front of UTF-8.
 
@@ -145,8 +164,7 @@ def text_lines(url: str, stream: IO[bytes], *, keep_mark: bool = False) -> Itera
     lines = io.BufferedReader(stream, _READ_BYTES)  # type: ignore[arg-type]
     try:
         start = lines.peek(4)[:4]
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:2]:
-            raise ValueError(f"{url}: UTF-16 text: save it as UTF-8")
+        _refuse_utf16(url, start)
         if start.startswith(BYTE_ORDER_MARK) and not keep_mark:
             lines.read(len(BYTE_ORDER_MARK))
         for line in lines:  # noqa: UP028 - `yield from` would close the stream with the generator

@@ -25,7 +25,7 @@ from cluster.training.session import ProcessSession, process_session, training_s
 
 if TYPE_CHECKING:
     import torch
-    from ray.train import Checkpoint
+    from ray.train import Checkpoint, RunConfig, ScalingConfig
 
 STEP = "step"
 """The key under which a loop reports the number of steps behind it."""
@@ -103,32 +103,16 @@ def train(
     if not settings.num_workers:
         return _train_here(loop, config, settings, name=name, score=score, curves=curves)
     from ray.exceptions import RayError
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = f"{settings.poll_seconds:g}"  # handed on to the controller
-    place = absolute_url(settings.checkpoints)
-    if "://" not in place:
-        Path(place).mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         loop,
         train_loop_config=config,
         datasets=dict(datasets or {}),
-        scaling_config=ScalingConfig(
-            num_workers=settings.num_workers,
-            use_gpu=settings.use_gpu,
-            resources_per_worker={"CPU": settings.cpus_per_worker, **({"GPU": 1} if settings.use_gpu else {})},
-        ),
-        run_config=RunConfig(
-            name=name,
-            storage_path=place,
-            failure_config=FailureConfig(max_failures=settings.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=settings.max_checkpoints, checkpoint_score_attribute=score, checkpoint_score_order="max"
-            ),
-            callbacks=[_curve_callback(curves)] if curves else [],
-        ),
+        scaling_config=_workers(settings),
+        run_config=_run_config(settings, name=name, score=score, curves=curves),
     )
     try:
         result = trainer.fit()
@@ -139,6 +123,34 @@ def train(
     if best is None:
         raise RuntimeError(f"training {name} left no checkpoint in {settings.checkpoints}: report one in the loop")
     return TrainingOutcome(result.return_value, best)
+
+
+def _workers(settings: TrainerSettings) -> ScalingConfig:
+    from ray.train import ScalingConfig
+
+    return ScalingConfig(
+        num_workers=settings.num_workers,
+        use_gpu=settings.use_gpu,
+        resources_per_worker={"CPU": settings.cpus_per_worker, **({"GPU": 1} if settings.use_gpu else {})},
+    )
+
+
+def _run_config(settings: TrainerSettings, *, name: str, score: str | None, curves: RunAddress | None) -> RunConfig:
+    """Say where checkpoints go, which are kept, and how often training is taken up again."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig
+
+    place = absolute_url(settings.checkpoints)
+    if "://" not in place:
+        Path(place).mkdir(parents=True, exist_ok=True)
+    return RunConfig(
+        name=name,
+        storage_path=place,
+        failure_config=FailureConfig(max_failures=settings.max_failures),
+        checkpoint_config=CheckpointConfig(
+            num_to_keep=settings.max_checkpoints, checkpoint_score_attribute=score, checkpoint_score_order="max"
+        ),
+        callbacks=[_curve_callback(curves)] if curves else [],
+    )
 
 
 def _train_here(

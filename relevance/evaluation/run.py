@@ -97,16 +97,10 @@ def judge(
     Raises:
         ValueError: If no pair has both a settled label by people and a label by the model.
     """
-    judged = (pairs.labels != TIED) & predictions.labelled
-    if not judged.any():
-        raise ValueError(
-            f"none of {len(pairs)} pairs has both a label by people and one by the model: look at the errors in the "
-            "scores, and at ties between annotators"
-        )
+    judged = _judged(pairs, predictions)
     seen, said, groups = pairs.take(judged), predictions.labels[judged], pairs.groups[judged]
     bootstrap = GroupBootstrap(groups, samples=settings.bootstrap_samples, seed=settings.seed)
-    confusion = np.zeros((len(LABELS), len(LABELS)), dtype=int)
-    np.add.at(confusion, (seen.labels, said), 1)
+    confusion = _confusion(seen.labels, said)
     figures = measure_labels(seen.labels, said, bootstrap)
     free = _free_labels(seen, training, settings)
     return Evaluation(
@@ -131,15 +125,39 @@ def judge(
         ),
         comparison=_compare(seen, figures, free, bootstrap),
         advantage=_advantage(seen, said, free.get(WORD_OVERLAP), settings),
-        people=measure_people(
-            pairs.ratings[:, predictions.labelled],
-            predictions.labels[predictions.labelled],
-            pairs.groups[predictions.labelled],
-            samples=settings.bootstrap_samples,
-            seed=settings.seed,
-        ),
+        people=_people(pairs, predictions, settings),
         slices=measure_slices(seen, said, bootstrap, settings),
         engine_seconds=predictions.engine_seconds,
+    )
+
+
+def _judged(pairs: EvaluationPairs, predictions: Predictions) -> np.ndarray:
+    """Which pairs have both labels, bool (n,)."""
+    judged = (pairs.labels != TIED) & predictions.labelled
+    if not judged.any():
+        raise ValueError(
+            f"none of {len(pairs)} pairs has both a label by people and one by the model: look at the errors in the "
+            "scores, and at ties between annotators"
+        )
+    return judged
+
+
+def _confusion(labels: np.ndarray, said: np.ndarray) -> np.ndarray:
+    """Count pairs by people's label (rows) and the model's."""
+    confusion = np.zeros((len(LABELS), len(LABELS)), dtype=int)
+    np.add.at(confusion, (labels, said), 1)
+    return confusion
+
+
+def _people(pairs: EvaluationPairs, predictions: Predictions, settings: EvaluationSettings) -> PeopleFigures | None:
+    """Of all pairs that the model labelled, those too on which people are tied."""
+    labelled = predictions.labelled
+    return measure_people(
+        pairs.ratings[:, labelled],
+        predictions.labels[labelled],
+        pairs.groups[labelled],
+        samples=settings.bootstrap_samples,
+        seed=settings.seed,
     )
 
 

@@ -109,21 +109,7 @@ def finetune(
         adapter=given.adapter,
         validation=_validation_pairs(validation, encoder) if validation else None,
     )
-    origin = {
-        "base": given.base.version,
-        "base_digest": given.base.digest,
-        "went_on_from": given.adapter.digest if given.adapter else None,
-        "prompt": encoder.digest,
-        "training_data": training.digest,
-        "num_training_pairs": len(training),
-        "validation_data": validation.digest if validation else None,
-        "weak_pairs": len(given.weak.queries) if given.weak else 0,
-        "further_data": [some.digest for some in given.further],
-        "further_pairs": sum(map(len, given.further)),
-        "weak_data": given.weak.digest if given.weak else None,
-        "training_queries": _learnt_queries(given, training, validation),
-        "finetuning": settings.model_dump(mode="json"),
-    }
+    origin = _origin(given, settings, training, validation)
     name = f"finetune-{digest_of([origin, training.labels.tolist(), training.queries])}"
     outcome = train(
         train_worker,
@@ -142,6 +128,27 @@ def finetune(
     origin["base_fingerprint"] = returned["base_fingerprint"]
     (output / TRAINING_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     return FinetunedAdapter(output, returned["losses"], returned["alphas"], training, validation)
+
+
+def _origin(
+    given: FinetuneInputs, settings: FinetuningSettings, training: EvaluationPairs, validation: EvaluationPairs | None
+) -> dict[str, object]:
+    """What an adapter was made of: it names the run, and stays beside the weights."""
+    return {
+        "base": given.base.version,
+        "base_digest": given.base.digest,
+        "went_on_from": given.adapter.digest if given.adapter else None,
+        "prompt": given.encoder.digest,
+        "training_data": training.digest,
+        "num_training_pairs": len(training),
+        "validation_data": validation.digest if validation else None,
+        "weak_pairs": len(given.weak.queries) if given.weak else 0,
+        "further_data": [some.digest for some in given.further],
+        "further_pairs": sum(map(len, given.further)),
+        "weak_data": given.weak.digest if given.weak else None,
+        "training_queries": _learnt_queries(given, training, validation),
+        "finetuning": settings.model_dump(mode="json"),
+    }
 
 
 def _learnt_queries(given: FinetuneInputs, training: EvaluationPairs, validation: EvaluationPairs | None) -> list[str]:

@@ -203,13 +203,7 @@ def _refuse_number_labels(url: str, table: pa.Table) -> None:
 
 
 def _read_csv(split: Split, columns: tuple[str, ...], stream: IO[bytes]) -> Iterator[pa.Table]:
-    found = DelimitedTable(split.url, stream, wanted=REQUIRED_COLUMNS)
-    places = [(name, found.names.index(name)) for name in columns]
-    rows = (
-        {"error": one.error} if one.error else {name: one.cells[place] for name, place in places}
-        for one in found.records()
-    )
-    yield from _tables(columns, rows)
+    yield from DelimitedTable(split.url, stream, wanted=REQUIRED_COLUMNS).tables(columns)
 
 
 def _read_jsonl(split: Split, columns: tuple[str, ...], stream: IO[bytes]) -> Iterator[pa.Table]:

@@ -32,7 +32,7 @@ from relevance.engines.interface import Engine, LabelScores, TokenBatch
 from relevance.engines.loading import load_engine
 from relevance.engines.prefix_rows import write_prompt
 from relevance.engines.settings import EngineSettings, VllmSettings
-from tests.measures.engine_reference import minimum_tokens
+from tests.measures.engine_reference import even_batch, minimum_tokens
 
 GUIDELINES, PRODUCT, QUERY, PAIRS_PER_PRODUCT = 200, 100, 8, 10
 LABEL_IDS = (5, 17, 99, 300)
@@ -49,15 +49,12 @@ _vllm_engine: Engine | None = None
 
 def make_batch(products: int, seed: int) -> TokenBatch:
     """Draw products and queries that no other seed draws; the guidelines are always the same."""
-    random = np.random.default_rng(seed)
-    pairs = products * PAIRS_PER_PRODUCT
-    order = np.arange(pairs, dtype=np.int32)
-    return TokenBatch(
-        guidelines=np.random.default_rng(0).integers(3, VOCABULARY, size=GUIDELINES).tolist(),
-        products=random.integers(3, VOCABULARY, size=(products, PRODUCT)).tolist(),
-        queries=random.integers(3, VOCABULARY, size=(pairs, QUERY)).tolist(),
-        product_of_pair=order // PAIRS_PER_PRODUCT,
-        query_of_pair=order,
+    return even_batch(
+        products * PAIRS_PER_PRODUCT,
+        pairs_per_product=PAIRS_PER_PRODUCT,
+        lengths=(GUIDELINES, PRODUCT, QUERY),
+        vocabulary=VOCABULARY,
+        seed=seed,
     )
 
 

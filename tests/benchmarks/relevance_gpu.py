@@ -29,7 +29,7 @@ from relevance.engines.interface import TokenBatch
 from relevance.engines.loading import load_engine
 from relevance.engines.prefix_rows import write_prompt
 from relevance.engines.settings import EngineSettings, VllmSettings
-from tests.measures.engine_reference import minimum_tokens
+from tests.measures.engine_reference import even_batch, minimum_tokens
 
 GUIDELINES, PRODUCT, QUERY = 384, 250, 20
 PAIRS_PER_PRODUCT = (10, 50)
@@ -45,17 +45,9 @@ ENGINES = {
 
 
 def make_batch(pairs: int, pairs_per_product: int, vocabulary: int, seed: int) -> TokenBatch:
-    """Draw a batch in the lengths of a production prompt; guidelines are the same for every seed."""
-    random = np.random.default_rng(seed)
-    order = np.arange(pairs, dtype=np.int32)
-    products = -(-pairs // pairs_per_product)
-    return TokenBatch(
-        guidelines=np.random.default_rng(0).integers(3, vocabulary, size=GUIDELINES).tolist(),
-        products=random.integers(3, vocabulary, size=(products, PRODUCT)).tolist(),
-        queries=random.integers(3, vocabulary, size=(pairs, QUERY)).tolist(),
-        product_of_pair=order // pairs_per_product,
-        query_of_pair=order,
-    )
+    """Draw a batch in the lengths of a production prompt."""
+    lengths = (GUIDELINES, PRODUCT, QUERY)
+    return even_batch(pairs, pairs_per_product=pairs_per_product, lengths=lengths, vocabulary=vocabulary, seed=seed)
 
 
 def new_model(*, tiny: bool) -> LlamaForCausalLM:

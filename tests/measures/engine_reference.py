@@ -31,6 +31,26 @@ def random_batch(
     )
 
 
+def even_batch(
+    pairs: int, *, pairs_per_product: int, lengths: tuple[int, int, int], vocabulary: int, seed: int
+) -> TokenBatch:
+    """Draw as many products as the pairs need, each text of its kind as long as the others.
+
+    `lengths` are those of guidelines, products and queries. Guidelines are the same for every seed, all else is not.
+    """
+    guidelines, product, query = lengths
+    random = np.random.default_rng(seed)
+    order = np.arange(pairs, dtype=np.int32)
+    products = -(-pairs // pairs_per_product)
+    return TokenBatch(
+        guidelines=np.random.default_rng(0).integers(3, vocabulary, size=guidelines).tolist(),
+        products=random.integers(3, vocabulary, size=(products, product)).tolist(),
+        queries=random.integers(3, vocabulary, size=(pairs, query)).tolist(),
+        product_of_pair=order // pairs_per_product,
+        query_of_pair=order,
+    )
+
+
 def minimum_tokens(batch: TokenBatch) -> int:
     """Guidelines once, each product that has pairs once, a query per pair."""
     products = sum(len(batch.products[index]) for index in set(batch.product_of_pair.tolist()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -76,6 +77,14 @@ class Client:
         folder = Path(self.replica.settings.data_dir) / "log" / name
         paths = sorted(path for path in folder.iterdir() if path.suffix in (".open", ".sealed"))
         return [record for path in paths for record in read_segment(path).records]
+
+    async def logged(self, name: str) -> list[dict[str, Any]]:
+        """Wait up to two seconds for something to stand in a log that is written behind the answers."""
+        for _ in range(200):
+            if self.log(name):
+                break
+            await asyncio.sleep(0.01)
+        return self.log(name)
 
 
 @asynccontextmanager

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import signal
-import threading
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cancellation.model.text_encoder import load_encoder
 from cancellation.training.pretraining import PretrainingSettings
 from cluster.training.train import TrainerSettings
 from jobs.cancellation_pretrain import PretrainJob, main
+from tests.builders.killed_workers import worker_killed_after
 
 SMALL = {
     "num_simulated": 300,
@@ -52,25 +49,8 @@ def chats(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("local_ray")
 def test_chats_become_an_encoder_even_when_a_worker_is_killed(tmp_path, chats, capsys):
-    killed: list[int] = []
-    finished = threading.Event()
-
-    def kill_after_a_checkpoint() -> None:
-        while not finished.wait(0.02):
-            if list(tmp_path.glob("checkpoints/*/checkpoint_*")):
-                for process in psutil.Process().children(recursive=True):
-                    if "RayTrainWorker" in " ".join(process.cmdline()):
-                        os.kill(process.pid, signal.SIGKILL)
-                        killed.append(process.pid)
-                        return
-
-    watcher = threading.Thread(target=kill_after_a_checkpoint)
-    watcher.start()
-    try:
+    with worker_killed_after(1, tmp_path, "checkpoints/*/checkpoint_*") as killed:
         output = run(tmp_path, chats=[str(chats)])
-    finally:
-        finished.set()
-        watcher.join()
     assert killed
     assert "nats per masked token" in capsys.readouterr().out
     encoder, tokenizer = load_encoder(str(output), cache_dir=str(tmp_path))

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import threading
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from cancellation.events.table import write_labelled
@@ -20,6 +16,7 @@ from cancellation.simulation.simulator import SimulationSettings, simulate
 from cancellation.training.run import TrainingSettings
 from cluster.training.train import TrainerSettings
 from jobs.cancellation_train import TrainJob, main
+from tests.builders.killed_workers import worker_killed_after
 
 SMALL = {
     "name": "tiny",
@@ -79,25 +76,8 @@ def test_a_second_run_of_the_same_takes_no_step(calm, events):
 def test_a_killed_worker_ends_with_the_same_weights(calm, events, tmp_path):
     # The same encoded events: which pieces stay apart in them (BPE dropout) is drawn anew for each run.
     shutil.copytree(calm / "checkpoints", tmp_path / "checkpoints", ignore=shutil.ignore_patterns("*-run"))
-    killed: list[int] = []
-    finished = threading.Event()
-
-    def kill_after_a_checkpoint() -> None:
-        while not finished.wait(0.02):
-            if list(tmp_path.glob("checkpoints/*-run/checkpoint_*")):
-                for process in psutil.Process().children(recursive=True):
-                    if "RayTrainWorker" in " ".join(process.cmdline()):
-                        os.kill(process.pid, signal.SIGKILL)
-                        killed.append(process.pid)
-                        return
-
-    watcher = threading.Thread(target=kill_after_a_checkpoint)
-    watcher.start()
-    try:
+    with worker_killed_after(1, tmp_path, "checkpoints/*-run/checkpoint_*") as killed:
         run(tmp_path, events, epochs=3.0)
-    finally:
-        finished.set()
-        watcher.join()
     assert killed
     assert load_verdict_model(tmp_path / "model").version == load_verdict_model(calm / "model").version
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-import threading
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -27,6 +23,7 @@ from relevance.finetuning.finetune import split_judged, split_validation
 from relevance.finetuning.recipe import FinetuningSettings
 from relevance.training.loop import TrainingSettings
 from relevance.weights.adapters import LoraSettings
+from tests.builders.killed_workers import worker_killed_after
 from tests.builders.pairs_data import write_learnable_pairs
 from tests.builders.tiny_models import save_tiny_model
 
@@ -120,26 +117,8 @@ def test_what_a_run_leaves_in_mlflow(project: Project) -> None:
 
 
 def test_a_killed_worker_costs_at_most_a_checkpoint_interval(project: Project) -> None:
-    killed: list[int] = []
-    finished = threading.Event()
-
-    def kill_after_a_checkpoint() -> None:
-        place = project.folder / "killed_checkpoints"
-        while not finished.wait(0.02):
-            if len(list(place.glob("*/checkpoint_*"))) >= 2:
-                for process in psutil.Process().children(recursive=True):
-                    if "RayTrainWorker" in " ".join(process.cmdline()):
-                        os.kill(process.pid, signal.SIGKILL)
-                        killed.append(process.pid)
-                        return
-
-    watcher = threading.Thread(target=kill_after_a_checkpoint)
-    watcher.start()
-    try:
+    with worker_killed_after(2, project.folder, "killed_checkpoints/*/checkpoint_*") as killed:
         project.finetune("killed")
-    finally:
-        finished.set()
-        watcher.join()
     assert killed
     calm, broken = project.curve("one"), project.curve("killed")
     steps = [step for step, _ in broken]

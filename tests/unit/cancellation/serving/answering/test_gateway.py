@@ -149,11 +149,7 @@ def test_in_a_shadow_market_the_model_is_logged_beside_the_rules(tmp_path: Path)
         async with serving(tmp_path) as client:
             answer = (await client.judge(simulated_event(1, "MX"))).json()
             assert answer["source"] == "rules"
-            for _ in range(200):
-                if client.log("shadow"):
-                    break
-                await asyncio.sleep(0.01)
-            (record,) = client.log("shadow")
+            (record,) = await client.logged("shadow")
             assert record["verdict"] == answer
             assert record["shadow"]["model_version"] == client.replica.gateway.model.version
             assert client.metrics.total(m.SHADOW_COPIES, shadow="market", outcome="scored") == 1

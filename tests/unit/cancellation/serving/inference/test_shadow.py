@@ -60,11 +60,7 @@ def test_the_rules_as_a_shadow_are_logged_beside_the_model(tmp_path: Path) -> No
         shadow = {"name": "v1", "source": "rules", "share": 1.0}
         async with serving(tmp_path, shadows=[shadow]) as client:
             answer = (await client.judge(simulated_event(1))).json()
-            for _ in range(200):
-                if client.log("shadow"):
-                    break
-                await asyncio.sleep(0.01)
-            (record,) = client.log("shadow")
+            (record,) = await client.logged("shadow")
             assert record["verdict"] == answer
             assert record["shadow"]["model_version"] == "rules-1"
 

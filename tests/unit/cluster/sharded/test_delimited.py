@@ -1,0 +1,66 @@
+"""Tables as text: read many lines at a time, they are what they are record by record."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.sharded import input_files
+from cluster.sharded.delimited import DelimitedTable
+
+relaxed = settings(deadline=None, max_examples=400)
+COLUMNS = ("c", "a")
+
+
+def by_record(content: bytes) -> list[tuple[bytes | None, bytes | None, str | None]]:
+    table = DelimitedTable("t.csv", io.BytesIO(content))
+    places = [table.names.index(name) for name in COLUMNS]
+    return [
+        (None, None, one.error) if one.error else (*(one.cells[place] for place in places), None)
+        for one in table.records()
+    ]
+
+
+def by_table(content: bytes) -> list[tuple[bytes | None, bytes | None, str | None]]:
+    rows = []
+    for table in DelimitedTable("t.csv", io.BytesIO(content)).tables(COLUMNS):
+        assert len(table) > 0
+        rows += [(row["c"], row["a"], row.get("error")) for row in table.to_pylist()]
+    return rows
+
+
+@relaxed
+@given(
+    st.text(st.sampled_from('ab,,,"""\n\n\n\r\\ ;\0é'), max_size=120), st.sampled_from([",", "\t", ";", "|", "\x01"])
+)
+def test_whatever_is_written_reads_as_it_does_record_by_record(text: str, separator: str) -> None:
+    content = "a,b,c\n".replace(",", separator).encode() + text.replace(",", separator).encode()
+    assert by_table(content) == by_record(content)
+
+
+@relaxed
+@given(st.lists(st.tuples(*[st.text(st.sampled_from('ab,"\n\r é'), max_size=6)] * 3), max_size=30))
+def test_what_a_program_writes_is_read(rows: list[tuple[str, str, str]]) -> None:
+    stream = io.StringIO(newline="")
+    csv.writer(stream, quoting=csv.QUOTE_ALL).writerows([("a", "b", "c"), *rows])
+    content = stream.getvalue().encode()
+    assert by_table(content) == by_record(content)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 20, 50])
+def test_a_record_may_cross_the_end_of_what_was_read_ahead(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b'a,b,c\n1,2,3\n4,"five\nand six",6\n\n7,8\n"9,10,11\n12,13,14\n15,"16",17\n' * 2 + b"18,19,20"
+    whole = by_record(content)
+    monkeypatch.setattr(input_files, "_BLOCK_BYTES", size)
+    assert by_table(content) == whole
+    assert [error for *_, error in whole if error and "2 columns, expected 3" in error]
+
+
+def test_a_separator_that_a_file_names_is_a_mark() -> None:
+    with pytest.raises(ValueError, match="no separator found in the first line"):
+        DelimitedTable("t.csv", io.BytesIO(b"sep=x\naxb\n1x2\n"))
+    assert DelimitedTable("t.csv", io.BytesIO(b"sep=^\na^b\n1^2\n")).names == ["a", "b"]

@@ -51,19 +51,51 @@ def through_actors(
     cpus_per_actor: float,
     gpus_per_actor: float = 0.0,
 ) -> ray.data.Dataset:
-    """Put each unit through one of a pool of actors, made with the arguments and called with the unit's row."""
+    """Put each unit through one of a pool of actors, made with the arguments and called with the unit's row.
+
+    What an actor's constructor raises comes out of the dataset as it was raised, before any unit is worked on.
+    """
     pool = ray.data.ActorPoolStrategy(
         min_size=min_actors, max_size=max(min_actors, max_actors), max_tasks_in_flight_per_actor=2
     )
     return dataset.map_batches(
-        actor,
+        _Worker,
         batch_format="pyarrow",
         batch_size=1,
-        fn_constructor_args=arguments,
+        fn_constructor_args=(actor, *arguments),
         compute=pool,
         num_cpus=cpus_per_actor,
         num_gpus=gpus_per_actor or None,
     )
+
+
+class _Worker:
+    """One actor of a pool, or the reason why it cannot be made.
+
+    An actor whose constructor raises is to Ray an actor that died, which it reports in hundreds of lines; what a call
+    raises comes back as it is (`raise_original_map_exception`).
+    """
+
+    def __init__(self, actor: type, *arguments: Any) -> None:
+        self._refusal: Exception | None = None
+        try:
+            self._actor = actor(*arguments)
+        except Exception as error:
+            logger.debug("%s cannot be made", actor.__name__, exc_info=error)
+            self._refusal = _as_sentence(error)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if self._refusal is not None:
+            raise self._refusal
+        return self._actor(batch)
+
+
+def _as_sentence(error: Exception) -> Exception:
+    """A refusal as it is; of what a library raised, its kind and first line. No text of an input can be in it yet."""
+    if isinstance(error, ValueError):
+        return ValueError(str(error))
+    line = next(iter(str(error).splitlines()), "")
+    return RuntimeError(f"a worker cannot start: {type(error).__name__}: {line}".rstrip(": "))
 
 
 def as_report(figures: Mapping[str, Any]) -> pa.Table:

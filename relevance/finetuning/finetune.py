@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,12 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit
 
-from cluster.provenance import digest_of
+from cluster import storage
+from cluster.models.files import resolve_model
+from cluster.provenance import code_digest, digest_of
 from cluster.tracking import TrackedRun
 from cluster.training.train import train
+from relevance.engines.label_model import LabelModel
 from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
 from relevance.finetuning.pairs import LabelledTexts
 from relevance.finetuning.recipe import FinetuneInputs, FinetuningSettings, Recipe
@@ -29,13 +31,16 @@ from relevance.training.state import ADAPTER
 from relevance.weights.origin import TRAINING_FILE
 
 _QUERIES_PER_ROW = 16
+_CODE = ("relevance.prompting", "relevance.weights", "relevance.training", "relevance.finetuning", "cluster.training")
+"""What decides the weights, given the data: a run that other code has begun is not gone on with."""
 
 
 @dataclass(frozen=True)
 class FinetunedAdapter:
     """An adapter and how it came about."""
 
-    folder: Path
+    model: LabelModel
+    """The base with the adapter, to be judged."""
     losses: list[float]
     """Of every step."""
     alphas: list[float]
@@ -82,7 +87,7 @@ class StagedExamples:
 
 
 def finetune(
-    given: FinetuneInputs, recipe: Recipe, run: TrackedRun | None, *, output: Path, cache_dir: str
+    given: FinetuneInputs, recipe: Recipe, run: TrackedRun | None, *, output: str, cache_dir: str
 ) -> FinetunedAdapter:
     """Train an adapter and write it with its prompt and origin to `output`; the base stays as it is.
 
@@ -123,7 +128,7 @@ def finetune(
         "training_queries": _learnt_queries(given, training, validation),
         "finetuning": settings.model_dump(mode="json"),
     }
-    name = f"finetune-{digest_of([origin, training.labels.tolist(), training.queries])}"
+    name = f"finetune-{digest_of([origin, training.labels.tolist(), training.queries, code_digest(*_CODE)])}"
     outcome = train(
         train_worker,
         {"task": task},
@@ -133,12 +138,14 @@ def finetune(
         curves=run.address if run else None,
     )
     returned = outcome.returned
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(outcome.fetch_checkpoint(Path(folder)) / ADAPTER, output, dirs_exist_ok=True)
-    save_prompt_settings(encoder.prompt, output)
-    origin["base_fingerprint"] = returned["base_fingerprint"]
-    (output / TRAINING_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-    return FinetunedAdapter(output, returned["losses"], returned["alphas"], training, validation)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = outcome.fetch_checkpoint(Path(temporary)) / ADAPTER
+        save_prompt_settings(encoder.prompt, folder)
+        origin["base_fingerprint"] = returned["base_fingerprint"]
+        (folder / TRAINING_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+        storage.send_folder(folder, output)
+    model = LabelModel(given.base, resolve_model(output), quantization="none", cache_dir=cache_dir)
+    return FinetunedAdapter(model, returned["losses"], returned["alphas"], training, validation)
 
 
 def _learnt_queries(given: FinetuneInputs, training: EvaluationPairs, validation: EvaluationPairs | None) -> list[str]:

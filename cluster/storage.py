@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +29,8 @@ Buffer = bytes | bytearray | memoryview
 """Or anything else that lends its bytes, such as `pyarrow.Buffer`."""
 
 _PARALLEL_REQUESTS = 16
+_CONFLICT_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Seconds, give or take a half."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _S3_OPTIONS: dict[str, Any] = {
     # The one retry policy for object storage: botocore's standard mode repeats 500, 502, 503, 504, throttling
@@ -143,10 +147,27 @@ def create_exclusive(url: str, data: bytes) -> bool:
             finally:
                 os.unlink(temporary)  # noqa: PTH108
         else:
-            filesystem.pipe_file(path, data, mode="create")
+            _create_object(filesystem, path, data)
     except FileExistsError:
         return read_bytes(url) == data
     return True
+
+
+def _create_object(filesystem: AbstractFileSystem, path: str, data: bytes) -> None:
+    """Put an object that is not there yet; of several that do so at once S3 may ask all to come again (409)."""
+    for pause in (*_CONFLICT_PAUSES, None):
+        try:
+            filesystem.pipe_file(path, data, mode="create")
+            return
+        except OSError as error:
+            if pause is None or not _is_conflict(error):
+                raise
+            time.sleep(pause * random.uniform(0.5, 1.5))
+
+
+def _is_conflict(error: OSError) -> bool:
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 409
 
 
 def _write_beside(path: str, data: Buffer) -> str:

@@ -211,6 +211,8 @@ def _label_recombined(given: Any, source: Any, adapter: Path, arguments: dict[st
     import pyarrow.parquet as pq
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    from cluster.models.files import resolve_model
+    from relevance.engines.label_model import LabelModel
     from relevance.evaluation.pairs import read_evaluation_pairs
     from relevance.evaluation.predictions import ask_model
 
@@ -232,7 +234,7 @@ def _label_recombined(given: Any, source: Any, adapter: Path, arguments: dict[st
         writer.writerow(["query_id", "product_id", "query", "title", "label"])
         writer.writerows([f"q{i}", f"p{j}", queries[i], titles[j], "exact"] for i, j in sorted(pairs))
     table = read_evaluation_pairs(str(path))
-    model = open_label_model(given.base.source, str(adapter), quantization="none", cache_dir="/tmp/cache")
+    model = LabelModel(given.base, resolve_model(str(adapter)), quantization="none", cache_dir="/tmp/cache")
     said = ask_model(table.rows, model, source.engine)
     probabilities = [pa.array(said.probabilities[:, label].astype(np.float16)) for label in range(4)]
     kept = pa.table([pa.array(table.queries), pa.array(table.titles), *probabilities], ["query", "title", *"esci"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,7 +88,10 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
     elif submitted is None:
         # Not submitted as a job, which would bring the code along: send it.
         environment |= {"working_dir": str(_PROJECT), "excludes": [".git", ".venv*", "var", "docs"]}
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     ray.init(address or "local", runtime_env=environment, logging_level=logging.WARNING, log_to_driver=True, **local)
+    if callable(at_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, at_sigterm)  # Ray has put its own in the place
     try:
         yield
     finally:

@@ -204,8 +204,21 @@ def remove(url: str) -> None:
         elif os.path.lexists(path):
             os.unlink(path)  # noqa: PTH108
         return
+    remove_files([file.url for file in list_files(url)])
+
+
+def remove_files(urls: Sequence[str]) -> None:
+    """Remove files, many at a time; one that is gone already is fine."""
+
+    def remove_file(url: str) -> None:
+        filesystem, path = open_filesystem(url)
+        if "file" in filesystem.protocol:
+            Path(path).unlink(missing_ok=True)
+        else:
+            filesystem.rm_file(path)
+
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
-        list(pool.map(filesystem.rm_file, [file.url.removeprefix("s3://") for file in list_files(url)]))
+        list(pool.map(remove_file, urls))
 
 
 def send_folder(folder: Path, url: str) -> None:

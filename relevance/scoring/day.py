@@ -12,6 +12,7 @@ from typing import Any
 from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, work_off
 from relevance.engines.label_model import load_label_engine
 from relevance.pairs.files import find_splits, passed_over
+from relevance.scoring.compaction import MAX_FILES, compact, depth, on_ray
 from relevance.scoring.figures import ScoringFigures
 from relevance.scoring.planning import PARTITION_STAGE, Shard
 from relevance.scoring.run import (
@@ -83,6 +84,9 @@ def _refuse_failures(run: ScoringRun, errors: Mapping[str, int], num_rows: int, 
 
 
 def _score(run: ScoringRun, shards: list[Shard], load: EngineLoader) -> None:
+    if depth(run.store.files()) > MAX_FILES:
+        done = compact(run.store, run=on_ray)
+        print(f"label store: {done.num_old:,} files made into {done.num_new:,}", file=sys.stderr, flush=True)
     finished = run.output.manifests(SHARD_STAGE).values()
     progress = _Progress(sum(shard.num_rows for shard in shards), sum(figures["read"] for figures in finished))
     poisoned = work_off(

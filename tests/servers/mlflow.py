@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 
@@ -35,6 +36,13 @@ class MlflowServer:
     def listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def wait(self, seconds: float = 240) -> None:
+        """Wait until it answers; a busy machine starts it slowly."""
+        deadline = time.monotonic() + seconds
+        while not self.listens():
+            assert time.monotonic() < deadline, self.log[-2000:]
+            time.sleep(0.1)
 
     @property
     def log(self) -> str:

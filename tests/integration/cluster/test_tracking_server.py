@@ -114,7 +114,7 @@ def test_two_jobs_that_find_no_database_both_get_a_run_quietly(tmp_path: Path) -
 @pytest.mark.timeout(600)  # a busy machine starts the server slowly
 def test_two_runs_are_compared_in_the_mlflow_page(server: MlflowServer, browser: str, tmp_path: Path) -> None:
     server.start()
-    wait_until(server.listens, seconds=240)
+    server.wait()
     ids = []
     for title, alpha in (("without adapter", 0.4421), ("with adapter", 0.5307)):
         with tracked_run("compared", Settings(), TrackingSettings(uri=server.url), title=title) as run:

@@ -67,7 +67,8 @@ def ask_model(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Pr
 def _ask(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Predictions:
     encoder = model.encoder()
     block = prepare_shard(rows, encoder, _know_nothing)
-    settings = settings.pinned(on_gpu=settings.device != "cpu" and _sees_gpu())
+    on_gpu = settings.device != "cpu" and _sees_gpu()
+    settings = settings.pinned(on_gpu=on_gpu, max_prompt_tokens=encoder.max_prompt_tokens)
     engine = load_label_engine(settings, model, encoder.label_ids)
     started = time.perf_counter()
     scored = score_block(block, engine, encoder.guidelines_ids)

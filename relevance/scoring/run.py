@@ -119,7 +119,8 @@ def open_run(input_url: str, output: str, model: LabelModel, settings: ScoringSe
     """
     model.check()
     encoder = model.encoder()
-    settings = settings.pinned(on_gpu=settings.gpus_per_actor > 0 or settings.device.startswith("cuda"))
+    on_gpu = settings.gpus_per_actor > 0 or settings.device.startswith("cuda")
+    settings = settings.pinned(on_gpu=on_gpu, max_prompt_tokens=encoder.max_prompt_tokens)
     identity = fingerprint(model, encoder, settings)
     input_url, output = storage.absolute_url(input_url), storage.absolute_url(output)
     store_url = settings.label_store or storage.join_url(output, "_label_store")

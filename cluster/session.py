@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -90,10 +91,28 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
         # Not submitted as a job, which would bring the code along: send it.
         environment |= {"working_dir": str(_PROJECT), "excludes": [".git", ".venv*", "var", "docs"]}
     at_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(address or "local", runtime_env=environment, logging_level=logging.WARNING, log_to_driver=True, **local)
+    _init(address or "local", runtime_env=environment, logging_level=logging.WARNING, log_to_driver=True, **local)
     if callable(at_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, at_sigterm)  # Ray has put its own in the place
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str, **options: Any) -> None:
+    """Start or join Ray.
+
+    Raises:
+        RuntimeError: If it does not start, as on a machine that is too busy: Ray itself raises a bare `Exception`.
+    """
+    import ray
+
+    try:
+        ray.init(address, **options)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        ray.shutdown()
+        line = (str(error).splitlines() or ["no reason given"])[0]
+        raise RuntimeError(f"Ray does not start on this machine ({line}): run it again when it is less busy") from None

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from cluster import storage
+from cluster.progress import Progress
 from cluster.tracking import TrackedRun
 from relevance.agreement import nominal_alpha
 from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
@@ -48,6 +49,7 @@ def cross_validate(
         )
     texts = LabelledTexts(pairs.queries, pairs.titles, pairs.labels)
     probabilities, labelled = np.zeros((len(pairs), 4)), np.zeros(len(pairs), bool)
+    progress = Progress(num_folds, "folds", every_seconds=0)
     for number, (training, judged) in enumerate(split_folds(texts, num_folds, seed=seed)):
         own, other = pairs.take(_mask(training, len(pairs))), pairs.take(_mask(judged, len(pairs)))
         folder = storage.join_url(output, f"fold{number}")
@@ -58,6 +60,7 @@ def cross_validate(
         if run is not None:
             run.metrics({"fold_alpha": None if np.isnan(alpha) else alpha}, step=number)
         logger.info("fold %d of %d: alpha %.3f over %d pairs", number + 1, num_folds, alpha, len(other))
+        progress.add()
     version = f"{given.base.version}, {num_folds} folds"
     said = replace(said, model_version=version, fingerprint=None, engine_seconds=None)
     return pairs, replace(said, probabilities=probabilities, labelled=labelled)

@@ -17,6 +17,7 @@ from sklearn.model_selection import GroupShuffleSplit
 
 from cluster import storage
 from cluster.models.listing import Listing, list_model
+from cluster.progress import Progress
 from cluster.provenance import code_digest, digest_of
 from cluster.statistics.bootstrap import GroupBootstrap
 from cluster.tracking import TrackedRun, TrackingSettings, tracked_run
@@ -90,7 +91,8 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
         ValueError: If a base or the pairs are refused.
         RuntimeError: If a training failed.
     """
-    cells = []
+    cells, total = [], len(source.bases) * len(source.seeds) * len(source.num_labels)
+    progress = Progress(total, "cells", every_seconds=0)
     for base in source.bases:
         named = FinetuneSource(**{**source.model_dump(include={"input", "weak", "output", "cache_dir"}), "base": base})
         given = read_inputs(named, registry_uri=run.address.uri)
@@ -108,6 +110,7 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
                 storage.write_bytes(place, json.dumps(asdict(cell), indent=1).encode())
             cells.append(Cell(**json.loads(storage.read_bytes(place))))
             logger.info("%s, %d labels, seed %d: alpha %.3f", base, len(chosen), seed, cells[-1].alpha)
+            progress.add()
     return cells
 
 

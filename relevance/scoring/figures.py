@@ -41,6 +41,8 @@ class ScoringFigures:
     """Shards that were given up because the engine died on them."""
     passed_over: tuple[str, ...] = ()
     """What the input holds that is in no row: files of other endings, values in paths."""
+    resumed_pairs: int = 0
+    """Rows read that an earlier attempt had committed: this one's seconds are not theirs."""
 
     @classmethod
     def sum(cls, shards: Iterable[Mapping[str, Any]]) -> ScoringFigures:
@@ -123,4 +125,5 @@ class ScoringFigures:
             "label_mass_histogram": self.label_mass_histogram.tolist(),
             "poisoned_shards": list(self.poisoned_shards),
             **({"passed_over": list(self.passed_over)} if self.passed_over else {}),
+            **({"resumed_pairs": self.resumed_pairs} if self.resumed_pairs else {}),
         }

@@ -21,6 +21,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from cluster.models.listing import list_folder
+from cluster.progress import watched
 from relevance.weights.activation_memory import ActivationMemory
 from relevance.weights.files import ADAPTER_WEIGHTS, check_adapter_files, check_model_files, read_shapes
 from relevance.weights.fp8_linear import Fp8Linear, require_fp8
@@ -266,8 +267,8 @@ def convert_linears(model: PreTrainedModel, quantization: str, dtype: torch.dtyp
 
     `fp8` can be made, and saved, on any machine; only a GPU can run it.
     """
-    memory = ActivationMemory()
-    for name, layer in _linears(model):
+    memory, layers = ActivationMemory(), _linears(model)
+    for name, layer in watched(layers, len(layers), "layers"):
         if unquantized is None or not re.search(unquantized, name):
             model.set_submodule(name, _converted(layer, quantization, dtype, memory))
 

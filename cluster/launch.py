@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +24,8 @@ def run_job(
     """Read settings, run `main`, and leave with a status that a scheduler understands.
 
     `--help` lists the settings, `--dry-run` prints them resolved, `--NAME` is short for `NAME=true`.
-    Status 0: done; 1: an outside system failed, run it again; 2: input or settings are wrong.
+    Status 0: done; 1: an outside system failed, run it again; 2: input or settings are wrong; 130 and 143: stopped by
+    Ctrl-C or SIGTERM.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(
@@ -39,11 +43,17 @@ def run_job(
         if dry_run:
             print(job.model_dump_json(indent=2))
             return
-        main(job)
+        with _exit_at_sigterm():
+            main(job)
     except ValueError as error:
         _leave(error, status=2)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         _leave(error, status=1)
+    except KeyboardInterrupt:
+        _leave_stopped(signal.SIGINT)
+    except SystemExit as left:
+        # No job leaves by itself: this is our handler, or that of Ray or Ray Train, who would end with status 0.
+        _leave_stopped(signal.SIGTERM if left.code == signal.SIGTERM else signal.SIGINT)
 
 
 def _expand_flag(argument: str) -> str:
@@ -56,8 +66,39 @@ def _leave(error: Exception, *, status: int) -> None:
     """Print the sentence, not the stack: LOG_LEVEL=debug shows where it came from."""
     logging.getLogger(__name__).debug("job failed", exc_info=error)
     cause = getattr(error, "cause", None)  # Ray wraps what a worker raised
-    print(f"error: {cause or error}", file=sys.stderr, flush=True)
+    kind = f"{type(error).__name__}: " if isinstance(error, OSError) else ""
+    print(f"error: {kind}{cause or error}", file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+@contextmanager
+def _exit_at_sigterm() -> Iterator[None]:
+    """End like Ctrl-C does, by an exception, so that whatever was started is ended too; but once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        sys.exit(number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave_stopped(number: signal.Signals) -> None:
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
+    name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+    print(
+        f"stopped by {name} before it was done: run it again, it goes on from what is finished",
+        file=sys.stderr,
+        flush=True,
+    )
+    sys.exit(128 + number)
 
 
 def _help(main: Callable[[S], None], cls: type[Settings], defaults: Path | None) -> str:

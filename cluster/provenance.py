@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,19 @@ def public_settings(job: Settings) -> dict[str, Any]:
 def digest_of(content: Any) -> str:
     """Name JSON content by its SHA-256; hex, 16 digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def code_digest(*packages: str) -> str:
+    """Name the source of the project's packages (`relevance.training`), wherever it lies; hex, 16 digits.
+
+    For names of work that is gone on with: what other code has begun is not this code's.
+    """
+    digest = hashlib.sha256()
+    for package in packages:
+        for path in sorted(_PROJECT.joinpath(*package.split(".")).rglob("*.py")):
+            digest.update(f"{path.relative_to(_PROJECT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def hide_credentials(text: str) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -21,6 +24,7 @@ _SHARED_VARIABLES = (
     "DO_NOT_TRACK",
     "AWS_ENDPOINT_URL",
     "AWS_DEFAULT_REGION",
+    "HF_ENDPOINT",
     "HF_HUB_OFFLINE",
     "LOG_LEVEL",
 )
@@ -86,8 +90,29 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
     elif submitted is None:
         # Not submitted as a job, which would bring the code along: send it.
         environment |= {"working_dir": str(_PROJECT), "excludes": [".git", ".venv*", "var", "docs"]}
-    ray.init(address or "local", runtime_env=environment, logging_level=logging.WARNING, log_to_driver=True, **local)
+    at_sigterm = signal.getsignal(signal.SIGTERM)
+    _init(address or "local", runtime_env=environment, logging_level=logging.WARNING, log_to_driver=True, **local)
+    if callable(at_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, at_sigterm)  # Ray has put its own in the place
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str, **options: Any) -> None:
+    """Start or join Ray.
+
+    Raises:
+        RuntimeError: If it does not start, as on a machine that is too busy: Ray itself raises a bare `Exception`.
+    """
+    import ray
+
+    try:
+        ray.init(address, **options)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        ray.shutdown()
+        line = (str(error).splitlines() or ["no reason given"])[0]
+        raise RuntimeError(f"Ray does not start on this machine ({line}): run it again when it is less busy") from None

@@ -9,21 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec import AbstractFileSystem
 
+from cluster.downloads import fetch_once
+
 Buffer = bytes | bytearray | memoryview
 """Or anything else that lends its bytes, such as `pyarrow.Buffer`."""
 
 _PARALLEL_REQUESTS = 16
+_CONFLICT_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Seconds, give or take a half."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _S3_OPTIONS: dict[str, Any] = {
     # The one retry policy for object storage: botocore's standard mode repeats 500, 502, 503, 504, throttling
@@ -140,10 +147,27 @@ def create_exclusive(url: str, data: bytes) -> bool:
             finally:
                 os.unlink(temporary)  # noqa: PTH108
         else:
-            filesystem.pipe_file(path, data, mode="create")
+            _create_object(filesystem, path, data)
     except FileExistsError:
         return read_bytes(url) == data
     return True
+
+
+def _create_object(filesystem: AbstractFileSystem, path: str, data: bytes) -> None:
+    """Put an object that is not there yet; of several that do so at once S3 may ask all to come again (409)."""
+    for pause in (*_CONFLICT_PAUSES, None):
+        try:
+            filesystem.pipe_file(path, data, mode="create")
+            return
+        except OSError as error:
+            if pause is None or not _is_conflict(error):
+                raise
+            time.sleep(pause * random.uniform(0.5, 1.5))
+
+
+def _is_conflict(error: OSError) -> bool:
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 409
 
 
 def _write_beside(path: str, data: Buffer) -> str:
@@ -180,33 +204,86 @@ def remove(url: str) -> None:
         elif os.path.lexists(path):
             os.unlink(path)  # noqa: PTH108
         return
+    remove_files([file.url for file in list_files(url)])
+
+
+def remove_files(urls: Sequence[str]) -> None:
+    """Remove files, many at a time; one that is gone already is fine."""
+
+    def remove_file(url: str) -> None:
+        filesystem, path = open_filesystem(url)
+        if "file" in filesystem.protocol:
+            Path(path).unlink(missing_ok=True)
+        else:
+            filesystem.rm_file(path)
+
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
-        list(pool.map(filesystem.rm_file, [file.url.removeprefix("s3://") for file in list_files(url)]))
+        list(pool.map(remove_file, urls))
 
 
-def fetch_folder(url: str, cache_dir: str, *, skip_suffix: str = "") -> str:
+def send_folder(folder: Path, url: str) -> None:
+    """Copy a folder of this machine to a location, files that are there replaced, those of other names left alone."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+    def send(path: Path) -> None:
+        target = join_url(url, *path.relative_to(folder).parts)
+        filesystem, remote = open_filesystem(target)
+        if "file" in filesystem.protocol:
+            Path(remote).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, remote)
+        else:
+            filesystem.put_file(str(path), remote)
+
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
+        list(pool.map(send, paths))
+
+
+def fetch_folder(url: str, cache_dir: str, *, skip_suffix: str = "", listing: str | None = None) -> str:
     """Make the files of a folder, less those of one suffix, available on the local disk and return where.
 
-    A local folder is used in place. A remote one is copied once per content into `cache_dir`; a copy
-    that another process makes at the same time is as good.
+    A local folder is used in place. A remote one is copied once per content into `cache_dir`.
+
+    Args:
+        url: The folder.
+        cache_dir: Where copies are kept.
+        skip_suffix: Files that are left where they are.
+        listing: `listing_digest` that the folder has to have, before and after it is copied.
+
+    Raises:
+        ValueError: If nothing is there, or the folder is not the one that `listing` names.
     """
     if not url.startswith("s3://"):
         return open_filesystem(url)[1]
-    files = [file for file in list_files(url) if not (skip_suffix and file.url.endswith(skip_suffix))]
+    found = list_files(url)
+    _require_listing(found, listing, url)
+    files = [file for file in found if not (skip_suffix and file.url.endswith(skip_suffix))]
+    target = Path(cache_dir).expanduser() / listing_digest(files)
+    root = open_filesystem(url)[1]
+
+    def download(folder: Path) -> None:
+        filesystem, _ = open_filesystem(url)
+
+        def fetch(file: StoredFile) -> None:
+            remote = file.url.removeprefix("s3://")
+            local = folder / remote.removeprefix(root).lstrip("/")
+            local.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get_file(remote, str(local))
+
+        with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
+            list(pool.map(fetch, files))
+        _require_listing(list_files(url), listing_digest(found), url)
+
+    return str(fetch_once(target, download))
+
+
+def listing_digest(files: Sequence[StoredFile]) -> str:
+    """Name what a listing holds; hex, 24 digits."""
+    listing = repr([(file.url, file.size_bytes, file.version) for file in files])
+    return hashlib.sha256(listing.encode()).hexdigest()[:24]
+
+
+def _require_listing(files: Sequence[StoredFile], listing: str | None, url: str) -> None:
     if not files:
         raise ValueError(f"{url}: no files there")
-    listing = repr([(file.url, file.size_bytes, file.version) for file in files])
-    target = os.path.join(cache_dir, hashlib.sha256(listing.encode()).hexdigest()[:24])  # noqa: PTH118
-    if not os.path.isdir(target):  # noqa: PTH112
-        partial = f"{target}.{uuid.uuid4().hex}"
-        filesystem, path = open_filesystem(url)
-        for file in files:
-            remote = file.url.removeprefix("s3://")
-            local = os.path.join(partial, remote.removeprefix(path).lstrip("/"))  # noqa: PTH118
-            os.makedirs(os.path.dirname(local), exist_ok=True)  # noqa: PTH103, PTH120
-            filesystem.get_file(remote, local)
-        try:
-            os.rename(partial, target)  # noqa: PTH104
-        except OSError:
-            remove(partial)
-    return target
+    if listing and listing_digest(files) != listing:
+        raise ValueError(f"{url}: its files have changed since this job began: run it again")

@@ -19,6 +19,7 @@ from cancellation.simulation.simulator import SimulationSettings, simulate
 from cancellation.written.dialogue import written_dialogues
 from cancellation.written.staging import stage_all
 from cluster.launch import run_job
+from cluster.progress import watched
 from cluster.settings import Settings
 
 
@@ -45,7 +46,8 @@ def main(job: SimulateJob) -> None:
     if job.writers:
         write_labelled(job.output, stage_all(written_dialogues(only=job.writers), job.stagings, seed=job.seed))
     else:
-        write_labelled(job.output, simulate(job.simulation, job.seed))
+        events = simulate(job.simulation, job.seed)
+        write_labelled(job.output, watched(events, job.simulation.num_events, "events"))
     source = "written" if job.writers else "simulation"
     write_sample(job.output, LabelledSample(source=source, drawn="random", outcomes=outcomes))
 

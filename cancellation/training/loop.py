@@ -29,7 +29,7 @@ from cluster.settings import Settings
 from cluster.storage import fetch_folder
 from cluster.training.schedule import warmup_cosine
 from cluster.training.session import TrainingSession, training_session
-from cluster.training.train import STEP, autocast
+from cluster.training.train import STEP, STEPS, autocast
 
 SCORE = "negative_validation_loss"
 BEST = "best"
@@ -133,7 +133,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
                 if better:
                     save_fusion_model(trainer.averaged_model(), tokenizer, best)
                 trainer.save(Path(folder), best)
-            session.report(report, checkpoint=Path(folder) if rank == 0 else None)
+            session.report({**report, STEPS: total}, checkpoint=Path(folder) if rank == 0 else None)
     return {"steps": trainer.progress.step, "history": trainer.progress.history}
 
 

@@ -25,7 +25,7 @@ from cluster.settings import Settings
 from cluster.storage import fetch_folder
 from cluster.training.schedule import warmup_cosine
 from cluster.training.session import training_session
-from cluster.training.train import STEP, autocast
+from cluster.training.train import STEP, STEPS, autocast
 
 ENCODER, TEXTS = "encoder", "texts"
 _REST = "rest.pt"
@@ -165,7 +165,8 @@ def pretrain_worker(config: dict[str, Any]) -> dict[str, Any]:
             if rank == 0:
                 _save(Path(temporary), model, optimizer, step, seen)
             kept = Path(temporary) if rank == 0 else None
-            session.report({STEP: step, "masked_loss": float(np.mean(losses))}, checkpoint=kept)
+            report = {STEP: step, STEPS: settings.num_steps, "masked_loss": float(np.mean(losses))}
+            session.report(report, checkpoint=kept)
         last, losses = float(np.mean(losses)), []
         if step >= settings.num_steps:
             return {"steps": step, "masked_loss": last}

@@ -4,24 +4,26 @@ A name is one of
     relevance/small_model              a folder, relative to the working directory or the project
     s3://bucket/models/llama-3.1-8b    a folder in object storage
     models:/relevance@champion         a registered model of the MLflow registry (or models:/relevance/7)
+    runs:/0a1b2c…/adapter              a folder that a run left at the MLflow server
     meta-llama/Llama-3.1-8B            a repository on the Hugging Face hub (or …@revision)
+
+A job resolves a name once and passes the result on: a name may mean something else an hour later, and what it was
+resolved to is no name.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import storage
-from cluster.provenance import hide_credentials
-from cluster.tracking import open_client, tracking_uri
+from cluster.downloads import fetch_once
+from cluster.models import artifacts, hub
+from cluster.tracking import tracking_uri
 
 _PROJECT = Path(__file__).resolve().parents[2]
-_WEIGHTS = "*.safetensors"
-_HUB_FILES = ["*.json", _WEIGHTS, "*.txt", "*.model", "*.jinja"]
-"""Never pickled weights, never code."""
+WEIGHTS_SUFFIX = ".safetensors"
 _HASH_CHUNK_BYTES = 2**24
 
 
@@ -35,6 +37,8 @@ class ModelFiles:
     source: str
     registry_uri: str | None = None
     """The MLflow server that hands out the files itself; None: `source` is read directly."""
+    listing: str | None = None
+    """Of files in s3://, which can be overwritten: `storage.listing_digest` when the name was resolved."""
 
 
 def resolve_model(name: str, *, registry_uri: str | None = None) -> ModelFiles:
@@ -42,47 +46,58 @@ def resolve_model(name: str, *, registry_uri: str | None = None) -> ModelFiles:
 
     Raises:
         ValueError: If there is no such model, saying where it was looked for.
+        RuntimeError: If the hub does not answer.
     """
-    if name.startswith("models:/"):
-        return _resolve_registered(name, tracking_uri(registry_uri))
+    if name.startswith(("models:/", "runs:/")):
+        uri = tracking_uri(registry_uri)
+        find = artifacts.registered_version if name.startswith("models:/") else artifacts.run_artifacts
+        found = find(name, uri)
+        listing = storage.listing_digest(_list_s3(name, found.source)) if found.source.startswith("s3://") else None
+        return ModelFiles(found.name, artifacts.digest(found.identity), found.source, uri, listing)
     if name.startswith("s3://"):
-        listing = [(file.url, file.size_bytes, file.version) for file in storage.list_files(name)]
-        if not listing:
-            raise ValueError(f"model {name}: no files there")
-        digest = hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
-        return ModelFiles(f"{name.rstrip('/').rpartition('/')[2]}@{digest[:8]}", digest, name)
+        files = _list_s3(name, name)
+        digest = storage.listing_digest(files)
+        return ModelFiles(f"{name.rstrip('/').rpartition('/')[2]}@{digest[:8]}", digest[:16], name, listing=digest)
     folder = _local_folder(name)
     if folder is not None:
         digest = _hash_folder(folder)
         return ModelFiles(f"{folder.name}@{digest[:8]}", digest, str(folder))
-    return _resolve_hub(name)
+    repository = hub.HubRepository.pin(name)
+    commit = repository.commit
+    return ModelFiles(f"{repository.name}@{commit[:8]}", commit[:16], repository.source)
 
 
 def fetch_model(model: ModelFiles, *, cache_dir: str, weights: bool = True) -> Path:
     """Return a local folder with the model's files, copied into the cache first where they are remote.
 
     Without `weights` the safetensors files of a remote model stay where they are: a driver that only
-    needs the tokeniser does not pull sixteen gigabytes.
+    needs the tokeniser does not pull sixteen gigabytes. However many processes of a machine ask at once, one downloads.
+
+    Raises:
+        ValueError: If the files are no longer those that were pinned, or may not be loaded.
+        RuntimeError: If the server does not hand them out.
     """
-    source = model.source
-    if source.startswith("mlflow-artifacts:"):
-        import mlflow.artifacts
+    source, skipped = model.source, "" if weights else WEIGHTS_SUFFIX
+    if source.startswith(hub.SCHEME):
+        return hub.HubRepository.of(source).fetch(weights=weights)
+    if source.startswith(artifacts.PROXIED):
+        whole = Path(cache_dir).expanduser() / "registry" / model.digest
+        if weights or whole.is_dir():
+            return fetch_once(whole, lambda folder: _fetch_proxied(model, folder))
+        light = whole.with_name(f"{whole.name}-without-weights")
+        return fetch_once(light, lambda folder: _fetch_proxied(model, folder, skip_suffix=skipped))
+    return Path(storage.fetch_folder(source, cache_dir, skip_suffix=skipped, listing=model.listing))
 
-        target = Path(cache_dir).expanduser() / "registry" / model.digest
-        target.mkdir(parents=True, exist_ok=True)
-        return Path(
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=source, dst_path=str(target), tracking_uri=model.registry_uri
-            )
-        )
-    if source.startswith("hub:"):
-        from huggingface_hub import snapshot_download
 
-        patterns = [pattern for pattern in _HUB_FILES if weights or pattern != _WEIGHTS]
-        repository, _, revision = source.removeprefix("hub:").rpartition("@")
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    skip = "" if weights else _WEIGHTS[1:]
-    return Path(storage.fetch_folder(source, os.path.expanduser(cache_dir), skip_suffix=skip))  # noqa: PTH111
+def _fetch_proxied(model: ModelFiles, folder: Path, *, skip_suffix: str = "") -> None:
+    artifacts.fetch_artifacts(model.source, model.registry_uri or "", folder, skip_suffix=skip_suffix)
+
+
+def _list_s3(name: str, source: str) -> list[storage.StoredFile]:
+    files = storage.list_files(source)
+    if not files:
+        raise ValueError(f"model {name}: no files there")
+    return files
 
 
 def _local_folder(name: str) -> Path | None:
@@ -99,44 +114,3 @@ def _hash_folder(folder: Path) -> str:
                 while chunk := file.read(_HASH_CHUNK_BYTES):
                     digest.update(chunk)
     return digest.hexdigest()[:16]
-
-
-def _resolve_registered(name: str, registry_uri: str) -> ModelFiles:
-    from mlflow.exceptions import MlflowException
-
-    client = open_client(registry_uri)
-    model, at, alias = name.removeprefix("models:/").partition("@")
-    try:
-        if at:
-            found = client.get_model_version_by_alias(model, alias)
-        else:
-            found = client.get_model_version(*model.split("/", 1))
-        source = client.get_model_version_download_uri(found.name, found.version)
-        if source.startswith("models:/"):
-            source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
-    except (MlflowException, TypeError) as error:
-        where = hide_credentials(registry_uri)
-        raise ValueError(f"model {name}: not in the MLflow registry at {where} ({error})") from None
-    version = f"{found.name}/{found.version}"
-    identity = f"{version} {found.source} {found.run_id} {found.creation_timestamp}"
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return ModelFiles(version, digest, source.removeprefix("file://"), registry_uri)
-
-
-def _resolve_hub(name: str) -> ModelFiles:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    repository, _, revision = name.partition("@")
-    try:
-        try:
-            revision = HfApi().model_info(repository, revision=revision or None).sha
-        except OfflineModeIsEnabled:
-            snapshot = snapshot_download(
-                repository, revision=revision or None, local_files_only=True, allow_patterns=_HUB_FILES
-            )
-            revision = Path(snapshot).name
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"model {name}: no such folder, and not found on the hub ({reason})") from None
-    return ModelFiles(f"{repository}@{revision[:8]}", revision[:16], f"hub:{repository}@{revision}")

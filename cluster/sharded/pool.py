@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -51,19 +52,51 @@ def through_actors(
     cpus_per_actor: float,
     gpus_per_actor: float = 0.0,
 ) -> ray.data.Dataset:
-    """Put each unit through one of a pool of actors, made with the arguments and called with the unit's row."""
+    """Put each unit through one of a pool of actors, made with the arguments and called with the unit's row.
+
+    What an actor's constructor raises comes out of the dataset as it was raised, before any unit is worked on.
+    """
     pool = ray.data.ActorPoolStrategy(
         min_size=min_actors, max_size=max(min_actors, max_actors), max_tasks_in_flight_per_actor=2
     )
     return dataset.map_batches(
-        actor,
+        _Worker,
         batch_format="pyarrow",
         batch_size=1,
-        fn_constructor_args=arguments,
+        fn_constructor_args=(actor, *arguments),
         compute=pool,
         num_cpus=cpus_per_actor,
         num_gpus=gpus_per_actor or None,
     )
+
+
+class _Worker:
+    """One actor of a pool, or the reason why it cannot be made.
+
+    An actor whose constructor raises is to Ray an actor that died, which it reports in hundreds of lines; what a call
+    raises comes back as it is (`raise_original_map_exception`).
+    """
+
+    def __init__(self, actor: type, *arguments: Any) -> None:
+        self._refusal: Exception | None = None
+        try:
+            self._actor = actor(*arguments)
+        except Exception as error:
+            logger.debug("%s cannot be made", actor.__name__, exc_info=error)
+            self._refusal = _as_sentence(error)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if self._refusal is not None:
+            raise self._refusal
+        return self._actor(batch)
+
+
+def _as_sentence(error: Exception) -> Exception:
+    """A refusal as it is; of what a library raised, its kind and first line. No text of an input can be in it yet."""
+    if isinstance(error, ValueError):
+        return ValueError(str(error))
+    line = next(iter(str(error).splitlines()), "")
+    return RuntimeError(f"a worker cannot start: {type(error).__name__}: {line}".rstrip(": "))
 
 
 def as_report(figures: Mapping[str, Any]) -> pa.Table:
@@ -87,12 +120,18 @@ class Deaths:
 
     @staticmethod
     def counted(*, most: int) -> Deaths:
-        """Start to count, for as long as this driver holds the result."""
-        return Deaths(ray.remote(DeathCounter).options(num_cpus=0).remote(), most)
+        """Start to count, for as long as this driver holds the result.
+
+        The count is kept on the driver's node: a worker's may be taken away, and everybody's memory of deaths with it.
+        """
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        counter = ray.remote(DeathCounter).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1)
+        return Deaths(counter.remote(), most)
 
     def too_many(self, unit: str) -> str | None:
         """Note that a unit is begun; say why it is to be given up instead, or None."""
-        deaths, reason = ray.get(self.counter.start.remote(unit))
+        node = ray.get_runtime_context().get_node_id()
+        deaths, reason = ray.get(self.counter.start.remote(unit, node))
         return f"died {deaths} times on this shard, last: {reason}" if deaths >= self.most else None
 
     @contextmanager
@@ -115,17 +154,29 @@ class Deaths:
 
 
 class DeathCounter:
-    """Counts how often a worker was given each unit: every time but the first, one died on it before."""
+    """Counts how often a worker was given each unit: every time but the first, one died on it before.
 
-    def __init__(self) -> None:
-        self._starts: Counter[str] = Counter()
+    A worker whose node went with it died of that (preempted, scaled down), and not of the unit.
+    """
+
+    def __init__(self, alive_nodes: Callable[[], set[str]] | None = None) -> None:
+        self._alive_nodes = alive_nodes or _alive_nodes
+        self._deaths: Counter[str] = Counter()
+        self._begun_on: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
 
-    def start(self, unit: str) -> tuple[int, str]:
-        """Say how often workers died on a unit so far, and of what last."""
-        self._starts[unit] += 1
-        return self._starts[unit] - 1, self._reasons.get(unit, "its process was killed")
+    def start(self, unit: str, node: str) -> tuple[int, str]:
+        """Say how often workers died on a unit so far, and of what last; `node` is where it is begun now."""
+        before = self._begun_on.get(unit)
+        self._begun_on[unit] = node
+        if before is not None and before in self._alive_nodes():
+            self._deaths[unit] += 1
+        return self._deaths[unit], self._reasons.get(unit, "its process was killed")
 
     def explain(self, unit: str, reason: str) -> None:
         """Note what a worker is about to die of."""
         self._reasons[unit] = reason
+
+
+def _alive_nodes() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from cluster.progress import format_seconds
 from cluster.settings import Settings
 from cluster.storage import absolute_url
 from cluster.tracking import RunAddress
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     import torch
     from ray.train import Checkpoint, RunConfig, ScalingConfig
 
-STEP = "step"
-"""The key under which a loop reports the number of steps behind it."""
+STEP, STEPS = "step", "steps"
+"""The keys under which a loop reports the number of steps behind it, and of all."""
 
 
 class TrainerSettings(Settings):
@@ -163,12 +165,8 @@ def _train_here(
     curves: RunAddress | None,
 ) -> TrainingOutcome:
     folder = Path(settings.checkpoints) / name / "last"
-    run = curves.open() if curves else None
-
-    def show(metrics: dict[str, Any]) -> None:
-        _show(dict(metrics), run)
-
-    session = ProcessSession(folder, score, show)
+    shown = ShownReports(curves.open() if curves else None)
+    session = ProcessSession(folder, score, lambda metrics: shown.add(dict(metrics)))
     with process_session(session):
         returned = loop(config)
     if not folder.is_dir():
@@ -176,13 +174,31 @@ def _train_here(
     return TrainingOutcome(returned, folder)
 
 
-def _show(metrics: dict[str, Any], run: Any) -> None:
-    """Send the numbers among what was reported to the tracked run and the terminal."""
-    values = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
-    step = int(values.pop(STEP, 0))
-    if run is not None:
-        run.metrics(values, step=step)
-    print(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
+class ShownReports:
+    """Sends the numbers among what is reported to the tracked run and the terminal, with the time that is left."""
+
+    def __init__(self, run: Any, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run, self._clock = run, clock
+        self._began: tuple[int, float] | None = None
+        """Step and time of the first report: what came before it, compiling and loading, says nothing of the rate."""
+
+    def add(self, metrics: dict[str, Any]) -> None:
+        values = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        step, steps = int(values.pop(STEP, 0)), int(values.pop(STEPS, 0))
+        if self._run is not None:
+            self._run.metrics(values, step=step)
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        of_all = f" of {steps:,}" if steps else ""
+        print(f"step {step}{of_all}: {numbers}{self._left(step, steps)}", flush=True)
+
+    def _left(self, step: int, steps: int) -> str:
+        now = self._clock()
+        if self._began is None:
+            self._began = step, now
+        first, began = self._began
+        if not steps or step <= first or step >= steps:
+            return ""
+        return f"  ETA {format_seconds((steps - step) * (now - began) / (step - first))}"
 
 
 def _with_training_kernels(loop: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
@@ -228,11 +244,11 @@ def _curve_callback(address: RunAddress) -> Any:
 
     class Curves(UserCallback):
         def __init__(self) -> None:
-            self._run = None
+            self._shown: ShownReports | None = None
 
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            if self._run is None:
-                self._run = address.open()
-            _show(metrics[0], self._run)
+            if self._shown is None:
+                self._shown = ShownReports(address.open())
+            self._shown.add(metrics[0])
 
     return Curves()

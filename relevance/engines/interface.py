@@ -41,6 +41,8 @@ class LabelScores:
     """Tokens of all prompts, written out."""
     computed_tokens: int
     """Tokens that went through the model; the rest came from a shared prefix. Padding counts as computed."""
+    shared_prefix: bool = True
+    """False: the model is none with which the engine can share prefixes, and every prompt was computed whole."""
 
 
 class Engine(Protocol):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.models.files import ModelFiles, fetch_model, resolve_model
+from cluster.models.listing import list_model
 from relevance.engines.interface import Engine
 from relevance.engines.settings import EngineSettings
 from relevance.prompting.fast_tokenizer import FastTokenizer, has_fast_tokenizer
@@ -44,22 +45,22 @@ class LabelModel:
     def check(self) -> None:
         """Refuse files that an engine would refuse, or load wrongly, from what can be told without loading them.
 
-        Weights that lie elsewhere are not fetched for this: who loads them looks at them then.
+        Weights that lie elsewhere are not fetched for this: their names, lengths and headers are looked at there.
 
         Raises:
             ValueError: If something is missing, is not what it seems, or belongs to another base; the file is named.
         """
-        base, _ = self.fetch(weights=False)
-        whole = Path(self.base.source).is_dir()
-        check_model_files(base, whole=whole)
+        base = list_model(self.base)
+        check_model_files(base)
         if self.adapter is None:
             return
-        adapter = fetch_model(self.adapter, cache_dir=self.cache_dir)
-        check_adapter_files(adapter, base if whole else None)
-        if whole and read_origin(adapter).get("base_fingerprint"):
-            from relevance.weights.loading import folder_fingerprint, require_base
+        check_adapter_files(list_model(self.adapter), base)
+        if Path(self.base.source).is_dir():
+            base_dir, adapter_dir = self.fetch()
+            if adapter_dir and read_origin(adapter_dir).get("base_fingerprint"):
+                from relevance.weights.loading import folder_fingerprint, require_base
 
-            require_base(adapter, folder_fingerprint(base), base.name)
+                require_base(adapter_dir, folder_fingerprint(base_dir), base.name)
 
     def encoder(self) -> PromptEncoder:
         """Load the tokeniser and the prompt that the model (or its adapter) was trained on.

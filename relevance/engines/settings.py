@@ -19,7 +19,8 @@ class VllmSettings(Settings):
     """Pairs in flight. With a shared prefix few tokens are left per pair, so many pairs are needed to fill a step."""
 
     max_model_len: int | None = Field(default=None, ge=16)
-    """Tokens of the longest prompt plus one; null takes the model's own limit. Smaller starts with less memory."""
+    """Tokens of the longest prompt plus one. Null: what the prompt's budgets allow, where the model's own limit would
+    have memory for 131,072 set aside."""
 
     gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1)
     """Share of a GPU's memory for weights and cache together. Lower it where actors share a GPU."""
@@ -62,10 +63,16 @@ class EngineSettings(Settings):
 
     vllm: VllmSettings = VllmSettings()
 
-    def pinned(self, *, on_gpu: bool) -> Self:
-        """Settle what `auto` would leave to each machine, so that all of a run's engines round alike."""
+    def pinned(self, *, on_gpu: bool, max_prompt_tokens: int) -> Self:
+        """Settle what would else be left to each machine and model: all of a run's engines round alike.
+
+        Args:
+            on_gpu: Whether the engines have one.
+            max_prompt_tokens: Of the longest prompt that the run may make.
+        """
         auto = "bfloat16" if on_gpu else "float32"
-        return self.model_copy(update={"dtype": auto if self.dtype == "auto" else self.dtype})
+        vllm = self.vllm.model_copy(update={"max_model_len": self.vllm.max_model_len or max_prompt_tokens + 1})
+        return self.model_copy(update={"dtype": auto if self.dtype == "auto" else self.dtype, "vllm": vllm})
 
     def arithmetic(self, quantization: str) -> dict[str, str | bool]:
         """Name what besides model and prompt decides a score's last digits, and whether it has a label mass.

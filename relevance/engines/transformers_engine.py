@@ -106,7 +106,8 @@ class TransformersEngine:
             return LabelScores(np.empty((0, 4), np.float32), np.empty(0, np.float32), 0, 0)
         scores = _Scores(len(batch), prompt_tokens=int(lengths.sum()))
         with torch.no_grad():
-            if self._shares and self._within_window(int(lengths.max())):
+            scores.shared_prefix = self._shares and self._within_window(int(lengths.max()))
+            if scores.shared_prefix:
                 self._score_shared(batch, scores)
             else:
                 self._score_unshared(batch, scores)
@@ -225,6 +226,7 @@ class _Scores:
         self._logprobs: list[torch.Tensor] = []
         self._mass: list[torch.Tensor] = []
         self.computed_tokens = 0
+        self.shared_prefix = True
 
     def add(self, pairs: np.ndarray, logprobs: torch.Tensor, mass: torch.Tensor) -> None:
         self._pairs.append(pairs)
@@ -236,7 +238,8 @@ class _Scores:
         pairs = np.concatenate(self._pairs)
         logprobs[pairs] = torch.cat(self._logprobs).cpu().numpy()
         mass[pairs] = torch.cat(self._mass).cpu().numpy()
-        return LabelScores(logprobs, mass if with_mass else None, self._prompt_tokens, self.computed_tokens)
+        mass_or_none, tokens = mass if with_mass else None, (self._prompt_tokens, self.computed_tokens)
+        return LabelScores(logprobs, mass_or_none, *tokens, shared_prefix=self.shared_prefix)
 
 
 def _block_mask(segments_BL: torch.Tensor, prefix_tokens: int, dtype: torch.dtype) -> torch.Tensor:

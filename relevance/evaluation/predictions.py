@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.commit import read_job_manifest
+from cluster.progress import Progress
 from cluster.provenance import hide_credentials
 from relevance.engines.label_model import LabelModel, fingerprint, load_label_engine
 from relevance.engines.settings import EngineSettings
@@ -21,6 +23,7 @@ from relevance.labels import LABELS
 from relevance.scoring.shard_steps import SCORE_COLUMNS, finish_block, prepare_shard, score_block
 
 _KEY = ("query_id", "product_id")
+_PART_ROWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,28 @@ def ask_model(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Pr
 def _ask(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Predictions:
     encoder = model.encoder()
     block = prepare_shard(rows, encoder, _know_nothing)
-    settings = settings.pinned(on_gpu=settings.device != "cpu" and _sees_gpu())
+    on_gpu = settings.device != "cpu" and _sees_gpu()
+    settings = settings.pinned(on_gpu=on_gpu, max_prompt_tokens=encoder.max_prompt_tokens)
     engine = load_label_engine(settings, model, encoder.label_ids)
-    started = time.perf_counter()
-    scored = score_block(block, engine, encoder.guidelines_ids)
+    started, progress = time.perf_counter(), Progress(len(block), "pairs")
+    parts = []
+    for part in _parts(block):
+        parts.append(score_block(part, engine, encoder.guidelines_ids))
+        progress.add(len(part))
+    scored = pa.concat_tables(parts)
     seconds = time.perf_counter() - started
     table, _ = finish_block(scored, model_version=model.version, prompt_version=encoder.digest)
     return _align(rows, table, fingerprint=fingerprint(model, encoder, settings), engine_seconds=seconds)
+
+
+def _parts(block: pa.Table) -> list[pa.Table]:
+    """Cut a block where a product begins, so that there is something to say of its progress."""
+    begins = np.flatnonzero(np.asarray(pc.is_valid(block["product_tokens"])))
+    cuts = [0]
+    for place in begins.tolist():
+        if place - cuts[-1] >= _PART_ROWS:
+            cuts.append(place)
+    return [block.slice(start, end - start) for start, end in pairwise([*cuts, len(block)])]
 
 
 def _sees_gpu() -> bool:

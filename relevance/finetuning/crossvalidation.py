@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
+from cluster import storage
+from cluster.progress import Progress
 from cluster.tracking import TrackedRun
 from relevance.agreement import nominal_alpha
-from relevance.engines.label_model import open_label_model
 from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
 from relevance.evaluation.predictions import Predictions, ask_model
 from relevance.finetuning.finetune import finetune
@@ -27,7 +27,7 @@ def cross_validate(
     *,
     num_folds: int,
     seed: int,
-    output: Path,
+    output: str,
     cache_dir: str,
 ) -> tuple[EvaluationPairs, Predictions]:
     """Label every pair by the adapter of a fold that saw neither its query nor its title.
@@ -49,17 +49,18 @@ def cross_validate(
         )
     texts = LabelledTexts(pairs.queries, pairs.titles, pairs.labels)
     probabilities, labelled = np.zeros((len(pairs), 4)), np.zeros(len(pairs), bool)
+    progress = Progress(num_folds, "folds", every_seconds=0)
     for number, (training, judged) in enumerate(split_folds(texts, num_folds, seed=seed)):
         own, other = pairs.take(_mask(training, len(pairs))), pairs.take(_mask(judged, len(pairs)))
-        adapter = output / f"fold{number}"
-        finetune(replace(given.without(other), pairs=own), recipe, run, output=adapter, cache_dir=cache_dir)
-        model = open_label_model(given.base.source, str(adapter), quantization="none", cache_dir=cache_dir)
-        said = ask_model(other.rows, model, recipe.engine)
+        folder = storage.join_url(output, f"fold{number}")
+        adapter = finetune(replace(given.without(other), pairs=own), recipe, run, output=folder, cache_dir=cache_dir)
+        said = ask_model(other.rows, adapter.model, recipe.engine)
         probabilities[judged], labelled[judged] = said.probabilities, said.labelled
         alpha = nominal_alpha(np.stack([other.labels, said.labels])[:, said.labelled])
         if run is not None:
             run.metrics({"fold_alpha": None if np.isnan(alpha) else alpha}, step=number)
         logger.info("fold %d of %d: alpha %.3f over %d pairs", number + 1, num_folds, alpha, len(other))
+        progress.add()
     version = f"{given.base.version}, {num_folds} folds"
     said = replace(said, model_version=version, fingerprint=None, engine_seconds=None)
     return pairs, replace(said, probabilities=probabilities, labelled=labelled)

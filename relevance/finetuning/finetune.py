@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,12 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit
 
-from cluster.provenance import digest_of
+from cluster import storage
+from cluster.models.files import resolve_model
+from cluster.provenance import code_digest, digest_of
 from cluster.tracking import TrackedRun
 from cluster.training.train import train
+from relevance.engines.label_model import LabelModel
 from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
 from relevance.finetuning.pairs import LabelledTexts
 from relevance.finetuning.recipe import FinetuneInputs, FinetuningSettings, Recipe
@@ -30,13 +32,16 @@ from relevance.weights.adapters import halve_adapter
 from relevance.weights.origin import TRAINING_FILE
 
 _QUERIES_PER_ROW = 16
+_CODE = ("relevance.prompting", "relevance.weights", "relevance.training", "relevance.finetuning", "cluster.training")
+"""What decides the weights, given the data: a run that other code has begun is not gone on with."""
 
 
 @dataclass(frozen=True)
 class FinetunedAdapter:
     """An adapter and how it came about."""
 
-    folder: Path
+    model: LabelModel
+    """The base with the adapter, to be judged."""
     losses: list[float]
     """Of every step."""
     alphas: list[float]
@@ -83,7 +88,7 @@ class StagedExamples:
 
 
 def finetune(
-    given: FinetuneInputs, recipe: Recipe, run: TrackedRun | None, *, output: Path, cache_dir: str
+    given: FinetuneInputs, recipe: Recipe, run: TrackedRun | None, *, output: str, cache_dir: str
 ) -> FinetunedAdapter:
     """Train an adapter and write it with its prompt and origin to `output`; the base stays as it is.
 
@@ -110,7 +115,7 @@ def finetune(
         validation=_validation_pairs(validation, encoder) if validation else None,
     )
     origin = _origin(given, settings, training, validation)
-    name = f"finetune-{digest_of([origin, training.labels.tolist(), training.queries])}"
+    name = f"finetune-{digest_of([origin, training.labels.tolist(), training.queries, code_digest(*_CODE)])}"
     outcome = train(
         train_worker,
         {"task": task},
@@ -120,14 +125,16 @@ def finetune(
         curves=run.address if run else None,
     )
     returned = outcome.returned
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(outcome.fetch_checkpoint(Path(folder)) / ADAPTER, output, dirs_exist_ok=True)
-    if settings.half:
-        halve_adapter(output)
-    save_prompt_settings(encoder.prompt, output)
-    origin["base_fingerprint"] = returned["base_fingerprint"]
-    (output / TRAINING_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-    return FinetunedAdapter(output, returned["losses"], returned["alphas"], training, validation)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = outcome.fetch_checkpoint(Path(temporary)) / ADAPTER
+        if settings.half:
+            halve_adapter(folder)
+        save_prompt_settings(encoder.prompt, folder)
+        origin["base_fingerprint"] = returned["base_fingerprint"]
+        (folder / TRAINING_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+        storage.send_folder(folder, output)
+    model = LabelModel(given.base, resolve_model(output), quantization="none", cache_dir=cache_dir)
+    return FinetunedAdapter(model, returned["losses"], returned["alphas"], training, validation)
 
 
 def _origin(
@@ -241,9 +248,9 @@ def label_targets(labels: np.ndarray, settings: FinetuningSettings, *, weights: 
         )
     shares = np.full((len(labels), len(LABELS)), settings.label_smoothing / len(LABELS))
     shares[np.arange(len(labels)), labels] += 1 - settings.label_smoothing
-    if settings.class_weights == "balanced":
-        of_label = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-        weights = weights * of_label[labels]
+    power = {"none": 0.0, "root": 0.5, "balanced": 1.0}[settings.class_weights]
+    of_label = (len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))) ** power
+    weights = weights * of_label[labels]
     return (shares * weights[:, None]).astype(np.float32)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from cluster.models.files import ModelFiles, fetch_model, resolve_model
+from cluster.models.listing import list_model
 from cluster.settings import Settings
 from cluster.training.train import TrainerSettings
 from relevance.engines.label_model import load_tokenizer
@@ -45,8 +46,9 @@ class FinetuningSettings(Settings):
     """Weigh the further pairs so that they have the four labels as often as the labelled pairs."""
 
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
-    class_weights: Literal["none", "balanced"] = "none"
-    """`balanced`: the rarer a label, the more its pairs count, all labels alike in sum."""
+    class_weights: Literal["none", "root", "balanced"] = "none"
+    """`balanced`: the rarer a label, the more its pairs count, all labels alike in sum; `root`: by the square root of
+    that, between the two."""
 
     allow_missing_labels: bool = False
     """Train although one of the four labels has no pair: the model will hardly ever give it."""
@@ -98,7 +100,7 @@ class FinetuneSource(Recipe):
     `finetuning.teaching`. Of the labelled pairs only query and title are looked at then."""
 
     output: str
-    """Local folder for the adapter."""
+    """Folder for the adapter, local or s3://."""
 
     prompt: PromptSettings | None = None
     """The prompt to train on. None: the base's own (prompt.json beside it), else the full guidelines."""
@@ -128,13 +130,13 @@ class FinetuneInputs:
         return replace(self, weak=weak, further=tuple(some.unseen_by(judged) for some in self.further))
 
 
-def read_inputs(source: FinetuneSource) -> FinetuneInputs:
-    """Pin the base and read the pairs.
+def read_inputs(source: FinetuneSource, *, registry_uri: str | None) -> FinetuneInputs:
+    """Pin the base and read the pairs; `registry_uri` as in `resolve_model`.
 
     Raises:
         ValueError: If the model, the adapter or the pairs are refused.
     """
-    base = resolve_model(source.base)
+    base = resolve_model(source.base, registry_uri=registry_uri)
     folder = fetch_model(base, cache_dir=source.cache_dir, weights=False)
     if source.prompt is not None and (folder / PROMPT_FILE).exists() and source.prompt != load_prompt_settings(folder):
         raise ValueError(f"base {base.version} has a {PROMPT_FILE} of its own: leave the prompt's settings out")
@@ -142,10 +144,10 @@ def read_inputs(source: FinetuneSource) -> FinetuneInputs:
     weak = read_weak_pairs(Path(source.weak)) if source.weak else None
     further = tuple(read_evaluation_pairs(url) for url in source.further)
     queries = learnt_queries(folder) or frozenset()
-    adapter = resolve_model(source.adapter) if source.adapter else None
+    adapter = resolve_model(source.adapter, registry_uri=registry_uri) if source.adapter else None
     if adapter:
+        check_adapter_files(list_model(adapter), list_model(base))
         adapter_folder = fetch_model(adapter, cache_dir=source.cache_dir)
-        check_adapter_files(adapter_folder, folder)
         check_adapter_shape(adapter_folder, source.finetuning.lora)
         queries |= learnt_queries(adapter_folder) or frozenset()
     given = FinetuneInputs(base, encoder, read_evaluation_pairs(source.input), weak, further, adapter, queries)

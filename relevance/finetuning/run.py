@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
+from cluster import storage
+from cluster.models.files import fetch_model
 from cluster.tracking import TrackedRun
-from relevance.engines.label_model import open_label_model
 from relevance.evaluation.pairs import TIED, shared_queries
 from relevance.evaluation.predictions import ask_model
 from relevance.evaluation.report import report_evaluation
@@ -40,25 +40,30 @@ def finetune_and_report(source: FinetuneSource, run: TrackedRun, *, shown: Mappi
         ValueError: If the base, the pairs or the settings are refused.
         RuntimeError: If training failed.
     """
-    given = read_inputs(source)
-    output = Path(source.output)
+    given = read_inputs(source, registry_uri=run.address.uri)
     run.tags({"base": given.base.version, "data": given.pairs.digest})
     rest, judged = split_judged(given.pairs.take(given.pairs.labels != TIED), source.finetuning)
     given = replace(given.without(judged) if judged else given, pairs=rest)
-    adapter = finetune(given, source, run, output=output, cache_dir=source.cache_dir)
+    adapter = finetune(given, source, run, output=source.output, cache_dir=source.cache_dir)
     run.metrics(training_figures(adapter))
-    for path in sorted(output.iterdir()):
-        if path.is_file():
-            run.artifact(f"adapter/{path.name}", path.read_bytes())
+    _keep(adapter, run)
     print(f"adapter  {source.output}, trained in {len(adapter.losses)} steps on {len(adapter.training)} pairs")
     if judged is None:
         print(f"run      {run.where}")
         return
-    model = open_label_model(given.base.source, str(output), quantization="none", cache_dir=source.cache_dir)
-    said = ask_model(judged.rows, model, source.engine)
+    said = ask_model(judged.rows, adapter.model, source.engine)
     shared = shared_queries(judged, adapter.training)
     evaluation = judge(judged, said, source.evaluation, training=adapter.training, shared_queries=shared)
-    report_evaluation(evaluation, str(output / "evaluation"), shown, run)
+    report_evaluation(evaluation, storage.join_url(source.output, "evaluation"), shown, run)
+
+
+def _keep(adapter: FinetunedAdapter, run: TrackedRun) -> None:
+    """Send the adapter to the run, from where `runs:/…/adapter` names it."""
+    model = adapter.model
+    assert model.adapter is not None, "fine-tuning makes an adapter"
+    for path in sorted(fetch_model(model.adapter, cache_dir=model.cache_dir).iterdir()):
+        if path.is_file():
+            run.artifact(f"adapter/{path.name}", path.read_bytes())
 
 
 def training_figures(adapter: FinetunedAdapter) -> dict[str, float | None]:
@@ -72,15 +77,14 @@ def training_figures(adapter: FinetunedAdapter) -> dict[str, float | None]:
 
 def crossvalidate_and_report(source: CrossvalidateSource, run: TrackedRun, *, shown: Mapping[str, Any]) -> None:
     """Judge a way of fine-tuning on every pair, each by an adapter that did not see its query."""
-    given = read_inputs(source)
-    output = Path(source.output)
+    given = read_inputs(source, registry_uri=run.address.uri)
     pairs, said = cross_validate(
         given,
         source,
         run,
         num_folds=source.num_folds,
         seed=source.fold_seed,
-        output=output,
+        output=source.output,
         cache_dir=source.cache_dir,
     )
-    report_evaluation(judge(pairs, said, source.evaluation), str(output), shown, run)
+    report_evaluation(judge(pairs, said, source.evaluation), source.output, shown, run)

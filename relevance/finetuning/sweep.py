@@ -10,18 +10,17 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from pydantic import Field
-from safetensors import safe_open
 from sklearn.model_selection import GroupShuffleSplit
 
-from cluster.models.files import fetch_model
-from cluster.provenance import digest_of
+from cluster import storage
+from cluster.models.listing import Listing, list_model
+from cluster.progress import Progress
+from cluster.provenance import code_digest, digest_of
 from cluster.statistics.bootstrap import GroupBootstrap
 from cluster.tracking import TrackedRun, TrackingSettings, tracked_run
-from relevance.engines.label_model import open_label_model
 from relevance.evaluation.baselines import WORD_OVERLAP
 from relevance.evaluation.figures import alpha_draws
 from relevance.evaluation.pairs import TIED, EvaluationPairs
@@ -30,6 +29,7 @@ from relevance.evaluation.run import MODEL, judge
 from relevance.finetuning.finetune import finetune
 from relevance.finetuning.recipe import FinetuneInputs, FinetuneSource, FinetuningSettings, Recipe, read_inputs
 from relevance.finetuning.run import training_figures
+from relevance.weights.files import weight_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class SweepSource(Recipe):
     """Weakly labelled pairs, as `relevance_finetune` takes them."""
 
     output: str
-    """Local folder for adapters, cells, table and plot."""
+    """Folder for adapters, cells, table and plot, local or s3://."""
 
     cache_dir: str = "~/.cache/marketplace-llm"
     """Where remote models are kept on a machine."""
@@ -67,7 +67,8 @@ class Cell:
     """One base, fine-tuned on so many labels with one seed, judged on the held-out pairs."""
 
     base: str
-    num_parameters: int
+    num_parameters: int | None
+    """Of the base; None where its files can only be had whole."""
     num_labels: int
     """Pairs that it was trained on."""
     seed: int
@@ -90,26 +91,26 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
         ValueError: If a base or the pairs are refused.
         RuntimeError: If a training failed.
     """
-    cells = []
+    cells, total = [], len(source.bases) * len(source.seeds) * len(source.num_labels)
+    progress = Progress(total, "cells", every_seconds=0)
     for base in source.bases:
         named = FinetuneSource(**{**source.model_dump(include={"input", "weak", "output", "cache_dir"}), "base": base})
-        given = read_inputs(named)
+        given = read_inputs(named, registry_uri=run.address.uri)
         pairs = given.pairs.take(given.pairs.labels != TIED)
         training, held_out = _split(pairs, source.held_out_fraction)
         for seed, chosen in _subsets(training, source):
             settings = _with_seed(source.finetuning, seed)
-            key = digest_of(
-                [given.base.digest, pairs.digest, chosen.digest, held_out.digest, settings.model_dump(mode="json")]
-            )
-            path = Path(source.output) / "cells" / f"{key}.json"
-            if not path.exists():
+            parts = [given.base.digest, pairs.digest, chosen.digest, held_out.digest, settings.model_dump(mode="json")]
+            key = digest_of([*parts, code_digest("relevance", "cluster")])
+            place = storage.join_url(source.output, "cells", f"{key}.json")
+            if not storage.exists(place):
                 title = f"{given.base.version}, {len(chosen)} labels, seed {seed}"
                 with tracked_run("relevance_sweep", settings, tracking, parent=run, title=title) as child:
                     cell = _run_cell(given, chosen, held_out, settings, child, source, key)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(asdict(cell), indent=1), encoding="utf-8")
-            cells.append(Cell(**json.loads(path.read_text("utf-8"))))
+                storage.write_bytes(place, json.dumps(asdict(cell), indent=1).encode())
+            cells.append(Cell(**json.loads(storage.read_bytes(place))))
             logger.info("%s, %d labels, seed %d: alpha %.3f", base, len(chosen), seed, cells[-1].alpha)
+            progress.add()
     return cells
 
 
@@ -147,12 +148,11 @@ def _run_cell(
     source: SweepSource,
     key: str,
 ) -> Cell:
-    folder = Path(source.output) / "adapters" / key
+    folder = storage.join_url(source.output, "adapters", key)
     inputs = replace(given.without(held_out), pairs=training)
     recipe = source.model_copy(update={"finetuning": settings})
     adapter = finetune(inputs, recipe, run, output=folder, cache_dir=source.cache_dir)
-    model = open_label_model(given.base.source, str(folder), quantization="none", cache_dir=source.cache_dir)
-    said = ask_model(held_out.rows, model, source.engine)
+    said = ask_model(held_out.rows, adapter.model, source.engine)
     judged = judge(held_out, said, source.evaluation, training=training, shared_queries=0)
     run.metrics(judged.metrics() | training_figures(adapter))
     alpha = judged.comparison[MODEL]["alpha"]
@@ -164,7 +164,7 @@ def _run_cell(
     overlap = judged.comparison[WORD_OVERLAP]["alpha"].value
     return Cell(
         given.base.version,
-        count_parameters(fetch_model(given.base, cache_dir=source.cache_dir)),
+        count_parameters(list_model(given.base)),
         len(training),
         settings.training.seed,
         *numbers[:3],
@@ -175,10 +175,7 @@ def _run_cell(
     )
 
 
-def count_parameters(folder: Path) -> int:
-    """Count a model folder's weights, from the headers of its safetensors."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    return total
+def count_parameters(model: Listing) -> int | None:
+    """Count a model's weights, from the headers of its safetensors; None where those cannot be had alone."""
+    shapes = weight_shapes(model)
+    return sum(map(math.prod, shapes.values())) if shapes else None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from cluster import storage
 from cluster.statistics.bootstrap import pooled
 from cluster.tracking import TrackedRun
 from relevance.finetuning.sweep import Cell
@@ -22,14 +22,12 @@ def report_sweep(cells: Sequence[Cell], output: str, run: TrackedRun) -> None:
     table, plot = sweep_table(cells), draw_sweep(cells)
     picture = io.BytesIO()
     plot.savefig(picture, format="png", dpi=130)
-    folder = Path(output)
-    (folder / "sweep.md").write_text(table + "\n", encoding="utf-8")
-    (folder / "sweep.png").write_bytes(picture.getvalue())
-    run.artifact("sweep.md", table.encode())
-    run.artifact("sweep.png", picture.getvalue())
+    for name, content in (("sweep.md", f"{table}\n".encode()), ("sweep.png", picture.getvalue())):
+        storage.write_bytes(storage.join_url(output, name), content)
+        run.artifact(name, content)
     best = max(cells, key=lambda cell: cell.alpha)
     run.metrics({"best_alpha": best.alpha, "cells": len(cells)})
-    print(f"{table}\nplot  {folder / 'sweep.png'}\nrun   {run.where}")
+    print(f"{table}\nplot  {storage.join_url(output, 'sweep.png')}\nrun   {run.where}")
 
 
 def sweep_table(cells: Sequence[Cell]) -> str:
@@ -48,14 +46,18 @@ def sweep_table(cells: Sequence[Cell]) -> str:
             labels = f"{np.mean([cell.num_labels for cell in row]):.0f}"
             f1, overlap = (np.mean([getattr(cell, name) for cell in row]) for name in ("f1_exact", "overlap_alpha"))
             lines.append(
-                f"| {base} | {parameters / 1e6:,.1f} M | {labels} | {len(row)} | {spread} | {low:.3f} to {high:.3f} "
+                f"| {base} | {_millions(parameters)} | {labels} | {len(row)} | {spread} | {low:.3f} to {high:.3f} "
                 f"| {f1:.3f} | {overlap:.3f} |"
             )
     return "\n".join(lines)
 
 
-def _by_base(cells: Sequence[Cell]) -> dict[tuple[str, int], list[Cell]]:
-    found: dict[tuple[str, int], list[Cell]] = {}
+def _millions(parameters: int | None) -> str:
+    return "unknown" if parameters is None else f"{parameters / 1e6:,.1f} M"
+
+
+def _by_base(cells: Sequence[Cell]) -> dict[tuple[str, int | None], list[Cell]]:
+    found: dict[tuple[str, int | None], list[Cell]] = {}
     for cell in cells:
         found.setdefault((cell.base, cell.num_parameters), []).append(cell)
     return found
@@ -86,7 +88,7 @@ def draw_sweep(cells: Sequence[Cell]) -> Figure:
         # Bases of the same number of labels stand side by side, else their intervals hide each other.
         x = [np.mean([cell.num_labels for cell in row]) + 0.012 * widest * number for row in rows]
         mean, low, high = np.array([_pooled(row) for row in rows]).T
-        label = f"{base} ({parameters / 1e6:,.1f} M)"
+        label = f"{base} ({_millions(parameters)})"
         axes.errorbar(x, mean, [mean - low, high - mean], fmt="-o", color=color, capsize=3, elinewidth=1, label=label)
         for at, row in zip(x, rows, strict=True):
             axes.plot([at] * len(row), [cell.alpha for cell in row], ".", color=color, alpha=0.5)

@@ -66,6 +66,7 @@ def check_day(
     """
     return [
         *_check_finite(figures),
+        *_check_sharing(figures),
         _check_shards(figures),
         _check_failures(figures, settings.max_failed_fraction),
         _check_mass(figures, settings.min_label_mass, asked=label_mass),
@@ -97,6 +98,17 @@ def _check_finite(figures: Mapping[str, Any]) -> list[Check]:
     return [
         Check(FINITE, False, f"{count:,} rows have no label because their probabilities are not finite", "none", remedy)
     ]
+
+
+def _check_sharing(figures: Mapping[str, Any]) -> list[Check]:
+    count = figures.get("unshared_pairs", 0)  # days from before did not count them
+    if not count:
+        return []
+    remedy = (
+        "The labels are right, the day took several times as long as it has to: the model's attention (a window, "
+        "recurrent layers, positions of another kind) does not go with the engine's. Use scoring.engine=vllm."
+    )
+    return [Check("Shared prefixes", False, f"{count:,.0f} pairs had their whole prompt computed", "none", remedy)]
 
 
 def _check_shards(figures: Mapping[str, Any]) -> Check:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cluster.progress import format_seconds
 from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, work_off
 from relevance.engines.label_model import load_label_engine
 from relevance.pairs.files import find_splits, passed_over
+from relevance.scoring.compaction import MAX_FILES, compact, depth, on_ray
 from relevance.scoring.figures import ScoringFigures
 from relevance.scoring.planning import PARTITION_STAGE, Shard
 from relevance.scoring.run import (
@@ -53,10 +55,12 @@ def score_day(run: ScoringRun, *, extras: Extras | None = None, load: EngineLoad
     def score() -> ScoringFigures:
         shards = partition_input(run, splits, plan["num_shards"])
         _refuse_bad_input(run)
+        resumed = sum(done["read"] for done in run.output.manifests(SHARD_STAGE).values())
         _score(run, shards, load)
         manifests = run.output.manifests(SHARD_STAGE)
         require_manifests(run.output, SHARD_STAGE, (shard.name for shard in shards), manifests)
-        figures = replace(ScoringFigures.sum(manifests.values()), passed_over=tuple(others))
+        counted = ScoringFigures.sum(manifests.values())
+        figures = replace(counted, passed_over=tuple(others), resumed_pairs=resumed)
         _refuse_failures(run, figures.errors, figures.counts["read"], failed=figures.unusable)
         return figures
 
@@ -83,6 +87,9 @@ def _refuse_failures(run: ScoringRun, errors: Mapping[str, int], num_rows: int, 
 
 
 def _score(run: ScoringRun, shards: list[Shard], load: EngineLoader) -> None:
+    if depth(run.store.files()) > MAX_FILES:
+        done = compact(run.store, run=on_ray)
+        print(f"label store: {done.num_old:,} files made into {done.num_new:,}", file=sys.stderr, flush=True)
     finished = run.output.manifests(SHARD_STAGE).values()
     progress = _Progress(sum(shard.num_rows for shard in shards), sum(figures["read"] for figures in finished))
     poisoned = work_off(
@@ -118,12 +125,6 @@ class _Progress:
         self._computed_tokens += figures["computed_tokens"]
         rate = (self._done - self._at_start) / max(1e-9, time.monotonic() - self._started)
         cached = 1 - self._computed_tokens / self._prompt_tokens if self._prompt_tokens else 0.0
-        left = _duration((self._total - self._done) / max(rate, 1e-9))
+        left = format_seconds((self._total - self._done) / max(rate, 1e-9))
         line = f"{self._done:>12,} of {self._total:,} pairs  {rate:,.0f} pairs/s  ETA {left}"
         print(f"{line}  {cached:.0%} of prompt tokens from the cache", file=sys.stderr, flush=True)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

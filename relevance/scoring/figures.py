@@ -13,7 +13,7 @@ from relevance.agreement import alpha_from_confusion
 from relevance.labels import LABELS
 
 _COUNTS = ("read", "labelled", "reused", "repeated", "failed", "poisoned", "not_finite", "ignored")
-_SUMS = ("prompt_tokens", "computed_tokens", "engine_seconds")
+_SUMS = ("prompt_tokens", "computed_tokens", "engine_seconds", "unshared_pairs")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class ScoringFigures:
     prompt_tokens: int
     computed_tokens: int
     engine_seconds: float
+    unshared_pairs: int
+    """Pairs whose prompts were computed whole, since the engine cannot share prefixes with this model."""
     label_mass_sum: float | None
     """None: it was not asked for."""
     confusion: np.ndarray
@@ -39,6 +41,8 @@ class ScoringFigures:
     """Shards that were given up because the engine died on them."""
     passed_over: tuple[str, ...] = ()
     """What the input holds that is in no row: files of other endings, values in paths."""
+    resumed_pairs: int = 0
+    """Rows read that an earlier attempt had committed: this one's seconds are not theirs."""
 
     @classmethod
     def sum(cls, shards: Iterable[Mapping[str, Any]]) -> ScoringFigures:
@@ -113,6 +117,7 @@ class ScoringFigures:
             "computed_tokens": self.computed_tokens,
             "cached_fraction": self.cached_fraction,
             "engine_seconds": self.engine_seconds,
+            "unshared_pairs": self.unshared_pairs,
             "mean_label_mass": self.mean_label_mass,
             "agreement": self.agreement(),
             "confusion": self.confusion.tolist(),
@@ -120,4 +125,5 @@ class ScoringFigures:
             "label_mass_histogram": self.label_mass_histogram.tolist(),
             "poisoned_shards": list(self.poisoned_shards),
             **({"passed_over": list(self.passed_over)} if self.passed_over else {}),
+            **({"resumed_pairs": self.resumed_pairs} if self.resumed_pairs else {}),
         }

@@ -27,7 +27,7 @@ class DayMeasures:
     """Numbers derived from a day's figures."""
 
     pairs_per_second: float
-    """Rows read by wall-clock seconds of this attempt: a resumed run looks faster than it was."""
+    """Rows by wall-clock seconds of this attempt, those that an earlier attempt had committed left out."""
     pairs_per_engine_second: float
     """Pairs that the model computed by seconds that actors spent in the engine."""
     tokens_saved: int
@@ -60,12 +60,17 @@ def measure_day(figures: Mapping[str, Any], *, gpu_hour_price: float, gpus_per_a
     engine_seconds = figures["engine_seconds"]
     cost = engine_seconds / 3600 * gpu_hour_price * gpus_per_actor
     return DayMeasures(
-        pairs_per_second=figures["counts"]["read"] / figures["seconds"] if figures["seconds"] else 0.0,
+        pairs_per_second=pairs_of_now(figures) / figures["seconds"] if figures["seconds"] else 0.0,
         pairs_per_engine_second=figures["counts"]["labelled"] / engine_seconds if engine_seconds else 0.0,
         tokens_saved=figures["prompt_tokens"] - figures["computed_tokens"],
         cost_usd=cost,
         cost_per_million_pairs=cost * 1e6 / max(1, sum(figures["labels"].values())),
     )
+
+
+def pairs_of_now(figures: Mapping[str, Any]) -> int:
+    """Rows that the attempt itself read; the others of the day were there when it began."""
+    return figures["counts"]["read"] - figures.get("resumed_pairs", 0)
 
 
 def label_shares(figures: Mapping[str, Any]) -> dict[str, float]:

@@ -29,7 +29,7 @@ from relevance.engines.interface import Engine
 from relevance.engines.label_model import LabelModel, fingerprint, load_label_engine
 from relevance.engines.settings import EngineSettings
 from relevance.pairs.files import Split
-from relevance.pairs.pair import shard_range
+from relevance.pairs.pair import hash_ids, shard_range
 from relevance.prompting.prompts import PromptEncoder
 from relevance.scoring.label_store import LabelStore
 from relevance.scoring.planning import PARTITION_STAGE, Shard, collect_shards, count_shards, partition_split, read_shard
@@ -119,7 +119,8 @@ def open_run(input_url: str, output: str, model: LabelModel, settings: ScoringSe
     """
     model.check()
     encoder = model.encoder()
-    settings = settings.pinned(on_gpu=settings.gpus_per_actor > 0 or settings.device.startswith("cuda"))
+    on_gpu = settings.gpus_per_actor > 0 or settings.device.startswith("cuda")
+    settings = settings.pinned(on_gpu=on_gpu, max_prompt_tokens=encoder.max_prompt_tokens)
     identity = fingerprint(model, encoder, settings)
     input_url, output = storage.absolute_url(input_url), storage.absolute_url(output)
     store_url = settings.label_store or storage.join_url(output, "_label_store")
@@ -275,4 +276,6 @@ def _remember(block: pa.Table, run: ScoringRun, hash_range: tuple[int, int]) -> 
     computed = np.flatnonzero(np.asarray(block["origin"]) == COMPUTE)
     rows = block.take(pa.array(computed)).combine_chunks()
     probabilities = np.stack([np.asarray(rows[name]) for name in SCORE_COLUMNS], axis=1)
-    run.store.add(hash_range, rows["content"].combine_chunks(), probabilities, np.asarray(rows["label_mass"]))
+    products = hash_ids(rows["product_id"].combine_chunks())
+    mass = np.asarray(rows["label_mass"])
+    run.store.add(hash_range, products, rows["content"].combine_chunks(), probabilities, mass)

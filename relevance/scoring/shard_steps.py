@@ -33,7 +33,7 @@ HISTOGRAM_BINS = 20
 _TOKENS = pa.list_(pa.int32())
 _WORK_COLUMNS = ("product_tokens", "query_tokens")
 
-_USED = ("prompt_tokens", "computed_tokens", "engine_seconds")
+_USED = ("prompt_tokens", "computed_tokens", "engine_seconds", "unshared_pairs")
 _OUTPUT = ("query_id", "product_id", "label", *SCORE_COLUMNS, "label_mass", "model_version", "prompt_version", "error")
 RESERVED_COLUMNS = frozenset(
     {
@@ -161,7 +161,7 @@ def _tokenise(
 
 
 def score_block(block: pa.Table, engine: Engine, guidelines_ids: list[int]) -> pa.Table:
-    """Label the rows that are left to compute; adds `prompt_tokens`, `computed_tokens`, `engine_seconds`.
+    """Label the rows that are left to compute; adds what that used (`_USED`).
 
     A row whose numbers are not finite gets an error in place of a label, and counts as failed from here on.
     """
@@ -169,7 +169,7 @@ def score_block(block: pa.Table, engine: Engine, guidelines_ids: list[int]) -> p
     rows = np.flatnonzero(np.asarray(block["origin"]) == COMPUTE)
     tokens = block.select(_WORK_COLUMNS).take(pa.array(rows)).combine_chunks()
     block = block.drop_columns(list(_WORK_COLUMNS))
-    used = {"prompt_tokens": 0, "computed_tokens": 0, "engine_seconds": 0.0}
+    used = {"prompt_tokens": 0, "computed_tokens": 0, "engine_seconds": 0.0, "unshared_pairs": 0}
     if len(rows):
         starts_product = np.asarray(pc.is_valid(tokens["product_tokens"]))
         batch = TokenBatch(
@@ -185,6 +185,7 @@ def score_block(block: pa.Table, engine: Engine, guidelines_ids: list[int]) -> p
             "prompt_tokens": scores.prompt_tokens,
             "computed_tokens": scores.computed_tokens,
             "engine_seconds": time.perf_counter() - started,
+            "unshared_pairs": 0 if scores.shared_prefix else len(rows),
         }
         with np.errstate(over="ignore"):
             probabilities = np.exp(scores.logprobs)

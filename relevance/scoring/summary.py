@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from cluster import storage
 from relevance.labels import LABELS
 from relevance.scoring.checks import FINITE, Check, verdict
-from relevance.scoring.measures import DayMeasures, label_shares
+from relevance.scoring.measures import DayMeasures, label_shares, pairs_of_now
 from relevance.scoring.page import format_alpha, format_duration, format_share
 
 _BAR_CELLS = 30
@@ -68,8 +68,8 @@ def _facts(figures: Mapping[str, Any], measures: DayMeasures) -> list[str]:
     facts = {
         "pairs": f"{counts['read']:,} read: {counts['labelled']:,} labelled, {counts['reused']:,} reused, "
         f"{counts['repeated']:,} repeated, {counts['failed']:,} failed",
-        "speed": f"{measures.pairs_per_second:,.0f} pairs/s in {format_duration(figures['seconds'])}, "
-        f"{measures.pairs_per_engine_second:,.0f} computed per second of an actor",
+        "speed": f"{_speed(figures, measures)}, {measures.pairs_per_engine_second:,.0f} computed per second of an "
+        "actor",
         "cache": f"{format_share(figures['cached_fraction'])} of prompt tokens from a shared prefix, "
         f"{figures['computed_tokens']:,} of {figures['prompt_tokens']:,} computed",
     }
@@ -81,6 +81,14 @@ def _facts(figures: Mapping[str, Any], measures: DayMeasures) -> list[str]:
             f"accuracy {agreement['accuracy']:.1%}, F1 exact {agreement['f1_exact']:.3f}"
         )
     return [f"{name:<12}{fact}" for name, fact in facts.items()]
+
+
+def _speed(figures: Mapping[str, Any], measures: DayMeasures) -> str:
+    rate = f"{measures.pairs_per_second:,.0f} pairs/s in {format_duration(figures['seconds'])}"
+    if not (resumed := figures.get("resumed_pairs")):
+        return rate
+    there = f"{resumed:,} of {figures['counts']['read']:,} pairs were there from an earlier attempt"
+    return f"{rate}, {there}" if pairs_of_now(figures) else f"nothing was left to score, {there}"
 
 
 def _bar_character(to: TextIO) -> str:

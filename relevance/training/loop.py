@@ -26,7 +26,7 @@ from cluster.models.files import ModelFiles, fetch_model
 from cluster.settings import Settings
 from cluster.training.schedule import warmup_cosine
 from cluster.training.session import TrainingSession, training_session
-from cluster.training.train import STEP, autocast, has_bf16
+from cluster.training.train import STEP, STEPS, autocast, has_bf16
 from relevance.agreement import nominal_alpha
 from relevance.engines.label_model import load_tokenizer
 from relevance.labels import LABELS
@@ -271,7 +271,13 @@ class LabelTraining:
         recent = state.losses[-self._settings.report_steps :]
         factor = _rate_factor(state.step - 1, self._task.steps)
         rate = self._settings.learning_rate * factor
-        metrics = {STEP: state.step, "loss": float(np.mean(recent)), "learning_rate": rate, **metrics}
+        metrics = {
+            STEP: state.step,
+            STEPS: self._task.steps,
+            "loss": float(np.mean(recent)),
+            "learning_rate": rate,
+            **metrics,
+        }
         if not with_checkpoint:
             self._session.report(metrics)
             return

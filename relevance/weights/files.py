@@ -1,87 +1,95 @@
-"""Are a model's files what they seem? Told from names and headers alone, before anything heavy is loaded."""
+"""Are a model's files what they seem? Told from names and headers alone, before anything heavy is fetched or loaded."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
+
+from cluster.models.listing import Listing
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _POINTER = b"version https://git-lfs"
+_POINTER_BYTES = 1024
+"""The most that a pointer takes; it is three short lines."""
 _LENGTH_BYTES = 8
+_FIRST_BYTES = 2**16
+"""Read at once: it holds most headers whole."""
 _MAX_HEADER_BYTES = 100_000_000
 """The most that safetensors itself takes."""
 _STORED = "base_model.model."
 _VOCABULARY = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 
 
-def check_model_files(model_dir: Path, *, whole: bool = True) -> None:
+def check_model_files(model: Listing) -> None:
     """Refuse a model folder that is not what its names say.
 
-    Args:
-        model_dir: The folder.
-        whole: Its weights are to be there too; False where only the tokeniser was fetched.
-
     Raises:
-        ValueError: If it holds an adapter's files too, a shard is missing or cut short, or a Git-LFS pointer stands
-            in place of content; file and remedy are named.
+        ValueError: If it holds an adapter's files too, has no safetensors, a shard is missing or cut short, or a
+            Git-LFS pointer stands in place of content; file and remedy are named.
     """
-    if found := [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if (model_dir / name).exists()]:
+    if found := [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if name in model.sizes]:
         raise ValueError(
-            f"model {model_dir.name}: holds {' and '.join(found)} beside its own weights, which would be applied to "
+            f"model {model.name}: holds {' and '.join(found)} beside its own weights, which would be applied to "
             "them, maybe for a second time: delete them if the adapter is merged, else move them to a folder of their "
             "own and give adapter="
         )
-    _check_pointers(model_dir)
-    if not whole:
-        return
-    index = model_dir / _INDEX
-    if index.exists():
-        wanted = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        if missing := sorted(name for name in wanted if not (model_dir / name).exists()):
+    _check_pointers(model)
+    weights = _weights(model)
+    if not weights:
+        others = sorted(name for name in model.sizes if name.endswith((".bin", ".pt", ".pth")))
+        raise ValueError(
+            f"model {model.name}: expected *.safetensors, found {', '.join(others) or 'no weights'}: pickled "
+            "weights can run code and are refused, save the model again with save_pretrained"
+        )
+    if _INDEX in model.sizes and model.read:
+        wanted = set(json.loads(model.read(_INDEX, 0, model.sizes[_INDEX]))["weight_map"].values())
+        if missing := sorted(name for name in wanted if name not in model.sizes):
             raise ValueError(
-                f"model {model_dir.name}: {missing[0]} is missing ({len(missing)} of {len(wanted)} shards that "
+                f"model {model.name}: {missing[0]} is missing ({len(missing)} of {len(wanted)} shards that "
                 f"{_INDEX} names): copy it there"
             )
-    for path in sorted(model_dir.glob("*.safetensors")):
-        read_shapes(path)
+    if model.read:
+        for name in weights:
+            read_shapes(model, name)
 
 
-def check_adapter_files(adapter_dir: Path, model_dir: Path | None = None) -> None:
+def check_adapter_files(adapter: Listing, model: Listing | None = None) -> None:
     """Refuse an adapter folder that is none, or whose base is another.
 
     Args:
-        adapter_dir: Folder with adapter_config.json and adapter_model.safetensors.
-        model_dir: The base; None, or a folder without weights: what needs them is left to who loads both.
+        adapter: Folder with adapter_config.json and adapter_model.safetensors.
+        model: The base; None leaves what needs it to who loads both.
 
     Raises:
         ValueError: If a file is missing or a Git-LFS pointer, the vocabulary was resized, or a factor does not fit.
     """
-    path = adapter_dir / ADAPTER_WEIGHTS
-    if not path.is_file() or not (adapter_dir / ADAPTER_CONFIG).is_file():
-        found = ", ".join(sorted(file.name for file in adapter_dir.glob("*"))) or "nothing"
+    if not {ADAPTER_CONFIG, ADAPTER_WEIGHTS} <= set(adapter.sizes):
+        found = ", ".join(adapter.sizes) or "nothing"
         raise ValueError(
-            f"adapter {adapter_dir.name}: expected {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}, found {found}: save it with "
+            f"adapter {adapter.name}: expected {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}, found {found}: save it with "
             "save_pretrained"
         )
-    _check_pointers(adapter_dir)
-    adapter = read_shapes(path)
-    base = _base_shapes(model_dir) if model_dir else {}
-    for name, shape in adapter.items():
+    _check_pointers(adapter)
+    if not adapter.read:
+        return
+    factors = read_shapes(adapter, ADAPTER_WEIGHTS)
+    base = weight_shapes(model) if model else {}
+    for name, shape in factors.items():
         of_base = base.get(name.removeprefix(_STORED))
         resized = any(f".{part}.weight" in name for part in _VOCABULARY)
-        if resized and of_base and of_base != shape:
+        if model and resized and of_base and of_base != shape:
             raise ValueError(
-                f"adapter {adapter_dir.name}: its {ADAPTER_WEIGHTS} has a vocabulary of {shape[0]:,} entries, the base "
-                f"{model_dir.name} one of {of_base[0]:,}: merge it into its own resized base where it was trained, and "
+                f"adapter {adapter.name}: its {ADAPTER_WEIGHTS} has a vocabulary of {shape[0]:,} entries, the base "
+                f"{model.name} one of {of_base[0]:,}: merge it into its own resized base where it was trained, and "
                 "give the merged model"
             )
-    _check_factors(adapter, base, adapter_dir, model_dir)
+    if model and base:
+        _check_factors(factors, base, adapter.name, model.name)
 
 
 def _check_factors(
-    adapter: dict[str, list[int]], base: dict[str, list[int]], adapter_dir: Path, model_dir: Path | None
+    adapter: dict[str, list[int]], base: dict[str, list[int]], adapter_name: str, model_name: str
 ) -> None:
     """Compare what the factors take and give with the base's weights.
 
@@ -90,8 +98,6 @@ def _check_factors(
     """
     factors = [(*name.removeprefix(_STORED).partition(".lora_")[::2], shape) for name, shape in adapter.items()]
     factors = [one for one in factors if one[1] in ("A.weight", "B.weight")]
-    if model_dir is None or not base or not factors:
-        return
     found = {layer: _weight_of(layer, base) for layer, _, _ in factors}
     for layer, factor, shape in factors:
         axis = 1 if factor == "A.weight" else 0
@@ -100,7 +106,7 @@ def _check_factors(
             continue
         expected = f"{shape[axis]} {'inputs' if axis else 'outputs'}"
         raise ValueError(
-            f"adapter {adapter_dir.name} belongs to another base than {model_dir.name}: for {layer} it expects "
+            f"adapter {adapter_name} belongs to another base than {model_name}: for {layer} it expects "
             f"{expected}, found {weight[axis] if weight else 'no such layer'}: give the base it was trained on"
         )
 
@@ -112,45 +118,50 @@ def _weight_of(layer: str, base: dict[str, list[int]]) -> list[int] | None:
     return next((base[name] for name in names if name in base), None)
 
 
-def _base_shapes(model_dir: Path) -> dict[str, list[int]]:
+def _weights(model: Listing) -> list[str]:
+    """Safetensors of the folder itself: exports of other kinds lie in folders below it."""
+    return [name for name in model.sizes if name.endswith(".safetensors") and "/" not in name]
+
+
+def weight_shapes(model: Listing) -> dict[str, list[int]]:
+    """Shapes of all of a model's tensors; empty where only whole files can be had."""
     shapes: dict[str, list[int]] = {}
-    for path in model_dir.glob("*.safetensors"):
-        shapes |= read_shapes(path)
+    for name in _weights(model) if model.read else ():
+        shapes |= read_shapes(model, name)
     return shapes
 
 
-def read_shapes(path: Path) -> dict[str, list[int]]:
+def read_shapes(folder: Listing, name: str) -> dict[str, list[int]]:
     """Read the shapes of a safetensors file's tensors from its header.
 
     Raises:
         ValueError: If it is no safetensors file, or shorter than its header says.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        text = file.read(length) if length <= min(size, _MAX_HEADER_BYTES) else b""
+    assert folder.read, "only whole files can be had of this folder"
+    size = folder.sizes[name]
+    first = folder.read(name, 0, _FIRST_BYTES)
+    start, length = _LENGTH_BYTES, int.from_bytes(first[:_LENGTH_BYTES], "little")
+    end = start + length
+    text = b""
+    if length <= min(size, _MAX_HEADER_BYTES):
+        text = first[start:end] + (folder.read(name, len(first), end) if end > len(first) else b"")
     try:
         header: dict[str, Any] = json.loads(text)
         header.pop("__metadata__", None)
-        end = _LENGTH_BYTES + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        end += max((entry["data_offsets"][1] for entry in header.values()), default=0)
         shapes = {name: entry["shape"] for name, entry in header.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise ValueError(
-            f"{path.parent.name}/{path.name} cannot be read (no safetensors header): copy it again"
-        ) from None
+        raise ValueError(f"{folder.name}/{name} cannot be read (no safetensors header): copy it again") from None
     if size < end:
-        raise ValueError(
-            f"{path.parent.name}/{path.name} cannot be read ({size:,} of {end:,} bytes are there): copy it again"
-        )
+        raise ValueError(f"{folder.name}/{name} cannot be read ({size:,} of {end:,} bytes are there): copy it again")
     return shapes
 
 
-def _check_pointers(folder: Path) -> None:
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in (".safetensors", ".json", ".model"):
-            with path.open("rb") as file:
-                if file.read(len(_POINTER)) == _POINTER:
-                    raise ValueError(
-                        f"{folder.name}/{path.name} is a Git-LFS pointer and not the file itself: fetch it with "
-                        "git lfs pull, or download it from the hub"
-                    )
+def _check_pointers(folder: Listing) -> None:
+    for name, size in folder.sizes.items():
+        short = size < _POINTER_BYTES and name.endswith((".safetensors", ".json", ".model"))
+        if short and folder.read and folder.read(name, 0, len(_POINTER)) == _POINTER:
+            raise ValueError(
+                f"{folder.name}/{name} is a Git-LFS pointer and not the file itself: fetch it with "
+                "git lfs pull, or download it from the hub"
+            )

@@ -20,6 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
+from cluster.models.listing import list_folder
+from cluster.progress import watched
 from relevance.weights.activation_memory import ActivationMemory
 from relevance.weights.files import ADAPTER_WEIGHTS, check_adapter_files, check_model_files, read_shapes
 from relevance.weights.fp8_linear import Fp8Linear, require_fp8
@@ -117,7 +119,8 @@ def folder_fingerprint(model_dir: Path) -> str | None:
     """
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(read_config(model_dir), trust_remote_code=False)
-    where = {name: path for path in model_dir.glob("*.safetensors") for name in read_shapes(path)}
+    files = list_folder(model_dir)
+    where = {name: path for path in model_dir.glob("*.safetensors") for name in read_shapes(files, path.name)}
     digest = hashlib.sha256()
     for name, layer in _linears(model):
         if f"{name}.weight" not in where:
@@ -147,13 +150,7 @@ def read_config(model_dir: Path) -> PretrainedConfig:
             f"model {model_dir.name}: architecture {content.get('model_type')!r} is not part of transformers, and code "
             "that comes with a model is never run: choose a model of a known architecture"
         )
-    if not any(model_dir.glob("*.safetensors")):
-        others = sorted(file.name for file in model_dir.iterdir() if file.suffix in {".bin", ".pt", ".pth"})
-        raise ValueError(
-            f"model {model_dir.name}: expected *.safetensors, found {', '.join(others) or 'no weights'}: pickled "
-            "weights can run code and are refused, save the model again with save_pretrained"
-        )
-    check_model_files(model_dir)
+    check_model_files(list_folder(model_dir))
     return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
 
 
@@ -270,8 +267,8 @@ def convert_linears(model: PreTrainedModel, quantization: str, dtype: torch.dtyp
 
     `fp8` can be made, and saved, on any machine; only a GPU can run it.
     """
-    memory = ActivationMemory()
-    for name, layer in _linears(model):
+    memory, layers = ActivationMemory(), _linears(model)
+    for name, layer in watched(layers, len(layers), "layers"):
         if unquantized is None or not re.search(unquantized, name):
             model.set_submodule(name, _converted(layer, quantization, dtype, memory))
 
@@ -298,7 +295,7 @@ def linear_weight(layer: nn.Module) -> torch.Tensor:
 
 def _merge_adapter(model: PreTrainedModel, adapter_dir: Path, model_dir: Path) -> PreTrainedModel:
     """Fold an adapter into the weights: unmerged it can cost half the throughput."""
-    check_adapter_files(adapter_dir, model_dir)
+    check_adapter_files(list_folder(adapter_dir), list_folder(model_dir))
     _check_adapter(model, adapter_dir, model_dir.name)
     from peft import PeftModel
 
@@ -309,7 +306,7 @@ def _check_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> None
     """Compare the adapter's factors with the layers that they are for; a mismatch means another base."""
     require_base(adapter_dir, base_fingerprint(model), base)
     layers = dict(model.named_modules())
-    for name, shape in read_shapes(adapter_dir / ADAPTER_WEIGHTS).items():
+    for name, shape in read_shapes(list_folder(adapter_dir), ADAPTER_WEIGHTS).items():
         layer_name, _, factor = name.removeprefix("base_model.model.").partition(".lora_")
         axis = {"A.weight": 1, "B.weight": 0}.get(factor)
         if axis is None:

@@ -140,7 +140,7 @@ def _inputs(candidate: Candidate, arguments: dict[str, Any]) -> tuple[Any, Any]:
         trainer={"num_workers": 0, "checkpoints": str(Path(arguments["output"]) / f"checkpoints-{os.getpid()}")},
         engine={"device": arguments.get("device", "auto"), "quantization": "none"},
     )
-    given = read_inputs(source)
+    given = read_inputs(source, registry_uri=None)
     if candidate.further_epochs:
         given = replace(given, further=(read_evaluation_pairs(str(arguments["written"])),))
     if arguments["limit"]:
@@ -162,7 +162,6 @@ def _fold(name: str, fold: int, arguments: dict[str, Any], started: float) -> di
 def _train_and_judge(name: str, fold: int, arguments: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from relevance.engines.label_model import open_label_model
     from relevance.evaluation.predictions import ask_model
     from relevance.finetuning.finetune import finetune
     from relevance.finetuning.pairs import LabelledTexts, split_folds
@@ -173,10 +172,10 @@ def _train_and_judge(name: str, fold: int, arguments: dict[str, Any]) -> dict[st
     pairs = given.pairs
     training, judged = split_folds(LabelledTexts(pairs.queries, pairs.titles, pairs.labels), FOLDS, seed=0)[fold]
     own, other = (pairs.take(np.isin(np.arange(len(pairs)), rows)) for rows in (training, judged))
-    adapter = Path(arguments["output"]) / "folds" / f"{name.replace(' ', '_').replace(',', '')}-{fold}"
-    finetune(replace(given.without(other), pairs=own), source, None, output=adapter, cache_dir="/tmp/cache")
-    model = open_label_model(given.base.source, str(adapter), quantization="none", cache_dir="/tmp/cache")
-    said = ask_model(other.rows, model, source.engine)
+    folder = Path(arguments["output"]) / "folds" / f"{name.replace(' ', '_').replace(',', '')}-{fold}"
+    inputs = replace(given.without(other), pairs=own)
+    adapter = finetune(inputs, source, None, output=str(folder), cache_dir="/tmp/cache")
+    said = ask_model(other.rows, adapter.model, source.engine)
     return {
         "query_ids": other.rows["query_id"].to_pylist(),
         "markets": list(other.markets) if other.markets else [None] * len(other),
@@ -195,7 +194,7 @@ def _final(name: str, seed: int, arguments: dict[str, Any]) -> str:
     training = source.finetuning.training.model_copy(update={"seed": seed})
     source = source.model_copy(update={"finetuning": source.finetuning.model_copy(update={"training": training})})
     folder = Path(arguments["output"]) / f"adapter{seed}"
-    finetune(given, source, None, output=folder, cache_dir="/tmp/cache")
+    finetune(given, source, None, output=str(folder), cache_dir="/tmp/cache")
     weights = folder / "adapter_model.safetensors"
     halved = {key: tensor.half() for key, tensor in load_file(weights).items()}
     save_file(halved, weights, metadata={"format": "pt"})
@@ -212,7 +211,8 @@ def _label_recombined(given: Any, source: Any, adapter: Path, arguments: dict[st
     import pyarrow.parquet as pq
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    from relevance.engines.label_model import open_label_model
+    from cluster.models.files import resolve_model
+    from relevance.engines.label_model import LabelModel
     from relevance.evaluation.pairs import read_evaluation_pairs
     from relevance.evaluation.predictions import ask_model
 
@@ -234,7 +234,7 @@ def _label_recombined(given: Any, source: Any, adapter: Path, arguments: dict[st
         writer.writerow(["query_id", "product_id", "query", "title", "label"])
         writer.writerows([f"q{i}", f"p{j}", queries[i], titles[j], "exact"] for i, j in sorted(pairs))
     table = read_evaluation_pairs(str(path))
-    model = open_label_model(given.base.source, str(adapter), quantization="none", cache_dir="/tmp/cache")
+    model = LabelModel(given.base, resolve_model(str(adapter)), quantization="none", cache_dir="/tmp/cache")
     said = ask_model(table.rows, model, source.engine)
     probabilities = [pa.array(said.probabilities[:, label].astype(np.float16)) for label in range(4)]
     kept = pa.table([pa.array(table.queries), pa.array(table.titles), *probabilities], ["query", "title", *"esci"])

@@ -42,6 +42,7 @@ def shard_figures(
     not_finite: int = 0,
     judged: int = 0,
     label_mass: float | None = 0.985,
+    unshared: int = 0,
     shard: str = "00000",
 ) -> dict[str, Any]:
     """The figures of one shard, as `scoring.finish_block` counts them."""
@@ -71,6 +72,7 @@ def shard_figures(
         "prompt_tokens": 654 * computed,
         "computed_tokens": 54 * computed,
         "engine_seconds": computed / 1_050,
+        "unshared_pairs": unshared,
     }
 
 

@@ -12,10 +12,12 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer:
-    """Serves repositories, given as {"owner/name": folder}, each with one revision."""
+    """Serves repositories, given as {"owner/name": folder}, each with one revision; files of `gated` ones to nobody."""
 
-    def __init__(self, repositories: dict[str, Path]) -> None:
+    def __init__(self, repositories: dict[str, Path], *, gated: str = "") -> None:
         self.requests: list[str] = []
+        self.num_bytes = 0
+        """Sent as files' content."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -31,8 +33,16 @@ class HubServer:
             def _answer(self, *, body: bool) -> None:
                 path = self.path.partition("?")[0]
                 server.requests.append(path)
+                if gated and path.startswith(f"/{gated}/resolve/"):
+                    return self._send(403, b"{}", body, "GatedRepo")
                 content = self._find(path)
-                self._send(404 if content is None else 200, content or b"{}", body)
+                if content is None:
+                    return self._send(404, b"{}", body, "RepoNotFound")
+                if body and "/resolve/" in path:
+                    first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+                    content = content[int(first) : int(last) + 1 if last else None]
+                    server.num_bytes += len(content)
+                return self._send(206 if body and "Range" in self.headers else 200, content, body)
 
             def _find(self, path: str) -> bytes | None:
                 for name, folder in repositories.items():
@@ -45,13 +55,13 @@ class HubServer:
                         return (folder / path.rpartition("/")[2]).read_bytes()
                 return None
 
-            def _send(self, status: int, content: bytes, body: bool) -> None:
+            def _send(self, status: int, content: bytes, body: bool, refusal: str = "") -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
                 self.send_header("X-Repo-Commit", SHA)
-                if status == 404:
-                    self.send_header("X-Error-Code", "RepoNotFound")
+                if refusal:
+                    self.send_header("X-Error-Code", refusal)
                 self.end_headers()
                 if body:
                     self.wfile.write(content)

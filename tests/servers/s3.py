@@ -97,7 +97,7 @@ class S3Server:
             list(self._app(environ, lambda *_: None))
         else:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        code = {500: "InternalError", 503: "SlowDown"}.get(fault.status, "Error")
+        code = {409: "ConditionalRequestConflict", 500: "InternalError", 503: "SlowDown"}.get(fault.status, "Error")
         body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
         headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
         start_response(f"{fault.status} {code}", headers)

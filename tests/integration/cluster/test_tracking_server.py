@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -18,36 +17,9 @@ import pytest
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
 from tests.measures.pages import rendered
+from tests.servers.mlflow import MlflowServer
 
 PROJECT = Path(__file__).resolve().parents[3]
-
-
-class MlflowServer:
-    """`mlflow server` on a port of its own; stopped with all its workers."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._folder, self._process = folder, None
-
-    def start(self) -> None:
-        store = ["--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
-        files = ["--artifacts-destination", str(self._folder / "files"), "--workers", "1"]
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port), *store, *files]
-        with (self._folder / "server.log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, 9)
-            self._process.wait()
-            self._process = None
-
-    def listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 @pytest.fixture
@@ -142,7 +114,7 @@ def test_two_jobs_that_find_no_database_both_get_a_run_quietly(tmp_path: Path) -
 @pytest.mark.timeout(600)  # a busy machine starts the server slowly
 def test_two_runs_are_compared_in_the_mlflow_page(server: MlflowServer, browser: str, tmp_path: Path) -> None:
     server.start()
-    wait_until(server.listens, seconds=240)
+    server.wait()
     ids = []
     for title, alpha in (("without adapter", 0.4421), ("with adapter", 0.5307)):
         with tracked_run("compared", Settings(), TrackingSettings(uri=server.url), title=title) as run:

@@ -36,7 +36,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.base = save_tiny_model(folder / "base")
-        self.input = write_learnable_pairs(folder / "pairs.csv", num_queries=40)
+        self.input = write_learnable_pairs(folder / "pairs.csv", num_queries=80)
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
 
     def finetune(self, name: str, *, num_workers: int = 1, epochs: int = 14, **settings: object) -> None:

@@ -226,7 +226,9 @@ def test_champions_change_hands_by_the_rules(project: Project, capsys: pytest.Ca
 
     worse = str(save_adapter(project.base, project.folder / "worse", seed=7))
     project.publish(adapter=worse)
-    assert "relevance/2 stays a challenger: alpha less that of relevance/1 is -" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "relevance/2 stays a challenger: alpha less that of word overlap is " in said
+    assert "alpha less that of relevance/1 is -" in said
     assert project.aliases() == {"champion": "1", "challenger": "2"}
     assert "the limit is -0.0050" in project.client.get_model_version("relevance", "2").tags["why"]
 

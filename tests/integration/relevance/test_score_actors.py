@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from relevance.scoring.day import score_day
 from relevance.scoring.run import ScoringRun, ScoringSettings, open_run
 from tests.builders.fakes import DyingEngine, load_fake_engine, load_overflowing_engine
 from tests.builders.pairs_data import make_pairs, read_committed, read_visible, write_pairs
+from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 FATAL = "q7"
@@ -110,3 +114,30 @@ def test_numbers_that_are_none_fail_the_day_and_are_not_there_the_next(day: Scor
     assert counts["failed"] == 0
     assert counts["labelled"] == count - counts["ignored"]
     assert all(0 <= row["p_exact"] <= 1 for row in read_committed(again.output.url))
+
+
+def load_nothing(settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> BrokenEngine:
+    raise OSError("CUDA driver version is insufficient\nCompile with TORCH_USE_CUDA_DSA")
+
+
+def test_what_a_library_raises_at_an_engines_start_is_told_in_its_first_line(day: ScoringRun) -> None:
+    with pytest.raises(RuntimeError, match=r"^a worker cannot start: OSError: CUDA driver version is insufficient$"):
+        score_day(day, load=load_nothing)
+
+
+def test_what_an_engine_refuses_at_its_start_is_one_sentence_in_the_terminal(
+    tmp_path: Path, tiny_model: Path, local_ray: str
+) -> None:
+    write_pairs(make_pairs(20), str(tmp_path / "pairs"))
+    settings = [f"input={tmp_path}/pairs", f"output={tmp_path}/scores", f"model={tiny_model}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.relevance_score", *settings, "scoring.quantization=fp8"],
+        cwd=PROJECT,
+        env=os.environ | {"RAY_ADDRESS": local_ray},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: fp8 needs a GPU of compute capability 8.9"), done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 6, done.stderr

@@ -96,6 +96,14 @@ def test_remote_folders_are_fetched_once_per_content(s3_server: S3Server, bucket
     assert (second / "w.safetensors").read_bytes() == b"2"
 
 
+@pytest.mark.parametrize("apply", [False, True], ids=["nobody was first", "a request of before was applied"])
+def test_a_creation_that_meets_another_is_tried_again(bucket: str, s3_server: S3Server, apply: bool) -> None:
+    with s3_server.fail("PUT", "manifest", status=409, times=3, apply=apply):
+        assert storage.create_exclusive(f"{bucket}/manifest", b"mine")
+    assert not storage.create_exclusive(f"{bucket}/manifest", b"theirs")
+    assert storage.read_bytes(f"{bucket}/manifest") == b"mine"
+
+
 def test_local_paths_become_absolute_and_are_shown_as_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert storage.absolute_url("var/scores/") == f"{tmp_path}/var/scores"

@@ -47,6 +47,8 @@ def test_a_model_in_s3_comes_with_or_without_its_weights(bucket: str, tmp_path: 
     whole = fetch_model(model, cache_dir=str(tmp_path))
     assert (whole / "model.safetensors").read_bytes() == b"weights"
     storage.write_bytes(f"{bucket}/m/model.safetensors", b"newer")
+    with pytest.raises(ValueError, match=r"/m: its files have changed since this job began: run it again"):
+        fetch_model(model, cache_dir=str(tmp_path / "other machine"))
     assert resolve_model(f"{bucket}/m").digest != model.digest
     with pytest.raises(ValueError, match=r"model s3://.*/none: no files there"):
         resolve_model(f"{bucket}/none")
@@ -105,6 +107,31 @@ def test_a_hub_id_is_pinned_to_its_commit_and_brings_no_code_and_no_pickle(model
         hub.stop()
     offline = _resolve_in_a_fresh_process(f"team/tiny@{SHA}", tmp_path, HF_HUB_OFFLINE="1")
     assert [json.loads(offline)[0], json.loads(offline)[2]] == [found[0], found[2]]
+
+
+def test_a_model_that_asks_for_consent_is_refused_in_one_sentence(model_dir: Path, tmp_path: Path) -> None:
+    hub = HubServer({"team/gated": model_dir}, gated="team/gated")
+    try:
+        said = _resolve_in_a_fresh_process("team/gated", tmp_path, HF_ENDPOINT=hub.url)
+    finally:
+        hub.stop()
+    assert said.startswith("model team/gated: its authors ask for consent before anyone may load it: give it on")
+    assert said.count("\n") == 1
+
+
+def test_a_folder_that_a_run_left_is_named_by_its_run(model_dir: Path, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("relevance_finetune", artifact_location=(tmp_path / "artifacts").as_uri())
+    run_id = client.create_run(experiment).info.run_id
+    client.log_artifacts(run_id, str(model_dir), "adapter")
+    found = resolve_model(f"runs:/{run_id}/adapter", registry_uri=uri)
+    fetched = fetch_model(found, cache_dir=str(tmp_path / "cache"))
+    assert sorted(path.name for path in fetched.iterdir()) == ["config.json", "model.safetensors"]
+    assert found.version == f"{run_id[:8]}/adapter"
+    for missing, reason in ((f"runs:/{run_id}/none", "the run has no files there"), ("runs:/0/adapter", "no such run")):
+        with pytest.raises(ValueError, match=rf"model {missing}: {reason}.*give runs:/RUN_ID/FOLDER"):
+            resolve_model(missing, registry_uri=uri)
 
 
 def test_a_name_that_is_nowhere_says_where_it_was_looked_for(tmp_path: Path) -> None:

@@ -10,12 +10,22 @@ from cluster.sharded.pool import DeathCounter, Deaths, as_report
 
 
 def test_every_start_but_the_first_follows_a_death() -> None:
-    counter = DeathCounter()
-    assert counter.start("a") == (0, "its process was killed")
-    assert counter.start("a") == (1, "its process was killed")
+    counter = DeathCounter(lambda: {"n1", "n2"})
+    assert counter.start("a", "n1") == (0, "its process was killed")
+    assert counter.start("a", "n2") == (1, "its process was killed")
     counter.explain("a", "MemoryError")
-    assert counter.start("a") == (2, "MemoryError")
-    assert counter.start("b") == (0, "its process was killed")
+    assert counter.start("a", "n1") == (2, "MemoryError")
+    assert counter.start("b", "n1") == (0, "its process was killed")
+
+
+def test_a_worker_that_went_with_its_node_did_not_die_of_the_unit() -> None:
+    alive = {"n0", "n1", "n2", "n3", "n4"}
+    counter = DeathCounter(lambda: alive)
+    for number in range(4):
+        assert counter.start("a", f"n{number}")[0] == 0
+        alive.discard(f"n{number}")
+    assert counter.start("a", "n4")[0] == 0
+    assert counter.start("a", "n4")[0] == 1, "the node is still there: this one crashed"
 
 
 def test_a_refusal_is_raised_and_ends_no_process() -> None:

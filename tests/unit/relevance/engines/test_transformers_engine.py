@@ -133,6 +133,7 @@ def test_other_architectures_score_right_with_or_without_sharing(
     assert np.abs(probabilities(scores) - expected).max() <= 1e-4
     assert np.abs(scores.label_mass - mass).max() <= 1e-5
     assert ("does not share prefixes" in caplog.text) == (family in {"mistral", "bloom"})
+    assert scores.shared_prefix == (family not in {"mistral", "bloom", "gemma2"}), "figures say it, not a log alone"
     assert ("pass the attention window of 30" in caplog.text) == (family == "gemma2")
 
 

@@ -40,6 +40,7 @@ def test_a_first_day_is_judged_by_what_there_is() -> None:
         ({"errors": {"query: blank": 5_001}}, "Unusable rows", "0.50%"),
         ({"errors": {"engine: died": 2_000}, "poisoned": 2_000}, "Shards given up", "2,000 rows"),
         ({"label_mass": 0.89}, "Label mass", "0.890"),
+        ({"unshared": 4_000}, "Shared prefixes", "4,000 pairs had their whole prompt computed"),
         ({"shares": (1.0, 0.0, 0.0, 0.0)}, "Most frequent label", "every row is exact"),
     ],
 )

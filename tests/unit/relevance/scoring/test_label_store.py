@@ -9,6 +9,7 @@ from relevance.scoring.label_store import STORE_SCHEMA, LabelStore, content_dige
 
 PRODUCTS = pa.array(["a lamp", "a lamp", "a chair"])
 QUERIES = pa.array(["lamp", "led lamp", "lamp"])
+HASHES = np.array([2**62, 2**62, 2**62 + 7], np.uint64)
 
 
 def _filled(url: str) -> tuple[LabelStore, pa.Array, np.ndarray, np.ndarray]:
@@ -16,7 +17,7 @@ def _filled(url: str) -> tuple[LabelStore, pa.Array, np.ndarray, np.ndarray]:
     digests = content_digests(PRODUCTS, QUERIES)
     probabilities = np.random.default_rng(0).dirichlet(np.ones(4), 3).astype(np.float32)
     mass = np.array([0.9, 0.8, 0.7], np.float32)
-    store.add(shard_range(1, 4), digests, probabilities, mass)
+    store.add(shard_range(1, 4), HASHES, digests, probabilities, mass)
     return store, digests, probabilities, mass
 
 
@@ -51,7 +52,7 @@ def test_an_entry_that_is_no_label_is_not_found_and_a_later_one_is(tmp_path: Pat
     bad = LabelStore(str(tmp_path / "bad"), "f1")
     broken = probabilities.copy()
     broken[1] = np.nan
-    bad.add((0, 2**64), digests, broken, mass)
+    bad.add((0, 2**64), HASHES, digests, broken, mass)
     found, values, _ = bad.lookup(bad.files(), (0, 2**64), digests)
     assert found.tolist() == [True, False, True]
     assert np.isnan(values[1]).all()
@@ -64,11 +65,16 @@ def test_an_entry_that_is_no_label_is_not_found_and_a_later_one_is(tmp_path: Pat
 def test_a_mass_that_was_not_asked_for_is_no_fault_and_one_written_as_nan_is(tmp_path: Path) -> None:
     store, digests, probabilities, mass = _filled(str(tmp_path / "a"))
     unasked = LabelStore(str(tmp_path / "b"), "f1")
-    unasked.add((0, 2**64), digests, probabilities, np.full(3, np.nan, np.float32))
+    unasked.add((0, 2**64), HASHES, digests, probabilities, np.full(3, np.nan, np.float32))
     found, _, masses = unasked.lookup(unasked.files(), (0, 2**64), digests)
     assert found.all()
     assert np.isnan(masses).all()
-    columns = [digests, *(pa.array(probabilities[:, column]) for column in range(4)), pa.array(mass * np.nan)]
+    columns = [
+        pa.array(HASHES),
+        digests,
+        *(pa.array(probabilities[:, column]) for column in range(4)),
+        pa.array(mass * np.nan),
+    ]
     old = tmp_path / f"{0:016x}-{2**64 - 1:016x}-old.parquet"
     pq.write_table(pa.Table.from_arrays(columns, schema=STORE_SCHEMA), old)
     assert not store.lookup([str(old)], (0, 2**64), digests)[0].any()

@@ -32,6 +32,13 @@ def test_rates_and_cost_by_hand() -> None:
     assert measure_day(figures, gpu_hour_price=4.0, gpus_per_actor=0.0).cost_usd == 0.0
 
 
+def test_what_an_earlier_attempt_had_done_is_not_in_the_rate_of_this_one() -> None:
+    figures = day(60, 20, 10, 10, counts={"read": 120, "labelled": 90}, seconds=2.0, engine_seconds=1.0)
+    spent = {**figures, "prompt_tokens": 0, "computed_tokens": 0}
+    found = measure_day({**spent, "resumed_pairs": 100}, gpu_hour_price=4.0, gpus_per_actor=0.0)
+    assert found.pairs_per_second == 10.0
+
+
 def test_a_day_without_labels_or_time_has_zeros_not_errors() -> None:
     figures = day(0, 0, 0, 0, counts={"read": 0, "labelled": 0}, seconds=0.0, engine_seconds=0.0)
     found = measure_day({**figures, "prompt_tokens": 0, "computed_tokens": 0}, gpu_hour_price=4, gpus_per_actor=1)

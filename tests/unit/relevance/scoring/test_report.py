@@ -1,6 +1,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -139,8 +140,9 @@ def test_plots_show_what_was_measured() -> None:
     assert bare.keys() == {"labels", "confidence"}
 
 
-def summary(encoding: str = "utf-8", already_done: bool = False, **shard: object) -> str:
+def summary(encoding: str = "utf-8", already_done: bool = False, resumed: int = 0, **shard: object) -> str:
     figures, seconds = scored_day(shard_figures(**shard))
+    figures = replace(figures, resumed_pairs=resumed)
     to = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     checks = check_day(figures.as_dict(), None, FINGERPRINT, CheckSettings())
     day = {**figures.as_dict(), "seconds": seconds}
@@ -148,6 +150,12 @@ def summary(encoding: str = "utf-8", already_done: bool = False, **shard: object
     places = {"tracked_at": "make mlflow", "already_done": already_done, "to": to}
     print_summary("var/scores", day, measures=measures, checks=checks, **places)
     return to.buffer.getvalue().decode(encoding)
+
+
+def test_a_run_that_went_on_from_an_earlier_one_says_what_it_did_itself() -> None:
+    half = summary(resumed=600_000)
+    assert "83 pairs/s in 1 h 20 min, 600,000 of 1,000,000 pairs were there from an earlier attempt" in half
+    assert "nothing was left to score, 1,000,000 of 1,000,000 pairs were there" in summary(resumed=1_000_000)
 
 
 def test_the_terminal_says_what_came_out_and_where_it_is() -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from relevance.engines.label_model import open_label_model
+from relevance.engines.settings import VllmSettings
 from relevance.scoring.run import ScoringRun, ScoringSettings, make_plan, open_run, output_url
 
 
@@ -51,6 +52,13 @@ def test_all_engines_of_a_run_get_the_precision_that_the_fingerprint_names(run: 
     same = open_run("p", "s", run.model, ScoringSettings(dtype="float32"))
     assert same.fingerprint == run.fingerprint
     assert open_run("p", "s", run.model, ScoringSettings(gpus_per_actor=0.5)).settings.dtype == "bfloat16"
+
+
+def test_vllm_is_given_the_length_that_prompts_may_have(run: ScoringRun) -> None:
+    longest = run.model.encoder().max_prompt_tokens
+    assert run.settings.vllm.max_model_len == longest + 1
+    chosen = ScoringSettings(vllm=VllmSettings(max_model_len=4096))
+    assert open_run("p", "s", run.model, chosen).settings.vllm.max_model_len == 4096
 
 
 def test_two_kinds_of_fp8_are_told_apart() -> None:

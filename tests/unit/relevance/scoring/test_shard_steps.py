@@ -135,6 +135,15 @@ def test_known_pairs_are_not_computed(encoder: PromptEncoder) -> None:
 _SHARES = ("p_exact", "p_substitute", "p_complement", "p_irrelevant")
 
 
+def test_pairs_whose_prompts_were_computed_whole_are_counted(encoder: PromptEncoder) -> None:
+    class Unshared(FakeEngine):
+        def label_logprobs(self, batch: TokenBatch) -> LabelScores:
+            return replace(super().label_logprobs(batch), shared_prefix=False)
+
+    assert _score(encoder, ROWS, engine=Unshared())[1]["unshared_pairs"] == 4
+    assert _score(encoder, ROWS)[1]["unshared_pairs"] == 0
+
+
 def test_a_poisoned_block_keeps_what_needs_no_engine(encoder: PromptEncoder) -> None:
     block = prepare_shard(_pairs(ROWS), encoder, _nothing)
     table, figures = finish_block(poison_block(block, "engine: died"), model_version="m", prompt_version="p")

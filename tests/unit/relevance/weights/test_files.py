@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +14,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from cluster import storage
 from cluster.models.files import resolve_model
 from relevance.engines.label_model import LabelModel
+from tests.conftest import PROJECT
+from tests.servers.hub import HubServer
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 16060556376\n"
 LAYER = "model.layers.0.self_attn.q_proj"
 
 
-def label_model(base: Path, adapter: Path | None = None) -> LabelModel:
+def label_model(base: Path | str, adapter: Path | None = None) -> LabelModel:
     return LabelModel(resolve_model(str(base)), resolve_model(str(adapter)) if adapter else None, "none", "")
 
 
@@ -80,6 +87,59 @@ def test_a_model_that_is_not_what_it_seems(tmp_path: Path, spoil: Callable[[Path
     with pytest.raises(ValueError, match=sentence) as refused:
         label_model(base).check()
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (leave_adapter_files, r"model base@\w+: holds adapter_config.json beside its own weights"),
+        (lose_a_shard, r"model base@\w+: model-00002-of-00002.safetensors is missing"),
+        (cut_a_shard, r"base@\w+/model-00001-of-00002.safetensors cannot be read \(\d+ of \d+ bytes"),
+        (leave_a_pointer, r"base@\w+/model-00001-of-00002.safetensors is a Git-LFS pointer"),
+    ],
+)
+def test_a_model_in_a_bucket_is_looked_at_there(
+    tmp_path: Path, bucket: str, spoil: Callable[[Path], None], sentence: str
+) -> None:
+    base, adapter = save_base(tmp_path / "base"), save_adapter(tmp_path / "adapter", inputs=7)
+    storage.send_folder(base, f"{bucket}/whole/base")
+    with pytest.raises(ValueError, match=r"adapter adapter belongs to another base than base@\w+: .* expects 7 inputs"):
+        label_model(f"{bucket}/whole/base", adapter).check()
+    spoil(base)
+    storage.send_folder(base, f"{bucket}/spoilt/base")
+    with pytest.raises(ValueError, match=sentence):
+        label_model(f"{bucket}/spoilt/base").check()
+
+
+_CHECK = """
+import sys
+from tests.unit.relevance.weights.test_files import label_model
+for name in sys.argv[1:]:
+    try:
+        label_model(name).check()
+        print("fine")
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_model_on_the_hub_is_looked_at_there(tmp_path: Path) -> None:
+    large, cut = save_base(tmp_path / "large"), save_base(tmp_path / "cut")
+    save_file({"more": np.zeros((1000, 1000), np.float32)}, large / "more.safetensors")
+    cut_a_shard(cut)
+    hub = HubServer({"team/large": large, "team/cut": cut, "team/gated": large}, gated="team/gated")
+    # huggingface_hub reads its environment once, when it is imported.
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", _CHECK, "team/large", "team/cut", "team/gated"]
+    try:
+        said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    finally:
+        hub.stop()
+    fine, spoilt, gated = said.splitlines()
+    assert fine == "fine"
+    assert re.match(r"team/cut@\w+/model-00001-of-00002.safetensors cannot be read \(\d+ of \d+ bytes", spoilt)
+    assert gated.startswith("model team/gated: its authors ask for consent")
+    assert hub.num_bytes < 500_000, "of four million bytes of weights the headers are read"
 
 
 def test_an_adapter_that_fits_is_taken(tmp_path: Path) -> None:

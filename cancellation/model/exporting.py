@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import tempfile
 import warnings
@@ -36,6 +37,8 @@ EXPORT_FILE = "export.json"
 """What was rounded, and how far that moves scores."""
 
 _OPSET = 17
+_LARGE = 10_000
+"""Weights of a table that is worth halving."""
 
 _ROUNDED = ("Wi", "intermediate.dense")
 """Layers in 8 bits, by their names in ModernBERT and in XLM-R and DeBERTa: the widest, two fifths of the products.
@@ -138,7 +141,7 @@ class _Rounding:
             quantize(self._prepared, self._target, self._calibration, layers)
         else:
             shutil.copy(self._prepared, self._target)
-        shrink_embeddings(self._target)
+        halve_weights(self._target)
         return float(np.abs(_probabilities(self._target, self._judged) - self._exact).max(initial=0.0))
 
 
@@ -212,22 +215,30 @@ def quantize(source: Path, target: Path, calibration: Sequence[Inputs], layers: 
     )
 
 
-def shrink_embeddings(path: Path) -> None:
-    """Keep the tokens' embeddings in half precision: most of the file, no time, and 8 bits would move scores."""
+def halve_weights(path: Path) -> None:
+    """Keep the large tables in half precision: half the file, no time (they are widened when the file is loaded)."""
     model = onnx.load(str(path))
     graph = model.graph
-    tables = {table.name: table for table in graph.initializer if len(table.dims) == 2}
-    for place, node in enumerate(graph.node):
-        table = tables.get(node.input[0]) if node.op_type == "Gather" else None
-        if table is None or "text_encoder" not in node.name:
-            continue
-        half, ids, rows = f"{table.name}.half", node.input[1], f"{table.name}.rows"
+    users = {name: node for node in graph.node for name in node.input}
+    for table in [table for table in graph.initializer if _is_large(table)]:
         values = onnx.numpy_helper.to_array(table).astype(np.float16)
+        half = f"{table.name}.half"
         graph.initializer.remove(table)
         graph.initializer.append(onnx.numpy_helper.from_array(values, half))
-        cast = onnx.helper.make_node("Cast", [rows], list(node.output), to=onnx.TensorProto.FLOAT)
-        graph.node.remove(node)
-        graph.node.insert(place, onnx.helper.make_node("Gather", [half, ids], [rows]))
-        graph.node.insert(place + 1, cast)
-        break
+        user = users[table.name]
+        if user.op_type == "Gather":  # widened row by row, else the whole table of tokens would be
+            _gather_half(graph, user, half)
+        else:
+            graph.node.insert(0, onnx.helper.make_node("Cast", [half], [table.name], to=onnx.TensorProto.FLOAT))
     onnx.save(model, str(path))
+
+
+def _is_large(table: onnx.TensorProto) -> bool:
+    return table.data_type == onnx.TensorProto.FLOAT and len(table.dims) == 2 and math.prod(table.dims) >= _LARGE
+
+
+def _gather_half(graph: onnx.GraphProto, node: onnx.NodeProto, half: str) -> None:
+    place, rows = list(graph.node).index(node), f"{half}.rows"
+    graph.node.remove(node)
+    graph.node.insert(place, onnx.helper.make_node("Gather", [half, node.input[1]], [rows]))
+    graph.node.insert(place + 1, onnx.helper.make_node("Cast", [rows], list(node.output), to=onnx.TensorProto.FLOAT))

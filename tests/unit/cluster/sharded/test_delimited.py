@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.sharded import input_files
 from cluster.sharded.delimited import DelimitedTable
 
-relaxed = settings(deadline=None, max_examples=400)
+relaxed = settings(deadline=None, max_examples=200)
 COLUMNS = ("c", "a")
 
 

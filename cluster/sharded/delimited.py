@@ -64,8 +64,9 @@ class _Lines:
 
     def ahead(self) -> bytes:
         """Look at the lines that were read and not taken, some at least; empty at the end."""
-        end = self._text.rfind(b"\n", self._position) + 1 or self._read_on()
-        return self._text[self._position : end]
+        if self._text.find(b"\n", self._position) < 0:
+            self._read_on()
+        return self._text[self._position : self._text.rfind(b"\n", self._position) + 1 or len(self._text)]
 
     def skip(self, lines: bytes, count: int) -> None:
         """Take so many lines at once."""

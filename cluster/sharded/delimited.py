@@ -64,8 +64,9 @@ class _Lines:
 
     def ahead(self) -> bytes:
         """Look at the lines that were read and not taken, some at least; empty at the end."""
-        end = self._text.rfind(b"\n", self._position) + 1 or self._read_on()
-        return self._text[self._position : end]
+        if self._text.find(b"\n", self._position) < 0:
+            self._read_on()
+        return self._text[self._position : self._text.rfind(b"\n", self._position) + 1 or len(self._text)]
 
     def skip(self, lines: bytes, count: int) -> None:
         """Take so many lines at once."""
@@ -257,19 +258,23 @@ def _plain_lines(text: bytes, separator: bytes, width: int) -> tuple[list[int], 
     is_plain = data[starts[:-1]] != ord("\r")
     is_plain &= data[starts[:-1]] != ord("\n")
     is_plain[len(ends) :] = False  # a last line without an end
-    returns = np.flatnonzero(data == ord("\r"))
-    is_plain[np.searchsorted(ends, returns[data[returns + 1] != ord("\n")])] = False
-    marks, quotes = np.flatnonzero(data == ord(separator)), np.flatnonzero(data == ord('"'))
-    line_of_mark, line_of_quote = np.searchsorted(ends, marks), np.searchsorted(ends, quotes)
-    quotes_before = np.searchsorted(quotes, starts)
-    is_inside = (np.searchsorted(quotes, marks) - quotes_before[line_of_mark]) % 2 == 1
-    is_plain &= np.bincount(line_of_mark[~is_inside], minlength=len(is_plain)) == width - 1
-    is_plain &= np.diff(quotes_before) % 2 == 0
-    # A quote that opens a value stands behind a separator, one that closes it before one; two in a row are one inside.
-    opens = (np.arange(len(quotes)) - quotes_before[line_of_quote]) % 2 == 0
-    beside = data[np.where(opens, quotes - 1, quotes + 1)]
-    is_right = np.isin(beside, np.frombuffer(separator + b'"\r\n', np.uint8))
-    is_plain[line_of_quote[~is_right]] = False
+    if b"\r" in text:
+        returns = np.flatnonzero(data == ord("\r"))
+        is_plain[np.searchsorted(ends, returns[data[returns + 1] != ord("\n")])] = False
+    marks = np.flatnonzero(data == ord(separator))
+    num_marks = np.diff(np.searchsorted(marks, starts))
+    if b'"' in text:
+        quotes = np.flatnonzero(data == ord('"'))
+        line, before = np.searchsorted(ends, quotes), np.searchsorted(quotes, starts)
+        is_plain &= np.diff(before) % 2 == 0
+        # A quote that opens a value stands behind a separator, one that closes it before one; two in a row are one.
+        opens = (np.arange(len(quotes)) - before[line]) % 2 == 0
+        beside = data[np.where(opens, quotes - 1, quotes + 1)]
+        is_right = np.isin(beside, np.frombuffer(separator + b'"\r\n', np.uint8))
+        is_plain[line[~is_right]] = False
+        inside = np.where(opens, -1, 1) * np.searchsorted(marks, quotes)
+        num_marks = num_marks - np.bincount(line, inside, minlength=len(is_plain)).astype(np.int64)
+    is_plain &= num_marks == width - 1
     return starts.tolist(), is_plain
 
 

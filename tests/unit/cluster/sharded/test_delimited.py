@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cluster.sharded import input_files
 from cluster.sharded.delimited import DelimitedTable
 
-relaxed = settings(deadline=None, max_examples=400)
+relaxed = settings(deadline=None, max_examples=200)
 COLUMNS = ("c", "a")
 
 
@@ -64,3 +64,11 @@ def test_a_separator_that_a_file_names_is_a_mark() -> None:
     with pytest.raises(ValueError, match="no separator found in the first line"):
         DelimitedTable("t.csv", io.BytesIO(b"sep=x\naxb\n1x2\n"))
     assert DelimitedTable("t.csv", io.BytesIO(b"sep=^\na^b\n1^2\n")).names == ["a", "b"]
+
+
+def test_a_table_holds_all_that_was_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(input_files, "_BLOCK_BYTES", 1000)
+    content = b"a,b\n" + b"one,two\n" * 1000
+    sizes = [len(table) for table in DelimitedTable("t.csv", io.BytesIO(content)).tables(["a"])]
+    assert sum(sizes) == 1000
+    assert min(sizes[:-1]) > 100

@@ -28,11 +28,14 @@ from cancellation.text.tokenizer import (
 )
 from cancellation.training.pretraining_loop import ENCODER, TEXTS, MaskingSettings, PretrainingTask, pretrain_worker
 from cancellation.training.unlabelled_chats import chat_files, read_chats
-from cluster.provenance import digest_of
+from cluster.provenance import code_digest, digest_of
 from cluster.settings import Settings
 from cluster.storage import absolute_url, join_url, list_files, write_bytes
 from cluster.tracking import TrackedRun
 from cluster.training.train import TrainerSettings, train
+
+_CODE = ("cluster.training", "cancellation.text", "cancellation.model", "cancellation.training")
+"""What decides the weights, given the settings: a run that other code has begun is not gone on with."""
 
 if TYPE_CHECKING:
     import ray.data
@@ -89,7 +92,7 @@ def pretrain_encoder(
         ValueError: If there are no chats, or a line is refused.
         RuntimeError: If training failed.
     """
-    name = f"cancellation-chats-{digest_of(settings.model_dump(mode='json'))}"
+    name = f"cancellation-chats-{digest_of([settings.model_dump(mode='json'), code_digest(*_CODE)])}"
     start = join_url(absolute_url(trainer.checkpoints), name, "start")
     if settings.encoder is not None:
         encoder, tokenizer = load_encoder(settings.encoder, cache_dir=cache_dir)

@@ -40,13 +40,17 @@ from cancellation.training.loop import BEST, SCORE, LoopSettings, TrainingTask, 
 from cancellation.written.dialogue import written_dialogues
 from cancellation.written.staging import stage
 from cluster.models.files import fetch_model, resolve_model
-from cluster.provenance import digest_of
+from cluster.provenance import code_digest, digest_of
 from cluster.settings import Settings
 from cluster.storage import absolute_url, exists, fetch_folder, join_url, write_bytes
 from cluster.tracking import TrackedRun
 from cluster.training.train import TrainerSettings, train
 
 logger = logging.getLogger(__name__)
+
+_ROOMS = ("events", "features", "text", "model", "simulation", "written", "training")
+_CODE = ("cluster.training", *(f"cancellation.{room}" for room in _ROOMS))
+"""What decides the weights, given the settings: a run that other code has begun is not gone on with."""
 
 _TOKENIZER_EVENTS = 10_000
 _CALIBRATION_BATCHES, _CALIBRATION_BATCH = 80, 16
@@ -125,7 +129,7 @@ def train_model(
         ValueError: If events, labels, the encoder or the model to start from are refused.
         RuntimeError: If training failed.
     """
-    name = f"cancellation-{digest_of(settings.model_dump(mode='json'))}"
+    name = f"cancellation-{digest_of([settings.model_dump(mode='json'), code_digest(*_CODE)])}"
     place = join_url(absolute_url(trainer.checkpoints), name)
     start = join_url(place, "start")
     begun = exists(join_url(start, "model.json"))

@@ -25,7 +25,8 @@ GPU wait while text is read; small enough that several jobs on a small machine a
 
 def configure_ray_data() -> None:
     """Set this driver's Ray Data up for jobs that report their own progress and errors."""
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it warns that progress bars are off, as they should be
+    # It warns that progress bars are off, as they should be, and prints hundreds of lines on what it raises anyway.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -15,7 +15,7 @@ from pydantic import Field
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from cluster.models.files import resolve_model
-from cluster.provenance import digest_of
+from cluster.provenance import code_digest, digest_of
 from cluster.settings import Settings
 from cluster.tracking import TrackedRun
 from cluster.training.train import TrainerSettings, train
@@ -25,6 +25,15 @@ from relevance.small_model_recipe.matching_start import prompt_marks, write_matc
 from relevance.training.loop import TrainingSettings, TrainingTask, train_worker
 from relevance.training.state import MODEL
 from relevance.weights.quantization import copy_companions
+
+_CODE = (
+    "cluster.training",
+    "relevance.prompting",
+    "relevance.weights",
+    "relevance.training",
+    "relevance.small_model_recipe",
+)
+"""What decides the weights, given the settings: a run that other code has begun is not gone on with."""
 
 
 class ModelShape(Settings):
@@ -108,7 +117,8 @@ def pretrain(
         lora=None,
         drawing_processes=settings.drawing_processes,
     )
-    name = f"pretrain-{digest_of([model.digest, settings.model_dump(mode='json'), list(titles)])}"
+    decides = [model.digest, settings.model_dump(mode="json"), list(titles), code_digest(*_CODE)]
+    name = f"pretrain-{digest_of(decides)}"
     outcome = train(train_worker, {"task": task}, trainer, name=name, curves=run.address)
     with tempfile.TemporaryDirectory() as folder:
         trained = outcome.fetch_checkpoint(Path(folder)) / MODEL

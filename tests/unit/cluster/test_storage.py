@@ -138,6 +138,10 @@ def test_an_odd_name_is_a_name_in_every_function(folder: str, odd: str, tmp_path
     assert storage.read_ranges([f"{base}/{odd}"], [1], [2]) == [b"2"]
     fetched = Path(storage.fetch_folder(base, str(tmp_path / "cache"), skip_suffix=".copy"))
     assert (fetched / odd).read_bytes() == b"22"
+    storage.send_folder(fetched, f"{base} sent")
+    assert storage.read_bytes(f"{base} sent/{odd}") == b"22"
+    storage.remove_files([file.url for file in storage.list_files(f"{base} sent")])
+    assert storage.list_files(f"{base} sent") == []
     storage.remove(f"{base}/{odd}")
     assert [file.url for file in storage.list_files(base)] == sorted([f"{base}/one", f"{base}/{odd}.copy"])
     storage.remove(base)

@@ -34,13 +34,19 @@ def test_a_first_day_is_judged_by_what_there_is() -> None:
     assert verdict(list(checks.values())) == (True, "This day looks fine: 4 of 4 checks passed.")
 
 
+def test_prompts_that_had_to_be_computed_whole_are_a_finding() -> None:
+    checks = checks_of(unshared=4_000)
+    assert failed(checks) == ["Shared prefixes"]
+    assert checks["Shared prefixes"].found == "4,000 pairs had their whole prompt computed"
+    assert "scoring.engine=vllm" in checks["Shared prefixes"].remedy
+
+
 @pytest.mark.parametrize(
     ("shard", "name", "found"),
     [
         ({"errors": {"query: blank": 5_001}}, "Unusable rows", "0.50%"),
         ({"errors": {"engine: died": 2_000}, "poisoned": 2_000}, "Shards given up", "2,000 rows"),
         ({"label_mass": 0.89}, "Label mass", "0.890"),
-        ({"unshared": 4_000}, "Shared prefixes", "4,000 pairs had their whole prompt computed"),
         ({"shares": (1.0, 0.0, 0.0, 0.0)}, "Most frequent label", "every row is exact"),
     ],
 )

@@ -168,8 +168,9 @@ def application(settings: ServingSettings) -> Application:
     }
     gateway = serve.deployment(GatewayDeployment).options(
         name="gateway",
-        # Beyond what is admitted there are those that are being refused: that is work too, and must not queue.
-        max_ongoing_requests=8 * (settings.admission.max_ongoing + settings.admission.max_batches),
+        # Beyond what is admitted there are bodies on their way and those that are being refused, which must not queue.
+        max_ongoing_requests=8 * (settings.admission.max_ongoing + settings.admission.max_batches)
+        + settings.admission.max_reading,
         **_replicas(settings.gateways, by_cpu=True),
     )
     return gateway.bind(settings.model_dump_json(), model, shadows)

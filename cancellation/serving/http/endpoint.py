@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-from cancellation.events.fields import EventError, check_object, decode_json, read_instant, type_name
+from cancellation.events.fields import EventError, read_instant
 from cancellation.serving.answering.admission import Admission, Overloaded
-from cancellation.serving.answering.gateway import Answer, Conflict, Gateway, NotRecorded
+from cancellation.serving.answering.gateway import Gateway
+from cancellation.serving.answering.request import Answer, Conflict, NotRecorded
 from cancellation.serving.http.asgi import Problem, Receive, Request, Response, Scope, Send, json_response
+from cancellation.serving.http.batches import split_events
 from cancellation.serving.http.docs_page import page
 from cancellation.serving.http.tokens import Caller, Forbidden, TokenStore, Unauthorized
 from cancellation.serving.observability.metrics import FEEDBACK, LATENCY, REFUSED_CALLERS, REQUESTS, Metrics
@@ -90,7 +92,7 @@ class Endpoint:
         if not route.endswith("z"):
             self._metrics.count(REQUESTS, route, str(response.status))
             self._metrics.observe(LATENCY, (time.perf_counter() - started) * 1e3, route)
-        await response.send(send)
+        await response.send(send, head=request.method == "HEAD")
 
     def _resolve(self, request: Request) -> tuple[str, Handler, Caller | None, str]:
         """Find route and caller; whoever has no token learns nothing, not even which paths there are."""
@@ -104,7 +106,7 @@ class Endpoint:
             raise Problem(404, "unknown_path", "expected one of the paths in /openapi.json, found another")
         method, scope, handler = route
         caller = self._check(request, scope) if scope is not None else None
-        if request.method != method:
+        if request.method != method and (request.method, method) != ("HEAD", "GET"):
             raise Problem(405, "method", f"expected {method}, found another method", headers={"Allow": method})
         return path, handler, caller, rest
 
@@ -115,44 +117,38 @@ class Endpoint:
             self._metrics.count(REFUSED_CALLERS, "401" if isinstance(error, Unauthorized) else "403")
             raise
 
+    async def _body(self, request: Request, limit: int) -> bytes:
+        with self._admission.reading():
+            return await request.json_body(limit, self._settings.limits)
+
     async def _verdict(self, request: Request, caller: Caller | None, _rest: str) -> Response:
+        body = await self._body(request, self._settings.limits.body_bytes)
         with self._admission.admitted():
             received_at, deadline = time.time(), self._deadline(request, self._settings.deadlines.default_ms)
-            body = await request.json_body(self._settings.limits.body_bytes)
             answer = await self._gateway.judge(body, caller=_name(caller), deadline=deadline, received_at=received_at)
         self._traces.verdict(answer.verdict, answer.timings_ms, request.header(b"traceparent"))
         return json_response(answer.verdict, headers=_answer_headers(answer))
 
     async def _batch(self, request: Request, caller: Caller | None, _rest: str) -> Response:
+        body = await self._body(request, self._settings.limits.batch_body_bytes)
         with self._admission.admitted(batch=True):
             received_at, deadline = time.time(), self._deadline(request, self._settings.deadlines.batch_ms)
-            body = await request.json_body(self._settings.limits.batch_body_bytes)
-            events = await asyncio.get_running_loop().run_in_executor(None, self._events_of, body)
+            split = partial(split_events, body, max_events=self._settings.limits.batch_events)
+            events = await asyncio.get_running_loop().run_in_executor(None, split)
             places = asyncio.Semaphore(_BATCH_CONCURRENCY)
 
-            async def judge(event: Any) -> dict[str, Any]:
+            async def judge(index: int, event: bytes) -> dict[str, Any]:
                 async with places:
                     await asyncio.sleep(0)  # events that come alone go between
-                    return await self._item(event, _name(caller), deadline, received_at)
+                    return {"index": index, **await self._item(event, _name(caller), deadline, received_at)}
 
-            return json_response({"results": await asyncio.gather(*map(judge, events))})
+            results = await asyncio.gather(*(judge(index, event) for index, event in enumerate(events)))
+            return json_response({"results": results})
 
-    def _events_of(self, body: bytes) -> list[Any]:
-        fields = frozenset({"events"})
-        value = decode_json(body)
-        check_object(value, fields, fields)
-        events, limit = value["events"], self._settings.limits.batch_events
-        if not isinstance(events, list):
-            raise EventError("events", f"expected an array, found {type_name(events)}")
-        if not 1 <= len(events) <= limit:
-            raise EventError("events", f"expected 1 to {limit} events, found {len(events)}")
-        return events
-
-    async def _item(self, event: Any, caller: str, deadline: float, received_at: float) -> dict[str, Any]:
+    async def _item(self, event: bytes, caller: str, deadline: float, received_at: float) -> dict[str, Any]:
         try:
-            body = json.dumps(event, separators=(",", ":")).encode()
             answer = await self._gateway.judge(
-                body, caller=caller, deadline=deadline, received_at=received_at, bulk=True
+                event, caller=caller, deadline=deadline, received_at=received_at, bulk=True
             )
         except Exception as error:  # the edge where an item becomes a result
             problem = _problem(error)
@@ -166,8 +162,8 @@ class Endpoint:
         return json_response(decision)
 
     async def _feedback(self, request: Request, caller: Caller | None, _rest: str) -> Response:
-        feedback = parse_feedback(await request.json_body(self._settings.limits.body_bytes))
-        known = self._gateway.recent.get(feedback.event_id)
+        feedback = parse_feedback(await self._body(request, self._settings.limits.body_bytes))
+        known = self._gateway.recorded(feedback.event_id)
         decision = known.decision if known else None
         record = feedback_record(feedback, decision, caller=_name(caller), received_at=time.time())
         try:
@@ -182,11 +178,10 @@ class Endpoint:
     async def _policy(self, request: Request, _caller: Caller | None, market: str) -> Response:
         if len(market) != 2 or not (market.isascii() and market.isalpha() and market.isupper()):
             raise EventError("market", "expected two capital letters, such as TH")
-        at = parse_qs(request.query.decode("latin-1")).get("at")
-        store = self._gateway.policy
+        store, at = self._gateway.policy, _only_parameter(request, "at")
         if at is None:
             return json_response(policy_view(store, market, self._gateway.model.identity))
-        instant = read_instant({"at": at[0].replace(" ", "+")}, "at")
+        instant = read_instant({"at": at.replace(" ", "+")}, "at")
         try:
             return json_response(policy_view_at(store, market, instant))
         except ValueError:
@@ -219,6 +214,17 @@ class Endpoint:
         if not milliseconds > 0:
             raise EventError("X-Deadline-Ms", "expected a number of milliseconds above 0")
         return time.monotonic() + min(milliseconds, self._settings.deadlines.max_ms) / 1e3
+
+
+def _only_parameter(request: Request, name: str) -> str | None:
+    """Read the one query parameter that a path has; a misspelt one must not mean that there was none."""
+    given = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
+    if given.keys() - {name}:
+        raise EventError("", f"expected no query parameter but {name}, found another")
+    values = given.get(name, [None])
+    if len(values) > 1:
+        raise EventError(name, "expected one value, found several")
+    return values[0]
 
 
 def _name(caller: Caller | None) -> str:

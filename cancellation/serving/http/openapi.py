@@ -19,6 +19,7 @@ _ERRORS = {
     "401": "No token, or an unknown one",
     "403": "The token lacks the scope",
     "404": "Nothing is known under this name",
+    "408": "The body comes too slowly",
     "409": "The event_id stands for an event of other content",
     "413": "The body is too large",
     "415": "The content type is not application/json",
@@ -79,7 +80,7 @@ def _posts(examples: Mapping[str, Any], max_batch: int) -> dict[str, Any]:
             "verdict",
             _ref("CancellationEvent"),
             examples["event"],
-            _answers(_ref("Verdict"), example, "400", "409", "413", "415", "422", "429", "503"),
+            _answers(_ref("Verdict"), example, "400", "408", "409", "413", "415", "422", "429", "503"),
             _DEADLINE,
         ),
         "/v1/verdicts:batch": _post(
@@ -89,8 +90,13 @@ def _posts(examples: Mapping[str, Any], max_batch: int) -> dict[str, Any]:
             {"events": [examples["event"], incomplete]},
             _answers(
                 _ref("BatchResults"),
-                {"results": [{"status": 200, "verdict": example}, {"status": 422, **_refusal(incomplete)}]},
-                *("400", "413", "415", "422", "429"),
+                {
+                    "results": [
+                        {"index": 0, "status": 200, "verdict": example},
+                        {"index": 1, "status": 422, **_refusal(incomplete)},
+                    ]
+                },
+                *("400", "408", "413", "415", "422", "429"),
             ),
             _DEADLINE,
         ),
@@ -99,7 +105,12 @@ def _posts(examples: Mapping[str, Any], max_batch: int) -> dict[str, Any]:
             "feedback",
             _ref("Feedback"),
             {"event_id": example["event_id"], "outcome": "rejected", "label": "not_induced", "reviewer": "ops-17"},
-            _answers(_ref("Accepted"), {"accepted": True, "known": True}, "400", "413", "415", "422", "503", ok="202"),
+            _answers(
+                _ref("Accepted"),
+                {"accepted": True, "known": True},
+                *("400", "408", "413", "415", "422", "429", "503"),
+                ok="202",
+            ),
         ),
     }
 

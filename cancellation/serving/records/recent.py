@@ -73,8 +73,10 @@ class RecentDecisions:
         self._log_path = self.path.with_name(f"{self.path.name}-wal")
         self._check_after_crash()
         self.path.touch(mode=0o600)
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         self._connection = self._connect()
+        # Reads need no turn among the writers, and must not wait for one of this process that waits for another's.
+        self._reader = self._connect()
         self._closed = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="recent-decisions", daemon=True)
         self._keeper.start()
@@ -85,8 +87,8 @@ class RecentDecisions:
         Raises:
             OSError: If the file cannot be read.
         """
-        with self._using() as connection:
-            return self._find(connection, event_id)
+        with self._reading, self._named_failures():
+            return self._find(self._reader, event_id)
 
     def put(
         self,
@@ -156,8 +158,9 @@ class RecentDecisions:
         """End the keeper and leave the file in order. Closing twice is fine."""
         self._closed.set()
         self._keeper.join(timeout=10)
-        with self._lock:
+        with self._lock, self._reading:
             self._connection.close()
+            self._reader.close()
 
     def _find(self, connection: sqlite3.Connection, event_id: str) -> Recorded | None:
         row = connection.execute(
@@ -204,11 +207,15 @@ class RecentDecisions:
 
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._connection
-            except sqlite3.Error as error:
-                raise self._failure(error) from None
+        with self._lock, self._named_failures():
+            yield self._connection
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._failure(error) from None
 
     def _failure(self, error: sqlite3.Error) -> OSError:
         return OSError(f"recent decisions {self.path}: SQLite failed ({error}); mend the disk, or remove the file")

@@ -17,7 +17,8 @@ from cancellation.model.spec import ModelIdentity
 from cancellation.model.verdict_model import Scores, VerdictModel
 from cancellation.serving.inference.model import LocalModel, load_event_encoder, load_model, model_folder
 from cancellation.serving.observability.metrics import Metrics
-from cancellation.serving.replica import AskModel, GatewayReplica, tokens_path
+from cancellation.serving.places import tokens_path
+from cancellation.serving.replica import AskModel, GatewayReplica
 from cancellation.serving.settings import ServingSettings
 from cancellation.simulation.simulator import SimulationSettings, simulate_event
 from cancellation.text.encoding import EncodedEvent

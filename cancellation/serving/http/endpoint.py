@@ -7,6 +7,7 @@ import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -33,6 +34,19 @@ _BATCH_CONCURRENCY = 8
 
 _PREFIXES = ("/v1/verdicts/", "/v1/policy/")
 
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a replica does beside its answers."""
+
+    draining: bool
+    """Whether this machine is to be taken out of the balancer."""
+    shipper: bool | None
+    """Whether the process that ships decisions is alive; None: another machine's business."""
+
+
+_SHIPPER = {None: "elsewhere", True: "runs", False: "down: decisions stay on this disk"}
+
 Handler = Callable[[Request, Caller | None, str], Awaitable[Response]]
 
 
@@ -50,6 +64,7 @@ class Endpoint:
         metrics: Metrics,
         traces: Traces,
         metrics_text: Callable[[], Awaitable[str]],
+        condition: Callable[[], Condition],
         description: Mapping[str, Any],
     ) -> None:
         self._gateway = gateway
@@ -60,6 +75,7 @@ class Endpoint:
         self._metrics = metrics
         self._traces = traces
         self._metrics_text = metrics_text
+        self._condition = condition
         self._description = json_response(description)
         self._page = Response(page(description).encode(), content_type="text/html; charset=utf-8")
         docs_scope = None if settings.open_docs else "verdict"
@@ -192,8 +208,15 @@ class Endpoint:
 
     async def _ready(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
         """Ready also while the model is away: the rules answer."""
+        condition = self._condition()
         model = "answers" if self._gateway.model.available() else "away: the rules answer"
-        return json_response({"status": "ready", "model": model, "policy": self._gateway.policy.current.stamp})
+        said = {
+            "status": "draining" if condition.draining else "ready",
+            "model": model,
+            "policy": self._gateway.policy.current.stamp,
+            "shipper": _SHIPPER[condition.shipper],
+        }
+        return json_response(said, 503 if condition.draining else 200)
 
     async def _show_metrics(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
         text = await self._metrics_text()

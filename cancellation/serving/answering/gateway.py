@@ -154,6 +154,14 @@ class Gateway:
         await self._in_recorder(self.recent.add_explanation, event_id, explained["decision_factors"])
         return {**decision, "verdict": explained}
 
+    async def record_once(self, identity: str, write: Callable[[], object]) -> bool:
+        """Write something down unless what has the same identity was before; False if it was.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        return await self._in_recorder(self.recent.put_once, identity, write)
+
     async def close(self) -> None:
         """Finish what is under way."""
         await asyncio.gather(*(done for _, done in self._running.values()))

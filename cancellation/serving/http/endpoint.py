@@ -23,7 +23,7 @@ from cancellation.serving.http.tokens import Caller, Forbidden, TokenStore, Unau
 from cancellation.serving.observability.metrics import FEEDBACK, LATENCY, REFUSED_CALLERS, REQUESTS, Metrics
 from cancellation.serving.observability.traces import Traces
 from cancellation.serving.records.decision_log import DecisionLog
-from cancellation.serving.records.feedback import feedback_record, parse_feedback
+from cancellation.serving.records.feedback import check_feedback, feedback_record, parse_feedback
 from cancellation.serving.rollout.policy_view import policy_view, policy_view_at
 from cancellation.serving.settings import ServingSettings
 
@@ -181,12 +181,15 @@ class Endpoint:
         feedback = parse_feedback(await self._body(request, self._settings.limits.body_bytes))
         known = self._gateway.recorded(feedback.event_id)
         decision = known.decision if known else None
+        check_feedback(feedback, decision)
         record = feedback_record(feedback, decision, caller=_name(caller), received_at=time.time())
         try:
-            self._feedback_log.append(record)
+            new = await self._gateway.record_once(feedback.identity, partial(self._feedback_log.append, record))
         except OSError as error:
             logger.error("feedback could not be written down: %s", error)
             raise NotRecorded("the feedback could not be written down; try again") from None
+        if not new:
+            return json_response({"accepted": True, "known": decision is not None}, 202, {"X-Repeated": "1"})
         market = record["market"] if record["market"] in self._gateway.policy.current.markets else "other"
         self._metrics.count(FEEDBACK, market, feedback.outcome)
         return json_response({"accepted": True, "known": decision is not None}, 202)

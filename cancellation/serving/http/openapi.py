@@ -218,6 +218,8 @@ def _feedback() -> dict[str, Any]:
             "outcome": {"enum": list(OUTCOMES)},
             "label": {"enum": [*VERDICTS, None], "description": "The right verdict, if known."},
             "reviewer": {**identifier, "type": ["string", "null"]},
+            "market": {"type": ["string", "null"], "pattern": "^[A-Z]{2}$", "description": "Of the event."},
+            "verdict": {"enum": [*VERDICTS, None], "description": "What was answered: for when it is long ago."},
         },
     }
 

@@ -38,7 +38,12 @@ CREATE TABLE IF NOT EXISTS decisions (
     recorded_at REAL NOT NULL,
     decision TEXT NOT NULL,
     explanation TEXT
-)
+);
+CREATE TABLE IF NOT EXISTS messages (
+    number INTEGER PRIMARY KEY,
+    identity TEXT NOT NULL UNIQUE,
+    recorded_at REAL NOT NULL
+);
 """
 
 
@@ -140,6 +145,30 @@ class RecentDecisions:
             done = connection.execute("UPDATE decisions SET explanation = ? WHERE event_id = ?", (text, event_id))
             return done.rowcount == 1
 
+    def put_once(self, identity: str, before: Callable[[], object]) -> bool:
+        """Note that a message came; False if it did before.
+
+        `before` is called if it did not, such as to write the log; when it raises, nothing is noted.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        with self._using() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                oldest = self._clock() - self.retention_seconds
+                connection.execute("DELETE FROM messages WHERE identity = ? AND recorded_at <= ?", (identity, oldest))
+                done = connection.execute(
+                    "INSERT OR IGNORE INTO messages (identity, recorded_at) VALUES (?, ?)", (identity, self._clock())
+                )
+                if done.rowcount == 1:
+                    before()
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()
+                raise
+        return done.rowcount == 1
+
     def drop_old(self) -> int:
         """Drop what is too old or too much; return how many. The keeper does so every second."""
         connection = self._connect()
@@ -200,7 +229,7 @@ class RecentDecisions:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
-            connection.execute(_LAYOUT)
+            connection.executescript(_LAYOUT)
         except sqlite3.Error as error:
             raise self._failure(error) from None
         return connection
@@ -250,6 +279,10 @@ class RecentDecisions:
         while last := self._last_to_drop(connection):
             done = connection.execute("DELETE FROM decisions WHERE number <= ?", (last,))
             num_dropped += done.rowcount
+        connection.execute(
+            "DELETE FROM messages WHERE number IN (SELECT number FROM messages WHERE recorded_at <= ? LIMIT ?)",
+            (self._clock() - self.retention_seconds, _DROP_AT_ONCE),
+        )
         return num_dropped
 
     def _last_to_drop(self, connection: sqlite3.Connection) -> int | None:

@@ -1,89 +1,89 @@
-"""What callers and operators do to the endpoint on a bad day: real Ray Serve, real HTTP, model and gateway in one.
-
-One server for all tests of this file, which is stopped under load by the last.
+"""What callers are promised, held against a gateway replica behind a real port: slow bodies, edges of JSON and HTTP,
+the same thing sent twice, tokens that change, a policy that changes under way, a database that is busy.
 """
 
 from __future__ import annotations
 
 import json
-import signal
 import socket
-import subprocess
-import sys
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
-import psutil
 import pytest
 
-from tests.conftest import PROJECT
-from tests.servers.serving_process import FEEDBACK_TOKEN, TOKEN, Served, served
-from tests.servers.serving_replicas import simulated_event
+from cancellation.serving.records.segments import read_segment
+from tests.servers.serving_process import FEEDBACK_TOKEN, TOKEN
+from tests.servers.serving_replicas import listening, simulated_event
 
-pytestmark = pytest.mark.timeout(600)
-PATIENT = {"RAY_raylet_start_wait_time_s": "120"}  # tests share their machine
 JSON = {"content-type": "application/json"}
+HALF = b'Content-Length: 5000\r\n\r\n{"event_id":'
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("promises")
-    settings = [
-        # Tests share their machine: nothing is refused for being slow, but places are as few as they are.
-        "serving.admission.max_loop_lag_ms=60000",
-        "serving.admission.max_queue_age_ms=60000",
-        "serving.admission.standing_ms=60000",
-        "serving.deadlines.default_ms=20000",
-        "serving.deadlines.batch_ms=30000",
-        "serving.deadlines.model_ms=10000",
-        "serving.model.hung_seconds=10",
-        "serving.limits.body_seconds=4",
-        "service.client_seconds=6",
-        "serving.decision_log.segment_seconds=2",
-        "serving.shipper.interval_seconds=0.5",
-        "serving.gateways.num_cpus=0.5",
-    ]
-    with served(folder, output=str(folder / "archive"), environment=PATIENT, settings=settings) as one:
-        yield one
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("promises")
+
+
+@pytest.fixture(scope="module")
+def http(data: Path) -> Iterator[httpx.Client]:
+    tokens = data / "tokens"
+    tokens.write_text(f"{TOKEN} verdict feedback policy\n{FEEDBACK_TOKEN} feedback\n")
+    tokens.chmod(0o600)
+    settings = {"limits": {"body_seconds": 2.0}, "tokens_file": str(tokens), "rollout": {"poll_seconds": 0.2}}
+    with listening(data, **settings) as client:
+        yield client
 
 
 @contextmanager
-def stalled(endpoint: Served, path: str, sent: bytes) -> Iterator[socket.socket]:
+def stalled(http: httpx.Client, path: str, sent: bytes) -> Iterator[socket.socket]:
     """A caller who stops in the middle of a request."""
-    where = urlsplit(endpoint.url)
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n"
-    with socket.create_connection((where.hostname, where.port)) as connection:
+    with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
         connection.settimeout(60)
         connection.sendall(head.encode() + sent)
         yield connection
 
 
-def test_callers_who_stop_in_the_middle_of_a_body_keep_nobody_waiting(endpoint: Served) -> None:
-    half = b'Content-Length: 5000\r\n\r\n{"event_id":'
+def judge(http: httpx.Client, event: dict[str, Any], **headers: str) -> httpx.Response:
+    return http.post("/v1/verdicts", json=event, headers=headers)
+
+
+def logged(data: Path, name: str = "decisions") -> list[dict[str, Any]]:
+    paths = sorted((data / "log" / name).glob("*-*"))
+    return [record for path in paths for record in read_segment(path).records]
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_callers_who_stop_in_the_middle_of_a_body_keep_nobody_waiting(http: httpx.Client) -> None:
     paths = ["/v1/verdicts"] * 40 + ["/v1/verdicts:batch"] * 8 + ["/v1/feedback"] * 8
     with ExitStack() as stack:
-        stopped = [stack.enter_context(stalled(endpoint, path, half)) for path in paths]
-        for index in range(5):
-            answer = endpoint.judge({**simulated_event(index), "event_id": f"beside-{index}"})
+        stopped = [stack.enter_context(stalled(http, path, HALF)) for path in paths]
+        for index in range(3):
+            answer = judge(http, {**simulated_event(index), "event_id": f"beside-{index}"})
             assert (answer.status_code, answer.json()["source"]) == (200, "model")
-        batch = endpoint.http.post("/v1/verdicts:batch", json={"events": [simulated_event(7)]})
-        assert batch.status_code == 200
+        assert http.post("/v1/verdicts:batch", json={"events": [simulated_event(7)]}).status_code == 200
         for connection in stopped:
             answer = connection.recv(65536)
             assert b" 408 " in answer.splitlines()[0]
             assert b"too_slow" in answer
-    assert endpoint.judge({**simulated_event(8), "event_id": "afterwards"}).status_code == 200
 
 
-def test_a_body_that_comes_in_drops_is_refused_and_one_that_keeps_pace_is_not(endpoint: Served) -> None:
+def test_a_body_that_comes_in_drops_is_refused_and_one_that_keeps_pace_is_not(http: httpx.Client) -> None:
     body = json.dumps({**simulated_event(9), "event_id": "drops"}).encode()
     length = f"Content-Length: {len(body)}\r\n\r\n".encode()
-    with stalled(endpoint, "/v1/verdicts", length) as slow:
+    with stalled(http, "/v1/verdicts", length) as slow:
         answers: list[bytes] = []
         reading = threading.Thread(target=lambda: answers.append(slow.recv(65536)))
         reading.start()
@@ -94,22 +94,14 @@ def test_a_body_that_comes_in_drops_is_refused_and_one_that_keeps_pace_is_not(en
             reading.join(0.2)
         reading.join(30)
         assert b" 408 " in answers[0].splitlines()[0]
-    with stalled(endpoint, "/v1/verdicts", length) as steady:
+    with stalled(http, "/v1/verdicts", length) as steady:
         for start in range(0, len(body), len(body) // 3):
             steady.sendall(body[start : start + len(body) // 3])
             time.sleep(0.3)
         assert b" 200 " in steady.recv(65536).splitlines()[0]
 
 
-def test_a_header_that_does_not_come_is_not_waited_for(endpoint: Served) -> None:
-    with stalled(endpoint, "/v1/verdicts", b"X-Half-A-Hea") as connection:
-        started = time.monotonic()
-        answer = connection.recv(65536)
-        assert time.monotonic() - started < 30
-        assert answer == b"" or b" 408 " in answer.splitlines()[0]
-
-
-def test_one_bad_event_of_a_batch_is_refused_alone(endpoint: Served) -> None:
+def test_one_bad_event_of_a_batch_is_refused_alone(http: httpx.Client) -> None:
     good = json.dumps({**simulated_event(20), "event_id": "in-batch"})
     deep = '{"event_id":' + "[" * 985 + "]" * 985 + "}"
     bad = [
@@ -121,17 +113,17 @@ def test_one_bad_event_of_a_batch_is_refused_alone(endpoint: Served) -> None:
         "17",
     ]
     body = '{"events": [' + " , ".join([good, *bad[:4], good, bad[5]]) + "]}"
-    answer = endpoint.http.post("/v1/verdicts:batch", content=body, headers=JSON)
+    answer = http.post("/v1/verdicts:batch", content=body, headers=JSON)
     assert answer.status_code == 200
     results = answer.json()["results"]
     assert [(one["index"], one["status"]) for one in results] == list(enumerate([200, 422, 422, 422, 422, 200, 422]))
     assert "NaN" in results[1]["error"]["message"]
     assert results[0]["verdict"] == results[5]["verdict"]
     for broken in ('{"events": [{]}', '{"events": [1', '{"events": [1] } x', '{"events": [1], "more": 1}'):
-        assert endpoint.http.post("/v1/verdicts:batch", content=broken, headers=JSON).status_code == 422
+        assert http.post("/v1/verdicts:batch", content=broken, headers=JSON).status_code == 422
 
 
-def test_the_same_event_otherwise_spelt_is_the_same_event(endpoint: Served) -> None:
+def test_the_same_event_otherwise_spelt_is_the_same_event(http: httpx.Client) -> None:
     event = {**simulated_event(30), "event_id": "spelt"}
     event["cancelled_at"] = "2026-11-22T08:00:00+07:00"
     event["order"] = {
@@ -146,18 +138,17 @@ def test_the_same_event_otherwise_spelt_is_the_same_event(endpoint: Served) -> N
     again["cancelled_at"] = "2026-11-22T01:00:00z"
     again["chat"] = [{"text": "habis", "sender": "seller", "at": "2026-11-21T15:00:00.000+07:00"}]
     again["order"] = {**event["order"], "placed_at": "2026-11-20T01:00:00Z", "paid_at": None, "value": 150000.0}
-    first, second = endpoint.judge(event), endpoint.judge(again)
+    first, second = judge(http, event), judge(http, again)
     assert (first.status_code, second.status_code) == (200, 200)
     assert second.content == first.content
     assert second.headers["x-repeated"] == "1"
-    other = endpoint.judge({**again, "order": {**again["order"], "value": 150001}})
+    other = judge(http, {**again, "order": {**again["order"], "value": 150001}})
     assert other.status_code == 409
     unknown = {name: value for name, value in again.items() if name != "fulfilment"}
-    assert endpoint.judge(unknown).status_code == 409, "not known is not none"
+    assert judge(http, unknown).status_code == 409, "not known is not none"
 
 
-def test_edges_of_http(endpoint: Served) -> None:
-    http = endpoint.http
+def test_edges_of_http(http: httpx.Client) -> None:
     for path in ("/healthz", "/readyz"):
         head = http.head(path)
         assert (head.status_code, head.content) == (200, b"")
@@ -173,97 +164,73 @@ def test_edges_of_http(endpoint: Served) -> None:
     assert "byte-order mark" in marked.json()["error"]["message"]
 
 
-def test_a_token_taken_out_of_the_file_is_out_within_seconds(endpoint: Served) -> None:
-    tokens = endpoint.folder / "tokens"
-    before = tokens.read_text()
-    new = "a-token-that-came-while-it-ran"
+def test_a_token_taken_out_of_the_file_is_out_within_seconds(http: httpx.Client, data: Path) -> None:
+    tokens = data / "tokens"
+    before, new = tokens.read_text(), "a-token-that-came-while-it-ran"
 
     def status(token: str) -> int:
         headers = {"Authorization": f"Bearer {token}"}
-        feedback = {"event_id": "nobody", "outcome": "confirmed"}
-        return httpx.post(f"{endpoint.url}/v1/feedback", json=feedback, headers=headers, timeout=30).status_code
-
-    def put(text: str) -> None:
-        tokens.write_text(text)
+        return http.post(
+            "/v1/feedback", json={"event_id": "nobody", "outcome": "appealed"}, headers=headers
+        ).status_code
 
     assert (status(FEEDBACK_TOKEN), status(new)) == (202, 401)
-    put(f"{TOKEN} verdict feedback policy\n{new} feedback\n")
-    endpoint.until(lambda: (status(FEEDBACK_TOKEN), status(new)) == (401, 202), 5)
+    tokens.write_text(f"{TOKEN} verdict feedback policy\n{new} feedback\n")
+    until(lambda: (status(FEEDBACK_TOKEN), status(new)) == (401, 202), 5)
     # A file with a mistake lets nobody in, but whoever was taken out of it is out.
-    put(f"{TOKEN} verdict feedback policy\nshort feedback\n{FEEDBACK_TOKEN} feedback\n")
-    endpoint.until(lambda: status(new) == 401, 5)
+    tokens.write_text(f"{TOKEN} verdict feedback policy\nshort feedback\n{FEEDBACK_TOKEN} feedback\n")
+    until(lambda: status(new) == 401, 5)
     assert (status(FEEDBACK_TOKEN), status(TOKEN)) == (401, 202)
-    endpoint.until(lambda: endpoint.measured("ray_cancellation_tokens_refused") == 1)
-    put(before)
-    endpoint.until(lambda: status(FEEDBACK_TOKEN) == 202, 5)
+    assert "ray_cancellation_tokens_refused 1" in http.get("/metrics", headers=_full()).text
+    tokens.write_text(before)
+    until(lambda: status(FEEDBACK_TOKEN) == 202, 5)
 
 
-def test_a_shipper_that_dies_is_started_again_and_seen_to_be_down(endpoint: Served) -> None:
-    def shippers() -> list[psutil.Process]:
-        (gateway,) = endpoint.replicas("gateway")
-        return [child for child in gateway.children() if "cancellation.serving.records.archive" in child.cmdline()]
-
-    assert endpoint.http.get("/readyz").json()["shipper"] == "runs"
-    (first,) = shippers()
-    first.kill()
-    endpoint.until(lambda: endpoint.http.get("/readyz").json()["shipper"].startswith("down"), 5)
-    endpoint.until(lambda: endpoint.http.get("/readyz").json()["shipper"] == "runs", 30)
-    assert shippers()[0].pid != first.pid
-    endpoint.until(lambda: endpoint.measured("ray_cancellation_log_shipper_restarts_total") >= 1)
-    endpoint.judge({**simulated_event(40), "event_id": "shipped-by-the-second"})
-    endpoint.until(lambda: "shipped-by-the-second" in endpoint.archived())
+def _full() -> dict[str, str]:
+    return {"Authorization": f"Bearer {TOKEN}"}
 
 
-def test_a_stop_under_load_cuts_nothing_off_and_says_what_it_could_not_ship(endpoint: Served) -> None:
-    archive = endpoint.folder / "archive"
-    batches: list[Any] = []
+def test_feedback_is_written_down_once_and_must_not_contradict_itself(http: httpx.Client, data: Path) -> None:
+    verdict = judge(http, {**simulated_event(50), "event_id": "fed-back"}).json()["verdict"]
+    other = next(name for name in ("induced", "not_induced") if name != verdict)
 
-    def batch() -> None:
-        events = [{**simulated_event(index), "event_id": f"last-batch-{index}"} for index in range(256)]
-        batches.append(endpoint.http.post("/v1/verdicts:batch", json={"events": events}, timeout=60))
+    def send(**message: Any) -> httpx.Response:
+        return http.post("/v1/feedback", json={"event_id": "fed-back", **message})
 
-    with endpoint.stream("stopping", 20) as stream:
-        endpoint.until_answered(stream, 20)
-        # The archive is away from here on: nothing can be made where a file is.
-        archive.rename(endpoint.folder / "archive-before")
-        archive.write_text("away")
-        sender = threading.Thread(target=batch)
-        sender.start()
-        time.sleep(0.3)  # the batch is under way
-        endpoint.process.send_signal(signal.SIGTERM)
-        told = time.perf_counter()
-        endpoint.until(lambda: endpoint.http.get("/readyz").status_code == 503, 10)
-        assert endpoint.http.get("/readyz").json()["status"] == "draining"
-        sender.join()
-        endpoint.process.wait(120)
-    (answer,) = batches
-    assert answer.status_code == 200
-    assert {one["status"] for one in answer.json()["results"]} == {200}
-    # After the notice HAProxy says 404, the application being gone, and then nobody listens.
-    assert {one.status for one in stream.sent if one.due_at < told + 2.5} == {200}
-    assert stream.statuses() <= {200, 404, 0}
-    archive.unlink()
-    (endpoint.folder / "archive-before").rename(archive)
-    assert stream.answered() <= set(endpoint.logged())
-    last = endpoint.printed().strip().splitlines()[-1]
-    assert "not shipped" in last
-    assert str(endpoint.folder / "data" / "log") in last
-
-
-def test_the_reason_for_which_a_replica_does_not_start_is_the_last_line(tmp_path: Any) -> None:
-    for number, (change, said) in enumerate(
-        [
-            (lambda folder: (folder / "tokens").write_text("short verdict\n"), "tokens line 1: expected a token of"),
-            (lambda folder: (folder / "data").write_text("no folder\n"), "data"),
-        ]
+    for contradiction in (
+        {"outcome": "confirmed", "label": other},
+        {"outcome": "rejected", "label": verdict},
+        {"outcome": "confirmed", "market": "ZZ"},
+        {"outcome": "confirmed", "verdict": other},
+        {"event_id": "long-ago", "outcome": "confirmed", "verdict": "induced", "label": "not_induced"},
     ):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "tokens").write_text(f"{TOKEN} verdict\n")
-        (folder / "tokens").chmod(0o600)
-        change(folder)
-        arguments = [f"serving.data_dir={folder / 'data'}", f"serving.tokens_file={folder / 'tokens'}"]
-        command = [sys.executable, "-m", "jobs.cancellation_serve", "service.port=0", *arguments]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=240)
-        assert done.returncode != 0
-        assert said in (done.stdout + done.stderr).strip().splitlines()[-1]
+        assert send(**contradiction).status_code == 422, contradiction
+    first, second = (send(outcome="confirmed", label=verdict, reviewer="ops-1") for _ in range(2))
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert (first.content, second.headers["x-repeated"]) == (second.content, "1")
+    assert send(outcome="confirmed", label=verdict, reviewer="ops-2").status_code == 202
+    assert send(event_id="long-ago", outcome="appealed", market="BR", verdict="induced").json()["known"] is False
+    written = [one for one in logged(data, "feedback") if one["event_id"] in ("fed-back", "long-ago")]
+    assert [(one["event_id"], one["reviewer"], one["market"], one["verdict"]) for one in written] == [
+        ("fed-back", "ops-1", "ID", verdict),
+        ("fed-back", "ops-2", "ID", verdict),
+        ("long-ago", None, "BR", "induced"),
+    ]
+
+
+def test_a_database_that_another_holds_keeps_nobody_from_being_heard(http: httpx.Client, data: Path) -> None:
+    answers: list[httpx.Response] = []
+    with sqlite3.connect(data / "recent.sqlite", isolation_level=None) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        event = {**simulated_event(60), "event_id": "while-it-is-held"}
+        asking = threading.Thread(target=lambda: answers.append(judge(http, event)))
+        asking.start()
+        slowest = 0.0
+        while asking.is_alive():
+            started = time.monotonic()
+            assert http.get("/healthz").status_code == 200
+            slowest = max(slowest, time.monotonic() - started)
+        holder.execute("ROLLBACK")
+    assert slowest < 0.9, "the event loop waited for the database"
+    assert answers[0].status_code == 200
+    assert "while-it-is-held" in [record["event_id"] for record in logged(data)]

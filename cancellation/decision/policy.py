@@ -203,11 +203,10 @@ def read_policy(content: bytes, name: str) -> Policy:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise PolicyError(f"policy {name}: expected UTF-8, byte {error.start} is none") from None
+    policy = parse_policy(text, name)
     if text.rstrip().rpartition("\n")[2] != END:
-        raise PolicyError(
-            f"policy {name}: expected {END!r} as its last line, found none: the file may have been cut off"
-        )
-    return parse_policy(text, name)
+        raise PolicyError(f"policy {name}: expected {END!r} as its last line, found none: it may have been cut off")
+    return policy
 
 
 def parse_policy(text: str, name: str = "policy") -> Policy:

@@ -39,8 +39,8 @@ FEEDBACK_SCHEMA = pa.schema(
         pa.field("unread", pa.string()),
     ]
 )
-"""One row per message. `market` and `verdict` are the decision's, or what the message said of it where it was no longer at
-hand; `model_version` is the decision's. `unread` is a record, as JSON, that did not fit."""
+"""One row per message. `market` and `verdict` are the decision's, or what the message said of it where it was no longer
+at hand; `model_version` is the decision's. `unread` is a record, as JSON, that did not fit."""
 
 _REQUIRED = frozenset({"event_id", "outcome"})
 _FIELDS = _REQUIRED | {"label", "reviewer", "market", "verdict"}

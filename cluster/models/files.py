@@ -35,6 +35,9 @@ class ModelFiles:
     source: str
     registry_uri: str | None = None
     """The MLflow server that hands out the files itself; None: `source` is read directly."""
+    lasting_name: str | None = None
+    """A name that goes on meaning this content when an alias or a branch moves; None where there is none: what lies in
+    a folder can be replaced."""
 
 
 def resolve_model(name: str, *, registry_uri: str | None = None) -> ModelFiles:
@@ -120,7 +123,7 @@ def _resolve_registered(name: str, registry_uri: str) -> ModelFiles:
     version = f"{found.name}/{found.version}"
     identity = f"{version} {found.source} {found.run_id} {found.creation_timestamp}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    return ModelFiles(version, digest, source.removeprefix("file://"), registry_uri)
+    return ModelFiles(version, digest, source.removeprefix("file://"), registry_uri, f"models:/{version}")
 
 
 def _resolve_hub(name: str) -> ModelFiles:
@@ -139,4 +142,5 @@ def _resolve_hub(name: str) -> ModelFiles:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"model {name}: no such folder, and not found on the hub ({reason})") from None
-    return ModelFiles(f"{repository}@{revision[:8]}", revision[:16], f"hub:{repository}@{revision}")
+    lasting = f"{repository}@{revision}"
+    return ModelFiles(f"{repository}@{revision[:8]}", revision[:16], f"hub:{lasting}", lasting_name=lasting)

@@ -203,8 +203,9 @@ class ReplicaSettings(Settings):
     downscale_seconds: float = Field(default=300.0, ge=0)
     """Replicas are taken away when so long fewer of them were wanted."""
 
-    drain_seconds: float = Field(default=20.0, gt=0)
-    """A replica that stops gets this long to answer what it has begun."""
+    drain_seconds: float = Field(default=50.0, gt=0)
+    """A replica that stops gets this long to answer what it has begun, to ship its log and to end; then it is killed. A
+    pod's terminationGracePeriodSeconds has to be more."""
 
 
 class ServingSettings(Settings):

@@ -23,7 +23,7 @@ TABLES = {"decisions": decision_table, "shadow": decision_table, "feedback": fee
 """The logs: each a folder below `FOLDER`, and below `OUTPUT`."""
 
 _NICENESS = 15
-_LAST_SHIPMENT_SECONDS = 10.0
+LAST_SHIPMENT_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Archive:
         """
         for log in self.logs:
             log.close()
-        if self.shipping is not None and not self.shipping.finish(_LAST_SHIPMENT_SECONDS):
+        if self.shipping is not None and not self.shipping.finish(LAST_SHIPMENT_SECONDS):
             logger.warning("decision log: %s", unshipped(self.folder))
 
 

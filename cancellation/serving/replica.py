@@ -48,9 +48,11 @@ from cancellation.serving.observability.traces import Traces
 from cancellation.serving.places import draining_path, log_folder, policy_path, tokens_path
 from cancellation.serving.records.archive import Archive
 from cancellation.serving.records.recent import RecentDecisions
+from cancellation.serving.records.shipped_log import policy_url
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.rollout.policy_view import policy_view
 from cancellation.serving.settings import ServingSettings, ShadowSettings
+from cluster.storage import create_exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ class GatewayReplica:
         """Why it could not start, on one line."""
         self._endpoint: Endpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._archived_policy: str | None = None
         self._shipping_seen: Counter[Metric] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,6 +162,7 @@ class GatewayReplica:
             loop.create_task(_again_and_again(work, seconds))
             for work, seconds in (
                 (self._watch_policy, self.settings.rollout.poll_seconds),
+                (self._archive_policy, self.settings.rollout.poll_seconds),
                 (self._watch_tokens, self.settings.rollout.poll_seconds),
                 (self._flush, _FLUSH_SECONDS),
                 (self._measure, _MEASURE_SECONDS),
@@ -232,6 +236,14 @@ class GatewayReplica:
             refused = market.state == "live" and bool(obstacles(policy, code, self._model.identity))
             self.metrics.set(PENALTY_REFUSED, float(refused), code)
         self.metrics.set(POLICY_REFUSED, float(self._policy.last_refusal is not None))
+
+    async def _archive_policy(self) -> None:
+        """Put each policy that was in force beside the decisions that rest on it."""
+        version, content = self._policy.file
+        if self.settings.output is not None and version != self._archived_policy:
+            url = policy_url(self.settings.output, version)
+            await asyncio.get_running_loop().run_in_executor(None, create_exclusive, url, content)
+            self._archived_policy = version
 
     async def _watch_tokens(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._tokens.reload_if_changed)

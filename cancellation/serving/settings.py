@@ -230,8 +230,9 @@ class ServingSettings(Settings):
     retention_hours: float = Field(default=24.0, gt=0)
     """How long a decision can be asked for, and a repeated event gets its first answer."""
 
-    max_recent: int = Field(default=200_000, ge=1)
-    """Decisions kept for that at most."""
+    max_recent: int | None = Field(default=None, ge=1)
+    """Decisions kept for that at most, where the disk cannot hold all of `retention_hours`, at about 2 kB each; the
+    oldest then go before their time. null: none does."""
 
     open_docs: bool = False
     """Show the OpenAPI page to callers without a token."""

@@ -14,6 +14,7 @@ import logging
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _TICK_SECONDS = 1.0
 _STROKE_MS = 10
 _DROP_AT_ONCE = 50  # about a millisecond for which an answer may have to wait
 _FOLD_BYTES = 8 * 2**20
+_LEVEL = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LAYOUT = """
 CREATE TABLE IF NOT EXISTS decisions (
@@ -36,7 +38,7 @@ CREATE TABLE IF NOT EXISTS decisions (
     event_id TEXT NOT NULL UNIQUE,
     fingerprint TEXT NOT NULL,
     recorded_at REAL NOT NULL,
-    decision TEXT NOT NULL,
+    decision BLOB NOT NULL, -- JSON, deflated: a day's decisions lie here
     explanation TEXT
 );
 CREATE TABLE IF NOT EXISTS messages (
@@ -60,14 +62,17 @@ class Recorded:
 
 
 class RecentDecisions:
-    """Decisions of the last `retention_seconds`, at most about `max_entries`. For any number of threads."""
+    """Decisions of the last `retention_seconds`. For any number of threads.
+
+    With `max_entries` about so many at most, for a disk that cannot hold all: then the oldest go before their time.
+    """
 
     def __init__(
         self,
         path: Path,
         *,
         retention_seconds: float = 86_400.0,
-        max_entries: int = 200_000,
+        max_entries: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = Path(path)
@@ -128,7 +133,7 @@ class RecentDecisions:
                     connection.execute(
                         "INSERT OR REPLACE INTO decisions (event_id, fingerprint, recorded_at, decision) "
                         "VALUES (?, ?, ?, ?)",
-                        (event_id, fingerprint, now, encoded.decode()),
+                        (event_id, fingerprint, now, zlib.compress(encoded, _LEVEL)),
                     )
                     if before is not None:
                         before(encoded)
@@ -197,7 +202,7 @@ class RecentDecisions:
         ).fetchone()
         if row is None or row[3] <= self._clock() - self.retention_seconds:
             return None
-        return Recorded(row[0], json.loads(row[1]), json.loads(row[2]) if row[2] else None)
+        return Recorded(row[0], json.loads(zlib.decompress(row[1])), json.loads(row[2]) if row[2] else None)
 
     def _check_after_crash(self) -> None:
         """Begin anew if the machine was started since the file was made and the file did not survive that."""
@@ -291,7 +296,8 @@ class RecentDecisions:
             "SELECT number, recorded_at FROM decisions ORDER BY number LIMIT ?", (_DROP_AT_ONCE,)
         ).fetchall()
         newest = connection.execute("SELECT MAX(number) FROM decisions").fetchone()[0] or 0
-        oldest_kept, expired = newest - self.max_entries, self._clock() - self.retention_seconds
+        oldest_kept = 0 if self.max_entries is None else newest - self.max_entries
+        expired = self._clock() - self.retention_seconds
         last = None
         for number, recorded_at in rows:
             if number > oldest_kept and recorded_at > expired:

@@ -39,6 +39,7 @@ class _File:
 
     policy: Policy
     digest: str
+    content: bytes
 
 
 class PolicyStore:
@@ -69,6 +70,11 @@ class PolicyStore:
     def current(self) -> Policy:
         """The policy in force; killed markets are off in it, and its version says so."""
         return self._current
+
+    @property
+    def file(self) -> tuple[str, bytes]:
+        """Version and content of the file in force, whatever is killed in it."""
+        return self._file.policy.version, self._file.content
 
     def market(self, code: str) -> MarketPolicy:
         """Give what is in force for a market."""
@@ -144,7 +150,7 @@ class PolicyStore:
             content = self.path.read_bytes()
         except OSError as error:
             raise PolicyError(f"policy {self.path}: cannot be read ({type(error).__name__})") from None
-        return _File(read_policy(content, str(self.path)), _digest(content))
+        return _File(read_policy(content, str(self.path)), _digest(content), content)
 
     def _read_digest(self) -> str | None:
         try:

@@ -149,7 +149,7 @@ def _probes(policy: Mapping[str, Any]) -> dict[str, Any]:
         "/healthz": _health("Say that the gateway is alive", {"status": "alive"}),
         "/readyz": _health(
             "Say whether it can answer: also without the model, by the rules",
-            {"status": "ready", "model": "answers", "policy": policy["policy_version"]},
+            {"status": "ready", "model": "answers", "policy": policy["policy_version"], "shipper": "runs"},
         ),
     }
 
@@ -183,8 +183,11 @@ def _get(summary: str, scope: str, parameters: list[Any], responses: Mapping[str
 
 
 def _health(summary: str, example: Mapping[str, Any]) -> dict[str, Any]:
-    content = {_JSON: {"schema": {"type": "object", "required": ["status"]}, "example": dict(example)}}
-    responses = {"200": {"description": "Yes", "content": content}, **_problems(("503",))}
+    schema = {"type": "object", "required": ["status"]}
+    responses = {
+        "200": {"description": "Yes", "content": {_JSON: {"schema": schema, "example": dict(example)}}},
+        "503": {"description": "Not now", "content": {_JSON: {"schema": schema}}},
+    }
     return {"get": {"summary": summary, "security": [], "responses": responses}}
 
 

@@ -64,7 +64,7 @@ def find_decision(archive_url: str, event_id: str, *, market: str, day: date) ->
     Raises:
         ValueError: If there is no such decision.
     """
-    start = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+    start = day_start(day)
     decisions = storage.join_url(archive_url, "decisions")
     table = read_log(decisions, market=market, start=start, end=start + _DAY_SECONDS)
     rows = table.filter(pc.equal(table["event_id"], event_id)).to_pylist()
@@ -77,6 +77,11 @@ def find_decision(archive_url: str, event_id: str, *, market: str, day: date) ->
         "later": rows[1:],
         "policy": storage.read_bytes(policy).decode() if storage.exists(policy) else None,
     }
+
+
+def day_start(day: date) -> float:
+    """Give the first instant of a day in UTC (epoch seconds)."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
 
 
 def policy_url(archive_url: str, version: str) -> str:

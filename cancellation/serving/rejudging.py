@@ -24,6 +24,7 @@ from cancellation.decision.verdicts import model_verdict, verdicts_of_table
 from cancellation.events.event import parse_event
 from cancellation.model.verdict_model import VerdictModel
 from cancellation.serving.records.decision_record import decision_table, partition
+from cancellation.serving.records.redaction import is_by_reference
 from cancellation.serving.records.shipped_log import day_start, read_log
 from cluster.storage import create_exclusive, join_url
 
@@ -61,12 +62,7 @@ def rejudge(archive_url: str, first: date, last: date, *, model: VerdictModel, p
 
 
 def _has_texts(event: str | None) -> bool:
-    """Whether an event as it was logged can be parsed: one by reference has digests where texts stood."""
-    try:
-        parse_event(event or "")
-    except ValueError:
-        return False
-    return True
+    return event is not None and not is_by_reference(json.loads(event))
 
 
 def _judge(

@@ -40,7 +40,7 @@ from cancellation.serving.observability.metrics import (
 )
 from cancellation.serving.records.decision_log import DecisionLog
 from cancellation.serving.records.recent import RecentDecisions, Recorded
-from cancellation.serving.records.redaction import redact_event
+from cancellation.serving.records.redaction import is_by_reference, redact_event
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.settings import ServingSettings
 
@@ -145,6 +145,8 @@ class Gateway:
         if record.explanation is not None:
             return {**decision, "verdict": {**verdict, "decision_factors": record.explanation}}
         if verdict["action"] == "none" or verdict["source"] != "model" or not verdict["decision_factors"]:
+            return decision
+        if is_by_reference(decision["event"]):  # evidence would be of digests
             return decision
         deadline = time.monotonic() + _EXPLAIN_SECONDS
         explained = await self.model.explain(decision["event"], decision["features"], verdict, deadline)

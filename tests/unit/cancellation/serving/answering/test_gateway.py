@@ -283,6 +283,21 @@ def test_a_decision_is_explained_when_somebody_asks(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_of_chats_that_are_logged_by_reference_there_is_no_evidence(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, log_events="reference") as client:
+            for index in range(40):
+                event = simulated_event(index)
+                verdict = (await client.judge(event)).json()
+                if verdict["action"] != "none" and verdict["decision_factors"]:
+                    break
+            explained = (await client.http.get(f"/v1/verdicts/{event['event_id']}")).json()
+            assert explained["verdict"] == verdict
+            assert all(factor["evidence"] is None for factor in explained["verdict"]["decision_factors"])
+
+    asyncio.run(scenario())
+
+
 def test_chats_are_redacted_in_the_log(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as client:

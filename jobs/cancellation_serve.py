@@ -12,11 +12,14 @@ On a cluster: serve deploy cluster/serving/serve.yaml
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from cancellation.decision.actions import demo_line
 from cancellation.decision.policy import load_policy
-from cancellation.serving.replica import policy_path, tokens_path
+from cancellation.serving.http.tokens import TokenStore
+from cancellation.serving.places import draining_path, log_folder, policy_path, tokens_path
+from cancellation.serving.records.archive import unshipped
 from cancellation.serving.settings import ServingSettings
 from cluster.launch import run_job
 from cluster.serving.service import ServiceSettings, run_application, secret_path, serving_session
@@ -36,20 +39,30 @@ class ServeJob(Settings):
 def main(job: ServeJob) -> None:
     """Serve until a signal says stop; SIGHUP looks at the model's source anew and rolls it out."""
     serving = _with_absolute_paths(job.serving)
-    tokens = tokens_path(serving)
-    with serving_session(job.session, job.service):
+    tokens, policy, draining = tokens_path(serving), policy_path(serving), draining_path(serving)
+    TokenStore.load(tokens)
+    demo = demo_line(load_policy(policy))
+    draining.unlink(missing_ok=True)
+    with serving_session(job.session, job.service) as local:
         from cancellation.serving.app import APP_NAME, application, is_shadow  # reads Ray's switches
 
         address = f"http://{job.service.host}:{job.service.port}"
 
         def announce() -> None:
             print(f"serving on {address}, page {address}/docs", flush=True)
-            policy = policy_path(serving)
-            print(f"tokens {tokens}\npolicy {policy}", flush=True)
-            if line := demo_line(load_policy(policy)):
-                print(line, flush=True)
+            print("\n".join([f"tokens {tokens}", f"policy {policy}", *([demo] if demo else [])]), flush=True)
 
-        run_application(lambda: application(serving), name=APP_NAME, on_ready=announce, dispensable=is_shadow)
+        def stop() -> None:
+            if local:
+                print(f"stopping: not ready from now on, {job.service.drain_seconds:g} s of notice", flush=True)
+                draining.touch()
+                time.sleep(job.service.drain_seconds)
+
+        run_application(
+            lambda: application(serving), name=APP_NAME, on_ready=announce, on_stop=stop, dispensable=is_shadow
+        )
+    if local and serving.output is not None and (left := unshipped(log_folder(serving))).segments:
+        print(left, flush=True)
 
 
 def _with_absolute_paths(serving: ServingSettings) -> ServingSettings:

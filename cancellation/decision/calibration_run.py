@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from cancellation.decision.calibration import INDUCED, Calibration, calibrate, induced_scores, split_events
-from cancellation.decision.policy import Evidence, MarketPolicy, Policy
-from cancellation.decision.policy_file import dated_version, render_policy
+from cancellation.decision.policy import Evidence, MarketPolicy, Policy, named_by_content
+from cancellation.decision.policy_file import render_policy
 from cancellation.decision.sample import LabelledSample
 from cancellation.decision.thresholds import MarketThreshold, ThresholdSettings, find_thresholds
 from cancellation.events.factors import VERDICTS
@@ -111,7 +111,7 @@ def calibrate_backfill(
     demo = policy.demo and sample.source != "backfill"
     new = Policy(policy.version, policy.default, entries, settings.thresholds.min_precision, demo)
     unknown = tuple(code for code in thresholds if code not in policy.markets)
-    return CalibratedModel(version, calibration, thresholds, dated_version(new, day), unknown)
+    return CalibratedModel(version, calibration, thresholds, named_by_content(new, day), unknown)
 
 
 def _prove(proving: _Labelled, temperature: float, settings: ThresholdSettings) -> dict[str, MarketThreshold]:

@@ -7,8 +7,12 @@ seller.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import tomllib
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
 from datetime import date
 from functools import reduce
 from importlib import resources
@@ -26,6 +30,11 @@ Source = Literal["model", "rules", "fallback"]
 Action = Literal["penalty", "investigate", "none"]
 
 INVESTIGATE, MIN_PRECISION = 0.45, 0.90
+
+END = "# end of policy"
+"""Last line of a policy file: one that was cut off, on its way to a machine or by a full disk, may still be TOML."""
+
+_CONTENT = re.compile(r"-[0-9a-f]{8}$")
 
 # A description says in a refusal what was expected.
 _TEXT = Field(strict=True, pattern=r"\S", description="a text")
@@ -113,6 +122,7 @@ class Policy:
     """One version of the policy for all markets."""
 
     version: Annotated[str, _TEXT]
+    """A label that people chose, and behind it, of a policy that was read, a digest of its content."""
     default: Annotated[MarketPolicy, _TABLE]
     """For markets without an entry; never has a penalty."""
     markets: Annotated[Mapping[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], MarketPolicy], _TABLE]
@@ -177,22 +187,46 @@ def load_policy(path: str | Path | None = None) -> Policy:
         shipped = resources.files("cancellation.decision") / "policy.toml"
         return parse_policy(shipped.read_text(encoding="utf-8"), "policy.toml")
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        content = Path(path).read_bytes()
+    except OSError as error:
         raise PolicyError(f"policy {path}: cannot be read ({type(error).__name__})") from None
-    return parse_policy(text, str(path))
+    return read_policy(content, str(path))
+
+
+def read_policy(content: bytes, name: str) -> Policy:
+    """Read a policy file's content.
+
+    Raises:
+        PolicyError: As `load_policy`, and if its end is missing.
+    """
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"policy {name}: expected UTF-8, byte {error.start} is none") from None
+    policy = parse_policy(text, name)
+    if text.rstrip().rpartition("\n")[2] != END:
+        raise PolicyError(f"policy {name}: expected {END!r} as its last line, found none: it may have been cut off")
+    return policy
 
 
 def parse_policy(text: str, name: str = "policy") -> Policy:
-    """Parse and check a policy's TOML; `name` stands in the refusals."""
+    """Parse and check a policy's TOML; `name` stands in the refusals. Its version is made to name its content."""
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PolicyError(f"{name}: not TOML ({error})") from None
     try:
-        return TypeAdapter(Policy).validate_python(table)
+        policy = TypeAdapter(Policy).validate_python(table)
+        return named_by_content(policy, _CONTENT.sub("", policy.version))
     except ValidationError as error:
         raise PolicyError(f"{name} {_problem(error, table)}") from None
+
+
+def named_by_content(policy: Policy, label: str) -> Policy:
+    """Give a policy a version of a label and its own content: two different policies never share one."""
+    markets = {code: asdict(market) for code, market in policy.markets.items()}
+    content = json.dumps([policy.demo, policy.min_precision, asdict(policy.default), markets], sort_keys=True)
+    return replace(policy, version=f"{label}-{hashlib.sha256(content.encode()).hexdigest()[:8]}")
 
 
 _FIELDS = {model: model.__pydantic_fields__ for model in (Policy, MarketPolicy, Evidence)}

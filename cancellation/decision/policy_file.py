@@ -1,14 +1,13 @@
-"""A policy written as its TOML file, with a version that names its content."""
+"""A policy written as its TOML file."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
-from cancellation.decision.policy import MarketPolicy, Policy
+from cancellation.decision.policy import END, MarketPolicy, Policy
 
 _HEADER = """\
 # What the model's scores lead to, market by market. Written by `python -m jobs.cancellation_calibrate`, which keeps
@@ -21,13 +20,6 @@ _DEMO = """
 # verdict's policy version then says +demo. Take this line out, and no penalty rests on such evidence any more."""
 
 
-def dated_version(policy: Policy, day: str) -> Policy:
-    """Name a policy after a day and its own content: two different policies never share a version."""
-    markets = {c: asdict(m) for c, m in policy.markets.items()}
-    content = json.dumps([policy.demo, policy.min_precision, asdict(policy.default), markets], sort_keys=True)
-    return replace(policy, version=f"{day}-{hashlib.sha256(content.encode()).hexdigest()[:8]}")
-
-
 def render_policy(policy: Policy) -> str:
     """Write a policy as TOML that `parse_policy` reads back equal."""
     lines = [_HEADER, f"version = {_value(policy.version)}", f"min_precision = {_value(policy.min_precision)}"]
@@ -38,7 +30,7 @@ def render_policy(policy: Policy) -> str:
         lines += _market(f"markets.{code}", policy.markets[code])
     if not policy.markets:
         lines += ["", "[markets]"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", END]) + "\n"
 
 
 def _market(name: str, market: MarketPolicy) -> Iterator[str]:

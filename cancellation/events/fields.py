@@ -44,6 +44,8 @@ def decode_json(source: bytes | bytearray | str) -> Any:
     """Decode JSON as the contract means it: UTF-8, no repeated keys, no NaN or Infinity."""
     try:
         text = source if isinstance(source, str) else bytes(source).decode("utf-8")
+        if text.startswith("\ufeff"):
+            raise EventError("", "expected JSON without a byte-order mark, found one at its beginning")
         return _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise EventError("", f"expected UTF-8, byte {error.start} is none") from None
@@ -99,7 +101,7 @@ def read_instant(value: Mapping[str, Any], name: str) -> float:
     if match[1] is None:
         raise EventError(name, "expected an offset such as Z or +07:00 after the time, found none")
     try:
-        return datetime.fromisoformat(text).timestamp()
+        return datetime.fromisoformat(text.upper()).timestamp()
     except (ValueError, OverflowError):
         raise EventError(name, "expected an instant that exists (leap seconds are not taken)") from None
 

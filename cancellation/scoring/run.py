@@ -20,8 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from cancellation.decision.policy import Policy
-from cancellation.decision.policy_file import dated_version
+from cancellation.decision.policy import Policy, named_by_content
 from cancellation.events.files import EventShard, find_event_shards, passed_over, read_event_rows
 from cancellation.model.spec import ModelIdentity
 from cancellation.model.verdict_model import load_verdict_model
@@ -138,7 +137,7 @@ def make_plan(run: VerdictRun, shards: Sequence[EventShard], others: Sequence[st
         "input_files": [list(file) for file in files],
         "model": run.model_version,
         "model_digest": run.model.digest,
-        "policy": dated_version(run.policy, run.policy.version).version,
+        "policy": named_by_content(run.policy, run.policy.version).version,
         "shard_bytes": run.settings.shard_bytes,
         "explain": run.settings.explain,
         **({"passed_over": list(others)} if others else {}),

@@ -117,13 +117,20 @@ class GatewayDeployment:
         self._handle = model
         self._shadows = dict(shadows or {})
         self._cpu = CpuMeter()
+        self._replica: GatewayReplica | None = None
 
     def __serve_build_asgi_app__(self) -> GatewayReplica:
         """Give Serve the ASGI application."""
         shadows = {name: _ask(handle) for name, handle in self._shadows.items()}
-        return GatewayReplica(
+        self._replica = GatewayReplica(
             self._settings, self._make_model, metrics=RayMetrics(), shadow_models=shadows, metrics_text=node_metrics
         )
+        return self._replica
+
+    async def check_health(self) -> None:
+        """Tell Serve why the replica could not start: it asks before it sends any request."""
+        if self._replica is not None and self._replica.failure is not None:
+            raise RuntimeError(self._replica.failure)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Tell the autoscaler how busy this process is."""
@@ -168,8 +175,9 @@ def application(settings: ServingSettings) -> Application:
     }
     gateway = serve.deployment(GatewayDeployment).options(
         name="gateway",
-        # Beyond what is admitted there are those that are being refused: that is work too, and must not queue.
-        max_ongoing_requests=8 * (settings.admission.max_ongoing + settings.admission.max_batches),
+        # Beyond what is admitted there are bodies on their way and those that are being refused, which must not queue.
+        max_ongoing_requests=8 * (settings.admission.max_ongoing + settings.admission.max_batches)
+        + settings.admission.max_reading,
         **_replicas(settings.gateways, by_cpu=True),
     )
     return gateway.bind(settings.model_dump_json(), model, shadows)

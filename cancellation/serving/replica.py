@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import shutil
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,9 @@ from cancellation.features.vector import feature_digest
 from cancellation.serving.answering.admission import Admission
 from cancellation.serving.answering.gateway import RULES_VERSION, Gateway
 from cancellation.serving.http.asgi import Receive, Scope, Send
-from cancellation.serving.http.endpoint import Endpoint
+from cancellation.serving.http.endpoint import Condition, Endpoint
 from cancellation.serving.http.openapi import description
-from cancellation.serving.http.tokens import TokenStore, make_tokens_file
+from cancellation.serving.http.tokens import TokenStore
 from cancellation.serving.inference.example_events import example_events
 from cancellation.serving.inference.messages import Reply, Scored
 from cancellation.serving.inference.model import ModelClient
@@ -36,18 +34,25 @@ from cancellation.serving.observability.metrics import (
     LOG_OVER_LIMIT,
     LOG_SHIP_FAILURES,
     LOG_SHIPPED,
+    LOG_SHIPPER_RESTARTS,
+    LOG_SHIPPER_UP,
     PENALTY_REFUSED,
     POLICY_CHANGES,
     POLICY_REFUSED,
     POLICY_STATE,
+    TOKENS_REFUSED,
+    Metric,
     Metrics,
 )
 from cancellation.serving.observability.traces import Traces
+from cancellation.serving.places import draining_path, log_folder, policy_path, tokens_path
 from cancellation.serving.records.archive import Archive
 from cancellation.serving.records.recent import RecentDecisions
+from cancellation.serving.records.shipped_log import policy_url
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.rollout.policy_view import policy_view
 from cancellation.serving.settings import ServingSettings, ShadowSettings
+from cluster.storage import create_exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +85,12 @@ class GatewayReplica:
         self._make_model = make_model
         self._shadow_models = dict(shadow_models or {})
         self._metrics_text = metrics_text or self._own_metrics
+        self.failure: str | None = None
+        """Why it could not start, on one line."""
         self._endpoint: Endpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._shipping_seen: dict[str, int] = {}
+        self._archived_policy: str | None = None
+        self._shipping_seen: Counter[Metric] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or start and end with the lifespan."""
@@ -100,7 +108,7 @@ class GatewayReplica:
         settings, data = self.settings, Path(self.settings.data_dir)
         data.mkdir(parents=True, exist_ok=True)
         self._model = await self._make_model(self.metrics)
-        self._archive = Archive(data / "log", settings.output, settings.decision_log, settings.shipper)
+        self._archive = Archive(log_folder(settings), settings.output, settings.decision_log, settings.shipper)
         self._policy = PolicyStore(policy_path(settings), data / "policy.ledger.jsonl")
         self._recent = RecentDecisions(
             data / "recent.sqlite",
@@ -117,17 +125,19 @@ class GatewayReplica:
             metrics=self.metrics,
         )
         self._add_shadows()
+        self._tokens = TokenStore.load(tokens_path(settings))
         self._traces = Traces(settings.traces)
         self._admission = Admission(settings.admission, self._model.queue_age, self.metrics)
         self._endpoint = Endpoint(
             self.gateway,
-            tokens=TokenStore.load(tokens_path(settings)),
+            tokens=self._tokens,
             admission=self._admission,
             feedback_log=self._archive.feedback,
             settings=settings,
             metrics=self.metrics,
             traces=self._traces,
             metrics_text=self._metrics_text,
+            condition=self._condition,
             description=description(await self._examples(), max_batch=settings.limits.batch_events),
         )
         self._tasks = self._chores()
@@ -152,6 +162,8 @@ class GatewayReplica:
             loop.create_task(_again_and_again(work, seconds))
             for work, seconds in (
                 (self._watch_policy, self.settings.rollout.poll_seconds),
+                (self._archive_policy, self.settings.rollout.poll_seconds),
+                (self._watch_tokens, self.settings.rollout.poll_seconds),
                 (self._flush, _FLUSH_SECONDS),
                 (self._measure, _MEASURE_SECONDS),
             )
@@ -162,12 +174,13 @@ class GatewayReplica:
         try:
             await self.start()
         except Exception as error:
-            logger.error("the gateway cannot start: %s", error)
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise
+            # Serve keeps a failed lifespan's reason for itself, and shows that of a failed health check.
+            self.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            logger.error("the gateway cannot start: %s", self.failure)
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self.stop()
+        if self.failure is None:
+            await self.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
     def _add_shadows(self) -> None:
@@ -224,17 +237,42 @@ class GatewayReplica:
             self.metrics.set(PENALTY_REFUSED, float(refused), code)
         self.metrics.set(POLICY_REFUSED, float(self._policy.last_refusal is not None))
 
+    async def _archive_policy(self) -> None:
+        """Put each policy that was in force beside the decisions that rest on it."""
+        version, content = self._policy.file
+        if self.settings.output is not None and version != self._archived_policy:
+            url = policy_url(self.settings.output, version)
+            await asyncio.get_running_loop().run_in_executor(None, create_exclusive, url, content)
+            self._archived_policy = version
+
+    async def _watch_tokens(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self._tokens.reload_if_changed)
+        self.metrics.set(TOKENS_REFUSED, float(self._tokens.refused is not None))
+
+    def _condition(self) -> Condition:
+        shipping = self._archive.shipping
+        return Condition(
+            draining=draining_path(self.settings).exists(), shipper=None if shipping is None else shipping.alive
+        )
+
     async def _flush(self) -> None:
         self.metrics.flush()
 
     async def _measure(self) -> None:
         self.metrics.set(LOG_BYTES, sum(log.folder_bytes for log in self._archive.logs))
         self.metrics.set(LOG_OVER_LIMIT, float(any(log.over_limit for log in self._archive.logs)))
-        status = self._archive.shipping_status()
-        for name, metric in (("shipped", LOG_SHIPPED), ("failures", LOG_SHIP_FAILURES)):
-            now = status.get(name, 0)
-            self.metrics.count(metric, value=max(0, now - self._shipping_seen.get(name, 0)))
-            self._shipping_seen[name] = now
+        shipping = self._archive.shipping
+        if shipping is None:
+            return
+        shipping.watch()
+        self.metrics.set(LOG_SHIPPER_UP, float(shipping.alive))
+        for metric, now in (
+            (LOG_SHIPPED, shipping.num_shipped),
+            (LOG_SHIP_FAILURES, shipping.num_failures),
+            (LOG_SHIPPER_RESTARTS, shipping.num_restarts),
+        ):
+            self.metrics.count(metric, value=now - self._shipping_seen[metric])
+            self._shipping_seen[metric] = now
 
     async def _own_metrics(self) -> str:
         return self.metrics.render()
@@ -300,25 +338,3 @@ def verdict_of_reply(event_id: str, market: str, reply: Reply, policy: PolicySto
             model=reply.identity,
         )
     raise ValueError(f"scores are expected, found none ({reply.reason})")
-
-
-def policy_path(settings: ServingSettings) -> Path:
-    """Give the policy's file; where none is named, a copy of the one that ships, which may then be edited."""
-    if settings.rollout.policy is not None:
-        return Path(settings.rollout.policy)
-    path = Path(settings.data_dir) / "policy.toml"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with resources.as_file(resources.files("cancellation.decision") / "policy.toml") as shipped:
-            shutil.copyfile(shipped, path)
-    return path
-
-
-def tokens_path(settings: ServingSettings) -> Path:
-    """Give the tokens' file; where none is named, one that is made once, with a token for everything."""
-    if settings.tokens_file is not None:
-        return Path(settings.tokens_file)
-    path = Path(settings.data_dir) / "tokens.txt"
-    with suppress(FileExistsError):
-        make_tokens_file(path)
-    return path

@@ -23,18 +23,25 @@ class LimitSettings(Settings):
     batch_events: int = Field(default=256, ge=1, le=4096)
     """Most events of one batch."""
 
+    body_seconds: float = Field(default=5.0, gt=0)
+    """A body has to be there so long after its header, and `body_bytes_per_second` buy a second more: who stops in the
+    middle of one is answered with 408."""
+
+    body_bytes_per_second: int = Field(default=2**16, ge=1)
+    """Slowest pace of a body beyond `body_seconds`."""
+
     inline_bytes: int = Field(default=2**15, ge=0)
     """Larger bodies are parsed and encoded in a lane of their own, one after the other, so that a hostile text
     of a megabyte, which takes a second to clean, delays no one but its own kind."""
 
 
 class DeadlineSettings(Settings):
-    """How long a caller waits. `X-Deadline-Ms` overrides the defaults."""
+    """How long a caller waits, from the last byte of the body on. `X-Deadline-Ms` overrides the defaults."""
 
     default_ms: float = Field(default=1000.0, gt=0)
     batch_ms: float = Field(default=10_000.0, gt=0)
-    max_ms: float = Field(default=60_000.0, gt=0)
-    """A longer deadline is cut to this."""
+    max_ms: float = Field(default=30_000.0, gt=0)
+    """A longer deadline is cut to this; `gateways.drain_seconds` has to have room for it."""
 
     model_ms: float = Field(default=300.0, gt=0)
     """The model gets at most this much of it: a hundred times what it needs, more waiting seldom helps."""
@@ -64,6 +71,10 @@ class AdmissionSettings(Settings):
 
     max_batches: int = Field(default=4, ge=1)
     """Requests for a batch that it works on at a time."""
+
+    max_reading: int = Field(default=512, ge=1)
+    """Requests whose bodies are on their way at a time. They take no place of those above: a caller who stops in the
+    middle of a body keeps nobody from being answered."""
 
     retry_after_seconds: int = Field(default=1, ge=1)
 
@@ -192,8 +203,9 @@ class ReplicaSettings(Settings):
     downscale_seconds: float = Field(default=300.0, ge=0)
     """Replicas are taken away when so long fewer of them were wanted."""
 
-    drain_seconds: float = Field(default=20.0, gt=0)
-    """A replica that stops gets this long to answer what it has begun."""
+    drain_seconds: float = Field(default=50.0, gt=0)
+    """A replica that stops gets this long to answer what it has begun, to ship its log and to end; then it is killed. A
+    pod's terminationGracePeriodSeconds has to be more."""
 
 
 class ServingSettings(Settings):
@@ -218,8 +230,9 @@ class ServingSettings(Settings):
     retention_hours: float = Field(default=24.0, gt=0)
     """How long a decision can be asked for, and a repeated event gets its first answer."""
 
-    max_recent: int = Field(default=200_000, ge=1)
-    """Decisions kept for that at most."""
+    max_recent: int | None = Field(default=None, ge=1)
+    """Decisions kept for that at most, where the disk cannot hold all of `retention_hours`, at about 2 kB each; the
+    oldest then go before their time. null: none does."""
 
     open_docs: bool = False
     """Show the OpenAPI page to callers without a token."""

@@ -39,6 +39,9 @@ class ModelFiles:
     """The MLflow server that hands out the files itself; None: `source` is read directly."""
     listing: str | None = None
     """Of files in s3://, which can be overwritten: `storage.listing_digest` when the name was resolved."""
+    lasting_name: str | None = None
+    """A name that goes on meaning this content when an alias or a branch moves; None where there is none: what lies in
+    a folder can be replaced."""
 
 
 def resolve_model(name: str, *, registry_uri: str | None = None) -> ModelFiles:
@@ -53,7 +56,8 @@ def resolve_model(name: str, *, registry_uri: str | None = None) -> ModelFiles:
         find = artifacts.registered_version if name.startswith("models:/") else artifacts.run_artifacts
         found = find(name, uri)
         listing = storage.listing_digest(_list_s3(name, found.source)) if found.source.startswith("s3://") else None
-        return ModelFiles(found.name, artifacts.digest(found.identity), found.source, uri, listing)
+        lasting = f"models:/{found.name}" if name.startswith("models:/") else name
+        return ModelFiles(found.name, artifacts.digest(found.identity), found.source, uri, listing, lasting)
     if name.startswith("s3://"):
         files = _list_s3(name, name)
         digest = storage.listing_digest(files)
@@ -64,7 +68,8 @@ def resolve_model(name: str, *, registry_uri: str | None = None) -> ModelFiles:
         return ModelFiles(f"{folder.name}@{digest[:8]}", digest, str(folder))
     repository = hub.HubRepository.pin(name)
     commit = repository.commit
-    return ModelFiles(f"{repository.name}@{commit[:8]}", commit[:16], repository.source)
+    lasting = f"{repository.name}@{commit}"
+    return ModelFiles(f"{repository.name}@{commit[:8]}", commit[:16], repository.source, lasting_name=lasting)
 
 
 def fetch_model(model: ModelFiles, *, cache_dir: str, weights: bool = True) -> Path:

@@ -49,7 +49,11 @@ class ServiceSettings(Settings):
     on two cores."""
 
     drain_seconds: float = Field(default=3.0, ge=0)
-    """A replica that stops answers this long on, so that HAProxy has forgotten it before it refuses."""
+    """A replica that stops answers this long on, so that HAProxy has forgotten it before it refuses; and before that
+    the whole service, no longer ready, so that a balancer in front has."""
+
+    client_seconds: int = Field(default=35, ge=1)
+    """HAProxy closes a connection on which a request's header or body has stood still this long, or none has come."""
 
     auth: bool = True
     """Token authentication of Ray's own ports (dashboard, jobs); a token is made where RAY_AUTH_TOKEN is not set."""
@@ -78,6 +82,8 @@ def prepare_environment(settings: ServiceSettings) -> None:
             # Connections that break before an answer are tried again elsewhere: for requests that may be repeated.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
             "RAY_SERVE_HAPROXY_RETRIES": "2",
+            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.client_seconds),
+            "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": f"{settings.request_timeout_seconds + 5:.0f}",
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
             "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.stats_port),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.metrics_port),
@@ -98,8 +104,11 @@ def prepare_environment(settings: ServiceSettings) -> None:
 
 
 @contextmanager
-def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iterator[None]:
-    """Start Ray and Serve for the length of a `with` block; a cluster's Serve goes on afterwards."""
+def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iterator[bool]:
+    """Start Ray and Serve for the length of a `with` block; a cluster's Serve goes on afterwards.
+
+    Gives True where both end with the block: then what the replicas have begun is answered before.
+    """
     prepare_environment(settings)
     from ray import serve
     from ray.serve.schema import LoggingConfig
@@ -113,9 +122,13 @@ def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iter
         }
         _start_serve(http, LoggingConfig(enable_access_log=False))
         try:
-            yield
+            yield local
         finally:
             if local:
+                # HAProxy goes with Serve: the applications first, so that what they have begun is answered.
+                with suppress(TimeoutError):
+                    for name in serve.status().applications:
+                        serve.delete(name)
                 serve.shutdown()
                 shutil.rmtree(_haproxy_folder(settings), ignore_errors=True)
 
@@ -181,6 +194,7 @@ def run_application(
     *,
     name: str,
     on_ready: Callable[[], None],
+    on_stop: Callable[[], None] = lambda: None,
     dispensable: Callable[[str], bool] = lambda _: False,
 ) -> None:
     """Run an application at / until SIGINT or SIGTERM; at SIGHUP build it anew and roll it out.
@@ -209,6 +223,7 @@ def run_application(
                 else:
                     _start_rollout(target, name)
             elif number is not None:
+                on_stop()
                 return
             elif target is not runs:
                 finished, failures = rollout_progress(serve.status().applications[name], dispensable)

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
+import uvicorn
 
 from cancellation.events.event import event_mapping
 from cancellation.model.spec import ModelIdentity
 from cancellation.model.verdict_model import Scores, VerdictModel
 from cancellation.serving.inference.model import LocalModel, load_event_encoder, load_model, model_folder
 from cancellation.serving.observability.metrics import Metrics
-from cancellation.serving.replica import AskModel, GatewayReplica, tokens_path
+from cancellation.serving.places import tokens_path
+from cancellation.serving.replica import AskModel, GatewayReplica
 from cancellation.serving.settings import ServingSettings
 from cancellation.simulation.simulator import SimulationSettings, simulate_event
 from cancellation.text.encoding import EncodedEvent
+from tests.servers.serving_process import free_port
 
 
 def simulated_event(index: int, market: str = "ID") -> dict[str, Any]:
@@ -87,6 +92,18 @@ class Client:
         return self.log(name)
 
 
+def patient_settings(folder: Path, **settings: Any) -> ServingSettings:
+    """Settings of a replica whose data are in `folder`, given by section."""
+    # ASGITransport seldom lets the loop run, and other tests' load is no reason to refuse or to give the model up.
+    patient: dict[str, dict[str, float]] = {
+        "admission": dict.fromkeys(("max_loop_lag_ms", "max_queue_age_ms", "standing_ms"), 60_000.0),
+        "deadlines": {"default_ms": 20_000.0, "model_ms": 10_000.0},
+        "model": {"hung_seconds": 10.0},
+    }
+    sections = {name: {**section, **settings.pop(name, {})} for name, section in patient.items()}
+    return ServingSettings.model_validate({"data_dir": str(folder), "output": None, **sections, **settings})
+
+
 @asynccontextmanager
 async def serving(
     folder: Path,
@@ -96,14 +113,7 @@ async def serving(
     **settings: Any,
 ) -> AsyncIterator[Client]:
     """A running replica whose data are in `folder`."""
-    # ASGITransport seldom lets the loop run, and other tests' load is no reason to refuse or to give the model up.
-    patient: dict[str, dict[str, float]] = {
-        "admission": dict.fromkeys(("max_loop_lag_ms", "max_queue_age_ms", "standing_ms"), 60_000.0),
-        "deadlines": {"default_ms": 20_000.0, "model_ms": 10_000.0},
-        "model": {"hung_seconds": 10.0},
-    }
-    sections = {name: {**section, **settings.pop(name, {})} for name, section in patient.items()}
-    given = ServingSettings.model_validate({"data_dir": str(folder), "output": None, **sections, **settings})
+    given = patient_settings(folder, **settings)
     chosen = scored_by or shipped_model()
 
     async def make_model(metrics: Metrics) -> LocalModel:
@@ -126,3 +136,29 @@ def token_of(path: Path) -> str:
     """The first token of a file."""
     lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
     return lines[0].split()[0]
+
+
+@contextmanager
+def listening(folder: Path, **settings: Any) -> Iterator[httpx.Client]:
+    """A replica behind a port of its own, with the server that Serve puts in front of it, for those who speak TCP."""
+    given = patient_settings(folder, **settings)
+
+    async def make_model(metrics: Metrics) -> LocalModel:
+        return LocalModel(shipped_model(), given.model, metrics)
+
+    replica = GatewayReplica(given, make_model)
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(replica, port=port, lifespan="on", log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), replica.failure
+            time.sleep(0.05)
+        assert replica.failure is None, replica.failure
+        headers = {"Authorization": f"Bearer {token_of(tokens_path(given))}"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as http:
+            yield http
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -92,10 +92,26 @@ class Admission:
         self._queue = StandingQueue(settings)
         self._lag = LoopLag(self._look_at_queue)
         self._ongoing = {"event": 0, "batch": 0}
+        self._reading = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold a place for as long as a body is read: before `admitted`, since a slow body must not hold one of those.
+
+        Raises:
+            Overloaded: If there is none.
+        """
+        if self._reading >= self._settings.max_reading:
+            raise self._refusal("reading")
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
 
     @contextmanager
     def admitted(self, *, batch: bool = False) -> Iterator[None]:
-        """Hold a place for the length of a request.
+        """Hold a place for the length of a request whose body is there.
 
         Raises:
             Overloaded: If there is none.
@@ -103,8 +119,7 @@ class Admission:
         kind = "batch" if batch else "event"
         reason = self._full(kind)
         if reason is not None:
-            self._metrics.count(SHED, reason)
-            raise Overloaded(self._settings.retry_after_seconds)
+            raise self._refusal(reason)
         self._ongoing[kind] += 1
         try:
             yield
@@ -115,6 +130,10 @@ class Admission:
     def ongoing(self) -> int:
         """Requests inside."""
         return sum(self._ongoing.values())
+
+    def _refusal(self, reason: str) -> Overloaded:
+        self._metrics.count(SHED, reason)
+        return Overloaded(self._settings.retry_after_seconds)
 
     def _full(self, kind: str) -> str | None:
         limit = self._settings.max_batches if kind == "batch" else self._settings.max_ongoing

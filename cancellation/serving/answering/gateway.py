@@ -7,13 +7,10 @@ Whatever the model does, there is an answer within the deadline: the rules' if n
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,9 +20,11 @@ from cancellation.decision.policy import MarketPolicy, Policy, Source
 from cancellation.decision.verdicts import model_verdict, rules_verdict
 from cancellation.events.event import Event, parse_event
 from cancellation.events.fields import decode_json
+from cancellation.events.identity import event_identity
 from cancellation.features.vector import feature_digest, features
-from cancellation.serving.answering.admission import Overloaded
-from cancellation.serving.inference.messages import Reply, Scored, Unscored
+from cancellation.serving.answering.large_lane import LargeLane
+from cancellation.serving.answering.request import Answer, Asked, Conflict, EventRequest, NotRecorded
+from cancellation.serving.inference.messages import Scored, Unscored
 from cancellation.serving.inference.model import ModelClient
 from cancellation.serving.inference.shadow import Copy, Shadow
 from cancellation.serving.observability.metrics import (
@@ -41,62 +40,16 @@ from cancellation.serving.observability.metrics import (
 )
 from cancellation.serving.records.decision_log import DecisionLog
 from cancellation.serving.records.recent import RecentDecisions, Recorded
-from cancellation.serving.records.redaction import redact_event
+from cancellation.serving.records.redaction import is_by_reference, redact_event
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.settings import ServingSettings
-from cancellation.text.encoding import EncodedEvent
 
 logger = logging.getLogger(__name__)
 
 RULES_VERSION = "rules-1"
 _EXPLAIN_SECONDS = 5.0
-_MAX_LARGE = 4
-"""Large bodies that may wait for each other."""
 
 _ResultT = TypeVar("_ResultT")
-
-
-class Conflict(Exception):  # noqa: N818
-    """An event whose id was used for another event before."""
-
-
-class NotRecorded(Exception):  # noqa: N818
-    """A decision that could not be written down, so that it must not be sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A verdict to send, how long its stages took (ms), and whether it was given before."""
-
-    verdict: dict[str, Any]
-    timings_ms: dict[str, float]
-    repeated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """One event as it came."""
-
-    event: Event
-    mapping: Mapping[str, Any]
-    body: bytes
-    fingerprint: str
-    caller: str
-    deadline: float
-    received_at: float
-    started: float
-    parse_ms: float
-    bulk: bool
-    large: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What was given to the model, and what it said."""
-
-    encoded: EncodedEvent
-    reply: Reply
-    encode_ms: float
 
 
 class Gateway:
@@ -124,8 +77,9 @@ class Gateway:
         self._settings = settings
         self._metrics = metrics
         self._running: dict[str, tuple[str, asyncio.Future[None]]] = {}
-        self._lane = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
-        self._in_large_lane = 0
+        self._lane = LargeLane(settings.admission.retry_after_seconds)
+        # Recording may wait for other writers of the machine: the event loop must not.
+        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._feature_digest = feature_digest()
 
     async def judge(
@@ -146,34 +100,44 @@ class Gateway:
             NotRecorded: If the decision could not be written down.
             Overloaded: If too many large bodies wait.
         """
-        started = time.perf_counter()
         large = len(body) > self._settings.limits.inline_bytes
-        mapping, event, fingerprint = await self._in_lane(large, _read, body)
-        parse_ms = (time.perf_counter() - started) * 1e3
+        with self._lane.place(large):
+            started = time.perf_counter()
+            mapping, event, fingerprint = await self._lane.run(large, _read, body)
+            parse_ms = (time.perf_counter() - started) * 1e3
+            request = EventRequest(
+                event, mapping, body, fingerprint, caller, deadline, received_at, started, parse_ms, bulk, large
+            )
+            return await self._answer_once(request)
+
+    async def _answer_once(self, request: EventRequest) -> Answer:
+        """Answer, unless the same event was answered before or is being answered."""
+        event_id = request.event.event_id
         while True:
-            known = self._known(event.event_id, fingerprint)
+            known = self._known(event_id, request.fingerprint)
             if known is not None:
                 return known
-            if event.event_id not in self._running:
+            if event_id not in self._running:
                 break
-            first_fingerprint, first = self._running[event.event_id]
-            if first_fingerprint != fingerprint:
-                raise self._conflict(event.event_id)
-            await asyncio.shield(first)  # then it is known, or was given up
-        request = _Request(
-            event, mapping, body, fingerprint, caller, deadline, received_at, started, parse_ms, bulk, large
-        )
+            fingerprint, first = self._running[event_id]
+            if fingerprint != request.fingerprint:
+                raise self._conflict(event_id)
+            try:
+                async with asyncio.timeout(self._seconds_left(request)):
+                    await asyncio.shield(first)  # then it is known, or was given up
+            except TimeoutError:  # this caller is less patient: the rules answer, and the first one gets that too
+                return await self._answer(request)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._running[event.event_id] = (fingerprint, done)
+        self._running[event_id] = (request.fingerprint, done)
         try:
             return await self._answer(request)
         finally:
-            del self._running[event.event_id]
+            del self._running[event_id]
             done.set_result(None)
 
     async def explained(self, event_id: str) -> dict[str, Any] | None:
         """Give a recorded decision; its factors get their evidence when it is asked for the first time."""
-        record = self._recorded(event_id)
+        record = self.recorded(event_id)
         if record is None:
             return None
         decision = record.decision
@@ -182,20 +146,31 @@ class Gateway:
             return {**decision, "verdict": {**verdict, "decision_factors": record.explanation}}
         if verdict["action"] == "none" or verdict["source"] != "model" or not verdict["decision_factors"]:
             return decision
+        if is_by_reference(decision["event"]):  # evidence would be of digests
+            return decision
         deadline = time.monotonic() + _EXPLAIN_SECONDS
         explained = await self.model.explain(decision["event"], decision["features"], verdict, deadline)
         self._metrics.count(EXPLANATIONS, "late" if explained is None else "made")
         if explained is None:
             return decision
-        self.recent.add_explanation(event_id, explained["decision_factors"])
+        await self._in_recorder(self.recent.add_explanation, event_id, explained["decision_factors"])
         return {**decision, "verdict": explained}
+
+    async def record_once(self, identity: str, write: Callable[[], object]) -> bool:
+        """Write something down unless what has the same identity was before; False if it was.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        return await self._in_recorder(self.recent.put_once, identity, write)
 
     async def close(self) -> None:
         """Finish what is under way."""
         await asyncio.gather(*(done for _, done in self._running.values()))
         for shadow in (*self.shadows, *([self.market_shadow] if self.market_shadow else [])):
             await shadow.close()
-        self._lane.shutdown(wait=False, cancel_futures=True)
+        self._lane.close()
+        self._recorder.shutdown()
 
     def add_shadow_answer(self, copy: Copy, verdict: Mapping[str, Any]) -> None:
         """Put a shadow's verdict on record beside the live one: in a log of its own, as it comes later."""
@@ -211,20 +186,8 @@ class Gateway:
             self._metrics.count(LOG_FAILURES)
             logger.warning("a shadow's answer could not be written down: %s", error)
 
-    async def _in_lane(self, large: bool, work: Callable[..., _ResultT], *arguments: Any) -> _ResultT:
-        """Work on a small body at once, on a large one in the lane of the large."""
-        if not large:
-            return work(*arguments)
-        if self._in_large_lane >= _MAX_LARGE:
-            raise Overloaded(self._settings.admission.retry_after_seconds)
-        self._in_large_lane += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._lane, work, *arguments)
-        finally:
-            self._in_large_lane -= 1
-
     def _known(self, event_id: str, fingerprint: str) -> Answer | None:
-        record = self._recorded(event_id)
+        record = self.recorded(event_id)
         if record is None:
             return None
         if record.fingerprint != fingerprint:
@@ -232,7 +195,8 @@ class Gateway:
         self._metrics.count(DUPLICATES, "replayed")
         return _repeated(record)
 
-    def _recorded(self, event_id: str) -> Recorded | None:
+    def recorded(self, event_id: str) -> Recorded | None:
+        """Find a recorded decision; None also if the records cannot be read."""
         try:
             return self.recent.get(event_id)
         except OSError as error:
@@ -243,43 +207,49 @@ class Gateway:
         self._metrics.count(DUPLICATES, "conflict")
         return Conflict("event_id: expected an id of its own, found one that an event of other content has")
 
-    async def _answer(self, request: _Request) -> Answer:
+    async def _answer(self, request: EventRequest) -> Answer:
         event = request.event
-        policy, market = self.policy.current, self.policy.market(event.market)
-        asked = await self._ask_model(request) if market.state == "live" else None
-        reason = asked.reply.reason if asked and isinstance(asked.reply, Unscored) else None
-        if asked is not None and isinstance(asked.reply, Scored):
-            verdict = _model_verdict(event, asked.reply, policy)
+        asked = await self._ask_model(request) if self.policy.market(event.market).state == "live" else None
+        # Read once and now: what a kill switch has taken off meanwhile gets no verdict of the model any more.
+        policy = self.policy.current
+        market = policy.market(event.market)
+        reply = asked.reply if asked and market.state == "live" else None
+        reason = reply.reason if isinstance(reply, Unscored) else None
+        if isinstance(reply, Scored):
+            verdict = _model_verdict(event, reply, policy)
         else:
-            verdict = await self._in_lane(request.large, _rules_verdict, event, policy, asked is not None)
-        logged = await self._in_lane(request.large, redact_event, request.mapping, self._settings.log_events)
+            verdict = await self._lane.run(request.large, _rules_verdict, event, policy, reply is not None)
+        logged = await self._lane.run(request.large, redact_event, request.mapping, self._settings.log_events)
         record = self._record(request, market, asked, verdict, reason) | {"event": logged}
-        stands = self._write(request, record)
+        stands = await self._write(request, record)
         if stands.decision != record:  # another replica was first
             self._metrics.count(DUPLICATES, "replayed")
             return _repeated(stands)
         self._count(event.market, verdict, record["timings_ms"], reason)
-        if asked is not None and isinstance(asked.reply, Scored):
-            self._count_withheld(event.market, market, verdict, policy, asked.reply)
+        if isinstance(reply, Scored):
+            self._count_withheld(event.market, market, verdict, policy, reply)
         self._copy(request, market, record)
         return Answer(verdict, record["timings_ms"])
 
-    async def _ask_model(self, request: _Request) -> _Asked:
+    async def _ask_model(self, request: EventRequest) -> Asked:
         started = time.perf_counter()
-        encoded = await self._in_lane(request.large, self.model.encode, request.event)
+        encoded = await self._lane.run(request.large, self.model.encode, request.event)
         encode_ms = (time.perf_counter() - started) * 1e3
-        deadlines = self._settings.deadlines
-        deadline = request.deadline - deadlines.reserve_ms / 1e3
+        deadline = time.monotonic() + self._seconds_left(request)
         if not request.bulk:
-            deadline = min(deadline, time.monotonic() + deadlines.model_ms / 1e3)
+            deadline = min(deadline, time.monotonic() + self._settings.deadlines.model_ms / 1e3)
         reply = await self.model.score(encoded, request.body, deadline, bulk=request.bulk)
-        return _Asked(encoded, reply, encode_ms)
+        return Asked(encoded, reply, encode_ms)
+
+    def _seconds_left(self, request: EventRequest) -> float:
+        """How long a request may still wait for others; the rest is for the rules and for writing down."""
+        return max(0.0, request.deadline - time.monotonic() - self._settings.deadlines.reserve_ms / 1e3)
 
     def _record(
         self,
-        request: _Request,
+        request: EventRequest,
         market: MarketPolicy,
-        asked: _Asked | None,
+        asked: Asked | None,
         verdict: dict[str, Any],
         reason: str | None,
     ) -> dict[str, Any]:
@@ -302,16 +272,26 @@ class Gateway:
             "thresholds": {"investigate": market.investigate, "penalty": market.penalty},
             "state": market.state,
             "policy_version": verdict["policy_version"],
-            "model_version": self.model.version,
+            "model_version": reply.model_version if isinstance(reply, Scored) else self.model.version,
             "timings_ms": {name: round(value, 3) for name, value in timings.items()},
             "shadow": None,
             "caller": request.caller,
             "fallback_reason": reason,
         }
 
-    def _write(self, request: _Request, record: Mapping[str, Any]) -> Recorded:
+    async def _write(self, request: EventRequest, record: Mapping[str, Any]) -> Recorded:
         """Write ahead: what cannot be written down must not be sent. Gives the record that stands for the event."""
         started = time.perf_counter()
+        stands = await self._in_recorder(self._write_ahead, request, record)
+        self._metrics.observe(STAGE, (time.perf_counter() - started) * 1e3, "log")
+        if stands.fingerprint != request.fingerprint:
+            raise self._conflict(request.event.event_id)
+        return stands
+
+    async def _in_recorder(self, work: Callable[..., _ResultT], *arguments: Any) -> _ResultT:
+        return await asyncio.get_running_loop().run_in_executor(self._recorder, work, *arguments)
+
+    def _write_ahead(self, request: EventRequest, record: Mapping[str, Any]) -> Recorded:
         event_id, logged = request.event.event_id, False
 
         def log(encoded: bytes) -> None:
@@ -320,16 +300,12 @@ class Gateway:
             logged = True
 
         try:
-            stands = self.recent.put(event_id, request.fingerprint, record, before=log)
+            return self.recent.put(event_id, request.fingerprint, record, before=log)
         except OSError as error:  # of the recent ones, or of the log itself
             logger.error("%s", error)
             if not logged:
                 self._append_or_refuse(record)
-            stands = Recorded(request.fingerprint, dict(record), None)
-        self._metrics.observe(STAGE, (time.perf_counter() - started) * 1e3, "log")
-        if stands.fingerprint != request.fingerprint:
-            raise self._conflict(event_id)
-        return stands
+            return Recorded(request.fingerprint, dict(record), None)
 
     def _append_or_refuse(self, record: Mapping[str, Any]) -> None:
         """Write down a decision that cannot be remembered: if it is sent again, it will be judged anew."""
@@ -357,7 +333,7 @@ class Gateway:
             for obstacle in obstacles(policy, code, scored.identity):
                 self._metrics.count(PENALTIES_WITHHELD, code, obstacle.kind)
 
-    def _copy(self, request: _Request, market: MarketPolicy, record: Mapping[str, Any]) -> None:
+    def _copy(self, request: EventRequest, market: MarketPolicy, record: Mapping[str, Any]) -> None:
         shadows: Sequence[Shadow] = self.shadows
         if market.state == "shadow" and self.market_shadow is not None:
             shadows = (*shadows, self.market_shadow)
@@ -372,11 +348,10 @@ def _repeated(record: Recorded) -> Answer:
 
 
 def _read(body: bytes) -> tuple[Mapping[str, Any], Event, str]:
-    """Parse an event and name its content: by value, so that spaces and the order of keys do not matter."""
+    """Parse an event and name its content."""
     mapping = decode_json(body)
     event = parse_event(mapping)
-    canonical = json.dumps(mapping, sort_keys=True, separators=(",", ":")).encode()
-    return mapping, event, blake2b(canonical, digest_size=16).hexdigest()
+    return mapping, event, event_identity(event)
 
 
 def _model_verdict(event: Event, scored: Scored, policy: Policy) -> dict[str, Any]:

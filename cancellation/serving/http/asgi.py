@@ -12,12 +12,18 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cancellation.serving.settings import LimitSettings
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _DRAIN_BYTES = 2**24
 _DRAIN_SECONDS = 2.0
+_TOO_SLOW = (
+    "expected the body within {pace.body_seconds:g} s and one more for each {pace.body_bytes_per_second} bytes of it, "
+    "found it to come more slowly"
+)
 
 
 class Problem(Exception):  # noqa: N818
@@ -58,21 +64,37 @@ class Request:
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
-    async def json_body(self, limit: int) -> bytes:
-        """Read the body of a JSON request.
+    async def json_body(self, limit: int, pace: LimitSettings) -> bytes:
+        """Read the body of a JSON request, for as long as it keeps pace.
 
         Raises:
-            Problem: 415 if it is of another type, 413 if it is longer than the limit: then it is not kept.
+            Problem: 415 if it is of another type, 413 if it is longer than the limit: then it is not kept; 408 if it
+                comes more slowly than `pace` allows.
         """
         length = self.headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > limit:
             await self._drain(int(length))
             raise _too_large(limit)
         kind = self.headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-        if kind != b"application/json" or self.headers.get(b"content-encoding", b"identity") != b"identity":
+        encoding = self.headers.get(b"content-encoding", b"").strip().lower()
+        if kind != b"application/json" or encoding not in (b"", b"identity"):
             await self._drain(int(length) if length.isdigit() else 0)
             raise Problem(415, "content_type", "expected Content-Type: application/json without an encoding")
+        try:
+            async with asyncio.timeout(pace.body_seconds) as patience:
+                body = await self._read(limit, pace, patience)
+        except TimeoutError:
+            # Nobody knows where the next request would begin on this connection.
+            raise Problem(408, "too_slow", _TOO_SLOW.format(pace=pace), headers={"Connection": "close"}) from None
+        if body is None:
+            await self._drain(_DRAIN_BYTES)
+            raise _too_large(limit)
+        return body
+
+    async def _read(self, limit: int, pace: LimitSettings, patience: asyncio.Timeout) -> bytes | None:
+        """Collect the parts, each of which buys time for the next; None if they are too many."""
         parts, size = [], 0
+        start = patience.when() or 0.0
         while True:
             message = await self.receive()
             if message["type"] == "http.disconnect":
@@ -80,12 +102,11 @@ class Request:
             part = message.get("body", b"")
             size += len(part)
             if size > limit:
-                parts.clear()
-                await self._drain(_DRAIN_BYTES)
-                raise _too_large(limit)
+                return None
             parts.append(part)
             if not message.get("more_body", False):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
+            patience.reschedule(start + size / pace.body_bytes_per_second)
 
     async def _drain(self, expected: int) -> None:
         """Let a moderate body run out unread: an answer in the midst of it looks like a broken connection."""
@@ -112,15 +133,15 @@ class Response:
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    async def send(self, send: Send) -> None:
-        """Send it."""
+    async def send(self, send: Send, *, head: bool = False) -> None:
+        """Send it; to HEAD without the body whose length it names."""
         headers = [
             (b"content-type", self.content_type.encode()),
             (b"content-length", str(len(self.body)).encode()),
             *((name.lower().encode(), value.encode()) for name, value in self.headers.items()),
         ]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+        await send({"type": "http.response.body", "body": b"" if head else self.body})
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-from cancellation.events.fields import EventError, check_object, decode_json, read_instant, type_name
+from cancellation.events.fields import EventError, read_instant
 from cancellation.serving.answering.admission import Admission, Overloaded
-from cancellation.serving.answering.gateway import Answer, Conflict, Gateway, NotRecorded
+from cancellation.serving.answering.gateway import Gateway
+from cancellation.serving.answering.request import Answer, Conflict, NotRecorded
 from cancellation.serving.http.asgi import Problem, Receive, Request, Response, Scope, Send, json_response
+from cancellation.serving.http.batches import split_events
 from cancellation.serving.http.docs_page import page
 from cancellation.serving.http.tokens import Caller, Forbidden, TokenStore, Unauthorized
 from cancellation.serving.observability.metrics import FEEDBACK, LATENCY, REFUSED_CALLERS, REQUESTS, Metrics
 from cancellation.serving.observability.traces import Traces
 from cancellation.serving.records.decision_log import DecisionLog
-from cancellation.serving.records.feedback import feedback_record, parse_feedback
+from cancellation.serving.records.feedback import check_feedback, feedback_record, parse_feedback
 from cancellation.serving.rollout.policy_view import policy_view, policy_view_at
 from cancellation.serving.settings import ServingSettings
 
@@ -30,6 +33,19 @@ _BATCH_CONCURRENCY = 8
 """Events of one batch that are under way at a time."""
 
 _PREFIXES = ("/v1/verdicts/", "/v1/policy/")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """How a replica does beside its answers."""
+
+    draining: bool
+    """Whether this machine is to be taken out of the balancer."""
+    shipper: bool | None
+    """Whether the process that ships decisions is alive; None: another machine's business."""
+
+
+_SHIPPER = {None: "elsewhere", True: "runs", False: "down: decisions stay on this disk"}
 
 Handler = Callable[[Request, Caller | None, str], Awaitable[Response]]
 
@@ -48,6 +64,7 @@ class Endpoint:
         metrics: Metrics,
         traces: Traces,
         metrics_text: Callable[[], Awaitable[str]],
+        condition: Callable[[], Condition],
         description: Mapping[str, Any],
     ) -> None:
         self._gateway = gateway
@@ -58,6 +75,7 @@ class Endpoint:
         self._metrics = metrics
         self._traces = traces
         self._metrics_text = metrics_text
+        self._condition = condition
         self._description = json_response(description)
         self._page = Response(page(description).encode(), content_type="text/html; charset=utf-8")
         docs_scope = None if settings.open_docs else "verdict"
@@ -90,7 +108,7 @@ class Endpoint:
         if not route.endswith("z"):
             self._metrics.count(REQUESTS, route, str(response.status))
             self._metrics.observe(LATENCY, (time.perf_counter() - started) * 1e3, route)
-        await response.send(send)
+        await response.send(send, head=request.method == "HEAD")
 
     def _resolve(self, request: Request) -> tuple[str, Handler, Caller | None, str]:
         """Find route and caller; whoever has no token learns nothing, not even which paths there are."""
@@ -104,7 +122,7 @@ class Endpoint:
             raise Problem(404, "unknown_path", "expected one of the paths in /openapi.json, found another")
         method, scope, handler = route
         caller = self._check(request, scope) if scope is not None else None
-        if request.method != method:
+        if request.method != method and (request.method, method) != ("HEAD", "GET"):
             raise Problem(405, "method", f"expected {method}, found another method", headers={"Allow": method})
         return path, handler, caller, rest
 
@@ -115,44 +133,38 @@ class Endpoint:
             self._metrics.count(REFUSED_CALLERS, "401" if isinstance(error, Unauthorized) else "403")
             raise
 
+    async def _body(self, request: Request, limit: int) -> bytes:
+        with self._admission.reading():
+            return await request.json_body(limit, self._settings.limits)
+
     async def _verdict(self, request: Request, caller: Caller | None, _rest: str) -> Response:
+        body = await self._body(request, self._settings.limits.body_bytes)
         with self._admission.admitted():
             received_at, deadline = time.time(), self._deadline(request, self._settings.deadlines.default_ms)
-            body = await request.json_body(self._settings.limits.body_bytes)
             answer = await self._gateway.judge(body, caller=_name(caller), deadline=deadline, received_at=received_at)
         self._traces.verdict(answer.verdict, answer.timings_ms, request.header(b"traceparent"))
         return json_response(answer.verdict, headers=_answer_headers(answer))
 
     async def _batch(self, request: Request, caller: Caller | None, _rest: str) -> Response:
+        body = await self._body(request, self._settings.limits.batch_body_bytes)
         with self._admission.admitted(batch=True):
             received_at, deadline = time.time(), self._deadline(request, self._settings.deadlines.batch_ms)
-            body = await request.json_body(self._settings.limits.batch_body_bytes)
-            events = await asyncio.get_running_loop().run_in_executor(None, self._events_of, body)
+            split = partial(split_events, body, max_events=self._settings.limits.batch_events)
+            events = await asyncio.get_running_loop().run_in_executor(None, split)
             places = asyncio.Semaphore(_BATCH_CONCURRENCY)
 
-            async def judge(event: Any) -> dict[str, Any]:
+            async def judge(index: int, event: bytes) -> dict[str, Any]:
                 async with places:
                     await asyncio.sleep(0)  # events that come alone go between
-                    return await self._item(event, _name(caller), deadline, received_at)
+                    return {"index": index, **await self._item(event, _name(caller), deadline, received_at)}
 
-            return json_response({"results": await asyncio.gather(*map(judge, events))})
+            results = await asyncio.gather(*(judge(index, event) for index, event in enumerate(events)))
+            return json_response({"results": results})
 
-    def _events_of(self, body: bytes) -> list[Any]:
-        fields = frozenset({"events"})
-        value = decode_json(body)
-        check_object(value, fields, fields)
-        events, limit = value["events"], self._settings.limits.batch_events
-        if not isinstance(events, list):
-            raise EventError("events", f"expected an array, found {type_name(events)}")
-        if not 1 <= len(events) <= limit:
-            raise EventError("events", f"expected 1 to {limit} events, found {len(events)}")
-        return events
-
-    async def _item(self, event: Any, caller: str, deadline: float, received_at: float) -> dict[str, Any]:
+    async def _item(self, event: bytes, caller: str, deadline: float, received_at: float) -> dict[str, Any]:
         try:
-            body = json.dumps(event, separators=(",", ":")).encode()
             answer = await self._gateway.judge(
-                body, caller=caller, deadline=deadline, received_at=received_at, bulk=True
+                event, caller=caller, deadline=deadline, received_at=received_at, bulk=True
             )
         except Exception as error:  # the edge where an item becomes a result
             problem = _problem(error)
@@ -166,15 +178,18 @@ class Endpoint:
         return json_response(decision)
 
     async def _feedback(self, request: Request, caller: Caller | None, _rest: str) -> Response:
-        feedback = parse_feedback(await request.json_body(self._settings.limits.body_bytes))
-        known = self._gateway.recent.get(feedback.event_id)
+        feedback = parse_feedback(await self._body(request, self._settings.limits.body_bytes))
+        known = self._gateway.recorded(feedback.event_id)
         decision = known.decision if known else None
+        check_feedback(feedback, decision)
         record = feedback_record(feedback, decision, caller=_name(caller), received_at=time.time())
         try:
-            self._feedback_log.append(record)
+            new = await self._gateway.record_once(feedback.identity, partial(self._feedback_log.append, record))
         except OSError as error:
             logger.error("feedback could not be written down: %s", error)
             raise NotRecorded("the feedback could not be written down; try again") from None
+        if not new:
+            return json_response({"accepted": True, "known": decision is not None}, 202, {"X-Repeated": "1"})
         market = record["market"] if record["market"] in self._gateway.policy.current.markets else "other"
         self._metrics.count(FEEDBACK, market, feedback.outcome)
         return json_response({"accepted": True, "known": decision is not None}, 202)
@@ -182,11 +197,10 @@ class Endpoint:
     async def _policy(self, request: Request, _caller: Caller | None, market: str) -> Response:
         if len(market) != 2 or not (market.isascii() and market.isalpha() and market.isupper()):
             raise EventError("market", "expected two capital letters, such as TH")
-        at = parse_qs(request.query.decode("latin-1")).get("at")
-        store = self._gateway.policy
+        store, at = self._gateway.policy, _only_parameter(request, "at")
         if at is None:
             return json_response(policy_view(store, market, self._gateway.model.identity))
-        instant = read_instant({"at": at[0].replace(" ", "+")}, "at")
+        instant = read_instant({"at": at.replace(" ", "+")}, "at")
         try:
             return json_response(policy_view_at(store, market, instant))
         except ValueError:
@@ -197,8 +211,15 @@ class Endpoint:
 
     async def _ready(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
         """Ready also while the model is away: the rules answer."""
+        condition = self._condition()
         model = "answers" if self._gateway.model.available() else "away: the rules answer"
-        return json_response({"status": "ready", "model": model, "policy": self._gateway.policy.current.stamp})
+        said = {
+            "status": "draining" if condition.draining else "ready",
+            "model": model,
+            "policy": self._gateway.policy.current.stamp,
+            "shipper": _SHIPPER[condition.shipper],
+        }
+        return json_response(said, 503 if condition.draining else 200)
 
     async def _show_metrics(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
         text = await self._metrics_text()
@@ -219,6 +240,17 @@ class Endpoint:
         if not milliseconds > 0:
             raise EventError("X-Deadline-Ms", "expected a number of milliseconds above 0")
         return time.monotonic() + min(milliseconds, self._settings.deadlines.max_ms) / 1e3
+
+
+def _only_parameter(request: Request, name: str) -> str | None:
+    """Read the one query parameter that a path has; a misspelt one must not mean that there was none."""
+    given = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
+    if given.keys() - {name}:
+        raise EventError("", f"expected no query parameter but {name}, found another")
+    values = given.get(name, [None])
+    if len(values) > 1:
+        raise EventError(name, "expected one value, found several")
+    return values[0]
 
 
 def _name(caller: Caller | None) -> str:

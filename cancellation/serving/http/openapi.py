@@ -19,6 +19,7 @@ _ERRORS = {
     "401": "No token, or an unknown one",
     "403": "The token lacks the scope",
     "404": "Nothing is known under this name",
+    "408": "The body comes too slowly",
     "409": "The event_id stands for an event of other content",
     "413": "The body is too large",
     "415": "The content type is not application/json",
@@ -79,7 +80,7 @@ def _posts(examples: Mapping[str, Any], max_batch: int) -> dict[str, Any]:
             "verdict",
             _ref("CancellationEvent"),
             examples["event"],
-            _answers(_ref("Verdict"), example, "400", "409", "413", "415", "422", "429", "503"),
+            _answers(_ref("Verdict"), example, "400", "408", "409", "413", "415", "422", "429", "503"),
             _DEADLINE,
         ),
         "/v1/verdicts:batch": _post(
@@ -89,8 +90,13 @@ def _posts(examples: Mapping[str, Any], max_batch: int) -> dict[str, Any]:
             {"events": [examples["event"], incomplete]},
             _answers(
                 _ref("BatchResults"),
-                {"results": [{"status": 200, "verdict": example}, {"status": 422, **_refusal(incomplete)}]},
-                *("400", "413", "415", "422", "429"),
+                {
+                    "results": [
+                        {"index": 0, "status": 200, "verdict": example},
+                        {"index": 1, "status": 422, **_refusal(incomplete)},
+                    ]
+                },
+                *("400", "408", "413", "415", "422", "429"),
             ),
             _DEADLINE,
         ),
@@ -99,7 +105,12 @@ def _posts(examples: Mapping[str, Any], max_batch: int) -> dict[str, Any]:
             "feedback",
             _ref("Feedback"),
             {"event_id": example["event_id"], "outcome": "rejected", "label": "not_induced", "reviewer": "ops-17"},
-            _answers(_ref("Accepted"), {"accepted": True, "known": True}, "400", "413", "415", "422", "503", ok="202"),
+            _answers(
+                _ref("Accepted"),
+                {"accepted": True, "known": True},
+                *("400", "408", "413", "415", "422", "429", "503"),
+                ok="202",
+            ),
         ),
     }
 
@@ -138,7 +149,7 @@ def _probes(policy: Mapping[str, Any]) -> dict[str, Any]:
         "/healthz": _health("Say that the gateway is alive", {"status": "alive"}),
         "/readyz": _health(
             "Say whether it can answer: also without the model, by the rules",
-            {"status": "ready", "model": "answers", "policy": policy["policy_version"]},
+            {"status": "ready", "model": "answers", "policy": policy["policy_version"], "shipper": "runs"},
         ),
     }
 
@@ -172,8 +183,11 @@ def _get(summary: str, scope: str, parameters: list[Any], responses: Mapping[str
 
 
 def _health(summary: str, example: Mapping[str, Any]) -> dict[str, Any]:
-    content = {_JSON: {"schema": {"type": "object", "required": ["status"]}, "example": dict(example)}}
-    responses = {"200": {"description": "Yes", "content": content}, **_problems(("503",))}
+    schema = {"type": "object", "required": ["status"]}
+    responses = {
+        "200": {"description": "Yes", "content": {_JSON: {"schema": schema, "example": dict(example)}}},
+        "503": {"description": "Not now", "content": {_JSON: {"schema": schema}}},
+    }
     return {"get": {"summary": summary, "security": [], "responses": responses}}
 
 
@@ -207,6 +221,8 @@ def _feedback() -> dict[str, Any]:
             "outcome": {"enum": list(OUTCOMES)},
             "label": {"enum": [*VERDICTS, None], "description": "The right verdict, if known."},
             "reviewer": {**identifier, "type": ["string", "null"]},
+            "market": {"type": ["string", "null"], "pattern": "^[A-Z]{2}$", "description": "Of the event."},
+            "verdict": {"enum": [*VERDICTS, None], "description": "What was answered: for when it is long ago."},
         },
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -11,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 SCOPES = ("verdict", "feedback", "policy")
 
@@ -36,10 +39,14 @@ class Caller:
 
 
 class TokenStore:
-    """The tokens of one file. Holds their digests only."""
+    """The tokens of one file, read anew when it changes. Holds their digests only."""
 
-    def __init__(self, callers: Sequence[tuple[bytes, Caller]]) -> None:
-        self._callers = tuple(callers)
+    def __init__(self, path: Path) -> None:
+        self._path = Path(path)
+        self._content = _read_private(self._path)
+        self._callers = _parse(self._content, self._path)
+        self.refused: str | None = None
+        """Why the file that lies there now is not in force; names no token."""
 
     @classmethod
     def load(cls, path: Path) -> TokenStore:
@@ -48,19 +55,34 @@ class TokenStore:
         Raises:
             ValueError: If it cannot be read, others may read it, or a line is refused; no token is named.
         """
-        callers: dict[bytes, Caller] = {}
-        for number, line in enumerate(_read_private(Path(path)).splitlines(), 1):
-            if not line.strip() or line.lstrip().startswith("#"):
-                continue
-            token, *scopes = line.split()
-            _check_line(f"tokens file {path} line {number}", token, scopes)
-            digest = _digest(token)
-            if digest in callers:
-                raise ValueError(f"tokens file {path} line {number}: expected each token once, found it a second time")
-            callers[digest] = Caller(f"token-{digest.hex()[:8]}", frozenset(scopes))
-        if not callers:
-            raise ValueError(f"tokens file {path}: expected a line with token and scopes, found none")
-        return cls(list(callers.items()))
+        return cls(path)
+
+    def reload_if_changed(self) -> bool:
+        """Take over a changed file; True if it was changed.
+
+        One that is refused lets nobody new in, and whoever no longer stands in it is out all the same: taking a token
+        away must not wait for the next line's spelling. One that cannot be read leaves all as it is.
+        """
+        try:
+            content = _read_private(self._path)
+        except ValueError as error:
+            return self._refuse(error)
+        if content == self._content:
+            return False
+        self._content = content
+        try:
+            self._callers, self.refused = _parse(content, self._path), None
+        except ValueError as error:
+            named = {_digest(line.split()[0]) for line in content.splitlines() if line.strip()}
+            self._callers = {digest: caller for digest, caller in self._callers.items() if digest in named}
+            self._refuse(error)
+        return True
+
+    def _refuse(self, error: ValueError) -> bool:
+        if self.refused != str(error):
+            logger.error("%s; nobody new is let in", error)
+        self.refused = str(error)
+        return False
 
     def check(self, authorization_header: str | None, scope: str) -> Caller:
         """Find the caller of a request; every token is compared, so that time tells nothing.
@@ -75,7 +97,7 @@ class TokenStore:
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthorized("expected an Authorization header with a bearer token, found none")
         given, found = _digest(token.strip()), None
-        for digest, caller in self._callers:
+        for digest, caller in self._callers.items():
             if hmac.compare_digest(digest, given):
                 found = caller
         if found is None:
@@ -88,7 +110,7 @@ class TokenStore:
         return len(self._callers)
 
     def __iter__(self) -> Iterator[Caller]:
-        return (caller for _, caller in self._callers)
+        return iter(self._callers.values())
 
 
 def make_tokens_file(path: Path) -> Path:
@@ -108,6 +130,22 @@ def make_tokens_file(path: Path) -> Path:
     finally:
         temporary.unlink()
     return path
+
+
+def _parse(content: str, path: Path) -> dict[bytes, Caller]:
+    callers: dict[bytes, Caller] = {}
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        token, *scopes = line.split()
+        _check_line(f"tokens file {path} line {number}", token, scopes)
+        digest = _digest(token)
+        if digest in callers:
+            raise ValueError(f"tokens file {path} line {number}: expected each token once, found it a second time")
+        callers[digest] = Caller(f"token-{digest.hex()[:8]}", frozenset(scopes))
+    if not callers:
+        raise ValueError(f"tokens file {path}: expected a line with token and scopes, found none")
+    return callers
 
 
 def _read_private(path: Path) -> str:

@@ -81,10 +81,10 @@ def model_folder(settings: ModelSettings) -> Path:
 
 
 def pinned(settings: ModelSettings) -> ModelSettings:
-    """Hold on to the content that the model's name stands for now: an alias may move, a folder be replaced."""
-    return settings.model_copy(
-        update={"pin": resolve_model(settings.source, registry_uri=settings.registry_uri).digest}
-    )
+    """Hold on to the content that the model's name stands for now: by its version, where the name is an alias that may
+    move, so that replicas which come later find it; and by its digest, since a folder may be replaced."""
+    files = resolve_model(settings.source, registry_uri=settings.registry_uri)
+    return settings.model_copy(update={"source": files.lasting_name or settings.source, "pin": files.digest})
 
 
 def load_event_encoder(folder: Path) -> tuple[EventEncoder, str]:

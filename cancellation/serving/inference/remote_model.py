@@ -118,13 +118,11 @@ class RemoteModel:
         if not self._breaker.allows():
             return DEAD
         self._budget.earn()
-        reply = await self._ask_packed(encoded, deadline, bulk)
-        if reply == STALE:  # the model was replaced under a gateway that still has the old one's tokeniser
-            reply = await self._ask("score_body", deadline, body, _left_ms(deadline), bulk)
+        reply = await self._try(encoded, body, deadline, bulk)
         if reply == DEAD and _left_ms(deadline) >= self._settings.min_left_ms:
             if self._budget.spend():
                 self._metrics.count(RETRIES, "tried")
-                reply = await self._ask_packed(encoded, deadline, bulk)
+                reply = await self._try(encoded, body, deadline, bulk)
             else:
                 self._metrics.count(RETRIES, "over_budget")
         self._breaker.learn(reply)
@@ -157,9 +155,12 @@ class RemoteModel:
     async def close(self) -> None:
         """Nothing to stop: the handle goes with the process."""
 
-    async def _ask_packed(self, encoded: EncodedEvent, deadline: float, bulk: bool) -> Reply:
+    async def _try(self, encoded: EncodedEvent, body: bytes, deadline: float, bulk: bool) -> Reply:
         packed = pack_event(encoded, encoder=self._encoder_version, left_ms=_left_ms(deadline), bulk=bulk)
-        return await self._ask("score", deadline, packed)
+        reply = await self._ask("score", deadline, packed)
+        if reply == STALE:  # the model was replaced under a gateway that still has the old one's tokeniser
+            reply = await self._ask("score_body", deadline, body, _left_ms(deadline), bulk)
+        return reply
 
     async def _ask(self, method: str, deadline: float, *arguments: Any) -> Reply:
         try:

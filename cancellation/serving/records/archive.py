@@ -1,38 +1,59 @@
-"""The archive: a replica's three logs on the local disk, and the process that ships them to object storage.
-
-Shipping is a process of its own with a low priority: it turns records into parquet with all the CPU it can get,
-which would stand in the way of answers. It ends with the replica that started it, whatever ended that, because
-its standard input ends; where several replicas share a disk, one ships and the others wait for the lock.
-
-    python -m cancellation.serving.records.archive FOLDER OUTPUT SETTINGS_JSON
-"""
+"""The archive: a replica's three logs on the local disk, and the process that ships them to object storage."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from cancellation.serving.records.decision_log import DecisionLog, DecisionLogSettings
 from cancellation.serving.records.decision_record import decision_table
 from cancellation.serving.records.feedback import feedback_table
 from cancellation.serving.records.log_shipping import Shipper, ShipperSettings
-from cluster.storage import absolute_url, join_url, write_bytes
+from cancellation.serving.records.segments import OPEN, SEALED
+from cancellation.serving.records.shipping_process import ShippingProcess, ShippingStatus
+from cluster.storage import absolute_url, join_url
 
 TABLES = {"decisions": decision_table, "shadow": decision_table, "feedback": feedback_table}
 """The logs: each a folder below `FOLDER`, and below `OUTPUT`."""
 
-STATUS_FILE = "shipping.json"
 _NICENESS = 15
-_LAST_SHIPMENT_SECONDS = 10.0
+LAST_SHIPMENT_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Unshipped:
+    """What lies on a machine's disk and not yet in the archive."""
+
+    folder: Path
+    segments: int
+    num_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.segments} segment{'s' * (self.segments != 1)} ({self.num_bytes} bytes) not shipped, in "
+            f"{self.folder}; the next start with this data_dir ships them"
+        )
+
+
+def unshipped(folder: Path) -> Unshipped:
+    """Count the segments below a folder of logs: sealed ones, and open ones whose writer may have died."""
+    sizes = []
+    for name in TABLES:
+        for path in (folder / name).glob("*-*"):
+            try:
+                size = path.stat().st_size if path.suffix in (OPEN, SEALED) else 0
+            except FileNotFoundError:  # shipped at this moment
+                continue
+            sizes += [size] if size else []
+    return Unshipped(folder, len(sizes), sum(sizes))
 
 
 class Archive:
@@ -41,22 +62,16 @@ class Archive:
     def __init__(self, folder: Path, output: str | None, log: DecisionLogSettings, shipper: ShipperSettings) -> None:
         self.folder = folder
         self.decisions, self.shadow, self.feedback = (DecisionLog(folder / name, log) for name in TABLES)
-        self._process: subprocess.Popen[bytes] | None = None
+        self.shipping: ShippingProcess | None = None
+        """None where another process ships."""
         if output is not None:
             command = [sys.executable, "-m", __name__, str(folder), absolute_url(output), shipper.model_dump_json()]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            self.shipping = ShippingProcess(command)
 
     @property
     def logs(self) -> tuple[DecisionLog, ...]:
         """All three."""
         return self.decisions, self.shadow, self.feedback
-
-    def shipping_status(self) -> Mapping[str, Any]:
-        """What the shipping process last said: records shipped, failures; nothing if it has not begun."""
-        try:
-            return json.loads((self.folder / STATUS_FILE).read_bytes())
-        except (OSError, ValueError):
-            return {}
 
     def close(self) -> None:
         """Seal the logs and let the process ship them; wait for that, as a machine that is no longer needed goes away.
@@ -65,13 +80,8 @@ class Archive:
         """
         for log in self.logs:
             log.close()
-        if self._process is None or self._process.stdin is None:
-            return
-        self._process.stdin.close()
-        try:
-            self._process.wait(_LAST_SHIPMENT_SECONDS)
-        except subprocess.TimeoutExpired:
-            logger.warning("decision log %s: not all shipped within %g s", self.folder, _LAST_SHIPMENT_SECONDS)
+        if self.shipping is not None and not self.shipping.finish(LAST_SHIPMENT_SECONDS):
+            logger.warning("decision log: %s", unshipped(self.folder))
 
 
 def ship(folder: Path, output: str, settings: ShipperSettings) -> None:
@@ -85,15 +95,18 @@ def ship(folder: Path, output: str, settings: ShipperSettings) -> None:
     while True:
         last = ended.wait(settings.interval_seconds)
         for shipper in shippers:
-            shipper.ship_once()
-        status = {
-            "shipped": sum(shipper.num_shipped for shipper in shippers),
-            "failures": sum(shipper.num_failures for shipper in shippers),
-            "failing": any(shipper.last_failure for shipper in shippers),
-        }
-        write_bytes(str(folder / STATUS_FILE), json.dumps(status).encode())
+            shipper.ship_once(patient=not last)
+        print(json.dumps(asdict(_status(shippers))), flush=True)
         if last:
-            return
+            sys.exit(any(shipper.last_failure for shipper in shippers))
+
+
+def _status(shippers: Sequence[Shipper]) -> ShippingStatus:
+    return ShippingStatus(
+        sum(shipper.num_shipped for shipper in shippers),
+        sum(shipper.num_failures for shipper in shippers),
+        any(shipper.last_failure is not None for shipper in shippers),
+    )
 
 
 if __name__ == "__main__":

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any
 
 import pyarrow as pa
 
 from cancellation.events.factors import VERDICTS
-from cancellation.events.fields import check_object, decode_json, read_choice, read_identifier
+from cancellation.events.fields import (
+    EventError,
+    check_object,
+    decode_json,
+    read_choice,
+    read_identifier,
+    read_pattern,
+)
 
 OUTCOMES = ("confirmed", "rejected", "appealed")
 """Operations agree with the verdict, or do not; the seller appeals."""
@@ -30,21 +39,33 @@ FEEDBACK_SCHEMA = pa.schema(
         pa.field("unread", pa.string()),
     ]
 )
-"""One row per message. `verdict` and `model_version` are the decision's, null where it was no longer at hand;
-`unread` is a record, as JSON, that did not fit."""
+"""One row per message. `market` and `verdict` are the decision's, or what the message said of it where it was no longer
+at hand; `model_version` is the decision's. `unread` is a record, as JSON, that did not fit."""
 
 _REQUIRED = frozenset({"event_id", "outcome"})
-_FIELDS = _REQUIRED | {"label", "reviewer"}
+_FIELDS = _REQUIRED | {"label", "reviewer", "market", "verdict"}
+_MARKET = re.compile(r"[A-Z]{2}")
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """One message about a verdict. `label` is the right verdict, if known; `reviewer` an id."""
+    """One message about a verdict. `label` is the right verdict, if known; `reviewer` an id.
+
+    `market` and `verdict` say what it is about, for when the decision is no longer at hand.
+    """
 
     event_id: str
     outcome: str
     label: str | None
     reviewer: str | None
+    market: str | None = None
+    verdict: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Names the message's content: what is sent twice is one message."""
+        content = json.dumps(asdict(self), sort_keys=True).encode()
+        return f"feedback:{blake2b(content, digest_size=16).hexdigest()}"
 
 
 def parse_feedback(body: bytes) -> Feedback:
@@ -60,7 +81,30 @@ def parse_feedback(body: bytes) -> Feedback:
         read_choice(value, "outcome", OUTCOMES),
         read_choice(value, "label", VERDICTS) if value.get("label") is not None else None,
         read_identifier(value, "reviewer") if value.get("reviewer") is not None else None,
+        read_pattern(value, "market", _MARKET, "two capital letters, such as TH")
+        if value.get("market") is not None
+        else None,
+        read_choice(value, "verdict", VERDICTS) if value.get("verdict") is not None else None,
     )
+
+
+def check_feedback(feedback: Feedback, decision: Mapping[str, Any] | None) -> None:
+    """Refuse a message that contradicts itself or the decision that it is about.
+
+    Raises:
+        EventError: With the field that does.
+    """
+    if decision is not None:
+        for name, found in (("market", decision["market"]), ("verdict", decision["verdict"]["verdict"])):
+            if getattr(feedback, name) not in (None, found):
+                raise EventError(name, f"expected the decision's own {name}, found another")
+    verdict = decision["verdict"]["verdict"] if decision else feedback.verdict
+    if verdict is None or feedback.label is None:
+        return
+    if feedback.outcome == "confirmed" and feedback.label != verdict:
+        raise EventError("label", "expected the verdict that is confirmed, found another; outcome rejected says so")
+    if feedback.outcome == "rejected" and feedback.label == verdict:
+        raise EventError("label", "expected another than the verdict that is rejected, found the same")
 
 
 def feedback_record(
@@ -69,12 +113,12 @@ def feedback_record(
     """Make the record that is written down; `decision` is the one it is about, if at hand."""
     return {
         "event_id": feedback.event_id,
-        "market": decision["market"] if decision else None,
+        "market": decision["market"] if decision else feedback.market,
         "received_at": received_at,
         "outcome": feedback.outcome,
         "label": feedback.label,
         "reviewer": feedback.reviewer,
-        "verdict": decision["verdict"]["verdict"] if decision else None,
+        "verdict": decision["verdict"]["verdict"] if decision else feedback.verdict,
         "model_version": decision["verdict"]["model_version"] if decision else None,
         "caller": caller,
     }

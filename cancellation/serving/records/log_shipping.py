@@ -73,33 +73,37 @@ class Shipper:
         self._clock = clock
         self._not_before = 0.0
 
-    def ship_once(self) -> int:
-        """Ship what is sealed; return the number of records. 0 also while it backs off, or another ships."""
-        if self._clock() < self._not_before or not self.folder.is_dir():
-            return 0
-        num_shipped = 0
-        with self._alone() as alone:
-            for path in sealed_segments(self.folder) if alone else ():
-                num_records = self._ship(path)
-                if num_records is None:
-                    break
-                num_shipped += num_records
-        self.num_shipped += num_shipped
-        return num_shipped
+    def ship_once(self, *, patient: bool = True) -> int:
+        """Ship what is sealed; return the number of records. 0 also while it backs off (if patient), or another ships.
 
-    def _ship(self, path: Path) -> int | None:
+        A disk or a storage that fails is counted and left alone for a while.
+        """
+        if (patient and self._clock() < self._not_before) or not self.folder.is_dir():
+            return 0
+        before = self.num_shipped
+        try:
+            with self._alone() as alone:
+                for path in sealed_segments(self.folder) if alone else ():
+                    if not self._ship(path):
+                        break
+        except OSError as error:  # of the local disk: full, read-only, gone
+            self._back_off(error)
+        return self.num_shipped - before
+
+    def _ship(self, path: Path) -> bool:
         content = read_segment(path)
         files = self._files(path.stem, content.records)
         for url, data in files:
             if not self._create(url, data):
-                return None
+                return False
+        self.num_shipped += len(content.records)
         self.last_failure, self.failures_in_a_row, self._not_before = None, 0, 0.0
         if content.damaged_lines:
             logger.error("segment %s: %d damaged lines; kept for people", path.stem, content.damaged_lines)
             path.rename(path.with_suffix(DAMAGED))
         else:
             path.unlink()
-        return len(content.records)
+        return True
 
     def _files(self, segment: str, records: Sequence[Mapping[str, Any]]) -> list[tuple[str, bytes]]:
         folders = defaultdict(list)

@@ -14,6 +14,7 @@ import logging
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _TICK_SECONDS = 1.0
 _STROKE_MS = 10
 _DROP_AT_ONCE = 50  # about a millisecond for which an answer may have to wait
 _FOLD_BYTES = 8 * 2**20
+_LEVEL = 1
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _LAYOUT = """
 CREATE TABLE IF NOT EXISTS decisions (
@@ -36,9 +38,14 @@ CREATE TABLE IF NOT EXISTS decisions (
     event_id TEXT NOT NULL UNIQUE,
     fingerprint TEXT NOT NULL,
     recorded_at REAL NOT NULL,
-    decision TEXT NOT NULL,
+    decision BLOB NOT NULL, -- JSON, deflated: a day's decisions lie here
     explanation TEXT
-)
+);
+CREATE TABLE IF NOT EXISTS messages (
+    number INTEGER PRIMARY KEY,
+    identity TEXT NOT NULL UNIQUE,
+    recorded_at REAL NOT NULL
+);
 """
 
 
@@ -55,14 +62,17 @@ class Recorded:
 
 
 class RecentDecisions:
-    """Decisions of the last `retention_seconds`, at most about `max_entries`. For any number of threads."""
+    """Decisions of the last `retention_seconds`. For any number of threads.
+
+    With `max_entries` about so many at most, for a disk that cannot hold all: then the oldest go before their time.
+    """
 
     def __init__(
         self,
         path: Path,
         *,
         retention_seconds: float = 86_400.0,
-        max_entries: int = 200_000,
+        max_entries: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = Path(path)
@@ -73,8 +83,10 @@ class RecentDecisions:
         self._log_path = self.path.with_name(f"{self.path.name}-wal")
         self._check_after_crash()
         self.path.touch(mode=0o600)
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         self._connection = self._connect()
+        # Reads need no turn among the writers, and must not wait for one of this process that waits for another's.
+        self._reader = self._connect()
         self._closed = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="recent-decisions", daemon=True)
         self._keeper.start()
@@ -85,8 +97,8 @@ class RecentDecisions:
         Raises:
             OSError: If the file cannot be read.
         """
-        with self._using() as connection:
-            return self._find(connection, event_id)
+        with self._reading, self._named_failures():
+            return self._find(self._reader, event_id)
 
     def put(
         self,
@@ -121,7 +133,7 @@ class RecentDecisions:
                     connection.execute(
                         "INSERT OR REPLACE INTO decisions (event_id, fingerprint, recorded_at, decision) "
                         "VALUES (?, ?, ?, ?)",
-                        (event_id, fingerprint, now, encoded.decode()),
+                        (event_id, fingerprint, now, zlib.compress(encoded, _LEVEL)),
                     )
                     if before is not None:
                         before(encoded)
@@ -137,6 +149,30 @@ class RecentDecisions:
         with self._using() as connection:
             done = connection.execute("UPDATE decisions SET explanation = ? WHERE event_id = ?", (text, event_id))
             return done.rowcount == 1
+
+    def put_once(self, identity: str, before: Callable[[], object]) -> bool:
+        """Note that a message came; False if it did before.
+
+        `before` is called if it did not, such as to write the log; when it raises, nothing is noted.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        with self._using() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                oldest = self._clock() - self.retention_seconds
+                connection.execute("DELETE FROM messages WHERE identity = ? AND recorded_at <= ?", (identity, oldest))
+                done = connection.execute(
+                    "INSERT OR IGNORE INTO messages (identity, recorded_at) VALUES (?, ?)", (identity, self._clock())
+                )
+                if done.rowcount == 1:
+                    before()
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()
+                raise
+        return done.rowcount == 1
 
     def drop_old(self) -> int:
         """Drop what is too old or too much; return how many. The keeper does so every second."""
@@ -156,8 +192,9 @@ class RecentDecisions:
         """End the keeper and leave the file in order. Closing twice is fine."""
         self._closed.set()
         self._keeper.join(timeout=10)
-        with self._lock:
+        with self._lock, self._reading:
             self._connection.close()
+            self._reader.close()
 
     def _find(self, connection: sqlite3.Connection, event_id: str) -> Recorded | None:
         row = connection.execute(
@@ -165,7 +202,7 @@ class RecentDecisions:
         ).fetchone()
         if row is None or row[3] <= self._clock() - self.retention_seconds:
             return None
-        return Recorded(row[0], json.loads(row[1]), json.loads(row[2]) if row[2] else None)
+        return Recorded(row[0], json.loads(zlib.decompress(row[1])), json.loads(row[2]) if row[2] else None)
 
     def _check_after_crash(self) -> None:
         """Begin anew if the machine was started since the file was made and the file did not survive that."""
@@ -197,18 +234,22 @@ class RecentDecisions:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
-            connection.execute(_LAYOUT)
+            connection.executescript(_LAYOUT)
         except sqlite3.Error as error:
             raise self._failure(error) from None
         return connection
 
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._connection
-            except sqlite3.Error as error:
-                raise self._failure(error) from None
+        with self._lock, self._named_failures():
+            yield self._connection
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._failure(error) from None
 
     def _failure(self, error: sqlite3.Error) -> OSError:
         return OSError(f"recent decisions {self.path}: SQLite failed ({error}); mend the disk, or remove the file")
@@ -243,6 +284,10 @@ class RecentDecisions:
         while last := self._last_to_drop(connection):
             done = connection.execute("DELETE FROM decisions WHERE number <= ?", (last,))
             num_dropped += done.rowcount
+        connection.execute(
+            "DELETE FROM messages WHERE number IN (SELECT number FROM messages WHERE recorded_at <= ? LIMIT ?)",
+            (self._clock() - self.retention_seconds, _DROP_AT_ONCE),
+        )
         return num_dropped
 
     def _last_to_drop(self, connection: sqlite3.Connection) -> int | None:
@@ -251,7 +296,8 @@ class RecentDecisions:
             "SELECT number, recorded_at FROM decisions ORDER BY number LIMIT ?", (_DROP_AT_ONCE,)
         ).fetchall()
         newest = connection.execute("SELECT MAX(number) FROM decisions").fetchone()[0] or 0
-        oldest_kept, expired = newest - self.max_entries, self._clock() - self.retention_seconds
+        oldest_kept = 0 if self.max_entries is None else newest - self.max_entries
+        expired = self._clock() - self.retention_seconds
         last = None
         for number, recorded_at in rows:
             if number > oldest_kept and recorded_at > expired:

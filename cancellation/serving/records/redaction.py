@@ -102,10 +102,17 @@ def redact_event(event: Mapping[str, Any], mode: Mode) -> dict[str, Any]:
     return logged
 
 
+def is_by_reference(event: Mapping[str, Any]) -> bool:
+    """Say whether an event's texts were logged by reference: then nothing can be read out of them any more."""
+    texts = [event.get("buyer_reason"), *(item.get(field) for name, field in _TEXTS for item in event.get(name) or ())]
+    return any(isinstance(text, str) and _REFERENCE.fullmatch(text) for text in texts)
+
+
 def _reference(text: str) -> str:
     return f"sha256:{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()} length:{len(text)}"
 
 
+_REFERENCE = re.compile(r"sha256:[0-9a-f]{64} length:\d+")
 _TEXTS = (("chat", "text"), ("fulfilment", "note"), ("concurrent_orders", "chat_excerpt"))
 _REPLACEMENTS: dict[str, Callable[[str], str] | None] = {"redacted": redact, "reference": _reference, "full": None}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
+from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +19,7 @@ from cluster import storage
 
 _FOLDER = re.compile(r"/day=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/]+$")
 _PARALLEL_READS = 8
+_DAY_SECONDS = 86_400.0
 
 
 def read_log(
@@ -47,6 +50,43 @@ def read_log(
     if end is not None:
         table = table.filter(pc.less(table["received_at"], _instant(end)))
     return table.sort_by("received_at").select(list(columns))
+
+
+def find_decision(archive_url: str, event_id: str, *, market: str, day: date) -> dict[str, Any]:
+    """Find what an appeal is about, in the archive alone: the decision, what was said of it, the policy of that day.
+
+    Args:
+        archive_url: Where the endpoint ships (`serving.output`).
+        event_id: The event's.
+        market: Its market.
+        day: On which it was judged, in UTC.
+
+    Raises:
+        ValueError: If there is no such decision.
+    """
+    start = day_start(day)
+    decisions = storage.join_url(archive_url, "decisions")
+    table = read_log(decisions, market=market, start=start, end=start + _DAY_SECONDS)
+    rows = table.filter(pc.equal(table["event_id"], event_id)).to_pylist()
+    if not rows:
+        raise ValueError(f"archive {decisions}: expected a decision on that event in {market} on {day}, found none")
+    version = rows[0]["policy_version"].partition("+")[0]
+    policy = policy_url(archive_url, version)
+    return {
+        "decision": rows[0],
+        "later": rows[1:],
+        "policy": storage.read_bytes(policy).decode() if storage.exists(policy) else None,
+    }
+
+
+def day_start(day: date) -> float:
+    """Give the first instant of a day in UTC (epoch seconds)."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+
+
+def policy_url(archive_url: str, version: str) -> str:
+    """Give the place of a policy file in the archive, by its version without what was killed in it."""
+    return storage.join_url(archive_url, "policies", f"{quote(version, safe='')}.toml")
 
 
 def _read(url: str, columns: list[str]) -> pa.Table:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
-from cancellation.decision.policy import MarketPolicy, Policy, PolicyError, parse_policy
+from cancellation.decision.policy import MarketPolicy, Policy, PolicyError, read_policy
 from cancellation.serving.rollout.policy_ledger import InForce, LedgerEntry, PolicyLedger
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class _File:
 
     policy: Policy
     digest: str
+    content: bytes
 
 
 class PolicyStore:
@@ -69,6 +70,11 @@ class PolicyStore:
     def current(self) -> Policy:
         """The policy in force; killed markets are off in it, and its version says so."""
         return self._current
+
+    @property
+    def file(self) -> tuple[str, bytes]:
+        """Version and content of the file in force, whatever is killed in it."""
+        return self._file.policy.version, self._file.content
 
     def market(self, code: str) -> MarketPolicy:
         """Give what is in force for a market."""
@@ -142,10 +148,9 @@ class PolicyStore:
     def _read_policy(self) -> _File:
         try:
             content = self.path.read_bytes()
-            text = content.decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise PolicyError(f"policy {self.path}: cannot be read ({type(error).__name__})") from None
-        return _File(parse_policy(text, str(self.path)), _digest(content))
+        return _File(read_policy(content, str(self.path)), _digest(content), content)
 
     def _read_digest(self) -> str | None:
         try:

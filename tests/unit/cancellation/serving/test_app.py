@@ -11,8 +11,10 @@ from ray.serve._private.build_app import build_app
 from ray.serve.schema import ServeDeploySchema
 
 from cancellation.serving.app import build
+from cancellation.serving.records.archive import LAST_SHIPMENT_SECONDS
 from cancellation.serving.settings import ModelSettings, ServingSettings
 from cluster.serving.autoscaling import CpuAndRequests
+from cluster.serving.service import ServiceSettings
 from tests.conftest import PROJECT
 from tests.servers.serving_process import copy_model, rename_model
 
@@ -72,4 +74,11 @@ def test_the_cluster_config_fits_ray_and_the_settings() -> None:
     settings = ServingSettings.model_validate(application.args)
     assert not settings.colocated
     assert not settings.open_docs
-    assert config.http_options.request_timeout_s > settings.deadlines.max_ms / 1e3
+    assert config.http_options.request_timeout_s > settings.deadlines.max_ms / 1e3 + settings.limits.body_seconds
+
+
+def test_a_replica_that_stops_has_time_for_its_slowest_answer_and_its_last_shipment() -> None:
+    settings, service = ServingSettings(), ServiceSettings()
+    slowest = settings.limits.body_seconds + settings.deadlines.max_ms / 1e3
+    assert settings.gateways.drain_seconds > service.drain_seconds + slowest + LAST_SHIPMENT_SECONDS
+    assert service.request_timeout_seconds > slowest

@@ -73,6 +73,60 @@ def test_a_hung_model_costs_no_more_than_the_deadline_and_never_a_penalty(tmp_pa
     asyncio.run(scenario())
 
 
+def test_a_kill_switch_reaches_what_the_model_is_judging(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        async with serving(tmp_path, scored_by=WatchedModel(gate), rollout={"poll_seconds": 0.02}) as client:
+            events = [{**simulated_event(index), "event_id": f"hung-{index}"} for index in range(3)]
+            asked = asyncio.create_task(client.http.post("/v1/verdicts:batch", json={"events": events}))
+            while not gate.reached.is_set():
+                await asyncio.sleep(0.01)
+            (tmp_path / "policy.toml.kill").write_text("ID\n")
+            while client.replica.gateway.policy.market("ID").state != "off":
+                await asyncio.sleep(0.01)
+            gate.opened.set()
+            verdicts = [result["verdict"] for result in (await asked).json()["results"]]
+            assert {verdict["source"] for verdict in verdicts} == {"rules"}
+            assert all(verdict["policy_version"].endswith("+kill:ID") for verdict in verdicts)
+            assert {(one["state"], one["fallback_reason"]) for one in client.log()} == {("off", None)}
+
+    asyncio.run(scenario())
+
+
+def test_a_duplicate_waits_no_longer_than_its_own_deadline(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        async with serving(tmp_path, scored_by=WatchedModel(gate)) as client:
+            event = {**simulated_event(1), "event_id": "hung-1"}
+            first = asyncio.create_task(client.judge(event))
+            while not gate.reached.is_set():
+                await asyncio.sleep(0.01)
+            started = time.perf_counter()
+            second = await client.judge(event, **{"x-deadline-ms": "100"})
+            waited = time.perf_counter() - started
+            gate.opened.set()
+            assert second.json()["source"] == "fallback"
+            assert waited < 2.0  # of which 100 ms are meant
+            assert (await first).content == second.content, "there is one answer"
+            assert len(client.log()) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_large_event_is_turned_away_before_the_work_or_not_at_all(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        gate = Gate()
+        async with serving(tmp_path, scored_by=WatchedModel(gate), limits={"inline_bytes": 0}) as client:
+            events = [{**simulated_event(index), "event_id": f"hung-{index}"} for index in range(8)]
+            asked = [asyncio.create_task(client.judge(event)) for event in events]
+            turned_away = [await one for one in asked[4:]]
+            assert {answer.status_code for answer in turned_away} == {429}
+            gate.opened.set()
+            assert {(await one).status_code for one in asked[:4]} == {200}
+
+    asyncio.run(scenario())
+
+
 def test_while_a_call_hangs_the_rules_answer_at_once_and_afterwards_the_model_again(tmp_path: Path) -> None:
     async def scenario() -> None:
         gate = Gate()
@@ -221,6 +275,21 @@ def test_a_decision_is_explained_when_somebody_asks(tmp_path: Path) -> None:
             assert client.metrics.total(m.EXPLANATIONS, outcome="made") == 1
             assert (await client.judge(event)).json() == verdict
             assert (await client.http.get("/v1/verdicts/nobody")).status_code == 404
+
+    asyncio.run(scenario())
+
+
+def test_of_chats_that_are_logged_by_reference_there_is_no_evidence(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, log_events="reference") as client:
+            for index in range(40):
+                event = simulated_event(index)
+                verdict = (await client.judge(event)).json()
+                if verdict["action"] != "none" and verdict["decision_factors"]:
+                    break
+            explained = (await client.http.get(f"/v1/verdicts/{event['event_id']}")).json()
+            assert explained["verdict"] == verdict
+            assert all(factor["evidence"] is None for factor in explained["verdict"]["decision_factors"])
 
     asyncio.run(scenario())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 from cancellation.events.event import parse_event
 from cancellation.serving.inference.messages import POISON, STALE, Scored, pack_event
@@ -17,6 +18,7 @@ from cancellation.serving.inference.model import LocalModel, load_event_encoder,
 from cancellation.serving.observability.metrics import Metrics
 from cancellation.serving.settings import ModelSettings
 from cancellation.text.encoding import EncodedEvent
+from tests.servers.serving_process import copy_model
 from tests.servers.serving_replicas import shipped_model, simulated_event
 
 SHIPPED = ModelSettings()
@@ -38,6 +40,21 @@ def test_a_pin_holds_on_to_the_content_of_its_day(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="deploy it anew"):
         model_folder(settings)
     assert model_folder(pinned(settings)) == folder
+
+
+def test_replicas_that_come_after_an_alias_has_moved_run_what_it_stood_for(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    client.create_registered_model("cancellation")
+    for name in ("first", "second"):
+        registered = client.create_model_version("cancellation", str(copy_model(tmp_path, name)))
+        client.set_registered_model_alias("cancellation", "champion", registered.version)
+        if name == "first":
+            champion = ModelSettings(source="models:/cancellation@champion", registry_uri=uri)
+            deployed = pinned(champion)
+    assert deployed.source == "models:/cancellation/1"
+    assert model_folder(deployed) == tmp_path / "first"
+    assert model_folder(pinned(champion)) == tmp_path / "second"
 
 
 def test_an_encoder_is_known_by_what_decides_its_output(tmp_path: Path) -> None:

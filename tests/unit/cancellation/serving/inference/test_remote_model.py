@@ -88,6 +88,12 @@ def test_an_event_encoded_for_another_model_is_sent_whole() -> None:
     assert handle.calls == ["score", "score_body"]
 
 
+def test_a_second_attempt_does_not_send_again_what_was_refused_as_stale() -> None:
+    handle = Handle(STALE, RayError("gone"), STALE)
+    assert ask(handle, Metrics()) == [SCORED]
+    assert handle.calls == ["score", "score_body"] * 2
+
+
 def test_a_model_that_fails_again_and_again_is_left_alone_for_a_while() -> None:
     handle = Handle(*[RayError("gone")] * 100)
     replies = ask(handle, Metrics(), times=20, budget_fraction=0.0, breaker_failures=5, breaker_seconds=60)

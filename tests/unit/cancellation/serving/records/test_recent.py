@@ -14,6 +14,7 @@ import pytest
 from cancellation.serving.records.recent import RecentDecisions
 from tests.builders.decision_records import decision_record
 from tests.conftest import PROJECT
+from tests.servers.serving_replicas import simulated_event
 
 
 class Clock:
@@ -51,6 +52,16 @@ def test_the_first_stands_and_the_second_gets_it(recent: RecentDecisions) -> Non
     second = recent.put("e-1", "f2", {"n": 2})
     assert (second.fingerprint, second.decision) == ("f1", {"n": 1})
     assert recent.get("e-1") == second
+
+
+def test_without_a_limit_all_of_the_time_is_kept_and_takes_little_room(tmp_path: Path) -> None:
+    recent, event = RecentDecisions(tmp_path / "r.sqlite"), simulated_event(1)
+    for number in range(3000):
+        recent.put(f"e-{number}", "f", {**decision_record(number), "event": event})
+    recent.drop_old()
+    assert len(recent) == 3000
+    recent.close()
+    assert (tmp_path / "r.sqlite").stat().st_size / 3000 < 2500
 
 
 def test_a_decision_is_forgotten_after_its_time_and_may_then_be_another(recent: RecentDecisions, clock: Clock) -> None:

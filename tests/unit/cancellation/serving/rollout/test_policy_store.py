@@ -35,7 +35,14 @@ pooled = ["MX"]
 state = "shadow"
 classes = 3
 language = "th"
+# end of policy
 """
+
+
+def label(version: str) -> str:
+    """What people named a version, and what is killed in it, without the digest of its content between them."""
+    named, plus, killed = version.partition("+")
+    return f"{named.rpartition('-')[0]}{plus}{killed}"
 
 
 class Clock:
@@ -63,7 +70,7 @@ class Files:
 
     def entries(self) -> list[tuple[float, str]]:
         lines = [json.loads(line) for line in self.ledger.read_text().splitlines() if line.endswith("}")]
-        return [(line["at"], line["policy_version"]) for line in lines]
+        return [(line["at"], label(line["policy_version"])) for line in lines]
 
 
 @pytest.fixture
@@ -71,12 +78,36 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
+def test_a_version_is_the_files_content_whatever_was_typed(files: Files) -> None:
+    store = files.store()
+    first = store.current.version
+    files.write("1", "shadow")
+    assert store.reload_if_changed()
+    assert label(store.current.version) == label(first)
+    assert store.current.version != first
+    files.write("1", "live")
+    store.reload_if_changed()
+    assert store.current.version == first
+
+
+def test_a_file_that_was_cut_off_is_refused_wherever_that_was(files: Files) -> None:
+    store, whole = files.store(), files.policy.read_text()
+    for end in range(len(whole.rstrip())):
+        files.policy.write_text(whole[:end])
+        assert not store.reload_if_changed()
+        assert store.last_refusal is not None
+    assert "cut off" in store.last_refusal.problem
+    files.policy.write_text(whole)
+    assert not store.reload_if_changed()
+    assert store.last_refusal is None
+
+
 def test_a_changed_file_is_taken_over_and_an_unchanged_one_is_not(files: Files) -> None:
     store = files.store()
-    assert (store.current.version, store.market("BR").state, store.reload_if_changed()) == ("1", "live", False)
+    assert (label(store.current.version), store.market("BR").state, store.reload_if_changed()) == ("1", "live", False)
     files.write("2", "shadow")
     assert store.reload_if_changed()
-    assert (store.current.version, store.market("BR").state, store.num_changes) == ("2", "shadow", 1)
+    assert (label(store.current.version), store.market("BR").state, store.num_changes) == ("2", "shadow", 1)
     os.utime(files.policy)
     assert not store.reload_if_changed()
 
@@ -96,7 +127,7 @@ def test_a_bad_file_is_refused_once_and_the_old_policy_kept(files: Files, damage
     files.clock.now = 2000.0
     damage(files.policy)
     assert [store.reload_if_changed() for _ in range(3)] == [False] * 3
-    assert (store.current.version, store.num_refusals, store.last_refusal.at) == ("1", 1, 2000.0)
+    assert (label(store.current.version), store.num_refusals, store.last_refusal.at) == ("1", 1, 2000.0)
     assert "p.toml" in store.last_refusal.problem
     assert files.entries() == [(1000.0, "1")]
     files.write("2")
@@ -137,11 +168,11 @@ def test_a_kill_switch_turns_markets_off_and_back(files: Files, text: str, state
     changed = store.reload_if_changed()
     assert {code: store.market(code).state for code in states} == states
     assert {code: store.current.market(code).state for code in states} == states
-    assert changed == (store.current.version != "1")
+    assert changed == (label(store.current.version) != "1")
     assert store.market("BR").penalty == 0.97, "the rest of the entry stays: a person must see what would be back"
     files.kill.unlink()
     assert store.reload_if_changed() == changed
-    assert (store.current.version, store.market("BR").state) == ("1", "live")
+    assert (label(store.current.version), store.market("BR").state) == ("1", "live")
 
 
 def test_a_kill_switch_that_cannot_be_read_turns_everything_off(files: Files) -> None:
@@ -170,7 +201,7 @@ def test_a_kill_holds_when_the_ledger_cannot_be_written_and_is_recorded_later(fi
     files.kill.write_text("BR")
     assert store.reload_if_changed()
     assert not store.reload_if_changed()
-    assert (store.current.version, store.market("BR").state) == ("1+kill:BR", "off")
+    assert (label(store.current.version), store.market("BR").state) == ("1+kill:BR", "off")
     files.ledger.rmdir()
     files.ledger.write_text(kept)
     files.clock.now = 3000.0
@@ -201,7 +232,7 @@ def test_the_ledger_tells_what_was_in_force_where_and_when(files: Files) -> None
 
     def found(instant: float) -> tuple[float, str, str, bool]:
         entry = store.at("BR", instant)
-        return entry.since, entry.policy_version, entry.policy.state, entry.killed
+        return entry.since, label(entry.policy_version), entry.policy.state, entry.killed
 
     assert [found(instant) for instant in (1000.0, 1999.9, 2500.0, 3000.0, 9000.0)] == [
         (1000.0, "1", "live", False),
@@ -231,7 +262,7 @@ def test_a_change_is_recorded_once_however_many_replicas_see_it(files: Files) ->
         thread.start()
     for thread in threads:
         thread.join()
-    assert {store.current.version for store in stores} == {"2"}
+    assert {label(store.current.version) for store in stores} == {"2"}
     assert files.entries() == [(1000.0, "1"), (2000.0, "2")]
     files.store()
     assert len(files.entries()) == 2
@@ -245,4 +276,4 @@ def test_a_line_that_a_crash_cut_off_harms_no_other(files: Files) -> None:
     files.write("2")
     store = files.store()
     assert files.entries() == [(1000.0, "1"), (2000.0, "2")]
-    assert store.at("BR", 1600.0).policy_version == "1"
+    assert label(store.at("BR", 1600.0).policy_version) == "1"

@@ -1,0 +1,43 @@
+"""What lies where below `data_dir`, and the mark that takes a machine out of the balancer."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+
+from cancellation.serving.http.tokens import make_tokens_file
+from cancellation.serving.settings import ServingSettings
+
+
+def policy_path(settings: ServingSettings) -> Path:
+    """Give the policy's file; where none is named, a copy of the one that ships, which may then be edited."""
+    if settings.rollout.policy is not None:
+        return Path(settings.rollout.policy)
+    path = Path(settings.data_dir) / "policy.toml"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with resources.as_file(resources.files("cancellation.decision") / "policy.toml") as shipped:
+            shutil.copyfile(shipped, path)
+    return path
+
+
+def log_folder(settings: ServingSettings) -> Path:
+    """Give the folder of what is written ahead."""
+    return Path(settings.data_dir) / "log"
+
+
+def draining_path(settings: ServingSettings) -> Path:
+    """Give the file that, while it is there, takes a machine out of the balancer: its gateways answer, not ready."""
+    return Path(settings.data_dir) / "draining"
+
+
+def tokens_path(settings: ServingSettings) -> Path:
+    """Give the tokens' file; where none is named, one that is made once, with a token for everything."""
+    if settings.tokens_file is not None:
+        return Path(settings.tokens_file)
+    path = Path(settings.data_dir) / "tokens.txt"
+    with suppress(FileExistsError):
+        make_tokens_file(path)
+    return path

@@ -1,0 +1,48 @@
+"""Judge again, with the model, what the rules had to answer while the model was away.
+
+Reads the endpoint's archive at `archive`, the model and the policy; writes the new decisions below `rejudged/` in the
+archive, each with what was answered. Safe to resubmit: what was judged again is not judged a third time.
+
+    python -m jobs.cancellation_rejudge archive=s3://bucket/prefix first=2026-10-22 last=2026-10-23
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+from cancellation.decision.policy import load_policy
+from cancellation.serving.inference.model import load_model
+from cancellation.serving.rejudging import rejudge
+from cancellation.serving.settings import ModelSettings
+from cluster.launch import run_job
+from cluster.settings import Settings
+
+
+class RejudgeJob(Settings):
+    """Which decisions, and by what."""
+
+    archive: str = "var/serving/archive"
+    """Where the endpoint ships, `serving.output`."""
+
+    first: date
+    """First day, in UTC, on which they were answered."""
+
+    last: date
+    """Last day."""
+
+    policy: str | None = None
+    """Policy file; null: the one that ships."""
+
+    model: ModelSettings = ModelSettings()
+
+
+def main(job: RejudgeJob) -> None:
+    """Judge and say how many."""
+    found = rejudge(job.archive, job.first, job.last, model=load_model(job.model), policy=load_policy(job.policy))
+    print(", ".join(f"{name.replace('_', ' ')} {number}" for name, number in asdict(found).items()))
+
+
+if __name__ == "__main__":
+    run_job(main, RejudgeJob, defaults=Path(__file__).with_suffix(".toml"))

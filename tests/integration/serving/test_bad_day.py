@@ -1,0 +1,157 @@
+"""The whole endpoint behind HAProxy on a bad day: callers who stall, a shipper that dies, a stop under load.
+
+One server for all tests of this file, which the last but one stops.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from tests.conftest import PROJECT
+from tests.servers.serving_process import TOKEN, Served, free_port, served
+from tests.servers.serving_replicas import simulated_event
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("promises")
+    settings = [
+        # Tests share their machine: nothing is refused for being slow, but places are as few as they are.
+        "serving.admission.max_loop_lag_ms=60000",
+        "serving.admission.max_queue_age_ms=60000",
+        "serving.admission.standing_ms=60000",
+        "serving.deadlines.default_ms=20000",
+        "serving.deadlines.batch_ms=30000",
+        "serving.deadlines.model_ms=10000",
+        "serving.model.hung_seconds=10",
+        "serving.limits.body_seconds=4",
+        "service.client_seconds=6",
+        "serving.decision_log.segment_seconds=2",
+        "serving.shipper.interval_seconds=0.5",
+        "serving.gateways.num_cpus=0.5",
+    ]
+    with served(folder, output=str(folder / "archive"), environment={}, settings=settings) as one:
+        yield one
+
+
+@contextmanager
+def stalled(endpoint: Served, path: str, sent: bytes) -> Iterator[socket.socket]:
+    """A caller who stops in the middle of a request."""
+    where = urlsplit(endpoint.url)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection((where.hostname, where.port)) as connection:
+        connection.settimeout(60)
+        connection.sendall(head.encode() + sent)
+        yield connection
+
+
+def test_callers_who_stop_in_the_middle_of_a_body_keep_nobody_waiting(endpoint: Served) -> None:
+    half = b'Content-Length: 5000\r\n\r\n{"event_id":'
+    paths = ["/v1/verdicts"] * 40 + ["/v1/verdicts:batch"] * 8 + ["/v1/feedback"] * 8
+    with ExitStack() as stack:
+        stopped = [stack.enter_context(stalled(endpoint, path, half)) for path in paths]
+        for index in range(5):
+            answer = endpoint.judge({**simulated_event(index), "event_id": f"beside-{index}"})
+            assert (answer.status_code, answer.json()["source"]) == (200, "model")
+        batch = endpoint.http.post("/v1/verdicts:batch", json={"events": [simulated_event(7)]})
+        assert batch.status_code == 200
+        for connection in stopped:
+            answer = connection.recv(65536)
+            assert b" 408 " in answer.splitlines()[0]
+            assert b"too_slow" in answer
+    assert endpoint.judge({**simulated_event(8), "event_id": "afterwards"}).status_code == 200
+
+
+def test_a_header_that_does_not_come_is_not_waited_for(endpoint: Served) -> None:
+    with stalled(endpoint, "/v1/verdicts", b"X-Half-A-Hea") as connection:
+        started = time.monotonic()
+        answer = connection.recv(65536)
+        assert time.monotonic() - started < 30
+        assert answer == b"" or b" 408 " in answer.splitlines()[0]
+
+
+def test_a_shipper_that_dies_is_started_again_and_seen_to_be_down(endpoint: Served) -> None:
+    def shippers() -> list[psutil.Process]:
+        (gateway,) = endpoint.replicas("gateway")
+        return [child for child in gateway.children() if "cancellation.serving.records.archive" in child.cmdline()]
+
+    assert endpoint.http.get("/readyz").json()["shipper"] == "runs"
+    (first,) = shippers()
+    first.kill()
+    endpoint.until(lambda: endpoint.http.get("/readyz").json()["shipper"].startswith("down"), 5)
+    endpoint.until(lambda: endpoint.http.get("/readyz").json()["shipper"] == "runs", 30)
+    assert shippers()[0].pid != first.pid
+    endpoint.until(lambda: endpoint.measured("ray_cancellation_log_shipper_restarts_total") >= 1)
+    endpoint.judge({**simulated_event(40), "event_id": "shipped-by-the-second"})
+    endpoint.until(lambda: "shipped-by-the-second" in endpoint.archived())
+
+
+def test_a_stop_under_load_cuts_nothing_off_and_says_what_it_could_not_ship(endpoint: Served) -> None:
+    archive = endpoint.folder / "archive"
+    batches: list[Any] = []
+
+    def batch() -> None:
+        events = [{**simulated_event(index), "event_id": f"last-batch-{index}"} for index in range(256)]
+        batches.append(endpoint.http.post("/v1/verdicts:batch", json={"events": events}, timeout=60))
+
+    with endpoint.stream("stopping", 20) as stream:
+        endpoint.until_answered(stream, 20)
+        # The archive is away from here on: nothing can be made where a file is.
+        archive.rename(endpoint.folder / "archive-before")
+        archive.write_text("away")
+        sender = threading.Thread(target=batch)
+        sender.start()
+        time.sleep(0.3)  # the batch is under way
+        endpoint.process.send_signal(signal.SIGTERM)
+        told = time.perf_counter()
+        endpoint.until(lambda: endpoint.http.get("/readyz").status_code == 503, 10)
+        assert endpoint.http.get("/readyz").json()["status"] == "draining"
+        sender.join()
+        endpoint.process.wait(120)
+    (answer,) = batches
+    assert answer.status_code == 200
+    assert {one["status"] for one in answer.json()["results"]} == {200}
+    # After the notice HAProxy says 404, the application being gone, and then nobody listens.
+    assert {one.status for one in stream.sent if one.due_at < told + 2.5} == {200}
+    assert stream.statuses() <= {200, 404, 0}
+    archive.unlink()
+    (endpoint.folder / "archive-before").rename(archive)
+    assert stream.answered() <= set(endpoint.logged())
+    last = endpoint.printed().strip().splitlines()[-1]
+    assert "not shipped" in last
+    assert str(endpoint.folder / "data" / "log") in last
+
+
+@pytest.mark.parametrize(
+    ("token", "settings", "said"),
+    [
+        ("short", [], "tokens line 1: expected a token of"),
+        (TOKEN, ["serving.model.digest=00000000"], "expected files of digest 00000000, found"),
+    ],
+)
+def test_the_reason_for_which_a_replica_does_not_start_is_the_last_line(
+    tmp_path: Path, token: str, settings: list[str], said: str
+) -> None:
+    (tmp_path / "tokens").write_text(f"{token} verdict\n")
+    (tmp_path / "tokens").chmod(0o600)
+    ports = [f"service.{name}={free_port()}" for name in ("port", "stats_port", "metrics_port")]
+    given = [f"serving.data_dir={tmp_path / 'data'}", f"serving.tokens_file={tmp_path / 'tokens'}", *settings]
+    command = [sys.executable, "-m", "jobs.cancellation_serve", "session.num_cpus=4", *ports, *given]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=400)
+    assert done.returncode != 0
+    assert said in (done.stdout + done.stderr).strip().splitlines()[-1]

@@ -13,8 +13,8 @@ from cancellation.comparison.figures import Judgements, Truth
 from cancellation.comparison.learners import TreeLearner, TreeSettings
 from cancellation.decision.rules import judge as judge_by_rules
 from cancellation.events.event import Event
+from cancellation.events.examples import Example
 from cancellation.features.vector import feature_table
-from cancellation.training.labelled_source import Example
 from cluster.statistics.temperature import class_probabilities
 
 if TYPE_CHECKING:

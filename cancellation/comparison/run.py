@@ -32,10 +32,11 @@ from cancellation.comparison.figures import Truth, compare
 from cancellation.comparison.judging_speed import PriceSettings, Speed, measure_speed, processor_name
 from cancellation.comparison.learners import TreeSettings
 from cancellation.events.event import Event
+from cancellation.events.examples import Example, example_files, read_examples
 from cancellation.model.verdict_model import VerdictModel, load_verdict_model
 from cancellation.simulation.simulator import SimulationSettings, Split
 from cancellation.training.events import TrainingEventsSettings
-from cancellation.training.labelled_source import Example, example_files, read_examples, simulated_examples
+from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.run import TrainingSettings, train_model
 from cluster.models.files import fetch_model, resolve_model
 from cluster.provenance import digest_of

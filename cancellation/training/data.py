@@ -15,6 +15,7 @@ import pyarrow.ipc as ipc
 from pydantic import Field
 from tokenizers import Tokenizer
 
+from cancellation.events.examples import Example
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.features.vector import GROUPS
 from cancellation.model.spec import ModelSpec
@@ -22,7 +23,6 @@ from cancellation.simulation.message_acts import act_positions
 from cancellation.text.encoding import EventEncoder
 from cancellation.text.timeline import timeline
 from cancellation.text.tokenizer import PAD_TOKENS, UNKNOWN_TOKENS, token_of
-from cancellation.training.labelled_source import Example
 from cluster.settings import Settings
 from cluster.storage import read_bytes, write_bytes
 

@@ -15,7 +15,7 @@ import yaml
 from tests.conftest import PROJECT
 
 FLOORS = {
-    "cluster": ("", "statistics", "sharded", "models", "pretrained", "serving", "training"),
+    "cluster": ("", "statistics", "sharded", "models", "pretrained", "serving", "training", "endpoint"),
     "relevance": (
         "",
         "prompting",
@@ -40,6 +40,7 @@ FLOORS = {
         "decision",
         "training",
         "scoring",
+        "llm",
         "comparison",
         "new_market",
         "serving.observability",
@@ -89,6 +90,9 @@ PURE = [
     "cancellation.events.files",
     "cancellation.scoring.shard_steps",
     "cancellation.comparison.figures",
+    "cancellation.llm.prompt",
+    "cancellation.llm.answer",
+    "cancellation.llm.judging",
     "cluster.settings",
     "cluster.commit",
     "cluster.sharded.input_files",

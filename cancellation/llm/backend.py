@@ -60,7 +60,12 @@ class Usage:
 
 
 class BackendError(RuntimeError):
-    """A request that found no answer; the text names the reason and never holds what was asked or said."""
+    """A request that found no answer, or no usable one; the text names the reason, never what was asked or said."""
+
+    def __init__(self, problem: str, usage: Usage | None = None) -> None:
+        super().__init__(problem)
+        self.usage = usage or Usage()
+        """What it may have taken at most."""
 
 
 class Backend(Protocol):

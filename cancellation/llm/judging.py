@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cancellation.events.factors import FACTORS
-from cancellation.llm.answer import Answer, AnswerReader, Part
-from cancellation.llm.backend import Backend, SamplingSettings, Usage
+from cancellation.llm.answer import Answer, AnswerError, AnswerReader, Part
+from cancellation.llm.backend import Backend, BackendError, SamplingSettings, Usage
 from cancellation.llm.prompt import Prompt
 from cluster.settings import Settings
 
@@ -52,13 +52,15 @@ def judge(backend: Backend, prompt: Prompt, settings: JudgingSettings, *, on_par
     """Ask for one answer, or for two with reflection; `on_part` is called as each part of the last one closes.
 
     Raises:
-        AnswerError: If the answer is not of the form.
-        BackendError: If there was none.
+        BackendError: If there was no answer, or one that is not of the form.
     """
     if not settings.reflect:
         return _ask(backend, prompt, settings, on_part)
     first = _ask(backend, prompt, settings.model_copy(update={"after_verdict": "read"}), None)
-    second = _ask(backend, prompt.reflecting(first.text), settings, on_part)
+    try:
+        second = _ask(backend, prompt.reflecting(first.text), settings, on_part)
+    except BackendError as error:
+        raise BackendError(str(error), first.usage + error.usage) from None
     return replace(
         second,
         usage=first.usage + second.usage,
@@ -71,15 +73,25 @@ def judge(backend: Backend, prompt: Prompt, settings: JudgingSettings, *, on_par
 def _ask(backend: Backend, prompt: Prompt, settings: JudgingSettings, on_part: OnPart | None) -> Judged:
     reader, started = AnswerReader(prompt.form), time.monotonic()
     to_verdict, usage, enough = 0.0, Usage(), threading.Event()
+    refused: AnswerError | None = None
     for piece in backend.stream(prompt, settings.sampling, enough.is_set):
         if isinstance(piece, Usage):
             usage = piece
-            continue
-        for part, inside in reader.feed(piece.text, piece.alternatives):
-            if part == "verdict":
-                to_verdict = time.monotonic() - started
-                if settings.after_verdict == "cancel":
-                    enough.set()
-            if on_part:
-                on_part(part, inside)
-    return Judged(reader.answer(), reader.text, usage, to_verdict, time.monotonic() - started)
+        elif refused is None:
+            try:
+                for part, inside in reader.feed(piece.text, piece.alternatives):
+                    if part == "verdict":
+                        to_verdict = time.monotonic() - started
+                        if settings.after_verdict == "cancel":
+                            enough.set()
+                    if on_part:
+                        on_part(part, inside)
+            except AnswerError as error:
+                refused = error
+                enough.set()
+    try:
+        if refused:
+            raise refused
+        return Judged(reader.answer(), reader.text, usage, to_verdict, time.monotonic() - started)
+    except AnswerError as error:
+        raise BackendError(str(error), usage) from None

@@ -32,6 +32,8 @@ class Example:
     label: str
     factors: tuple[str, ...] | None
     message_acts: tuple[str, ...] = ()
+    weight: float = 1.0
+    """What it counts in training; a model's label less than a person's."""
 
 
 def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, ...] | None]:
@@ -69,17 +71,29 @@ def example_files(url: str) -> list[str]:
 def read_examples(url: str) -> Iterator[Example]:
     """Read a JSONL file of `{"event": …, "label": …, "label_factors": […]}` lines, or a parquet file of such rows.
 
+    A row of `jobs.cancellation_label` that has an error has no label and is passed over.
+
     Raises:
         ValueError: If an event or a label is refused, naming the file and the line.
     """
     for number, (event, labels) in enumerate(_rows(url), 1):
         where = f"{url} line {number}"
+        if labels.get("error") is not None:
+            continue
         label, factors = check_label(labels.get("label"), labels.get("label_factors"), where)
         try:
             parsed = event_of_row(event) if is_table(url) else parse_event(event)
         except EventError as error:
             raise ValueError(f"{where}: {error}") from None
-        yield Example(parsed, label, factors)
+        yield Example(parsed, label, factors, weight=_weight(labels.get("label_weight"), where))
+
+
+def _weight(value: Any, where: str) -> float:
+    if value is None:
+        return 1.0
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"{where}: expected label_weight from 0 to 1; correct it, or leave it out")
+    return float(value)
 
 
 def _rows(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:

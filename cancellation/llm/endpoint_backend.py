@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from cancellation.llm.backend import BackendError, Enough, Piece, SamplingSettings, Usage
 from cancellation.llm.prompt import Prompt
-from cluster.endpoint.client import ChatEndpoint, Consumption, EndpointError, EndpointSettings
+from cluster.endpoint.client import ChatEndpoint, Consumption, EndpointError
 from cluster.endpoint.purse import Purse
+from cluster.endpoint.settings import EndpointSettings
 
 
 class EndpointBackend:

@@ -16,37 +16,17 @@ from typing import Any
 import llguidance
 import llguidance.hf
 import torch
-from pydantic import Field
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from cancellation.llm.backend import BackendError, Enough, Piece, SamplingSettings, Usage
+from cancellation.llm.backends import LocalSettings
 from cancellation.llm.prompt import Prompt
-from cluster.models.files import ModelFiles, fetch_model, resolve_model
-from cluster.settings import Settings
+from cluster.models.files import fetch_model, resolve_model
 
 _AROUND_REASONING = 100
 """Tokens of an answer besides its reasoning: tags, verdict and factors."""
 _MAX_ALTERNATIVES = 64
 """Where a grammar allows more tokens than this, no verdict is being decided."""
-
-
-class LocalSettings(Settings):
-    """A model that runs here."""
-
-    model: str = "var/pretrained/smollm2-135m"
-    """Causal language model with a chat template: folder, s3:// folder, models:/name@alias or a hub repository."""
-
-    adapter: str | None = None
-    """Folder of a LoRA adapter from `jobs.cancellation_llm_finetune`, merged into the weights when they are loaded."""
-
-    num_threads: int = Field(default=1, ge=1)
-    """Threads of torch."""
-
-    device: str = "cpu"
-    """`cuda` runs it on the GPU in bfloat16."""
-
-    hour_usd: float = Field(default=0.05, ge=0)
-    """Price of an hour of the core, or GPU, that it keeps busy."""
 
 
 class TransformersBackend:
@@ -55,7 +35,7 @@ class TransformersBackend:
     def __init__(self, settings: LocalSettings, *, cache_dir: str) -> None:
         files = resolve_model(settings.model)
         adapter = resolve_model(settings.adapter) if settings.adapter else None
-        self.version = model_version(files, adapter)
+        self.version = f"{files.version}+{adapter.version}" if adapter else files.version
         self._settings = settings
         torch.set_num_threads(settings.num_threads)
         folder = fetch_model(files, cache_dir=cache_dir)
@@ -165,11 +145,6 @@ class TransformersBackend:
             return int(log_probabilities.argmax()), alternatives
         shares = torch.softmax(masked / sampling.temperature, 0)
         return int(torch.multinomial(shares, 1, generator=draw)), alternatives
-
-
-def model_version(files: ModelFiles, adapter: ModelFiles | None) -> str:
-    """Name a model, with its adapter where it has one."""
-    return f"{files.version}+{adapter.version}" if adapter else files.version
 
 
 def _merged(model: Any, adapter: Path) -> Any:

@@ -10,9 +10,10 @@ import pytest
 from cancellation.events.event import parse_event
 from cancellation.llm.answer import AnswerReader
 from cancellation.llm.backend import BackendError, SamplingSettings, Usage
+from cancellation.llm.backends import LocalSettings
 from cancellation.llm.judging import JudgingSettings, judge
 from cancellation.llm.prompt import Prompt, PromptSettings, build_prompt
-from cancellation.llm.transformers_backend import LocalSettings, TransformersBackend
+from cancellation.llm.transformers_backend import TransformersBackend
 from tests.builders.cancellation_events import sample_event
 from tests.builders.chat_models import save_tiny_chat_model
 from tests.unit.cancellation.llm.test_prompt import FORGED

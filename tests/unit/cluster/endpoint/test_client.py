@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cluster.endpoint.client import ChatEndpoint, Consumption, EndpointError, EndpointSettings
+from cluster.endpoint.client import ChatEndpoint, Consumption, EndpointError
 from cluster.endpoint.purse import BudgetSpentError, Purse
+from cluster.endpoint.settings import EndpointSettings
 from tests.servers.chat_endpoint import ANSWER, ChatServer
 
 PRICES = {"input_usd": 1.0, "cached_input_usd": 0.5, "output_usd": 10.0}

@@ -42,6 +42,7 @@ FLOORS = {
         "scoring",
         "llm",
         "comparison",
+        "consistency",
         "new_market",
         "serving.observability",
         "serving.records",

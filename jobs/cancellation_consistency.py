@@ -13,22 +13,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
-from cancellation.comparison.approaches import Judge, NetworkJudge, RulesJudge
-from cancellation.comparison.llm_judge import LlmJudge
+from cancellation.consistency.judges import JudgeName, open_judge, read_events
 from cancellation.consistency.report import figures, render
 from cancellation.consistency.run import ConsistencySettings, ask_repeatedly, measure_invariance, sample_events
 from cancellation.decision.policy import load_policy
-from cancellation.events.files import find_event_shards, read_event_rows
 from cancellation.llm.backends import BackendSettings, backend_identity, open_backend
 from cancellation.llm.labelling import Labeller, LabellingSettings
 from cancellation.llm.prompt import prompt_digest
 from cancellation.llm.retrieval import load_index
-from cancellation.model.verdict_model import load_verdict_model
 from cluster.endpoint.ledger import RequestLedger
 from cluster.launch import run_job
-from cluster.models.files import fetch_model, resolve_model
 from cluster.provenance import digest_of
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -46,7 +41,7 @@ class ConsistencyJob(Settings):
     repeat: bool = True
     """Ask the language model many times."""
 
-    invariant: tuple[Literal["shipped", "rules", "llm"], ...] = ("shipped", "rules")
+    invariant: tuple[JudgeName, ...] = ("shipped", "rules")
     """Judges that are tested with neutral variants."""
 
     shipped: str = "cancellation/small_model"
@@ -67,8 +62,7 @@ class ConsistencyJob(Settings):
 def main(job: ConsistencyJob) -> None:
     """Ask, judge, compare and report."""
     output = Path(job.output)
-    rows = [row for shard in find_event_shards(job.input, shard_bytes=2**30) for row in read_event_rows(shard)]
-    events = sample_events([row.event for row in rows if row.event is not None], job.consistency.num_events)
+    events = sample_events(read_events(job.input), job.consistency.num_events)
     labeller = None
     if job.repeat or "llm" in job.invariant:
         index = load_index(job.labelling.retrieval, cache_dir=job.cache_dir)
@@ -81,8 +75,10 @@ def main(job: ConsistencyJob) -> None:
             name = digest_of([asked, [event.event_id for event in events]])
             ledger = RequestLedger(str(output / "answers" / name), ask_again=job.labelling.ask_again)
             repeated = ask_repeatedly(events, labeller, job.consistency, parallel=job.backend.parallel, ledger=ledger)
-        judges = {name: _judge(job, name, labeller) for name in job.invariant}
-        invariance = {name: measure_invariance(events, judge, job.consistency) for name, judge in judges.items()}
+        invariance = {}
+        for name in job.invariant:
+            judge = open_judge(name, job.shipped, labeller, parallel=job.backend.parallel, cache_dir=job.cache_dir)
+            invariance[name] = measure_invariance(events, judge, job.consistency)
         table = render(repeated, invariance, job.consistency)
         output.mkdir(parents=True, exist_ok=True)
         found = {"repeated": asdict(repeated) if repeated else None}
@@ -92,15 +88,6 @@ def main(job: ConsistencyJob) -> None:
         run.metrics(figures(repeated, invariance))
         run.artifact("consistency.md", table.encode())
     print(f"{table}\n{output}/consistency.md, consistency.json\n{run.where}")
-
-
-def _judge(job: ConsistencyJob, name: str, labeller: Labeller | None) -> Judge:
-    if name == "rules":
-        return RulesJudge()
-    if name == "llm" and labeller:
-        return LlmJudge(labeller, parallel=job.backend.parallel)
-    files = resolve_model(job.shipped, registry_uri=job.tracking.uri)
-    return NetworkJudge(load_verdict_model(fetch_model(files, cache_dir=job.cache_dir)))
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_every_event_ends_labelled_or_with_its_error(tmp_path: Path, server: Cha
 def test_the_budget_stops_cleanly_and_a_larger_one_goes_on(
     tmp_path: Path, server: ChatServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path, budget = _write_events(tmp_path, 30), 12.5 * ANSWER_USD + 0.01
+    path, budget = _write_events(tmp_path, 30), 0.01
     small = _arguments(path, tmp_path, server, **{"backend.endpoint.budget_usd": budget})
     with pytest.raises(RuntimeError, match="raise budget_usd and run again"):
         main(load_settings(LabelJob, small))

@@ -11,8 +11,12 @@ CHAT_TEMPLATE = (
 )
 
 
-def save_tiny_chat_model(folder: Path, *, seed: int = 0) -> Path:
-    """Write a random two-layer Llama whose tokeniser is byte-level BPE, trained on what the model is told."""
+def save_tiny_chat_model(folder: Path, *, seed: int = 0, spread: float = 0.02) -> Path:
+    """Write a random two-layer Llama whose tokeniser is byte-level BPE, trained on what the model is told.
+
+    `spread` is the weights' standard deviation. An adapter leaves embeddings as they are, and with small ones no
+    logit can stand out.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -45,6 +49,7 @@ def save_tiny_chat_model(folder: Path, *, seed: int = 0) -> Path:
         pad_token_id=0,
         eos_token_id=2,
         tie_word_embeddings=True,
+        initializer_range=spread,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder

@@ -23,7 +23,7 @@ PROMPT = PromptSettings(max_case_characters=400)
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_chat_model(tmp_path_factory.mktemp("tune") / "tiny-chat")
+    return save_tiny_chat_model(tmp_path_factory.mktemp("tune") / "tiny-chat", spread=0.2)
 
 
 def _example(label: str, factors: tuple[str, ...], weight: float = 1.0) -> Example:
@@ -49,7 +49,7 @@ def test_the_loss_is_on_the_answer_alone(base: Path) -> None:
 def test_a_tiny_model_learns_its_answers_and_says_them(base: Path, tmp_path: Path) -> None:
     examples = [_example("induced", ("chat.out_of_stock",)), _example("not_induced", ("buyer.changed_mind",))]
     settings = _settings(
-        base, epochs=40, events_per_step=2, learning_rate=2e-2, rank=8, dropout=0.0, steps_per_checkpoint=100
+        base, epochs=30, events_per_step=2, learning_rate=1e-2, rank=8, dropout=0.0, steps_per_checkpoint=100
     )
     trainer = TrainerSettings(num_workers=0, checkpoints=str(tmp_path / "checkpoints"))
     tuned = finetune(examples, settings, trainer, None, output=tmp_path / "adapter", cache_dir=str(tmp_path))

@@ -28,6 +28,7 @@ from cancellation.decision.calibration_run import (
 from cancellation.decision.policy import MarketPolicy, Policy
 from cancellation.decision.sample import read_sample, together
 from cancellation.events.event import event_mapping
+from cancellation.events.examples import Example, example_files, read_examples
 from cancellation.events.factors import VERDICTS
 from cancellation.events.files import EventRow
 from cancellation.model.fusion import load_fusion_model, save_fusion_model
@@ -36,7 +37,6 @@ from cancellation.model.verdict_model import TRAINED_FOLDER, VerdictModel, load_
 from cancellation.scoring.report import align
 from cancellation.scoring.shard_steps import score_rows
 from cancellation.text.tokenizer import TOKENIZER_FILE
-from cancellation.training.labelled_source import Example, example_files, read_examples
 from cancellation.training.pretraining import PretrainingSettings, pretrain_encoder
 from cancellation.training.run import TrainingSettings, train_model
 from cluster.settings import Settings

@@ -13,20 +13,20 @@ from cancellation.comparison.figures import Judgements, Truth
 from cancellation.comparison.learners import TreeLearner, TreeSettings
 from cancellation.decision.rules import judge as judge_by_rules
 from cancellation.events.event import Event
+from cancellation.events.examples import Example
 from cancellation.features.vector import feature_table
-from cancellation.training.labelled_source import Example
 from cluster.statistics.temperature import class_probabilities
 
 if TYPE_CHECKING:
     from cancellation.model.verdict_model import VerdictModel
     from cancellation.training.run import TrainingSettings
 
-Kind = Literal["rules", "trees", "stacked", "network", "shipped"]
+Kind = Literal["rules", "trees", "stacked", "network", "shipped", "llm"]
 
 
 @dataclass(frozen=True)
 class Approach:
-    """One row of the comparison. `changes` are what its network has otherwise than the base settings."""
+    """One row of the comparison. `changes` are what its network, or prompt, has otherwise than the base settings."""
 
     name: str
     kind: Kind
@@ -64,8 +64,19 @@ APPROACHES = (
         {"fusion": {"variant": "attention", "market_embedding": False}},
     ),
     Approach("shipped", "shipped", "the model that ships, as it is: trained longer than the rows above"),
+    Approach("LLM zero-shot", "llm", "a language model with the policy alone"),
+    Approach("LLM few-shot", "llm", "the same beside the nearest training events", {"few_shot": True}),
+    Approach(
+        "LLM few-shot, reflection",
+        "llm",
+        "the same, asked once more with its answer in sight",
+        {"few_shot": True, "reflect": True},
+    ),
+    Approach("LLM fine-tuned", "llm", "a language model with a LoRA adapter, the policy alone", {"adapter": True}),
 )
 NAMES = tuple(approach.name for approach in APPROACHES)
+BY_DEFAULT = tuple(approach.name for approach in APPROACHES if approach.kind != "llm")
+"""Rows that need no language model: each event costs one of those seconds of a core, or money."""
 TEXT = next(approach for approach in APPROACHES if approach.name == "text")
 
 

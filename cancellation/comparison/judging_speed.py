@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from cancellation.comparison.approaches import Judge
 from cancellation.events.event import Event
+from cancellation.llm.judging import Judged
 from cluster.settings import Settings
 
 _WARM_UP = 10
@@ -41,6 +42,25 @@ class Speed:
     """In batches, by the core's own time, since that is what is paid for."""
     cost_per_day: float
     """USD."""
+    answer_p50_ms: float | None = None
+    """Of a language model: to the end of its reasoning; `p50_ms` is to its verdict."""
+    tokens: float | None = None
+    """Of a language model: prompt and answer, mean."""
+
+
+def answering_speed(judged: Sequence[Judged], price: PriceSettings) -> Speed:
+    """Sum up answers of a language model, timed as they came; each pays for itself."""
+    p50, p99 = np.quantile([1000 * one.seconds_to_verdict for one in judged], (0.5, 0.99))
+    seconds = sum(one.seconds for one in judged)
+    usd = sum(one.usage.cost_usd for one in judged) / len(judged)
+    return Speed(
+        float(p50),
+        float(p99),
+        len(judged) / seconds,
+        usd * price.events_per_day,
+        float(np.median([1000 * one.seconds for one in judged])),
+        float(np.mean([one.usage.prompt_tokens + one.usage.completion_tokens for one in judged])),
+    )
 
 
 def measure_speed(judge: Judge, events: Sequence[Event], *, batch: int, price: PriceSettings) -> Speed:

@@ -45,6 +45,8 @@ def _speed(result: Result) -> str:
     if result.speed is None:
         return "- | - | -"
     alone = f"{result.speed.p50_ms:.1f} / {result.speed.p99_ms:.1f}"
+    if result.speed.answer_p50_ms is not None:
+        alone += f" (whole answer {result.speed.answer_p50_ms:.0f}, {result.speed.tokens:.0f} tokens)"
     return f"{alone} | {result.speed.events_per_second:,.0f} | {result.speed.cost_per_day:.2g}"
 
 

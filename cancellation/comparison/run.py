@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 
 from cancellation.comparison.approaches import (
     APPROACHES,
+    BY_DEFAULT,
     NAMES,
     TEXT,
     Approach,
@@ -29,13 +30,16 @@ from cancellation.comparison.approaches import (
     network_settings,
 )
 from cancellation.comparison.figures import Truth, compare
-from cancellation.comparison.judging_speed import PriceSettings, Speed, measure_speed, processor_name
+from cancellation.comparison.judging_speed import PriceSettings, Speed, answering_speed, measure_speed, processor_name
 from cancellation.comparison.learners import TreeSettings
+from cancellation.comparison.llm_judge import LlmJudge, LlmRowSettings, open_llm_judge
 from cancellation.events.event import Event
+from cancellation.events.examples import Example, example_files, read_examples
+from cancellation.llm.prompt import prompt_digest
 from cancellation.model.verdict_model import VerdictModel, load_verdict_model
 from cancellation.simulation.simulator import SimulationSettings, Split
 from cancellation.training.events import TrainingEventsSettings
-from cancellation.training.labelled_source import Example, example_files, read_examples, simulated_examples
+from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.run import TrainingSettings, train_model
 from cluster.models.files import fetch_model, resolve_model
 from cluster.provenance import digest_of
@@ -56,8 +60,8 @@ BATCH = 32
 class ComparisonSettings(Settings):
     """What is compared, on what."""
 
-    approaches: tuple[str, ...] = NAMES
-    """Rows of the table, by name."""
+    approaches: tuple[str, ...] = BY_DEFAULT
+    """Rows of the table, by name; those of language models have to be named, since each event costs seconds."""
 
     pretrained: str | None = None
     """Text encoder from `jobs.cancellation_pretrain`; null: every network starts from a random one."""
@@ -89,6 +93,7 @@ class ComparisonSettings(Settings):
 
     price: PriceSettings = PriceSettings()
     trees: TreeSettings = TreeSettings()
+    llm: LlmRowSettings = LlmRowSettings()
 
     @field_validator("approaches")
     @classmethod
@@ -184,7 +189,12 @@ def _make_row(
         _write(figures, asdict(row))
     if settings.speed_events and not speeds.exists():
         events = _events(sets[SPLITS[0]][: settings.speed_events])
-        speed = measure_speed(judge, events, batch=BATCH, price=settings.price)
+        if isinstance(judge, LlmJudge):
+            judge.judged.clear()
+            judge.judge(events)
+            speed = answering_speed(judge.judged, settings.price)
+        else:
+            speed = measure_speed(judge, events, batch=BATCH, price=settings.price)
         _write(speeds, asdict(speed))
 
 
@@ -234,12 +244,18 @@ def _build_shipped(comparison: Comparison, approach: Approach, run: TrackedRun) 
     return NetworkJudge(load_verdict_model(fetch_model(files, cache_dir=comparison.cache_dir)))
 
 
+def _build_llm(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
+    candidates = training_examples(comparison.base.events)
+    return open_llm_judge(comparison.settings.llm, approach.changes, candidates, cache_dir=comparison.cache_dir)
+
+
 _BUILDERS: dict[str, Callable[[Comparison, Approach, TrackedRun], Judge]] = {
     "rules": _build_rules,
     "trees": _build_trees,
     "stacked": _build_stacked,
     "network": _build_network,
     "shipped": _build_shipped,
+    "llm": _build_llm,
 }
 
 
@@ -263,7 +279,7 @@ def _trained(comparison: Comparison, approach: Approach, run: TrackedRun) -> Ver
     return load_verdict_model(folder)
 
 
-_NOT_IN_FIGURES = {"approaches", "speed_events", "price"}
+_NOT_IN_FIGURES = {"approaches", "speed_events", "price", "llm"}
 
 
 def _paths(comparison: Comparison, approach: Approach) -> tuple[Path, Path]:
@@ -273,6 +289,9 @@ def _paths(comparison: Comparison, approach: Approach) -> tuple[Path, Path]:
         "base": comparison.base.model_dump(mode="json"),
         "settings": comparison.settings.model_dump(mode="json", exclude=_NOT_IN_FIGURES),
     }
+    if approach.kind == "llm":
+        depends_on["llm"] = comparison.settings.llm.model_dump(mode="json")
+        depends_on["prompt"] = prompt_digest(comparison.settings.llm.labelling.prompt)
     if approach.kind == "shipped":
         depends_on["model"] = resolve_model(comparison.settings.shipped, registry_uri=comparison.tracking.uri).digest
     name = approach.name.replace(", ", "-").replace(" ", "-")

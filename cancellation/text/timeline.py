@@ -95,7 +95,7 @@ def _calls(event: Event) -> Iterator[Segment]:
         elif call.duration_seconds is None:
             text = f"{call.caller} called, answered"
         else:
-            text = f"{call.caller} called, spoke for {_span(min(call.duration_seconds, before))}"
+            text = f"{call.caller} called, spoke for {span_words(min(call.duration_seconds, before))}"
         yield Segment(CALL, text, before, call.index)
 
 
@@ -150,9 +150,9 @@ def _history_sentence(history: SellerHistory) -> str:
     )
     parts += [f"{100 * count / orders:.0f}% {name}" for count, name in shares if orders and count is not None]
     if history.mean_processing_hours is not None:
-        parts.append(f"ships in {_span(3600 * history.mean_processing_hours)}")
+        parts.append(f"ships in {span_words(3600 * history.mean_processing_hours)}")
     if history.mean_reply_seconds is not None:
-        parts.append(f"replies in {_span(history.mean_reply_seconds)}")
+        parts.append(f"replies in {span_words(history.mean_reply_seconds)}")
     return f"seller in 30 days: {', '.join(parts)}." if parts else ""
 
 
@@ -191,11 +191,11 @@ def _other_orders(event: Event) -> Iterator[Segment]:
 
 def _relative(seconds: float) -> str:
     """A time as seen from the cancellation."""
-    return f"{_span(-seconds)} before" if seconds < 0 else f"{_span(seconds)} after"
+    return f"{span_words(-seconds)} before" if seconds < 0 else f"{span_words(seconds)} after"
 
 
-def _span(seconds: float) -> str:
-    """A duration in the largest unit of which it has at least two."""
+def span_words(seconds: float) -> str:
+    """Write a duration in the largest unit of which it has at least two."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

@@ -15,6 +15,7 @@ import pyarrow.ipc as ipc
 from pydantic import Field
 from tokenizers import Tokenizer
 
+from cancellation.events.examples import Example
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.features.vector import GROUPS
 from cancellation.model.spec import ModelSpec
@@ -22,7 +23,6 @@ from cancellation.simulation.message_acts import act_positions
 from cancellation.text.encoding import EventEncoder
 from cancellation.text.timeline import timeline
 from cancellation.text.tokenizer import PAD_TOKENS, UNKNOWN_TOKENS, token_of
-from cancellation.training.labelled_source import Example
 from cluster.settings import Settings
 from cluster.storage import read_bytes, write_bytes
 
@@ -35,6 +35,7 @@ ENCODED_SCHEMA = pa.schema(
         pa.field("factors", pa.list_(pa.int8())),
         pa.field("act_positions", pa.list_(pa.int16())),
         pa.field("acts", pa.list_(pa.int16())),
+        pa.field("weight", pa.float32()),
     ]
 )
 """`acts[i]` is an act of the message whose speaker token stands at `act_positions[i]`; `factors` is null where nobody
@@ -90,6 +91,7 @@ def encode_examples(examples: Iterable[Example], encoder: EventEncoder) -> pa.Ta
             None if example.factors is None else [FACTORS.index(code) for code in example.factors],
             np.array(places, np.int16),
             np.array(acts, np.int16),
+            example.weight,
         )
         for values, value in zip(columns.values(), row, strict=True):
             values.append(value)
@@ -106,6 +108,7 @@ class EncodedSet:
         self._acts, _ = _flat(table["acts"])
         self.features = _flat(table["features"])[0].reshape(table.num_rows, -1)
         self.labels = table["label"].to_numpy().astype(np.int64)
+        self.weights = table["weight"].to_numpy().astype(np.float32)
         self.factors = np.zeros((table.num_rows, len(FACTORS)), np.float32)
         codes, starts = _flat(table["factors"])
         self.factors[np.repeat(np.arange(table.num_rows), np.diff(starts)), codes] = 1.0
@@ -153,7 +156,7 @@ class EncodedSet:
             markets,
             self.labels[rows],
             self.factors[rows],
-            np.ones(n, np.float32) if weights is None else weights.astype(np.float32),
+            self.weights[rows] if weights is None else self.weights[rows] * weights.astype(np.float32),
             self._acts_of(rows, lengths),
         )
 

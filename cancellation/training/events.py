@@ -13,11 +13,12 @@ from itertools import islice
 from pydantic import Field
 from tokenizers import Tokenizer
 
+from cancellation.events.examples import Example, example_files, read_examples
 from cancellation.model.spec import ModelSpec
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.text.encoding import EventEncoder
 from cancellation.training.data import encode_examples, write_encoded
-from cancellation.training.labelled_source import Example, example_files, read_examples, simulated_examples
+from cancellation.training.labelled_source import simulated_examples
 from cancellation.written.dialogue import written_dialogues
 from cancellation.written.staging import stage
 from cluster.provenance import digest_of

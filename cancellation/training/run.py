@@ -18,6 +18,7 @@ from pydantic import Field
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
+from cancellation.events.examples import example_files, read_examples
 from cancellation.events.markets import MARKETS
 from cancellation.model.exporting import export_model
 from cancellation.model.fusion import FUSION_FILE, FusionModel, FusionSettings, load_fusion_model, save_fusion_model
@@ -35,7 +36,7 @@ from cancellation.text.timeline import timeline
 from cancellation.text.tokenizer import train_tokenizer
 from cancellation.training.data import EncodedSet, read_encoded
 from cancellation.training.events import TrainingEventsSettings, encode_events
-from cancellation.training.labelled_source import example_files, read_examples, simulated_examples
+from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.loop import BEST, SCORE, LoopSettings, TrainingTask, train_worker
 from cancellation.written.dialogue import written_dialogues
 from cancellation.written.staging import stage

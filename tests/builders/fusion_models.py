@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from cancellation.events.examples import Example
 from cancellation.model.fusion import FusionModel, FusionSettings, Variant
 from cancellation.model.spec import ModelSpec
 from cancellation.model.text_encoder import EncoderClass, EncoderShape, new_encoder
@@ -16,7 +17,7 @@ from cancellation.text.encoding import EventEncoder
 from cancellation.text.timeline import timeline
 from cancellation.text.tokenizer import train_tokenizer
 from cancellation.training.data import EncodedSet, encode_examples
-from cancellation.training.labelled_source import Example, simulated_examples
+from cancellation.training.labelled_source import simulated_examples
 
 MARKETS = ("TH", "ID", "BR")
 MAX_TOKENS = 48

@@ -15,7 +15,7 @@ import yaml
 from tests.conftest import PROJECT
 
 FLOORS = {
-    "cluster": ("", "statistics", "sharded", "models", "pretrained", "serving", "training"),
+    "cluster": ("", "statistics", "sharded", "models", "pretrained", "serving", "training", "endpoint"),
     "relevance": (
         "",
         "prompting",
@@ -40,7 +40,9 @@ FLOORS = {
         "decision",
         "training",
         "scoring",
+        "llm",
         "comparison",
+        "consistency",
         "new_market",
         "serving.observability",
         "serving.records",
@@ -89,6 +91,9 @@ PURE = [
     "cancellation.events.files",
     "cancellation.scoring.shard_steps",
     "cancellation.comparison.figures",
+    "cancellation.llm.prompt",
+    "cancellation.llm.answer",
+    "cancellation.llm.judging",
     "cluster.settings",
     "cluster.commit",
     "cluster.sharded.input_files",

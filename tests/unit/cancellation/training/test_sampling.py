@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from cancellation.events.event import event_mapping
+from cancellation.events.examples import check_label, read_examples
 from cancellation.events.table import EVENT_SCHEMA, LABEL_SCHEMA, event_row
 from cancellation.simulation.message_acts import act_names
 from cancellation.simulation.simulator import SimulationSettings, simulate_event
 from cancellation.training.data import batches_by_length
-from cancellation.training.labelled_source import check_label, read_examples
 from cancellation.training.loop import LoopSettings, batch_loss
 from cancellation.training.sampling import SamplingSettings, draw_epoch
 from tests.builders.fusion_models import encoded_set, examples, small_model, small_set, small_tokenizer

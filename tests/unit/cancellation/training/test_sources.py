@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cancellation.events.examples import example_files
 from cancellation.events.files import find_event_shards, passed_over, read_event_rows
-from cancellation.training.labelled_source import example_files
 from cancellation.training.unlabelled_chats import chat_files, read_chats
 
 _CHAT = {"turns": [{"role": "buyer", "content": "where\u2028is it?"}, {"role": "seller", "content": "on its way"}]}

@@ -1,0 +1,71 @@
+"""Which model answers: one in this process, or one behind OpenAI's interface."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from cancellation.llm.backend import Backend
+from cluster.endpoint.purse import Purse
+from cluster.endpoint.settings import EndpointSettings
+from cluster.models.files import resolve_model
+from cluster.settings import Settings
+
+
+class LocalSettings(Settings):
+    """A model that runs here."""
+
+    model: str = "var/pretrained/smollm2-135m"
+    """Causal language model with a chat template: folder, s3:// folder, models:/name@alias or a hub repository."""
+
+    adapter: str | None = None
+    """Folder of a LoRA adapter from `jobs.cancellation_llm_finetune`, merged into the weights when they are loaded."""
+
+    num_threads: int = Field(default=1, ge=1)
+    """Threads of torch."""
+
+    device: str = "cpu"
+    """`cuda` runs it on the GPU in bfloat16."""
+
+    hour_usd: float = Field(default=0.05, ge=0)
+    """Price of an hour of the core, or GPU, that it keeps busy."""
+
+
+class BackendSettings(Settings):
+    """Which model answers."""
+
+    kind: Literal["local", "endpoint"] = "local"
+    """`local`: transformers in this process; `endpoint`: a server, hosted or `vllm serve`."""
+
+    local: LocalSettings = LocalSettings()
+    endpoint: EndpointSettings = EndpointSettings()
+
+    @property
+    def parallel(self) -> int:
+        """Answers that are worth waiting for at once."""
+        return self.endpoint.concurrency if self.kind == "endpoint" else 1
+
+
+def backend_identity(settings: BackendSettings) -> dict[str, str | None]:
+    """Say which model answers, without loading it: part of what an output is a function of.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    if settings.kind == "endpoint":
+        return {"model": settings.endpoint.model, "server": settings.endpoint.base_url}
+    local = settings.local
+    adapter = resolve_model(local.adapter).digest if local.adapter else None
+    return {"model": resolve_model(local.model).digest, "adapter": adapter}
+
+
+def open_backend(settings: BackendSettings, *, cache_dir: str, purse: Purse | None = None) -> Backend:
+    """Load the model, or prepare the client; `purse` holds an endpoint's budget, less what was spent before."""
+    if settings.kind == "endpoint":
+        from cancellation.llm.endpoint_backend import EndpointBackend
+
+        return EndpointBackend(settings.endpoint, purse)
+    from cancellation.llm.transformers_backend import TransformersBackend
+
+    return TransformersBackend(settings.local, cache_dir=cache_dir)

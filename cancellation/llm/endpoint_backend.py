@@ -1,0 +1,41 @@
+"""A model behind OpenAI's interface: a hosted one, or `vllm serve`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cancellation.llm.backend import BackendError, Enough, Piece, SamplingSettings, Usage
+from cancellation.llm.prompt import Prompt
+from cluster.endpoint.client import ChatEndpoint, Consumption, EndpointError
+from cluster.endpoint.purse import Purse
+from cluster.endpoint.settings import EndpointSettings
+
+
+class EndpointBackend:
+    """Turns prompts into requests and deltas into pieces."""
+
+    def __init__(self, settings: EndpointSettings, purse: Purse | None = None) -> None:
+        """Prepare a client; nothing is sent yet. `purse` holds the budget, less what earlier runs spent."""
+        self.version = settings.model
+        self.purse = purse or Purse(settings.budget_usd)
+        self._endpoint = ChatEndpoint(settings, self.purse)
+
+    def stream(self, prompt: Prompt, sampling: SamplingSettings, enough: Enough) -> Iterator[Piece | Usage]:
+        """See `Backend`."""
+        try:
+            for piece in self._endpoint.stream(
+                prompt.messages,
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                seed=sampling.seed,
+                regex=prompt.form.regex,
+                enough=enough,
+            ):
+                yield _usage(piece) if isinstance(piece, Consumption) else Piece(piece.text, piece.alternatives)
+        except EndpointError as error:
+            raise BackendError(str(error), _usage(error.consumption)) from None
+
+
+def _usage(taken: Consumption) -> Usage:
+    tokens = (taken.prompt_tokens, taken.cached_tokens, taken.completion_tokens)
+    return Usage(*tokens, taken.cost_usd, taken.estimated)

@@ -1,0 +1,262 @@
+"""LoRA on labelled events: the loss on the answer alone, in the very prompt that labelling and serving use."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cancellation.events.examples import Example
+from cancellation.llm.answer import write_answer
+from cancellation.llm.prompt import PromptSettings, build_prompt, prompt_digest
+from cluster.models.files import ModelFiles, fetch_model, resolve_model
+from cluster.provenance import digest_of
+from cluster.settings import Settings
+from cluster.tracking import TrackedRun
+from cluster.training.schedule import warmup_cosine
+from cluster.training.session import TrainingSession, training_session
+from cluster.training.train import STEP, TrainerSettings, train
+
+_ADAPTER, _STATE, ORIGIN = "adapter", "state.pt", "training.json"
+
+
+class LlmFinetuningSettings(Settings):
+    """How an adapter is trained."""
+
+    model: str = "var/pretrained/smollm2-135m"
+    """Base: folder, s3:// folder, models:/name@alias or a hub repository, with a chat template."""
+
+    prompt: PromptSettings = PromptSettings()
+    epochs: int = Field(default=2, ge=1)
+    events_per_step: int = Field(default=16, ge=1)
+    """Of all workers together."""
+
+    micro_batch: int = Field(default=2, ge=1)
+    """Events that go through the model at once; memory grows with it."""
+
+    learning_rate: float = Field(default=5e-4, gt=0)
+    """At its peak."""
+
+    warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    rank: int = Field(default=16, ge=1)
+    """Of the adapter's matrices."""
+
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    verdict_weight: float = Field(default=4.0, ge=1)
+    """What a token of the verdict counts beside one of factors and reasoning: one in ten tokens is the verdict's."""
+
+    max_tokens: int = Field(default=2048, ge=256)
+    """Longer examples are left out, and counted."""
+
+    steps_per_checkpoint: int = Field(default=20, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class CompletionExample:
+    """A prompt with its answer, as tokens; `weights` are 0 over the prompt."""
+
+    ids: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class FinetunedLlm:
+    """An adapter and how it came about."""
+
+    folder: Path
+    losses: list[float]
+    """Of every step: mean over the answers' tokens."""
+    num_examples: int
+    num_too_long: int
+
+
+def finetune(
+    examples: Sequence[Example],
+    settings: LlmFinetuningSettings,
+    trainer: TrainerSettings,
+    run: TrackedRun | None,
+    *,
+    output: Path,
+    cache_dir: str,
+) -> FinetunedLlm:
+    """Train an adapter and write it, with its origin, to `output`; a run that was broken off goes on.
+
+    Raises:
+        ValueError: If no example fits.
+        RuntimeError: If training failed.
+    """
+    base = resolve_model(settings.model)
+    tokenizer = AutoTokenizer.from_pretrained(fetch_model(base, cache_dir=cache_dir, weights=False))
+    encoded = [encode_example(example, tokenizer, settings) for example in examples]
+    kept = [one for one in encoded if len(one.ids) <= settings.max_tokens]
+    if not kept:
+        raise ValueError(
+            f"finetuning.max_tokens={settings.max_tokens}: none of {len(examples)} examples fits; give more, or lower "
+            "prompt.max_case_characters"
+        )
+    origin = {
+        "base": base.version,
+        "base_digest": base.digest,
+        "prompt": prompt_digest(settings.prompt),
+        "finetuning": settings.model_dump(mode="json"),
+        "training_data": digest_of([[one.ids.tolist(), one.weights.tolist()] for one in kept]),
+        "num_examples": len(kept),
+    }
+    config = {"base": base, "cache_dir": cache_dir, "examples": kept, "settings": settings}
+    name = f"cancellation-llm-{digest_of(origin)}"
+    outcome = train(train_worker, config, trainer, name=name, curves=run.address if run else None)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(outcome.fetch_checkpoint(Path(folder)) / _ADAPTER, output, dirs_exist_ok=True)
+    (output / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+    return FinetunedLlm(output, outcome.returned, len(kept), len(encoded) - len(kept))
+
+
+def encode_example(example: Example, tokenizer: Any, settings: LlmFinetuningSettings) -> CompletionExample:
+    """Write prompt and answer as tokens; the answer ends with the turn, as the chat template ends one."""
+    prompt = build_prompt(example.event, settings.prompt)
+    text = tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
+    asked = tokenizer(text, add_special_tokens=False)["input_ids"]
+    answer = write_answer(prompt.form, example.label, example.factors or ())
+    before, tag, after = answer.partition("</verdict>")
+    verdict = tokenizer(before, add_special_tokens=False)["input_ids"]
+    rest = [*tokenizer(tag + after, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    weights = [0.0] * len(asked) + [settings.verdict_weight] * len(verdict) + [1.0] * len(rest)
+    scaled = np.array(weights, np.float32) * example.weight
+    return CompletionExample(np.array([*asked, *verdict, *rest], np.int64), scaled)
+
+
+def train_worker(config: dict[str, Any]) -> list[float]:
+    """Train on one worker; return the losses of all steps."""
+    session, settings = training_session(), config["settings"]
+    examples: Sequence[CompletionExample] = config["examples"]
+    trainer = _Trainer(config["base"], config["cache_dir"], settings, session)
+    session.resume(trainer.load)
+    per_epoch = math.ceil(len(examples) / settings.events_per_step)
+    total = per_epoch * settings.epochs
+    while trainer.step < total:
+        rows = _rows_of_step(trainer.step, len(examples), settings)
+        mine = [examples[row] for row in rows[session.rank :: session.world_size]]
+        loss = trainer.learn(mine, total)
+        at_rest = trainer.step == total or trainer.step % settings.steps_per_checkpoint == 0
+        with tempfile.TemporaryDirectory() as folder:
+            if at_rest and session.rank == 0:
+                trainer.save(Path(folder))
+            kept = Path(folder) if at_rest and session.rank == 0 else None
+            session.report({STEP: trainer.step, "loss": loss}, checkpoint=kept)
+    return trainer.losses
+
+
+def _rows_of_step(step: int, count: int, settings: LlmFinetuningSettings) -> np.ndarray:
+    """Choose a step's examples: every epoch is an order of its own, the same after a restart."""
+    per_epoch = math.ceil(count / settings.events_per_step)
+    epoch, place = divmod(step, per_epoch)
+    order = np.random.default_rng([settings.seed, epoch]).permutation(count)
+    return order[place * settings.events_per_step : (place + 1) * settings.events_per_step]
+
+
+class _Trainer:
+    """A base with its adapter, the optimiser, and how far they are."""
+
+    def __init__(
+        self, base: ModelFiles, cache_dir: str, settings: LlmFinetuningSettings, session: TrainingSession
+    ) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        torch.manual_seed(settings.seed)
+        folder = fetch_model(base, cache_dir=cache_dir)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        lora = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        self.model: Any = get_peft_model(model, lora).to(session.device).train()
+        self._weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self._optimizer = torch.optim.AdamW(self._weights, lr=settings.learning_rate, weight_decay=0.0)
+        self._settings, self._session = settings, session
+        self.step, self.losses = 0, list[float]()
+
+    def learn(self, examples: Sequence[CompletionExample], total: int) -> float:
+        """Take one step on this worker's share of it; give the mean loss over all workers."""
+        settings = self._settings
+        factor = warmup_cosine(self.step, total, warmup_fraction=settings.warmup_fraction, floor=0.05)
+        for group in self._optimizer.param_groups:
+            group["lr"] = factor * settings.learning_rate
+        sums = torch.tensor([0.0, sum(float(one.weights[1:].sum()) for one in examples)])
+        self._optimizer.zero_grad(set_to_none=False)
+        for batch in _batches(examples, settings.micro_batch):
+            loss = self._loss(batch)
+            loss.backward()
+            sums[0] += float(loss.detach())
+        self._share(sums)
+        for weight in self._weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            self._share(weight.grad)
+            weight.grad /= max(float(sums[1]), 1e-6)
+        nn.utils.clip_grad_norm_(self._weights, 1.0)
+        self._optimizer.step()
+        self.step += 1
+        self.losses.append(float(sums[0] / sums[1].clamp(min=1e-6)))
+        return self.losses[-1]
+
+    def _share(self, tensor: torch.Tensor) -> None:
+        if self._session.world_size > 1:
+            dist.all_reduce(tensor)
+
+    def _loss(self, batch: Sequence[CompletionExample]) -> torch.Tensor:
+        """Sum the weighed cross-entropy of the answers' tokens."""
+        length = max(len(one.ids) for one in batch)
+        ids = np.zeros((len(batch), length), np.int64)
+        weights = np.zeros((len(batch), length), np.float32)
+        mask = np.zeros_like(ids)
+        for row, one in enumerate(batch):
+            ids[row, : len(one.ids)], weights[row, : len(one.ids)] = one.ids, one.weights
+            mask[row, : len(one.ids)] = 1
+        device = self._session.device
+        tokens = torch.from_numpy(ids).to(device)
+        first = int((weights > 0).argmax(axis=1).min())  # nothing before any answer needs logits
+        kept = length - first + 1
+        logits = self.model(tokens, attention_mask=torch.from_numpy(mask).to(device), logits_to_keep=kept).logits
+        targets = tokens[:, first:]
+        losses = nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none")
+        return (losses * torch.from_numpy(weights[:, first:]).to(device).flatten()).sum()
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter, and what going on from here needs."""
+        self.model.save_pretrained(folder / _ADAPTER)
+        state = {"step": self.step, "losses": self.losses, "optimizer": self._optimizer.state_dict()}
+        torch.save(state, folder / _STATE)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint."""
+        from peft import set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        set_peft_model_state_dict(self.model, load_file(folder / _ADAPTER / "adapter_model.safetensors"))
+        state = torch.load(folder / _STATE, weights_only=True, map_location="cpu")
+        self.step, self.losses = state["step"], state["losses"]
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+def _batches(examples: Sequence[CompletionExample], size: int) -> Iterator[Sequence[CompletionExample]]:
+    """Cut a step into batches of about the same length."""
+    ordered = sorted(examples, key=lambda one: len(one.ids))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]

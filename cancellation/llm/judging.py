@@ -1,0 +1,97 @@
+"""One event judged by a language model: the answer read while it comes, timed, and asked again where that is set."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from cancellation.events.factors import FACTORS
+from cancellation.llm.answer import Answer, AnswerError, AnswerReader, Part
+from cancellation.llm.backend import Backend, BackendError, SamplingSettings, Usage
+from cancellation.llm.prompt import Prompt
+from cluster.settings import Settings
+
+OnPart = Callable[[Part, str], None]
+
+
+class JudgingSettings(Settings):
+    """How an answer is got and read."""
+
+    after_verdict: Literal["read", "cancel"] = "read"
+    """What becomes of the rest of an answer: `cancel` saves its time and tokens, and leaves factors unknown."""
+
+    reflect: bool = False
+    """Show the model its first answer and let it change the verdict: twice the tokens, the prompt's mostly cached."""
+
+    sampling: SamplingSettings = SamplingSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An answer with what it took."""
+
+    answer: Answer
+    text: str
+    """The answer as the model wrote it."""
+    usage: Usage
+    seconds_to_verdict: float
+    seconds: float
+    first_verdict: str | None = None
+    """Before reflection."""
+
+    @property
+    def factor_probabilities(self) -> tuple[float, ...]:
+        """1 for a factor that was named, 0 for the others; (18,)."""
+        return tuple(float(code in self.answer.factors) for code in FACTORS)
+
+
+def judge(backend: Backend, prompt: Prompt, settings: JudgingSettings, *, on_part: OnPart | None = None) -> Judged:
+    """Ask for one answer, or for two with reflection; `on_part` is called as each part of the last one closes.
+
+    Raises:
+        BackendError: If there was no answer, or one that is not of the form.
+    """
+    if not settings.reflect:
+        return _ask(backend, prompt, settings, on_part)
+    first = _ask(backend, prompt, settings.model_copy(update={"after_verdict": "read"}), None)
+    try:
+        second = _ask(backend, prompt.reflecting(first.text), settings, on_part)
+    except BackendError as error:
+        raise BackendError(str(error), first.usage + error.usage) from None
+    return replace(
+        second,
+        usage=first.usage + second.usage,
+        seconds_to_verdict=first.seconds + second.seconds_to_verdict,
+        seconds=first.seconds + second.seconds,
+        first_verdict=first.answer.verdict,
+    )
+
+
+def _ask(backend: Backend, prompt: Prompt, settings: JudgingSettings, on_part: OnPart | None) -> Judged:
+    reader, started = AnswerReader(prompt.form), time.monotonic()
+    to_verdict, usage, enough = 0.0, Usage(), threading.Event()
+    refused: AnswerError | None = None
+    for piece in backend.stream(prompt, settings.sampling, enough.is_set):
+        if isinstance(piece, Usage):
+            usage = piece
+        elif refused is None:
+            try:
+                for part, inside in reader.feed(piece.text, piece.alternatives):
+                    if part == "verdict":
+                        to_verdict = time.monotonic() - started
+                        if settings.after_verdict == "cancel":
+                            enough.set()
+                    if on_part:
+                        on_part(part, inside)
+            except AnswerError as error:
+                refused = error
+                enough.set()
+    try:
+        if refused:
+            raise refused
+        return Judged(reader.answer(), reader.text, usage, to_verdict, time.monotonic() - started)
+    except AnswerError as error:
+        raise BackendError(str(error), usage) from None

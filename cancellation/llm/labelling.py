@@ -1,0 +1,280 @@
+"""A shard of events to labelled events: every row comes out, with verdict, reasoning and cost, or with its error.
+
+Requests are written down around their sending (`cluster/endpoint/ledger.py`), so that what an actor had got before it
+died is found by the next one, and nothing is asked twice that may have been paid.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from math import exp
+from typing import Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from cancellation.decision.policy import Policy
+from cancellation.decision.verdicts import verdict_probabilities
+from cancellation.events.event import Event
+from cancellation.events.factors import VERDICTS
+from cancellation.events.files import EventRow
+from cancellation.events.table import EVENT_SCHEMA, event_row
+from cancellation.llm.backend import Backend, BackendError, Usage
+from cancellation.llm.judging import Judged, JudgingSettings, judge
+from cancellation.llm.prompt import Prompt, PromptSettings, build_prompt
+from cancellation.llm.retrieval import ExampleIndex, RetrievalSettings
+from cluster.endpoint.ledger import RequestLedger, UnsureRequestError
+from cluster.settings import Settings
+
+LABELLED_SCHEMA = pa.schema(
+    [
+        *(pa.field(one.name, one.type) for one in EVENT_SCHEMA),
+        pa.field("label", pa.string()),
+        pa.field("label_factors", pa.list_(pa.string())),
+        pa.field("label_weight", pa.float32()),
+        pa.field("probability", pa.float32()),
+        pa.field("logits", pa.list_(pa.float32())),
+        pa.field("first_verdict", pa.string()),
+        pa.field("reasoning", pa.string()),
+        pa.field("model_version", pa.string()),
+        pa.field("prompt_tokens", pa.int64()),
+        pa.field("cached_tokens", pa.int64()),
+        pa.field("completion_tokens", pa.int64()),
+        pa.field("cost_usd", pa.float64()),
+        pa.field("cost_estimated", pa.bool_()),
+        pa.field("seconds_to_verdict", pa.float32()),
+        pa.field("seconds", pa.float32()),
+        pa.field("given_label", pa.string()),
+        pa.field("place", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+    ]
+)
+"""The event; the model's label with what training takes of it; its probability and logits; the verdict before
+reflection; what it took; the label that the input had; where the row comes from; and what is wrong with it, label and
+event then being null and the cost what was paid in vain."""
+
+_IN_A_ROW = 20
+"""Failed requests behind one another after which it is the server, not the events."""
+
+
+class OutageError(RuntimeError):
+    """The backend gives no answers any more; what is done stays done."""
+
+
+class LabellingSettings(Settings):
+    """How events are labelled by a language model."""
+
+    prompt: PromptSettings = PromptSettings()
+    judging: JudgingSettings = JudgingSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
+
+    tries: int = Field(default=2, ge=1)
+    """How often an event is asked about whose answer broke off or was not of the form. Each may be paid."""
+
+    label_weight: float = Field(default=0.3, gt=0, le=1)
+    """What a label counts in training beside one of people, times its own probability."""
+
+    ask_again: bool = False
+    """Ask once more about events whose request was on its way when its process died. They may have been paid."""
+
+
+@dataclass
+class LabellingCounts:
+    """What came of some rows; sums of shards are the figures of the whole."""
+
+    read: int = 0
+    labelled: int = 0
+    failed: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    confusion: Counter[str] = field(default_factory=Counter)
+    """`given>label`, over rows that had a label."""
+    usage: Usage = field(default_factory=Usage)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the counts as JSON types."""
+        plain = {"read": self.read, "labelled": self.labelled, "failed": self.failed, "usage": asdict(self.usage)}
+        return plain | {name: dict(getattr(self, name)) for name in ("errors", "labels", "confusion")}
+
+    @staticmethod
+    def sum(parts: Iterable[Mapping[str, Any]]) -> LabellingCounts:
+        """Add up parts in the form of `as_dict`."""
+        total = LabellingCounts()
+        for part in parts:
+            for name in ("read", "labelled", "failed"):
+                setattr(total, name, getattr(total, name) + part[name])
+            for name in ("errors", "labels", "confusion"):
+                getattr(total, name).update(part[name])
+            total.usage += Usage(**part["usage"])
+        return total
+
+
+class Labeller:
+    """A backend with what is asked of it."""
+
+    def __init__(
+        self, backend: Backend, settings: LabellingSettings, policy: Policy, index: ExampleIndex | None = None
+    ) -> None:
+        self.backend, self.settings, self._policy, self._index = backend, settings, policy, index
+
+    def prompt(self, event: Event) -> Prompt:
+        """Write what is asked about an event."""
+        classes = self._policy.market(event.market).classes
+        shown: Sequence[Any] = ()
+        if self._index is not None:
+            near = self._index.nearest(event, self.settings.retrieval.num_examples)
+            shown = [example for example in near if VERDICTS.index(example.label) < classes]
+        return build_prompt(event, self.settings.prompt, classes=classes, examples=shown)
+
+    def label(self, event: Event) -> dict[str, Any]:
+        """Label an event; the answer's columns of a row.
+
+        Raises:
+            BackendError: If none of the tries gave a usable answer, with what they took together.
+        """
+        prompt, spent = self.prompt(event), Usage()
+        for left in range(self.settings.tries - 1, -1, -1):
+            try:
+                judged = judge(self.backend, prompt, self.settings.judging)
+                break
+            except BackendError as error:
+                spent += error.usage
+                if not left:
+                    raise BackendError(str(error), spent) from None
+        return self._columns(judged, spent + judged.usage, prompt.form.classes)
+
+    def _columns(self, judged: Judged, usage: Usage, classes: int) -> dict[str, Any]:
+        answer = judged.answer
+        shares = verdict_probabilities(answer.logits, temperature=1.0, classes=classes)
+        return {
+            "label": answer.verdict,
+            "label_factors": list(answer.factors) if self.settings.judging.after_verdict == "read" else None,
+            "label_weight": self.settings.label_weight * shares[answer.verdict],
+            "probability": exp(answer.logits[0]) if classes == 3 else shares["induced"],
+            "logits": list(answer.logits),
+            "first_verdict": judged.first_verdict,
+            "reasoning": answer.reasoning,
+            "model_version": self.backend.version,
+            "seconds_to_verdict": judged.seconds_to_verdict,
+            "seconds": judged.seconds,
+            **_usage_columns(usage),
+        }
+
+
+def label_rows(
+    rows: Sequence[EventRow],
+    labeller: Labeller,
+    ledger: RequestLedger,
+    *,
+    parallel: int,
+    progress: Callable[[Usage], None] = lambda usage: None,
+) -> pa.Table:
+    """Label events; one row out for every row in, in its order (see `LABELLED_SCHEMA`).
+
+    Raises:
+        BudgetSpentError: If the budget holds no further request.
+        OutageError: If many requests behind one another failed.
+    """
+    outage = _Outage()
+
+    def one(number: int) -> dict[str, Any]:
+        row = rows[number]
+        record = {"place": row.place, "given_label": row.label, "error": row.error}
+        if row.event is None:
+            return record
+        found = _ask(row.event, f"{number:06d}", labeller, ledger, outage)
+        progress(Usage(found["prompt_tokens"], found["cached_tokens"], found["completion_tokens"], found["cost_usd"]))
+        return {**record, **(event_row(row.event) if found.get("error") is None else {}), **found}
+
+    with ThreadPoolExecutor(parallel) as pool:
+        # Events of one policy behind one another: they share the longest beginning.
+        order = sorted(range(len(rows)), key=lambda n: (event.market if (event := rows[n].event) else "", n))
+        tasks = {number: pool.submit(one, number) for number in order}
+        try:
+            records = [tasks[number].result() for number in range(len(rows))]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return pa.Table.from_pylist(records, schema=LABELLED_SCHEMA)
+
+
+def _ask(event: Event, key: str, labeller: Labeller, ledger: RequestLedger, outage: _Outage) -> dict[str, Any]:
+    try:
+        if (known := ledger.begin(key)) is not None:
+            return known
+    except UnsureRequestError as error:
+        return {"error": f"request: {error}", **_usage_columns(Usage())}
+    try:
+        outage.refuse()
+        found = labeller.label(event)
+    except BackendError as error:
+        found = {"error": str(error), **_usage_columns(error.usage)}
+        outage.failed()
+        if not error.usage.cost_usd and not error.usage.completion_tokens:
+            ledger.abandon(key)  # refused, so surely not paid: another run may ask
+            return found
+    except RuntimeError:
+        ledger.abandon(key)  # no money left, or no server: it was not sent
+        raise
+    else:
+        outage.over()
+    ledger.finish(key, found)
+    return found
+
+
+class _Outage:
+    """Notices a backend that answers nothing any more."""
+
+    def __init__(self) -> None:
+        self._failed, self._lock = 0, threading.Lock()
+
+    def failed(self) -> None:
+        with self._lock:
+            self._failed += 1
+
+    def over(self) -> None:
+        with self._lock:
+            self._failed = 0
+
+    def refuse(self) -> None:
+        with self._lock:
+            if self._failed >= _IN_A_ROW:
+                raise OutageError(
+                    f"the last {self._failed} requests all failed, so it is not the events: look at the server, and "
+                    "run again; what is labelled stays labelled"
+                )
+
+
+def failed_rows(rows: Sequence[EventRow], reason: str) -> pa.Table:
+    """Write rows out that could not be labelled: each with its own error, or the common reason."""
+    records = [{"place": row.place, "given_label": row.label, "error": row.error or reason} for row in rows]
+    return pa.Table.from_pylist(records, schema=LABELLED_SCHEMA)
+
+
+def count_rows(table: pa.Table) -> LabellingCounts:
+    """Count a table of `LABELLED_SCHEMA`."""
+    counts = LabellingCounts(read=len(table))
+    columns = ("label", "given_label", "error", "cost_estimated", *_USAGE)
+    for row in table.select(columns).to_pylist():
+        taken = {name: row[name] or 0 for name in _USAGE}
+        counts.usage += Usage(**taken, estimated=bool(row["cost_estimated"]))
+        if row["error"] is not None:
+            counts.failed += 1
+            counts.errors[row["error"]] += 1
+            continue
+        counts.labelled += 1
+        counts.labels[row["label"]] += 1
+        if row["given_label"] is not None:
+            counts.confusion[f"{row['given_label']}>{row['label']}"] += 1
+    return counts
+
+
+_USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
+
+
+def _usage_columns(usage: Usage) -> dict[str, Any]:
+    return {**{name: getattr(usage, name) for name in _USAGE}, "cost_estimated": usage.estimated}

@@ -1,0 +1,94 @@
+"""Measure how far a judge stays by its word: the same question many times, and the same event in other clothes.
+
+Reads events (JSONL or parquet) from `input`; writes `output`/consistency.md and consistency.json, and one MLflow run.
+The language model is asked `consistency.runs` times about each event; the models of `invariant` (the fusion model that
+ships, rules, the language model as `llm`) judge neutral variants. Safe to resubmit: answers are kept and not asked for
+again.
+
+    python -m jobs.cancellation_consistency input=events.jsonl labelling.judging.sampling.temperature=0.7
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from cancellation.consistency.judges import JudgeName, open_judge, read_events
+from cancellation.consistency.report import figures, render
+from cancellation.consistency.run import ConsistencySettings, ask_repeatedly, measure_invariance, sample_events
+from cancellation.decision.policy import load_policy
+from cancellation.llm.backends import BackendSettings, backend_identity, open_backend
+from cancellation.llm.labelling import Labeller, LabellingSettings
+from cancellation.llm.prompt import prompt_digest
+from cancellation.llm.retrieval import load_index
+from cluster.endpoint.ledger import RequestLedger
+from cluster.launch import run_job
+from cluster.provenance import digest_of
+from cluster.settings import Settings
+from cluster.tracking import TrackingSettings, tracked_run
+
+
+class ConsistencyJob(Settings):
+    """The measurement's settings."""
+
+    input: str
+    """Events: a file or folder of JSONL or parquet, local or s3://."""
+
+    output: str = "var/cancellation/consistency"
+    """Folder for the tables and the answers, on the driver's disk."""
+
+    repeat: bool = True
+    """Ask the language model many times."""
+
+    invariant: tuple[JudgeName, ...] = ("shipped", "rules")
+    """Judges that are tested with neutral variants."""
+
+    shipped: str = "cancellation/small_model"
+    """Exported fusion model: folder, s3:// folder, or models:/name@alias of MLflow."""
+
+    policy: str | None = None
+    """Policy file, for the classes of each market; null: the one that ships."""
+
+    cache_dir: str = "var/cache"
+    """Folder for copies of remote models, and for sentence vectors."""
+
+    consistency: ConsistencySettings = ConsistencySettings()
+    backend: BackendSettings = BackendSettings()
+    labelling: LabellingSettings = LabellingSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def main(job: ConsistencyJob) -> None:
+    """Ask, judge, compare and report."""
+    output = Path(job.output)
+    events = sample_events(read_events(job.input), job.consistency.num_events)
+    labeller = None
+    if job.repeat or "llm" in job.invariant:
+        index = load_index(job.labelling.retrieval, cache_dir=job.cache_dir)
+        backend = open_backend(job.backend, cache_dir=job.cache_dir)
+        labeller = Labeller(backend, job.labelling, load_policy(job.policy), index)
+    with tracked_run("cancellation_consistency", job, job.tracking) as run:
+        repeated = None
+        if job.repeat and labeller:
+            asked = [backend_identity(job.backend), prompt_digest(job.labelling.prompt), job.labelling.model_dump()]
+            name = digest_of([asked, [event.event_id for event in events]])
+            ledger = RequestLedger(str(output / "answers" / name), ask_again=job.labelling.ask_again)
+            repeated = ask_repeatedly(events, labeller, job.consistency, parallel=job.backend.parallel, ledger=ledger)
+        invariance = {}
+        for name in job.invariant:
+            judge = open_judge(name, job.shipped, labeller, parallel=job.backend.parallel, cache_dir=job.cache_dir)
+            invariance[name] = measure_invariance(events, judge, job.consistency)
+        table = render(repeated, invariance, job.consistency)
+        output.mkdir(parents=True, exist_ok=True)
+        found = {"repeated": asdict(repeated) if repeated else None}
+        found |= {"invariance": {name: asdict(one) for name, one in invariance.items()}}
+        (output / "consistency.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        (output / "consistency.md").write_text(table, encoding="utf-8")
+        run.metrics(figures(repeated, invariance))
+        run.artifact("consistency.md", table.encode())
+    print(f"{table}\n{output}/consistency.md, consistency.json\n{run.where}")
+
+
+if __name__ == "__main__":
+    run_job(main, ConsistencyJob, defaults=Path(__file__).with_suffix(".toml"))

@@ -1,0 +1,53 @@
+"""Fine-tune a language model on labelled cancellations: a LoRA adapter, the loss on the answer alone.
+
+Reads labelled events (JSONL or parquet; local or s3://; also what `jobs.cancellation_label` wrote) from `input`; writes
+the adapter to `output`, for `backend.local.adapter`. Safe to resubmit: a run that was broken off goes on from its last
+checkpoint.
+
+    python -m jobs.cancellation_llm_finetune input=labelled.jsonl output=var/models/cancellation_llm
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cancellation.events.examples import example_files, read_examples
+from cancellation.llm.finetuning import LlmFinetuningSettings, finetune
+from cluster.launch import run_job
+from cluster.session import SessionSettings, ray_session
+from cluster.settings import Settings
+from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training.train import TrainerSettings
+
+
+class LlmFinetuneJob(Settings):
+    """The fine-tuning's settings."""
+
+    input: str
+    """Labelled events: a file or folder of JSONL or parquet, local or s3://."""
+
+    output: str = "var/models/cancellation_llm"
+    """Folder for the adapter, on the driver's disk."""
+
+    cache_dir: str = "var/cache"
+    """Folder for copies of remote models."""
+
+    finetuning: LlmFinetuningSettings = LlmFinetuningSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    session: SessionSettings = SessionSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def main(job: LlmFinetuneJob) -> None:
+    """Read, train, keep."""
+    examples = [one for url in example_files(job.input) for one in read_examples(url)]
+    cache_dir = str(Path(job.cache_dir).absolute())
+    with ray_session(job.session), tracked_run("cancellation_llm_finetune", job, job.tracking) as run:
+        tuned = finetune(examples, job.finetuning, job.trainer, run, output=Path(job.output), cache_dir=cache_dir)
+        left_out = f", {tuned.num_too_long:,} were too long" if tuned.num_too_long else ""
+        print(f"{tuned.num_examples:,} examples{left_out}; loss {tuned.losses[0]:.3f} to {tuned.losses[-1]:.3f}")
+        print(f"adapter  {tuned.folder}\nMLflow   {run.where}")
+
+
+if __name__ == "__main__":
+    run_job(main, LlmFinetuneJob, defaults=Path(__file__).with_suffix(".toml"))

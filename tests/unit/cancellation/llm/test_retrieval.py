@@ -1,0 +1,100 @@
+"""Examples for a case: near, of its market, balanced, never the case itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cancellation.events.event import parse_event
+from cancellation.events.examples import Example
+from cancellation.llm.retrieval import ExampleIndex, spoken_text
+from tests.builders.cancellation_events import sample_event
+
+TEXTS = (
+    "please cancel it, we have no stock left",
+    "I changed my mind, I want another colour",
+    "your parcel is late because of rain, please wait",
+    "found the same thing cheaper elsewhere, bye",
+    "wrong address, I will order once more",
+    "can you cancel and buy again at the new price",
+)
+LABELS = ("induced", "not_induced", "inconclusive")
+
+
+def _letters(texts: Sequence[str]) -> np.ndarray:
+    """Texts by how often each letter occurs: near is what is spelt alike."""
+    counts = np.array([[text.casefold().count(chr(97 + place)) for place in range(26)] for text in texts], np.float32)
+    return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-9)
+
+
+def _event(number: int, text: str, market: str = "TH", **changes: Any) -> dict[str, Any]:
+    chat = [{**sample_event()["chat"][0], "text": text}]
+    names = {"event_id": f"e-{number}", "order_id": f"o-{number}", "market": market, "buyer_reason": None, "chat": chat}
+    return {**sample_event(), **names, **changes}
+
+
+def _examples(market: str = "TH", count: int = 30) -> list[Example]:
+    return [
+        Example(
+            parse_event(_event(n, f"{TEXTS[n % len(TEXTS)]} {'abcdefghij'[n % 10] * n}", market)), LABELS[n % 3], ()
+        )
+        for n in range(count)
+    ]
+
+
+def test_labels_are_balanced_and_the_nearest_comes_last() -> None:
+    index = ExampleIndex(_examples(), _letters)
+    case = parse_event(_event(999, TEXTS[0] + " today"))
+    found = index.nearest(case, 9)
+    assert Counter(example.label for example in found) == dict.fromkeys(LABELS, 3)
+    vector = _letters([spoken_text(case)])[0]
+    near = [float(_letters([spoken_text(example.event)])[0] @ vector) for example in found]
+    assert near == sorted(near)
+
+
+@pytest.mark.parametrize(
+    "double",
+    [
+        _event(5, TEXTS[5] + " fffff"),  # the same event
+        _event(999, TEXTS[5].upper() + "! fffff", order_id="o-x"),  # the same words
+        _event(999, "nothing alike", order_id="o-5"),  # the same order
+    ],
+)
+def test_the_case_and_its_doubles_are_never_shown(double: dict[str, Any]) -> None:
+    found = ExampleIndex(_examples(), _letters).nearest(parse_event(double), 30)
+    assert "e-5" not in {example.event.event_id for example in found}
+    assert len(found) >= 25
+
+
+def test_every_event_as_a_case_never_finds_itself() -> None:
+    examples = _examples()
+    index = ExampleIndex(examples, _letters)
+    for example in examples:
+        assert example.event.event_id not in {one.event.event_id for one in index.nearest(example.event, 40)}
+
+
+def test_the_cases_market_comes_first_whatever_is_nearer() -> None:
+    away = [Example(parse_event(_event(100 + n, TEXTS[0], "SG")), LABELS[n % 3], ()) for n in range(9)]
+    found = ExampleIndex([*away, *_examples()], _letters).nearest(parse_event(_event(999, TEXTS[0] + " x")), 6)
+    assert {example.event.market for example in found} == {"TH"}
+
+
+def test_the_same_case_finds_the_same_whatever_the_order_of_the_examples() -> None:
+    examples, case = _examples(), parse_event(_event(999, TEXTS[2]))
+    one = ExampleIndex(examples, _letters).nearest(case, 10)
+    other = ExampleIndex(examples[::-1], _letters).nearest(case, 10)
+    assert [e.event.event_id for e in one] == [e.event.event_id for e in other]
+
+
+def test_silent_events_are_not_doubles_of_one_another() -> None:
+    silent = [Example(parse_event(_event(n, "")), LABELS[n % 3], ()) for n in range(6)]
+    assert len(ExampleIndex(silent, _letters).nearest(parse_event(_event(999, "")), 6)) == 6
+
+
+def test_no_examples_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"retrieval\.examples: expected labelled events"):
+        ExampleIndex([], _letters)

@@ -1,0 +1,146 @@
+"""Requests to a server that misbehaves: what costs nothing is tried again, what may have been paid is said."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from cluster.endpoint.client import ChatEndpoint, Consumption, EndpointError
+from cluster.endpoint.purse import BudgetSpentError, Purse
+from cluster.endpoint.settings import EndpointSettings
+from tests.servers.chat_endpoint import ANSWER, ChatServer
+
+PRICES = {"input_usd": 1.0, "cached_input_usd": 0.5, "output_usd": 10.0}
+PAID = (100 * 1.0 + 400 * 0.5 + len(ANSWER) * 10.0) / 1e6
+MESSAGES = [{"role": "user", "content": "case-1"}]
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    server = ChatServer()
+    yield server
+    server.stop()
+
+
+def _endpoint(server: ChatServer, *, purse: Purse | None = None, **settings: object) -> ChatEndpoint:
+    chosen = {"backoff_seconds": 0.01, "timeout_seconds": 20.0, **PRICES, **settings}
+    return ChatEndpoint(EndpointSettings(base_url=server.url, **chosen), purse or Purse(None))
+
+
+def _ask(endpoint: ChatEndpoint, case: str = "case-1") -> tuple[str, Consumption]:
+    pieces = list(endpoint.stream([{"role": "user", "content": case}], max_tokens=50, regex="x+"))
+    return "".join(piece.text for piece in pieces[:-1]), pieces[-1]
+
+
+def test_an_answer_comes_with_the_servers_own_figures(server: ChatServer) -> None:
+    endpoint = _endpoint(server)
+    text, taken = _ask(endpoint)
+    assert text == "".join(ANSWER)
+    assert taken == Consumption(500, 400, len(ANSWER), PAID)
+    assert endpoint.purse.spent_usd == pytest.approx(PAID)
+    assert server.bodies[0]["structured_outputs"] == {"regex": "x+"}
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_what_the_server_refused_is_tried_again_and_costs_nothing(server: ChatServer, status: int) -> None:
+    server.behave = lambda case, number: f"refuse:{status}" if number < 3 else "answer"
+    endpoint = _endpoint(server)
+    assert _ask(endpoint)[0] == "".join(ANSWER)
+    assert (server.asked["case-1"], server.answered["case-1"]) == (4, 1)
+    assert endpoint.purse.spent_usd == pytest.approx(PAID)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "problem", "asked", "paid"),
+    [
+        ("refuse:400", "refused with status 400", 1, False),
+        ("refuse:503", "refused with status 503", 3, False),
+        ("half", "the answer broke off", 1, True),
+        ("garbage", r"the answer broke off \(\w+\)", 1, True),
+        ("html", "the answer broke off", 1, True),
+        ("hang_up", "hung up without an answer", 1, True),
+        ("silence", "silent for 1 s", 1, True),
+    ],
+)
+def test_what_may_have_been_paid_is_said_and_not_repeated(
+    server: ChatServer, behaviour: str, problem: str, asked: int, paid: bool
+) -> None:
+    server.behave = lambda case, number: behaviour
+    endpoint = _endpoint(server, max_tries=3, timeout_seconds=1.0 if behaviour == "silence" else 20.0)
+    with pytest.raises(EndpointError, match=problem) as caught:
+        _ask(endpoint)
+    assert server.asked["case-1"] == asked
+    assert caught.value.consumption.estimated is paid
+    assert (endpoint.purse.spent_usd > 0) is paid
+    assert endpoint.purse.spent_usd == pytest.approx(caught.value.consumption.cost_usd)
+
+
+def test_no_server_is_said() -> None:
+    gone = ChatServer()
+    gone.stop()
+    with pytest.raises(EndpointError, match="no connection"):
+        _ask(_endpoint(gone, max_tries=2))
+
+
+def test_the_budget_is_kept_to_the_cent_by_many_threads(server: ChatServer) -> None:
+    purse = Purse(10.5 * PAID)
+    endpoint = _endpoint(server, purse=purse, concurrency=4)
+
+    def ask(number: int) -> bool:
+        try:
+            _ask(endpoint, f"case-{number}")
+        except BudgetSpentError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        answered = sum(pool.map(ask, range(30)))
+    assert purse.spent_usd <= 10.5 * PAID
+    assert purse.spent_usd == pytest.approx(answered * PAID)
+    assert answered >= 7  # the last ones may not fit with what they could cost at most
+    assert sum(server.answered.values()) == answered
+    assert server.most_at_once <= 4
+
+
+def test_a_request_that_no_budget_holds_is_not_sent(server: ChatServer) -> None:
+    with pytest.raises(BudgetSpentError, match="raise budget_usd and run again"):
+        _ask(_endpoint(server, purse=Purse(0.0)))
+    assert not server.asked
+
+
+def test_a_reservation_waits_for_others_to_settle() -> None:
+    purse, took = Purse(1.0), threading.Event()
+    purse.reserve(0.9)
+    waiting = threading.Thread(target=lambda: (purse.reserve(0.5), took.set()))
+    waiting.start()
+    assert not took.wait(0.2)
+    purse.settle(0.9, 0.1)
+    waiting.join(20)
+    assert took.is_set()
+
+
+def test_starts_keep_their_pace(server: ChatServer) -> None:
+    endpoint = _endpoint(server, requests_per_minute=600)
+    started = time.monotonic()
+    for _ in range(4):
+        _ask(endpoint)
+    assert time.monotonic() - started >= 0.3
+
+
+def test_without_figures_the_upper_bound_is_paid(server: ChatServer) -> None:
+    server.behave = lambda case, number: "plain"
+    _, taken = _ask(_endpoint(server))
+    assert taken.estimated
+    assert taken.completion_tokens == 50
+
+
+def test_enough_closes_the_connection(server: ChatServer) -> None:
+    pieces = []
+    for piece in _endpoint(server).stream(MESSAGES, max_tokens=50, enough=lambda: len(pieces) >= 2):
+        pieces.append(piece)
+    assert len(pieces) <= 4
+    assert isinstance(pieces[-1], Consumption)

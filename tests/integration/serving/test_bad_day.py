@@ -126,7 +126,7 @@ def test_a_stop_under_load_cuts_nothing_off_and_says_what_it_could_not_ship(endp
         endpoint.until(lambda: endpoint.http.get("/readyz").status_code == 503, 10)
         assert endpoint.http.get("/readyz").json()["status"] == "draining"
         sender.join()
-        endpoint.process.wait(120)
+        endpoint.process.wait(300)
     (answer,) = batches
     assert answer.status_code == 200
     assert {one["status"] for one in answer.json()["results"]} == {200}

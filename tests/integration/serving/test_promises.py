@@ -46,6 +46,10 @@ def http(data: Path) -> Iterator[httpx.Client]:
         yield client
 
 
+def to_its_end(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
 @contextmanager
 def stalled(http: httpx.Client, path: str, sent: bytes) -> Iterator[socket.socket]:
     """A caller who stops in the middle of a request."""
@@ -81,7 +85,7 @@ def test_callers_who_stop_in_the_middle_of_a_body_keep_nobody_waiting(http: http
             assert (answer.status_code, answer.json()["source"]) == (200, "model")
         assert http.post("/v1/verdicts:batch", json={"events": [simulated_event(7)]}).status_code == 200
         for connection in stopped:
-            answer = connection.recv(65536)
+            answer = to_its_end(connection)
             assert b" 408 " in answer.splitlines()[0]
             assert b"too_slow" in answer
 

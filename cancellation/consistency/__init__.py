@@ -1,4 +1,4 @@
 """Events and a judge in; how far it says the same of the same out.
 
-`alikeness.py` compares answers with one another, `perturbations.py` makes events that mean the same; `run.py` asks.
+Start with `run.py`; `alikeness.py` compares answers, `perturbations.py` makes events that mean the same.
 """

@@ -38,22 +38,23 @@ def run_job(
         return
     dry_run = "--dry-run" in arguments
     overrides = [_expand_flag(argument) for argument in arguments if argument != "--dry-run"]
+    terminated = threading.Event()
     try:
         job = load_settings(cls, overrides, defaults=defaults)
         if dry_run:
             print(job.model_dump_json(indent=2))
             return
-        with _exit_at_sigterm():
+        with _exit_at_sigterm(terminated):
             main(job)
     except ValueError as error:
         _leave(error, status=2)
     except (RuntimeError, OSError) as error:
         _leave(error, status=1)
-    except KeyboardInterrupt:
-        _leave_stopped(signal.SIGINT)
-    except SystemExit as left:
-        # No job leaves by itself: this is our handler, or that of Ray or Ray Train, who would end with status 0.
-        _leave_stopped(signal.SIGTERM if left.code == signal.SIGTERM else signal.SIGINT)
+    except (KeyboardInterrupt, SystemExit) as left:
+        # No job leaves by itself: this is our handler, or that of Ray or Ray Train, who would end with status 0. Through
+        # a call of Ray's an exit comes out as an interrupt, hence the event.
+        by_term = terminated.is_set() or getattr(left, "code", None) == signal.SIGTERM
+        _leave_stopped(signal.SIGTERM if by_term else signal.SIGINT)
 
 
 def _expand_flag(argument: str) -> str:
@@ -72,14 +73,15 @@ def _leave(error: Exception, *, status: int) -> None:
 
 
 @contextmanager
-def _exit_at_sigterm() -> Iterator[None]:
-    """End like Ctrl-C does, by an exception, so that whatever was started is ended too; but once."""
+def _exit_at_sigterm(terminated: threading.Event) -> Iterator[None]:
+    """End like Ctrl-C does, by an exception, so that whatever was started is ended too; but once, and note it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def leave(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_IGN)
+        terminated.set()
         sys.exit(number)
 
     before = signal.signal(signal.SIGTERM, leave)

@@ -57,7 +57,7 @@ LABELLED_SCHEMA = pa.schema(
 reflection; what it took; the label that the input had; where the row comes from; and what is wrong with it, label and
 event then being null and the cost what was paid in vain."""
 
-_IN_A_ROW = 20
+_IN_A_ROW = 10
 """Failed requests behind one another after which it is the server, not the events."""
 
 
@@ -172,14 +172,17 @@ def label_rows(
     *,
     parallel: int,
     progress: Callable[[Usage], None] = lambda usage: None,
+    outage: Outage | None = None,
 ) -> pa.Table:
     """Label events; one row out for every row in, in its order (see `LABELLED_SCHEMA`).
+
+    An `outage` that several calls share notices a backend that fails across them.
 
     Raises:
         BudgetSpentError: If the budget holds no further request.
         OutageError: If many requests behind one another failed.
     """
-    outage = _Outage()
+    outage = outage or Outage()
 
     def one(number: int) -> dict[str, Any]:
         row = rows[number]
@@ -202,7 +205,7 @@ def label_rows(
     return pa.Table.from_pylist(records, schema=LABELLED_SCHEMA)
 
 
-def _ask(event: Event, key: str, labeller: Labeller, ledger: RequestLedger, outage: _Outage) -> dict[str, Any]:
+def _ask(event: Event, key: str, labeller: Labeller, ledger: RequestLedger, outage: Outage) -> dict[str, Any]:
     try:
         if (known := ledger.begin(key)) is not None:
             return known
@@ -226,7 +229,7 @@ def _ask(event: Event, key: str, labeller: Labeller, ledger: RequestLedger, outa
     return found
 
 
-class _Outage:
+class Outage:
     """Notices a backend that answers nothing any more."""
 
     def __init__(self) -> None:

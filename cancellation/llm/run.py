@@ -25,6 +25,7 @@ from cancellation.llm.labelling import (
     Labeller,
     LabellingCounts,
     LabellingSettings,
+    Outage,
     OutageError,
     count_rows,
     failed_rows,
@@ -220,6 +221,7 @@ class _LabellingActor:
         backend = open_backend(run.backend, cache_dir=run.cache_dir, purse=purse)
         index = load_index(run.labelling.retrieval, cache_dir=run.cache_dir)
         self._labeller = Labeller(backend, run.labelling, run.policy, index)
+        self._outage = Outage()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (row,) = batch.to_pylist()
@@ -234,7 +236,12 @@ class _LabellingActor:
         try:
             with self._deaths.of_errors(shard.name, refusals=(ValueError, BudgetSpentError, OutageError)):
                 table = label_rows(
-                    rows, self._labeller, ledger, parallel=self._run.backend.parallel, progress=told.one_more
+                    rows,
+                    self._labeller,
+                    ledger,
+                    parallel=self._run.backend.parallel,
+                    progress=told.one_more,
+                    outage=self._outage,
                 )
         except (BudgetSpentError, OutageError) as error:
             budget = isinstance(error, BudgetSpentError)

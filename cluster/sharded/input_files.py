@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
+from cluster.commit import SUCCESS
+from cluster.sharded.report import RUN
 
 PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
 JSONL_ENDINGS = (".jsonl", ".ndjson", ".json")
@@ -62,7 +64,8 @@ def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredF
     """Tell an input's data from what is passed over: a file, or all below a folder.
 
     Files and folders whose names begin with `_` or `.` are neither, as for other readers. Case does not matter, and
-    a text file may be compressed (.gz, .bz2, .xz).
+    a text file may be compressed (.gz, .bz2, .xz). What a finished job says of itself beside its data (`run.json`) is
+    neither.
 
     Args:
         url: Where the files are.
@@ -75,8 +78,12 @@ def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredF
         ValueError: If no file is data, naming what is there instead.
     """
     found, others = [], []
-    for file in storage.list_files(url):
+    files = storage.list_files(url)
+    committed = any(inner_path(file.url, url) == SUCCESS for file in files)
+    for file in files:
         inner = inner_path(file.url, url)
+        if committed and inner == RUN:
+            continue
         if any(part.startswith(("_", ".")) for part in inner.split("/")):
             continue
         compressed_table = is_compressed(file.url) and plain_name(file.url).endswith(PARQUET_ENDINGS)

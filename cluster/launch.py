@@ -51,8 +51,8 @@ def run_job(
     except (RuntimeError, OSError) as error:
         _leave(error, status=1)
     except (KeyboardInterrupt, SystemExit) as left:
-        # No job leaves by itself: this is our handler, or that of Ray or Ray Train, who would end with status 0. An exit
-        # comes out of a call of Ray's as an interrupt, hence the event.
+        # No job leaves by itself: this is our handler, or one of Ray's, who would end with status 0. Out of a call of
+        # Ray's an exit comes as an interrupt, hence the event.
         by_term = terminated.is_set() or getattr(left, "code", None) == signal.SIGTERM
         _leave_stopped(signal.SIGTERM if by_term else signal.SIGINT)
 

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 logger = logging.getLogger(__name__)
 
+_ADVICE = "\nFailed to apply UDF transform after"
 _LIGHT = 0.4
 """CPU cores of the steps beside the actors. Unlike an actor's, or Ray Data would fuse them into the actors and let a
 GPU wait while text is read; small enough that several jobs on a small machine always find room for one."""
@@ -107,8 +108,28 @@ def as_report(figures: Mapping[str, Any]) -> pa.Table:
 
 def reports(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     """Run a dataset whose last step gives `as_report`, and yield each unit's figures as it is done."""
-    for row in dataset.iter_rows():
-        yield json.loads(row["figures"])
+    with _as_it_was_raised():
+        for row in dataset.iter_rows():
+            yield json.loads(row["figures"])
+
+
+def run_to_end(dataset: ray.data.Dataset) -> None:
+    """Run a dataset whose steps leave files and give nothing to look at."""
+    with _as_it_was_raised():
+        for _ in dataset.iter_batches(batch_size=None):
+            pass
+
+
+@contextmanager
+def _as_it_was_raised() -> Iterator[None]:
+    """Take Ray Data's advice on its own retries off what a step has raised: it is no part of the sentence."""
+    try:
+        yield
+    except Exception as error:
+        cause = getattr(error, "cause", error)
+        if cause.args and isinstance(cause.args[0], str):
+            cause.args = (cause.args[0].partition(_ADVICE)[0], *cause.args[1:])
+        raise
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ray.data import Dataset
 from cluster import storage
 from cluster.commit import Output
 from cluster.sharded.job import commit_shard, require_manifests
-from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, through_actors, through_tasks
+from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, run_to_end, through_actors, through_tasks
 from relevance.engines.interface import Engine
 from relevance.engines.label_model import LabelModel, fingerprint, load_label_engine
 from relevance.engines.settings import EngineSettings
@@ -164,8 +164,7 @@ def partition_input(run: ScoringRun, splits: Sequence[Split], num_shards: int) -
     if waiting:
         items = [{"index": index} for index in range(len(waiting))]
         tasks = one_block_each(items).map_batches(partition, batch_format="pyarrow", batch_size=None)
-        for _ in tasks.iter_batches(batch_size=None):
-            pass
+        run_to_end(tasks)
     manifests = run.output.manifests(PARTITION_STAGE)
     require_manifests(run.output, PARTITION_STAGE, (split.name for split in splits), manifests)
     return collect_shards(manifests, num_shards)

@@ -141,6 +141,6 @@ def test_what_an_engine_refuses_at_its_start_is_one_sentence_in_the_terminal(
         text=True,
     )
     assert done.returncode == 2, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: fp8 needs a GPU of compute capability 8.9"), done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: FP8 needs a GPU of compute capability 8.9"), done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) < 6, done.stderr

@@ -56,6 +56,13 @@ def quiet_worker() -> None:
     logging.getLogger("ray.train.v2._internal.execution.controller.placement_group_cleaner").setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    threading.excepthook = _tell_of_thread
+
+
+def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """Report what a thread died of, but for the one of Ray Train's that asks after a cluster that is being ended."""
+    if failed.thread is None or failed.thread.name != "PlacementGroupCleanerMonitor":
+        threading.__excepthook__(failed)
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def test_a_stopped_job_says_so_and_leaves_nothing(
     job = Stopped(script, tmp_path)
     status, said = job.stop(number, group=group)
     assert said[-1] == f"stopped by {name} before it was done: run it again, it goes on from what is finished"
-    assert not any("Traceback" in line for line in said), said
+    assert not any("Traceback" in line for line in said), "\n".join(said)
     assert status == 128 + number
     assert job.left() == []
 

@@ -94,10 +94,13 @@ class LabellingCounts:
     confusion: Counter[str] = field(default_factory=Counter)
     """`given>label`, over rows that had a label."""
     usage: Usage = field(default_factory=Usage)
+    passed_over: list[str] = field(default_factory=list)
+    """Files of the input that are no events by their names."""
 
     def as_dict(self) -> dict[str, Any]:
         """Give the counts as JSON types."""
         plain = {"read": self.read, "labelled": self.labelled, "failed": self.failed, "usage": asdict(self.usage)}
+        plain |= {"passed_over": self.passed_over} if self.passed_over else {}
         return plain | {name: dict(getattr(self, name)) for name in ("errors", "labels", "confusion")}
 
     @staticmethod
@@ -110,6 +113,7 @@ class LabellingCounts:
             for name in ("errors", "labels", "confusion"):
                 getattr(total, name).update(part[name])
             total.usage += Usage(**part["usage"])
+            total.passed_over += part.get("passed_over", ())
         return total
 
 

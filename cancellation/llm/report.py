@@ -19,7 +19,9 @@ def summary_lines(run: LabellingRun, done: LabelledSet) -> list[str]:
     labels = ", ".join(f"{counts.labels[label]:,} {label}" for label in VERDICTS)
     lines = [f"{counts.read:,} read, {counts.labelled:,} labelled ({labels}), {counts.failed:,} failed"]
     lines += [f"  {count:,} x {reason}" for reason, count in counts.errors.most_common(5)]
-    if agreement := label_agreement(counts):
+    if counts.passed_over:
+        lines.append(f"passed over: {', '.join(counts.passed_over)}")
+    if (agreement := label_agreement(counts)) is not None:
         lines.append(f"{agreement:.1%} of {sum(counts.confusion.values()):,} labels that the input had are the same")
     cached = usage.cached_tokens / usage.prompt_tokens if usage.prompt_tokens else 0.0
     bound = ", some of it an upper bound" if usage.estimated else ""

@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from cancellation.decision.policy import Policy
-from cancellation.events.files import EventShard, find_event_shards, read_event_rows
+from cancellation.decision.policy import Policy, named_by_content
+from cancellation.events.files import EventShard, find_event_shards, passed_over, read_event_rows
 from cancellation.llm.backend import Usage
 from cancellation.llm.backends import BackendSettings, backend_identity, open_backend
 from cancellation.llm.labelling import (
@@ -101,8 +101,11 @@ class LabelledSet:
     already_done: bool
 
 
-def make_plan(run: LabellingRun, shards: Sequence[EventShard]) -> dict[str, Any]:
-    """What the output will be a function of; budgets, prices and pace may change between two runs of one plan."""
+def make_plan(run: LabellingRun, shards: Sequence[EventShard], others: Sequence[str] = ()) -> dict[str, Any]:
+    """What the output will be a function of, `others` left out.
+
+    Budgets, prices and pace may change between two runs of one plan.
+    """
     files = sorted({(shard.url, shard.size_bytes, shard.version) for shard in shards})
     labelling = run.labelling.model_dump(mode="json", exclude=_NOT_IN_PLAN)
     return {
@@ -111,8 +114,9 @@ def make_plan(run: LabellingRun, shards: Sequence[EventShard]) -> dict[str, Any]
         "backend": backend_identity(run.backend),
         "prompt": prompt_digest(run.labelling.prompt),
         "labelling": labelling,
-        "policy": run.policy.stamp,
+        "policy": named_by_content(run.policy, run.policy.version).version,
         "shard_bytes": run.settings.shard_bytes,
+        **({"passed_over": list(others)} if others else {}),
     }
 
 
@@ -128,7 +132,8 @@ def label_events(run: LabellingRun, *, extras: Extras | None = None) -> Labelled
     """
     started = time.monotonic()
     shards = find_event_shards(run.input, shard_bytes=run.settings.shard_bytes)
-    plan = make_plan(run, shards)
+    others = passed_over(run.input)
+    plan = make_plan(run, shards, others)
 
     def label() -> LabellingCounts:
         given_up = _label_shards(run, shards)
@@ -138,6 +143,7 @@ def label_events(run: LabellingRun, *, extras: Extras | None = None) -> Labelled
         counts = LabellingCounts.sum(
             [m["counts"] for m in manifests.values()] + [count_rows(table).as_dict() for table in lost.values()]
         )
+        counts.passed_over = others
         refuse_failures(
             run.input,
             counts.errors,

@@ -92,7 +92,7 @@ def export_model(
         tokenizer: Its own.
         calibration: Batches of real inputs on which activations' scales are measured.
         folder: Where to.
-        int8: Round what may be rounded; the tokens' embeddings are kept in half precision anyway.
+        int8: Round what may be rounded; other large weights are kept in half precision anyway.
         judged: Batches on which rounding is judged; none: those of `calibration`.
         tolerance: How far a class's probability may move on them.
     """

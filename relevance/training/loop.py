@@ -37,7 +37,7 @@ from relevance.training.packing import PackedBatch, groups_by_length, label_loss
 from relevance.training.parallel import Parallel, gradient_sync, parallelize
 from relevance.training.state import TrainingState, load_state, save_state
 from relevance.weights.adapters import LoraSettings, add_adapter, load_adapter
-from relevance.weights.loading import base_fingerprint, load_trainable
+from relevance.weights.loading import base_fingerprint, load_trainable, require_base
 
 ALPHA = "validation_alpha"
 """Reported with each checkpoint where there are pairs to validate on."""
@@ -169,7 +169,9 @@ class LabelTraining:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._model = add_adapter(model, self._task.lora) if self._task.lora else model.requires_grad_(True)
         if self._task.adapter:
-            load_adapter(self._model, fetch_model(self._task.adapter, cache_dir=self._task.cache_dir))
+            adapter = fetch_model(self._task.adapter, cache_dir=self._task.cache_dir)
+            require_base(adapter, self._fingerprint, self._task.model.version)
+            load_adapter(self._model, adapter)
         inner = self._model.base_model.model if self._task.lora else self._model
         # Keys and values that are kept go together neither with recomputed activations nor with gathered weights.
         sharded = settings.parallel == "fsdp" and self._world > 1

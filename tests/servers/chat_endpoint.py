@@ -27,6 +27,23 @@ ALTERNATIVES = {"ind": 0.8, "not": 0.15, "un": 0.05}
 PROMPT_TOKENS, CACHED_TOKENS = 500, 400
 
 
+_CASES: dict[str, Callable[[int], str]] = {
+    "case-1": lambda number: "refuse:429" if number == 0 else "answer",
+    "case-2": lambda number: "refuse:500" if number < 2 else "answer",
+    "case-3": lambda number: "half" if number == 0 else "answer",
+    "case-4": lambda number: "garbage",
+    "case-5": lambda number: "silence",
+    "case-6": lambda number: "off",
+    "case-7": lambda number: "plain",
+    "case-8": lambda number: "refuse:400",
+}
+
+
+def misbehave(case: str, number: int) -> str:
+    """Give each of the first cases a way of its own to go wrong, for a while or always; all others are answered."""
+    return _CASES.get(case, lambda _: "answer")(number)
+
+
 class ChatServer:
     """Answers every chat alike, unless `behave` names another behaviour for a case and the number of the try.
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from jobs.cancellation_label import LabelJob, main
 from tests.builders.cancellation_events import sample_event
 from tests.builders.chat_models import save_tiny_chat_model
 from tests.conftest import PROJECT
-from tests.servers.chat_endpoint import ANSWER, ChatServer
+from tests.servers.chat_endpoint import ANSWER, ChatServer, misbehave
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ANSWER_USD = (100 + 400 * 0.5 + len(ANSWER) * 10) / 1e6
@@ -74,17 +74,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_every_event_ends_labelled_or_with_its_error(tmp_path: Path, server: ChatServer) -> None:
-    behaviours: dict[str, Callable[[int], str]] = {
-        "case-1": lambda number: "refuse:429" if number == 0 else "answer",
-        "case-2": lambda number: "refuse:500" if number < 2 else "answer",
-        "case-3": lambda number: "half" if number == 0 else "answer",
-        "case-4": lambda number: "garbage",
-        "case-5": lambda number: "silence",
-        "case-6": lambda number: "off",
-        "case-7": lambda number: "plain",
-        "case-8": lambda number: "refuse:400",
-    }
-    server.behave = lambda case, number: behaviours.get(case, lambda _: "answer")(number)
+    server.behave = misbehave
     path = _write_events(tmp_path, 20)
     with path.open("a") as file:
         file.write("{broken\n")
@@ -168,6 +158,17 @@ def test_a_dead_server_is_no_reason_to_give_events_up(tmp_path: Path, server: Ch
     server.behave = lambda case, number: "answer"
     main(load_settings(LabelJob, _arguments(path, tmp_path, server)))
     assert not any(row["error"] for row in _rows(tmp_path))
+
+
+def test_what_a_folder_holds_beside_its_events_is_named(
+    tmp_path: Path, server: ChatServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    _write_events(tmp_path, 2).rename(tmp_path / "in" / "events.jsonl")
+    (tmp_path / "in" / "notes.txt").write_text("none of the events")
+    main(load_settings(LabelJob, _arguments(tmp_path / "in", tmp_path, server)))
+    assert "passed over: notes.txt" in capfd.readouterr().out
+    assert json.loads((tmp_path / "labels" / "run.json").read_text())["counts"]["passed_over"] == ["notes.txt"]
 
 
 def test_a_model_in_this_process_labels_and_says_before_what_it_will_cost(

@@ -61,6 +61,12 @@ def test_an_adapter_of_another_rank_is_refused_with_the_setting_to_change(
         _train(settings, tmp_path / "refused", adapter=str(first), finetuning=other)
 
 
+def test_an_adapter_of_another_base_of_the_same_shape_is_refused(settings: dict, first: Path, tmp_path: Path) -> None:
+    other = str(save_tiny_model(tmp_path / "base", seed=1))
+    with pytest.raises(ValueError, match="belongs to another base"):
+        _train(settings, tmp_path / "refused", base=other, adapter=str(first))
+
+
 def test_pairs_of_the_stage_that_judges_are_spared(settings: dict, tmp_path: Path) -> None:
     judging = Path(settings["input"]).read_text("utf-8").splitlines()
     (tmp_path / "some.csv").write_text("\n".join(judging[:60]) + "\n", encoding="utf-8")

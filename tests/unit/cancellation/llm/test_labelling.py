@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from cluster.endpoint.purse import BudgetSpentError, Purse
 from cluster.endpoint.settings import EndpointSettings
 from tests.builders.cancellation_events import sample_event
 from tests.conftest import PROJECT
-from tests.servers.chat_endpoint import ANSWER, ChatServer
+from tests.servers.chat_endpoint import ANSWER, ChatServer, misbehave
 
 ANSWER_USD = (100 + 400 * 0.5 + len(ANSWER) * 10) / 1e6
 
@@ -58,17 +58,7 @@ def _labeller(server: ChatServer, purse: Purse | None = None, **changes: Any) ->
 
 
 def test_every_row_ends_labelled_or_with_its_error(server: ChatServer, tmp_path: Path) -> None:
-    behaviours: dict[str, Callable[[int], str]] = {
-        "case-1": lambda number: "refuse:429" if number == 0 else "answer",
-        "case-2": lambda number: "refuse:500" if number < 2 else "answer",
-        "case-3": lambda number: "half" if number == 0 else "answer",
-        "case-4": lambda number: "garbage",
-        "case-5": lambda number: "silence",
-        "case-6": lambda number: "off",
-        "case-7": lambda number: "plain",
-        "case-8": lambda number: "refuse:400",
-    }
-    server.behave = lambda case, number: behaviours.get(case, lambda _: "answer")(number)
+    server.behave = misbehave
     rows = [*_rows(20), read_event_line(b"{broken", "e:21")]
     labeller = _labeller(server, timeout_seconds=5)
     table = label_rows(rows, labeller, RequestLedger(str(tmp_path)), parallel=4)

@@ -77,5 +77,7 @@ def test_cross_validation_judges_every_pair_by_a_model_that_did_not_see_it(tmp_p
     found = json.loads((tmp_path / "folds" / "evaluation.json").read_text())
     assert found["counts"]["judged"] == 120
     assert found["model"].endswith(", 2 folds")
+    assert found["shared_queries"] == 0
+    assert "was not checked" not in found["verdict"]
     trained = [json.loads((tmp_path / "folds" / f"fold{number}" / "training.json").read_text()) for number in range(2)]
     assert sum(origin["num_training_pairs"] for origin in trained) == 120

@@ -87,4 +87,5 @@ def crossvalidate_and_report(source: CrossvalidateSource, run: TrackedRun, *, sh
         output=source.output,
         cache_dir=source.cache_dir,
     )
-    report_evaluation(judge(pairs, said, source.evaluation), source.output, shown, run)
+    evaluation = judge(pairs, said, source.evaluation, shared_queries=0)  # folds keep a query's pairs together
+    report_evaluation(evaluation, source.output, shown, run)

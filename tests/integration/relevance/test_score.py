@@ -54,7 +54,7 @@ def test_a_day_from_s3_to_committed_labels_and_the_next_for_a_tenth(
     assert {row["label"] for row in rows} <= set(LABELS)
     assert all(row["error"] is None and 0 < row["label_mass"] <= 1 for row in rows)
     first = _figures(first_url)
-    assert first["counts"] == {"read": 300, "labelled": 300, "reused": 0, "repeated": 0, "failed": 0, "poisoned": 0}
+    assert {name: count for name, count in first["counts"].items() if count} == {"read": 300, "labelled": 300}
     assert first["computed_tokens"] < 0.5 * first["prompt_tokens"]
     assert not storage.exists(f"{first_url}/_staging")
     run = json.loads(storage.read_bytes(f"{first_url}/run.json"))

@@ -61,7 +61,10 @@ class LoopSettings(Settings):
     """Most events that a worker sends through the network at a time; a step's gradients are added up."""
 
     teacher_share: float = Field(default=0.7, ge=0, le=1)
-    """Share of the teacher's opinion in the targets, where there is a teacher; the rest is the label's."""
+    """Share of the teacher's opinion in the verdicts' targets, where there is a teacher; the rest is the label's."""
+
+    teacher_factor_share: float = Field(default=0.7, ge=0, le=1)
+    """The same of the factors' targets: less where the teacher is better at verdicts than at their reasons."""
 
     act_weight: float = Field(default=1.0, ge=0)
     """Of the loss of naming each message's act, where acts are known; 0 leaves it out."""
@@ -313,7 +316,7 @@ def batch_loss(
         with torch.inference_mode():
             said = forward(teacher, batch, device, bf16=settings.bf16)
         wanted = wanted.lerp(said.verdict_nc.float().softmax(-1).clone(), settings.teacher_share)
-        wanted_factors = wanted_factors.lerp(said.factors_nf.float().sigmoid().clone(), settings.teacher_share)
+        wanted_factors = wanted_factors.lerp(said.factors_nf.float().sigmoid().clone(), settings.teacher_factor_share)
     verdicts = functional.cross_entropy(outputs.verdict_nc.float(), wanted, reduction="none")
     factors = functional.binary_cross_entropy_with_logits(
         outputs.factors_nf.float(), wanted_factors, weight=known.float(), reduction="none"

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ from cancellation.written.staging import stage
 from cluster.models.files import fetch_model, resolve_model
 from cluster.provenance import code_digest, digest_of
 from cluster.settings import Settings
-from cluster.storage import absolute_url, exists, fetch_folder, join_url, write_bytes
+from cluster.storage import absolute_url, exists, fetch_folder, join_url, list_files, write_bytes
 from cluster.tracking import TrackedRun
 from cluster.training.train import TrainerSettings, train
 
@@ -130,7 +131,8 @@ def train_model(
         ValueError: If events, labels, the encoder or the model to start from are refused.
         RuntimeError: If training failed.
     """
-    name = f"cancellation-{digest_of([settings.model_dump(mode='json'), code_digest(*_CODE)])}"
+    content = [settings.model_dump(mode="json"), _read_content(settings), code_digest(*_CODE)]
+    name = f"cancellation-{digest_of(content)}"
     place = join_url(absolute_url(trainer.checkpoints), name)
     start = join_url(place, "start")
     begun = exists(join_url(start, "model.json"))
@@ -165,6 +167,14 @@ def train_model(
         tolerance=settings.export_tolerance,
     )
     return TrainedModel(output, outcome.returned["history"])
+
+
+def _read_content(settings: TrainingSettings) -> list[Any]:
+    """Name what a run reads by its content: other events or another teacher in the same place begin another run."""
+    named = (settings.start, settings.encoder, settings.teacher, settings.embeddings)
+    events = example_files(settings.events.events) if settings.events.events is not None else []
+    files = [[file.url, file.size_bytes, file.version] for url in events for file in list_files(url)]
+    return [files, [None if name is None else resolve_model(name).digest for name in named]]
 
 
 def calibration_batches(data: EncodedSet, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

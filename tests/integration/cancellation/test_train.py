@@ -73,6 +73,15 @@ def test_a_second_run_of_the_same_takes_no_step(calm, events):
     assert load_verdict_model(calm / "model").version == before
 
 
+@pytest.mark.usefixtures("local_ray")
+def test_other_events_in_the_same_place_are_learned_from(tmp_path):
+    versions = []
+    for seed in (1, 2):
+        write_labelled(str(tmp_path / "events.jsonl"), simulate(SimulationSettings(num_events=200), seed))
+        versions.append(load_verdict_model(run(tmp_path, tmp_path / "events.jsonl", epochs=0.2)).version)
+    assert versions[0] != versions[1]
+
+
 def test_a_killed_worker_ends_with_the_same_weights(calm, events, tmp_path):
     # The same encoded events: which pieces stay apart in them (BPE dropout) is drawn anew for each run.
     shutil.copytree(calm / "checkpoints", tmp_path / "checkpoints", ignore=shutil.ignore_patterns("*-run"))

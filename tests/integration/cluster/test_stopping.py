@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.conftest import PROJECT
 
@@ -120,12 +122,21 @@ class Stopped:
                 continue
 
 
+def _cases() -> Iterator[ParameterSet]:
+    """Every signal to every kind of job; those that say what another one says too are slow tests."""
+    signals = ((signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM"))
+    scripts = {"alone": _WAITS, "on Ray": _ON_RAY, "in training": _IN_TRAINING}
+    always = {("SIGTERM", False, "alone"), ("SIGTERM", True, "on Ray"), ("Ctrl-C", True, "in training")}
+    for (number, name), group, script in itertools.product(signals, (False, True), scripts):
+        marks = [] if (name, group, script) in always else [pytest.mark.slow]
+        to = "group" if group else "process"
+        yield pytest.param(number, name, group, scripts[script], marks=marks, id=f"{name} to the {to}, {script}")
+
+
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("script", [_WAITS, _ON_RAY, _IN_TRAINING], ids=["alone", "on Ray", "in training"])
-@pytest.mark.parametrize("group", [False, True], ids=["process", "group"])
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+@pytest.mark.parametrize(("number", "name", "group", "script"), list(_cases()))
 def test_a_stopped_job_says_so_and_leaves_nothing(
-    tmp_path: Path, script: str, group: bool, number: int, name: str
+    tmp_path: Path, number: int, name: str, group: bool, script: str
 ) -> None:
     job = Stopped(script, tmp_path)
     status, said = job.stop(number, group=group)

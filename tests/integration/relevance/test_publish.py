@@ -128,7 +128,7 @@ def _keys(table: pa.Table) -> list[tuple[str, str]]:
     return list(zip(table["query_id"].to_pylist(), table["product_id"].to_pylist(), strict=True))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("qwen2", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("local_ray")
 def test_from_labels_to_a_day_scored_by_the_champion(
     tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]

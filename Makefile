@@ -117,7 +117,7 @@ cancellation-model: $(VENV)/.installed ## train the cancellation model that ship
 .PHONY: cancellation-calibrate
 cancellation-calibrate: $(VENV)/.installed ## calibrate the cancellation model on dialogues of writers kept apart
 	rm -rf var/cancellation/backfill var/models/cancellation_calibrated
-	$(PY) -m jobs.cancellation_simulate output=var/cancellation/backfill/written.parquet seed=7000 'writers=["w9", "w10"]'
+	$(PY) -m jobs.cancellation_simulate output=var/cancellation/backfill/written.parquet seed=7000 'writers=["w9", "w10", "w17", "w18"]'
 	$(PY) -m jobs.cancellation_calibrate $(ARGS)
 	cp var/models/cancellation_calibrated/model/calibration.json cancellation/small_model/
 	cp var/models/cancellation_calibrated/policy.toml cancellation/decision/policy.toml

@@ -63,8 +63,8 @@ def demo_line(policy: Policy) -> str | None:
     if not policy.demo:
         return None
     return (
-        f"DEMO: policy {policy.stamp} punishes on simulated proof (demo = true); take that line out of it before "
-        "real sellers are judged"
+        f"DEMO: policy {policy.stamp} punishes on proof that nobody lived (demo = true); take that line out of it "
+        "before real sellers are judged"
     )
 
 

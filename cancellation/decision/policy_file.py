@@ -13,11 +13,11 @@ _HEADER = """\
 # What the model's scores lead to, market by market. Written by `python -m jobs.cancellation_calibrate`, which keeps
 # state, classes and language of the file it starts from; those are people's decisions and may be edited.
 # A penalty threshold stands here only with the evidence that precision above it is at least min_precision, on the
-# labelled events that calibration was given: simulated ones for the policy that ships.
+# labelled events that calibration was given: of the policy that ships, written ones.
 """
 _DEMO = """
-# For trying things out: the evidence below may be of simulated cases, which prove nothing of real sellers. Every
-# verdict's policy version then says +demo. Take this line out, and no penalty rests on such evidence any more."""
+# For trying things out: the evidence below may be of simulated or written cases, which prove nothing of real
+# sellers. Every verdict's policy version then says +demo. Take this line out, and no penalty rests on such evidence."""
 
 
 def render_policy(policy: Policy) -> str:

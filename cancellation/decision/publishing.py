@@ -116,7 +116,7 @@ def model_card(model: VerdictModel, policy: Policy, decision: Decision) -> str:
     lines += [
         "",
         "Flagged, right and lower bound are of the labelled events that calibration was given, never of live traffic; "
-        "those of the model that ships are simulated events.",
+        "those of the model that ships are of chats written for the purpose, by a language model.",
         "",
         "Not for: markets it was never trained on (they may not be live), or penalties without the policy beside it.",
     ]

@@ -26,7 +26,7 @@ class LiveFigures:
         self.sources: Counter[str] = Counter()
         self.actions: Counter[str] = Counter()
         self.demo = False
-        """Whether a verdict was stamped as a demo's: its penalty rests on simulated proof."""
+        """Whether a verdict was stamped as a demo's: its penalty rests on simulated or written cases."""
 
     def add(self, sent: Sent) -> None:
         """Count an answer."""
@@ -58,7 +58,7 @@ class LiveFigures:
         for market, counts in sorted(self._verdicts.items()):
             lines.append(f"{market:<9}" + "".join(f"{counts[name]:>14}" for name in VERDICTS))
         if self.demo:
-            lines.append("DEMO: penalties rest on simulated proof (demo = true in the policy)")
+            lines.append("DEMO: penalties rest on proof that nobody lived (demo = true in the policy)")
         return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Events that a replica tries itself on before anybody asks, and that its OpenAPI page shows: no simulator is at hand.
 
-`example_events.json` was drawn once from the simulation (split `all`, seed 11, indices 0, 15, 31, 34, 39, 43 and 45
-behind a told-to-cancel order of Indonesia): eight markets, one without a chat, three that fill the model's window.
+The first of `example_events.json` was written by hand. The others were drawn once from the simulation (split `all`,
+seed 11, indices 0, 15, 31, 34, 39, 43 and 45): seven markets, one without a chat, three that fill the model's window.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ def test_what_ships_is_proven_and_served_by_its_alias(
     registered = open_client(uri).get_model_version(name, "1")
     assert registered.tags["model_version"] == load_verdict_model(SHIPPED).version
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "| BR | live | 0.9 |" in card
-    assert "those of the model that ships are simulated events" in card
-    assert "precision: on simulated cases" in card
+    assert re.search(r"\| BR \| live \| 0\.9\d* \|", card)
+    assert "those of the model that ships are of chats written for the purpose" in card
+    assert "precision: on written cases" in card
     assert "is champion already" in publish()
 
 
@@ -68,12 +68,12 @@ def test_evidence_of_another_model_is_none(
     assert registry.champion() == "1"
 
 
-def test_simulated_proof_makes_no_champion_outside_a_demo(publish: Publish, tmp_path: Path) -> None:
+def test_written_proof_makes_no_champion_outside_a_demo(publish: Publish, tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text(POLICY.read_text().replace("demo = true", "demo = false", 1))
     said = publish(policy=str(policy))
     assert "is challenger" in said
-    assert "rests on simulated cases" in said
+    assert "rests on written cases" in said
 
 
 def test_rolling_back(publish: Publish, uri: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable
 from importlib import resources
@@ -13,6 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from cancellation.decision.policy import load_policy
 from cancellation.serving.observability import metrics as m
 from cancellation.serving.observability.metrics import METRICS
 from tests.servers.serving_replicas import Client, serving, simulated_event
@@ -194,10 +196,11 @@ Change = Callable[[str], str]
 
 
 async def _punished(client: Client) -> dict[str, Any]:
-    """The first of a few events whose score is above the penalty threshold."""
-    for index in range(40):
+    """The first of a few events whose score is above the shipped policy's penalty threshold."""
+    shipped = load_policy().market("ID").penalty
+    for index in range(80):
         verdict = (await client.judge(simulated_event(index))).json()
-        if verdict["score"] > 0.9:
+        if verdict["score"] > shipped:
             return verdict
     raise AssertionError("no event is above the threshold")
 
@@ -207,12 +210,12 @@ async def _punished(client: Client) -> dict[str, Any]:
     [
         (lambda text: text.replace('"small@', '"other@'), "other_model", "proven for model other@"),
         (
-            lambda text: text.replace("temperature = 0.8", "temperature = 1.8"),
+            lambda text: re.sub(r"(?m)^temperature = .*$", "temperature = 1.8", text),
             "other_calibration",
             "at temperature 1.8",
         ),
-        (lambda text: text.replace("demo = true", ""), "not_real", "rests on simulated cases"),
-        (lambda text: text.replace('source = "simulation"', ""), "no_source", "does not say what it rests on"),
+        (lambda text: text.replace("demo = true", ""), "not_real", "rests on written cases"),
+        (lambda text: text.replace('source = "written"', ""), "no_source", "does not say what it rests on"),
     ],
 )
 def test_without_a_proof_of_its_own_no_penalty_and_the_policy_says_why(
@@ -254,7 +257,7 @@ def test_the_shipped_policy_punishes_as_a_demo_and_every_verdict_says_so(tmp_pat
         assert verdict["action"] == "penalty"
         assert verdict["policy_version"].endswith("+demo")
         said = (await client.http.get("/v1/policy/ID")).json()
-        assert (said["penalty_refused"], said["demo"], said["evidence"]["source"]) == (None, True, "simulation")
+        assert (said["penalty_refused"], said["demo"], said["evidence"]["source"]) == (None, True, "written")
         assert said["policy_version"] == verdict["policy_version"]
         assert client.metrics.total(m.PENALTIES_WITHHELD) == 0
 

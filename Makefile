@@ -108,10 +108,11 @@ adapter: pretrained ## rebuild SmolLM2's adapter that ships, in two stages (a qu
 
 .PHONY: cancellation-model
 cancellation-model: $(VENV)/.installed ## train the cancellation model that ships (after `make pretrained`), calibrate it
+	$(PY) -m jobs.cancellation_train jobs/cancellation_train.pretrained.toml $(ARGS)
 	$(PY) -m jobs.cancellation_train jobs/cancellation_train.student.toml $(ARGS)
-	$(PY) -m jobs.cancellation_train jobs/cancellation_train.further.toml output=var/models/cancellation
-	cp -r var/models/cancellation/*.json var/models/cancellation/model.onnx var/models/cancellation/trained \
-	  cancellation/small_model/
+	$(PY) -m jobs.cancellation_train jobs/cancellation_train.further.toml $(ARGS)
+	cp -r var/models/cancellation_further/*.json var/models/cancellation_further/model.onnx \
+	  var/models/cancellation_further/trained cancellation/small_model/
 	$(MAKE) cancellation-calibrate ARGS=
 
 .PHONY: cancellation-calibrate

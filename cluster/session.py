@@ -30,6 +30,9 @@ _SHARED_VARIABLES = (
 )
 """Addresses that workers need too. Secrets are not sent: a runtime environment is shown in the dashboard."""
 
+_OWN_MACHINE = "own_machine"
+"""A resource by which a local Ray is known: it has what this machine has, and nothing will be added."""
+
 _QUIET_TRAIN = (
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING",
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING",
@@ -90,6 +93,7 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
             "num_cpus": settings.num_cpus,
             "object_store_memory": int(settings.object_store_gib * 2**30),
             "include_dashboard": False,
+            "resources": {_OWN_MACHINE: 1.0},
         }
         environment["worker_process_setup_hook"] = quiet_worker
         for variable in _QUIET_TRAIN:
@@ -105,6 +109,23 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def require_gpus(wanted: float) -> None:
+    """Refuse to wait for GPUs that a local Ray will never have; a cluster may still add machines.
+
+    Raises:
+        ValueError: If there are fewer than one task or actor asks for.
+    """
+    import ray
+
+    resources = ray.cluster_resources()
+    found = resources.get("GPU", 0)
+    if _OWN_MACHINE in resources and found < wanted:
+        raise ValueError(
+            f"gpus_per_actor={wanted:g}, but this machine has {found:g} GPUs: set it to 0, or give session.address of "
+            "a cluster"
+        )
 
 
 def _init(address: str, **options: Any) -> None:

@@ -12,10 +12,12 @@ import os
 import random
 import re
 import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,24 @@ def send_folder(folder: Path, url: str) -> None:
 
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
         list(pool.map(send, paths))
+
+
+@contextmanager
+def new_folder(url: str) -> Iterator[Path]:
+    """Fill a folder: what the block writes to the empty folder that it gets is all that lies at the location behind it.
+
+    A local folder is written in place; a remote one is sent when the block has ended.
+    """
+    if not url.startswith("s3://"):
+        remove(url)
+        folder = Path(open_filesystem(url)[1])
+        folder.mkdir(parents=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)
+        remove(url)
+        send_folder(Path(temporary), url)
 
 
 def fetch_folder(url: str, cache_dir: str, *, skip_suffix: str = "", listing: str | None = None) -> str:

@@ -10,10 +10,12 @@ MLflow. Refused where `input` shares a query with `train`. Safe to resubmit: it 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from cluster.launch import run_job
 from cluster.provenance import public_settings
+from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
 from relevance.engines.label_model import open_label_model
@@ -54,6 +56,7 @@ class EvaluateJob(Settings):
 
     engine: EngineSettings = EngineSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    session: SessionSettings = SessionSettings()
     tracking: TrackingSettings = TrackingSettings()
 
 
@@ -62,7 +65,8 @@ def main(job: EvaluateJob) -> None:
     pairs = read_evaluation_pairs(job.input)
     training = read_evaluation_pairs(job.train) if job.train else None
     shared = refuse_overlap(pairs, training, allow=job.allow_overlap) if training else None
-    with tracked_run("relevance_evaluate", job, job.tracking) as run:
+    ray = ray_session(job.session) if job.engine.gpus_per_actor else nullcontext()
+    with ray, tracked_run("relevance_evaluate", job, job.tracking) as run:
         if job.scores:
             predictions = read_scores(pairs.rows, job.scores)
         else:

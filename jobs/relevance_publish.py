@@ -12,12 +12,14 @@ registered once.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from cluster.launch import run_job
 from cluster.models.publishing import roll_back
 from cluster.models.registry import ModelRegistry
 from cluster.provenance import public_settings
+from cluster.session import SessionSettings, ray_session
 from cluster.tracking import TrackingSettings, tracked_run
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings
@@ -31,6 +33,7 @@ class PublishJob(PublishSource):
     publishing: PublishingSettings = PublishingSettings()
     engine: EngineSettings = EngineSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    session: SessionSettings = SessionSettings()
     tracking: TrackingSettings = TrackingSettings()
 
 
@@ -38,7 +41,8 @@ def main(job: PublishJob) -> None:
     """Roll back, or publish."""
     if not job.rollback:
         check_source(job)
-    with tracked_run("relevance_publish", job, job.tracking) as run:
+    ray = ray_session(job.session) if job.engine.gpus_per_actor else nullcontext()
+    with ray, tracked_run("relevance_publish", job, job.tracking) as run:
         registry = ModelRegistry(job.name, job.tracking.uri)
         if job.rollback:
             print(f"{roll_back(job, registry, run)}: scoring takes it from its next run on")

@@ -125,8 +125,10 @@ def cut_input(url: str, endings: tuple[str, ...], cut: Callable[[int, storage.St
 
 
 @contextmanager
-def open_input(url: str, file_format: str) -> Iterator[IO[bytes]]:
+def open_input(url: str, file_format: str, *, read_ahead: bool = True) -> Iterator[IO[bytes]]:
     """Open a file for a block that reads it, decompressed; what goes wrong in the block is said with the file's name.
+
+    Without `read_ahead` nothing is fetched but what is asked for: for who reads a column of many.
 
     Raises:
         ValueError: If the file is damaged.
@@ -134,7 +136,7 @@ def open_input(url: str, file_format: str) -> Iterator[IO[bytes]]:
     """
     filesystem, path = storage.open_filesystem(url)
     try:
-        with filesystem.open(path, "rb") as stored:
+        with filesystem.open(path, "rb", **({} if read_ahead else {"cache_type": "none"})) as stored:
             opener = next((opener for end, opener in _COMPRESSIONS.items() if url.lower().endswith(end)), None)
             yield opener(stored) if opener else stored
     except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError) as error:

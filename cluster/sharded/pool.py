@@ -16,6 +16,8 @@ import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.session import require_gpus
+
 logger = logging.getLogger(__name__)
 
 _ADVICE = "\nFailed to apply UDF transform after"
@@ -57,7 +59,11 @@ def through_actors(
     """Put each unit through one of a pool of actors, made with the arguments and called with the unit's row.
 
     What an actor's constructor raises comes out of the dataset as it was raised, before any unit is worked on.
+
+    Raises:
+        ValueError: If the local Ray will never have the GPUs of one actor.
     """
+    require_gpus(gpus_per_actor)
     pool = ray.data.ActorPoolStrategy(
         min_size=min_actors, max_size=max(min_actors, max_actors), max_tasks_in_flight_per_actor=2
     )

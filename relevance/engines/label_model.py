@@ -36,6 +36,11 @@ class LabelModel:
         adapter = f"+{self.adapter.version}" if self.adapter else ""
         return f"{self.base.version}{adapter}:{self.quantization}"
 
+    @property
+    def parts(self) -> list[ModelFiles]:
+        """Base and adapter."""
+        return [self.base, *([self.adapter] if self.adapter else [])]
+
     def fetch(self, *, weights: bool = True) -> tuple[Path, Path | None]:
         """Bring base and adapter to this machine; without `weights` only what the prompt needs."""
         base = fetch_model(self.base, cache_dir=self.cache_dir, weights=weights)
@@ -123,7 +128,14 @@ def fingerprint(model: LabelModel, encoder: PromptEncoder, settings: EngineSetti
 
 
 def load_label_engine(settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> Engine:
-    """Fetch the weights to this machine and start the engine that the settings name."""
+    """Fetch the weights to this machine and start the engine that the settings name.
+
+    Raises:
+        ValueError: If model or adapter are refused, or the engine cannot run here.
+    """
+    from relevance.engines.loading import require_engine
+
+    require_engine(settings)
     base, adapter = model.fetch()
     from transformers.utils import logging as transformers_logging
 

@@ -61,6 +61,14 @@ class EngineSettings(Settings):
     num_threads: int | None = Field(default=None, ge=1)
     """CPU threads of the model. Null leaves what the process was given (Ray: the actor's CPUs)."""
 
+    gpus_per_actor: float = Field(default=0.0, ge=0)
+    """GPUs that each process with an engine reserves from Ray; a fraction lets several share one. 0: `dtype=auto` is
+    float32 in scoring, and what asks an engine outside of scoring does so in the job's own process, as it merges and
+    quantises there."""
+
+    cpus_per_actor: float = Field(default=0.5, ge=0)
+    """CPU cores that each such process reserves for itself. Actors keep them: leave some for the steps beside them."""
+
     vllm: VllmSettings = VllmSettings()
 
     def pinned(self, *, on_gpu: bool, max_prompt_tokens: int) -> Self:

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.commit import read_job_manifest
+from cluster.placement import run_placed
 from cluster.progress import Progress
 from cluster.provenance import hide_credentials
 from relevance.engines.label_model import LabelModel, fingerprint, load_label_engine
 from relevance.engines.settings import EngineSettings
-from relevance.labels import LABELS
-from relevance.scoring.shard_steps import SCORE_COLUMNS, finish_block, prepare_shard, score_block
+from relevance.scoring.shard_steps import SCORE_COLUMNS, finish_block, know_nothing, prepare_shard, score_block
 
 _KEY = ("query_id", "product_id")
 _PART_ROWS = 1_000
@@ -50,7 +50,8 @@ class Predictions:
 def ask_model(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Predictions:
     """Label pairs in the way of the scoring job: its preparation, its engine, its reading of the result.
 
-    vLLM gets a process of its own, since it binds a process for good and two models are often compared.
+    Where the settings reserve GPUs, a Ray task does it, on a machine that has them; else this process, but for vLLM,
+    which gets one of its own, since it binds a process for good and two models are often compared.
 
     Args:
         rows: `pairs.CLEAN_SCHEMA`.
@@ -59,7 +60,10 @@ def ask_model(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Pr
 
     Raises:
         ValueError: If the model or adapter is refused.
+        RuntimeError: If the task died.
     """
+    if settings.gpus_per_actor:
+        return run_placed(_ask, rows, model, settings, gpus=settings.gpus_per_actor, cpus=settings.cpus_per_actor)
     if settings.engine == "vllm" and multiprocessing.parent_process() is None:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(max_workers=1, mp_context=context) as process:
@@ -69,7 +73,7 @@ def ask_model(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Pr
 
 def _ask(rows: pa.Table, model: LabelModel, settings: EngineSettings) -> Predictions:
     encoder = model.encoder()
-    block = prepare_shard(rows, encoder, _know_nothing)
+    block = prepare_shard(rows, encoder, know_nothing)
     on_gpu = settings.device != "cpu" and _sees_gpu()
     settings = settings.pinned(on_gpu=on_gpu, max_prompt_tokens=encoder.max_prompt_tokens)
     engine = load_label_engine(settings, model, encoder.label_ids)
@@ -98,11 +102,6 @@ def _sees_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _know_nothing(digests: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    n = len(digests)
-    return np.zeros(n, bool), np.zeros((n, len(LABELS)), np.float32), np.zeros(n, np.float32)
 
 
 def read_scores(rows: pa.Table, url: str) -> Predictions:

@@ -12,6 +12,7 @@ from pydantic import Field
 from cluster import storage
 from cluster.models.files import fetch_model
 from cluster.tracking import TrackedRun
+from relevance.engines.loading import check_engine
 from relevance.evaluation.pairs import TIED, shared_queries
 from relevance.evaluation.predictions import ask_model
 from relevance.evaluation.report import report_evaluation
@@ -44,6 +45,8 @@ def finetune_and_report(source: FinetuneSource, run: TrackedRun, *, shown: Mappi
     run.tags({"base": given.base.version, "data": given.pairs.digest})
     rest, judged = split_judged(given.pairs.take(given.pairs.labels != TIED), source.finetuning)
     given = replace(given.without(judged) if judged else given, pairs=rest)
+    if judged:
+        check_engine(source.engine, outputs=[source.output], models=[given.base])
     adapter = finetune(given, source, run, output=source.output, cache_dir=source.cache_dir)
     run.metrics(training_figures(adapter))
     _keep(adapter, run)
@@ -78,6 +81,7 @@ def training_figures(adapter: FinetunedAdapter) -> dict[str, float | None]:
 def crossvalidate_and_report(source: CrossvalidateSource, run: TrackedRun, *, shown: Mapping[str, Any]) -> None:
     """Judge a way of fine-tuning on every pair, each by an adapter that did not see its query."""
     given = read_inputs(source, registry_uri=run.address.uri)
+    check_engine(source.engine, outputs=[source.output], models=[given.base])
     pairs, said = cross_validate(
         given,
         source,

@@ -21,6 +21,7 @@ from cluster.progress import Progress
 from cluster.provenance import code_digest, digest_of
 from cluster.statistics.bootstrap import GroupBootstrap
 from cluster.tracking import TrackedRun, TrackingSettings, tracked_run
+from relevance.engines.loading import check_engine
 from relevance.evaluation.baselines import WORD_OVERLAP
 from relevance.evaluation.figures import alpha_draws
 from relevance.evaluation.pairs import TIED, EvaluationPairs
@@ -96,6 +97,7 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
     for base in source.bases:
         named = FinetuneSource(**{**source.model_dump(include={"input", "weak", "output", "cache_dir"}), "base": base})
         given = read_inputs(named, registry_uri=run.address.uri)
+        check_engine(source.engine, outputs=[source.output], models=[given.base])
         pairs = given.pairs.take(given.pairs.labels != TIED)
         training, held_out = _split(pairs, source.held_out_fraction)
         for seed, chosen in _subsets(training, source):

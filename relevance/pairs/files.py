@@ -150,21 +150,21 @@ def _join_types(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     return None
 
 
-def read_split(split: Split) -> Iterator[pa.Table]:
+def read_split(split: Split, *, only: tuple[str, ...] = ()) -> Iterator[pa.Table]:
     """Read a split in tables of some thousand rows; memory does not grow with the file.
 
     Columns are texts or their bytes, but for carried ones and the image. A CSV or JSONL line that cannot be parsed
-    becomes a row of nulls with an `error`.
+    becomes a row of nulls with an `error`. With `only` these columns of the file are read, of parquet without the rest.
 
     Raises:
         ValueError: If the file is damaged, or holds ids or labels that are none, naming it.
     """
     readers = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_jsonl}
-    columns = tuple(name for name in split.columns if name not in dict(split.path_values))
-    with open_input(split.url, split.format) as stream:
+    columns = only or tuple(name for name in split.columns if name not in dict(split.path_values))
+    with open_input(split.url, split.format, read_ahead=not only) as stream:
         for table in readers[split.format](split, columns, stream):
             _refuse_number_labels(split.url, table)
-            for name, value in split.path_values:
+            for name, value in () if only else split.path_values:
                 text = None if value is None else value.encode()
                 table = table.append_column(name, pa.array([text] * len(table), pa.binary()))
             yield table

@@ -133,12 +133,13 @@ def _label_index(text: str) -> int | None:
 
 
 def hash_ids(ids: pa.Array) -> np.ndarray:
-    """Hash texts to uint64, shape (n,): the same on every machine and in every version; null hashes as empty."""
+    """Hash texts to uint64, shape (n,): the same on every machine and in every version; null hashes as empty.
+
+    Bytes hash as the text that they are.
+    """
     encoded = pc.fill_null(ids, "").dictionary_encode()
-    hashes = np.frombuffer(
-        b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in encoded.dictionary.to_pylist()),
-        dtype="<u8",
-    )
+    texts = encoded.dictionary.cast(pa.binary()).to_pylist()
+    hashes = np.frombuffer(b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts), dtype="<u8")
     return hashes[np.asarray(encoded.indices)] if len(encoded) else np.empty(0, dtype="<u8")
 
 

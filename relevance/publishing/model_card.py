@@ -17,7 +17,7 @@ from relevance.evaluation.run import Evaluation
 from relevance.labels import LABELS
 from relevance.prompting.guidelines import load_guidelines
 from relevance.prompting.prompts import load_prompt_settings
-from relevance.publishing.steps import BuiltModel, Decision, QuantizationEffect
+from relevance.publishing.steps import BuiltModel, Decision, QuantizationEffect, weight_bytes
 
 CARD = "README.md"
 _TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -25,6 +25,7 @@ _TEMPLATE = Path(__file__).with_name("model_card.md")
 
 def write_card(
     built: BuiltModel,
+    folder: Path,
     evaluation: Evaluation,
     effect: QuantizationEffect | None,
     decision: Decision,
@@ -35,10 +36,11 @@ def write_card(
     engine: str,
     settings: Mapping[str, Any],
 ) -> str:
-    """Write the card into the built folder and return it; it holds no query and no title.
+    """Write the card's text; it holds no query and no title.
 
     Args:
         built: The model.
+        folder: Its files on this machine.
         evaluation: Of the published weights.
         effect: Of their quantisation.
         decision: Champion or challenger, and why.
@@ -48,15 +50,15 @@ def write_card(
         engine: That loaded the model here.
         settings: The job's, as they may be shown.
     """
-    prompt, provenance = load_prompt_settings(built.folder), collect_provenance()
-    card = _template().render(
+    prompt, provenance = load_prompt_settings(folder), collect_provenance()
+    return _template().render(
         name=name,
         made_at=datetime.now(UTC).strftime("%Y-%m-%d"),
         base=settings["base"],
         adapter=settings["adapter"],
         adapter_base=built.adapter_base,
         quantization=built.quantization,
-        bytes=sum(path.stat().st_size for path in built.folder.glob("*.safetensors")),
+        bytes=weight_bytes(built.files),
         content_digest=content_digest,
         guideline_version=load_guidelines().version,
         guidelines=prompt.guidelines,
@@ -73,8 +75,6 @@ def write_card(
         settings=json.dumps(settings, indent=2),
         **_figures(evaluation),
     )
-    (built.folder / CARD).write_text(card, encoding="utf-8")
-    return card
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:

@@ -9,11 +9,15 @@ from typing import Any
 
 from pydantic import Field
 
+from cluster import storage
+from cluster.models.files import fetch_model
 from cluster.models.publishing import Decision, ReleaseSettings, publish_folder
 from cluster.models.registry import ModelRegistry
+from cluster.placement import run_placed
 from cluster.statistics.bootstrap import Figure
 from cluster.tracking import TrackedRun
-from relevance.engines.label_model import open_label_model
+from relevance.engines.label_model import LabelModel, open_label_model
+from relevance.engines.loading import check_engine
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings
 from relevance.evaluation.pairs import EvaluationPairs, read_evaluation_pairs, refuse_overlap
@@ -42,7 +46,8 @@ class PublishSource(ReleaseSettings):
     back."""
 
     adapter: str | None = None
-    """LoRA adapter to merge into the base, named like a model; null: the base is what is published."""
+    """LoRA adapter to merge into the base, named like a model or runs:/id/adapter; null: the base is what is
+    published."""
 
     input: str | None = None
     """Labelled pairs that decide, none of which the model has learnt from. Needed unless rolling back."""
@@ -54,7 +59,7 @@ class PublishSource(ReleaseSettings):
     """Go on although `train` shares queries with `input`; such a version becomes champion by force alone."""
 
     output: str = "var/published"
-    """Local folder in which the model is built: merged/, published/ and the evaluation."""
+    """Folder in which the model is built, local or s3://: merged/, published/ and the evaluation."""
 
     name: str = Field(default="relevance", pattern=r"^[^/:@]+$")
     """Registered model in MLflow."""
@@ -100,10 +105,17 @@ def publish(
     """
     check_source(source)
     present = registry.champion_if_any() if source.force else registry.champion()
-    pairs, training, shared = _read(source)
-    candidate = _build(source, pairs, training, shared, publishing, engine, evaluation, registry_uri=registry.uri)
-    output = Path(source.output)
-    report_evaluation(candidate.evaluation, str(output), shown, run)
+    evidence = _read(source)
+    pairs = evidence[0]
+    base = open_label_model(
+        source.base or "", source.adapter, quantization="none", cache_dir=source.cache_dir, registry_uri=registry.uri
+    )
+    base.check()
+    built_as = engine.model_copy(update={"quantization": publishing.quantization})
+    check_engine(built_as, outputs=[source.output], models=base.parts)
+    candidate = _build(base, source.output, evidence, publishing, engine, evaluation)
+    report_evaluation(candidate.evaluation, source.output, shown, run)
+    folder = fetch_model(candidate.built.files, cache_dir=source.cache_dir)
 
     def settle() -> Decision:
         difference = _compare(source, pairs, candidate, present, registry, engine, evaluation)
@@ -119,12 +131,14 @@ def publish(
         )
 
     def register(decision: Decision, digest: str, run_id: str) -> str:
-        card = _card(source, pairs, candidate, decision, engine, digest, shown)
+        card = _card(source, pairs, candidate, folder, decision, engine, digest, shown)
         run.artifact(CARD, card.encode())
+        for place in {str(folder), candidate.built.files.source}:
+            storage.write_bytes(storage.join_url(place, CARD), card.encode())
         tags = _tags(source, candidate)
-        return registry.register(candidate.built.folder, digest, run_id=run_id, card=card, tags=tags)
+        return registry.register(folder, digest, run_id=run_id, card=card, tags=tags)
 
-    done = publish_folder(candidate.built.folder, registry, run, instead_of=present, decide=settle, register=register)
+    done = publish_folder(folder, registry, run, instead_of=present, decide=settle, register=register)
     if done.decision is None:
         print(f"{done.version} has exactly these files and is champion already")
     else:
@@ -135,18 +149,21 @@ def check_source(source: PublishSource) -> None:
     """Check what settings alone tell.
 
     Raises:
-        ValueError: If base or input is missing, or force has no reason.
+        ValueError: If base or input is missing, force has no reason, or output is no place to write to.
     """
     for name in ("base", "input"):
         if getattr(source, name) is None:
             raise ValueError(f"{name}: required, give {name}=VALUE (only rollback=true goes without)")
     if source.force and not source.reason:
         raise ValueError("force needs a reason, which is kept with the version: give reason='…'")
-    if "://" in source.output:
-        raise ValueError(f"output {source.output}: expected a local folder to build the model in")
+    storage.open_filesystem(source.output)
 
 
-def _read(source: PublishSource) -> tuple[EvaluationPairs, EvaluationPairs | None, int | None]:
+Evidence = tuple[EvaluationPairs, EvaluationPairs | None, int | None]
+"""Pairs that judge, pairs that the model learnt from, queries that both have; None: not given, not counted."""
+
+
+def _read(source: PublishSource) -> Evidence:
     pairs = read_evaluation_pairs(source.input or "")
     if source.train is None:
         return pairs, None, None
@@ -155,32 +172,32 @@ def _read(source: PublishSource) -> tuple[EvaluationPairs, EvaluationPairs | Non
 
 
 def _build(
-    source: PublishSource,
-    pairs: EvaluationPairs,
-    training: EvaluationPairs | None,
-    shared: int | None,
+    model: LabelModel,
+    output: str,
+    evidence: Evidence,
     publishing: PublishingSettings,
     engine: EngineSettings,
     settings: EvaluationSettings,
-    *,
-    registry_uri: str,
 ) -> Candidate:
     """Build the model, load it with its engine, judge it, and judge what quantisation did."""
-    built = build_model(
-        source.base or "",
-        source.adapter,
-        Path(source.output),
+    pairs, training, shared = evidence
+    built = run_placed(
+        build_model,
+        model.base,
+        model.adapter,
+        storage.absolute_url(output),
         publishing,
-        cache_dir=source.cache_dir,
-        registry_uri=registry_uri,
+        cache_dir=model.cache_dir,
+        gpus=engine.gpus_per_actor,
+        cpus=engine.cpus_per_actor,
     )
     learnt = count_learnt(pairs, built)
     shared = shared or learnt if learnt is not None else shared
-    said = ask_built(pairs, built.folder, engine, cache_dir=source.cache_dir)
+    said = ask_built(pairs, built.files, engine, cache_dir=model.cache_dir)
     evaluation = judge(pairs, said, settings, training=training, shared_queries=shared)
     effect = None
     if built.merged is not None and built.quantization != "none":
-        plain = ask_built(pairs, built.merged, engine, cache_dir=source.cache_dir)
+        plain = ask_built(pairs, built.merged, engine, cache_dir=model.cache_dir)
         effect = measure_quantization(pairs, said, plain, built, settings)
     return Candidate(built, said, evaluation, effect)
 
@@ -217,6 +234,7 @@ def _card(
     source: PublishSource,
     pairs: EvaluationPairs,
     candidate: Candidate,
+    folder: Path,
     decision: Decision,
     engine: EngineSettings,
     digest: str,
@@ -225,6 +243,7 @@ def _card(
     markets = sorted({market or "unknown" for market in pairs.markets}) if pairs.markets else []
     return write_card(
         candidate.built,
+        folder,
         candidate.evaluation,
         candidate.effect,
         decision,

@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from cluster.models.files import fetch_model, resolve_model
+from cluster import storage
+from cluster.models.files import WEIGHTS_SUFFIX, ModelFiles, fetch_model, resolve_model
+from cluster.models.listing import list_model
 from cluster.models.publishing import Decision
 from cluster.settings import Settings
 from cluster.statistics.bootstrap import Figure
-from relevance.engines.label_model import open_label_model
+from relevance.engines.label_model import LabelModel
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings, paired_alpha_difference
 from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
@@ -61,8 +63,8 @@ class PublishingSettings(Settings):
 class BuiltModel:
     """A model ready to be published."""
 
-    folder: Path
-    merged: Path | None
+    files: ModelFiles
+    merged: ModelFiles | None
     """The same weights before quantisation; None where the base came in 8 bits."""
     quantization: str
     adapter_base: str | None
@@ -90,42 +92,41 @@ class QuantizationEffect:
 
 
 def build_model(
-    base: str,
-    adapter: str | None,
-    output: Path,
-    settings: PublishingSettings,
-    *,
-    cache_dir: str,
-    registry_uri: str | None,
+    base: ModelFiles, adapter: ModelFiles | None, output: str, settings: PublishingSettings, *, cache_dir: str
 ) -> BuiltModel:
     """Merge the adapter into the base and quantise the result, into `output`/merged and `output`/published.
 
     Folders of these names from an earlier attempt are replaced.
 
     Raises:
-        ValueError: If the base or adapter is not found, or they do not belong together.
+        ValueError: If base and adapter do not belong together.
     """
-    base_dir = fetch_model(resolve_model(base, registry_uri=registry_uri), cache_dir=cache_dir)
-    adapter_dir = (
-        fetch_model(resolve_model(adapter, registry_uri=registry_uri), cache_dir=cache_dir) if adapter else None
-    )
-    merged, published = output / "merged", output / "published"
-    for folder in (merged, published):
-        shutil.rmtree(folder, ignore_errors=True)
+    base_dir = fetch_model(base, cache_dir=cache_dir)
+    adapter_dir = fetch_model(adapter, cache_dir=cache_dir) if adapter else None
+    merged_url, published_url = (storage.join_url(output, name) for name in ("merged", "published"))
     checkpoint = checkpoint_quantization(read_config(base_dir), base_dir)
     if checkpoint is not None and adapter_dir is None:
-        shutil.copytree(base_dir, published)
-        return BuiltModel(published, None, checkpoint, None, learnt_queries(base_dir))
-    _merge(base_dir, adapter_dir, merged, settings)
+        storage.remove(merged_url)
+        with storage.new_folder(published_url) as published:
+            shutil.copytree(base_dir, published, dirs_exist_ok=True)
+        return BuiltModel(resolve_model(published_url), None, checkpoint, None, learnt_queries(base_dir))
     queries = _learnt_queries(base_dir, adapter_dir)
-    (merged / TRAINING_FILE).unlink(missing_ok=True)
-    if queries is not None:
-        write_learnt_queries(queries, merged)
+    with storage.new_folder(merged_url) as merged:
+        _merge(base_dir, adapter_dir, merged, settings)
+        (merged / TRAINING_FILE).unlink(missing_ok=True)
+        if queries is not None:
+            write_learnt_queries(queries, merged)
+        with storage.new_folder(published_url) as published:
+            _quantize(merged, published, settings)
+    built = resolve_model(published_url), resolve_model(merged_url)
+    return BuiltModel(*built, settings.quantization, _adapter_base(adapter_dir), queries)
+
+
+def _quantize(merged: Path, published: Path, settings: PublishingSettings) -> None:
     if settings.quantization == "none":
-        shutil.copytree(merged, published)
+        shutil.copytree(merged, published, dirs_exist_ok=True)
     else:
         quantize_folder(merged, published, quantization=settings.quantization, unquantized=settings.unquantized)
-    return BuiltModel(published, merged, settings.quantization, _adapter_base(adapter_dir), queries)
 
 
 def _learnt_queries(base_dir: Path, adapter_dir: Path | None) -> frozenset[str] | None:
@@ -152,7 +153,6 @@ def _merge(base_dir: Path, adapter_dir: Path | None, folder: Path, settings: Pub
     logger.info("merging in %s", name)
     model = load_model(base_dir, adapter_dir=adapter_dir, device=torch.device("cpu"), dtype=dtype)
     model.config.dtype = dtype
-    folder.mkdir(parents=True)
     save_checkpoint(model, folder)
     copy_companions(base_dir, folder, prompt_from=adapter_dir)
 
@@ -163,9 +163,9 @@ def _adapter_base(adapter_dir: Path | None) -> str | None:
     return json.loads((adapter_dir / "adapter_config.json").read_text("utf-8")).get("base_model_name_or_path")
 
 
-def ask_built(pairs: EvaluationPairs, folder: Path, engine: EngineSettings, *, cache_dir: str) -> Predictions:
+def ask_built(pairs: EvaluationPairs, built: ModelFiles, engine: EngineSettings, *, cache_dir: str) -> Predictions:
     """Load a built folder as scoring would, and label the evaluation set."""
-    model = open_label_model(str(folder), None, quantization="auto", cache_dir=cache_dir)
+    model = LabelModel(built, None, quantization="auto", cache_dir=cache_dir)
     return ask_model(pairs.rows, model, engine.model_copy(update={"quantization": "auto"}))
 
 
@@ -184,8 +184,8 @@ def measure_quantization(
         alpha_difference=paired_difference(pairs, quantized, plain, settings),
         speed_ratio=speeds[0] / speeds[1] if speeds[0] and speeds[1] else None,
         pairs_per_second=speeds[0],
-        bytes=_weight_bytes(built.folder),
-        unquantized_bytes=_weight_bytes(built.merged or built.folder),
+        bytes=weight_bytes(built.files),
+        unquantized_bytes=weight_bytes(built.merged or built.files),
     )
 
 
@@ -204,8 +204,9 @@ def paired_difference(
     )
 
 
-def _weight_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+def weight_bytes(files: ModelFiles) -> int:
+    """Bytes of a model's weights."""
+    return sum(size for name, size in list_model(files).sizes.items() if name.endswith(WEIGHTS_SUFFIX))
 
 
 def decide(

@@ -5,20 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import ray
 
 from cluster import storage
+from cluster.session import require_gpus
 from relevance.engines.label_model import load_label_engine
-from relevance.pairs.files import Split, find_splits, read_split
-from relevance.pairs.pair import clean_pairs, hash_ids
+from relevance.pairs.files import find_splits
 from relevance.scoring.run import EngineLoader, ScoringRun
-from relevance.scoring.shard_steps import COMPUTE, FAILED, REPEATED, REUSED, prepare_shard, score_block
+from relevance.scoring.sampling import sample_day
+from relevance.scoring.shard_steps import COMPUTE, FAILED, REPEATED, REUSED, know_nothing, prepare_shard, score_block
 
-_SAMPLED_SPLITS = 4
-_READ_ROWS = 40_000
-_SAMPLE_ROWS = 600
 _WARM_UP_ROWS = 40
 
 
@@ -34,6 +31,10 @@ class DayEstimate:
     known_fraction: float
     repeated_fraction: float
     failed_fraction: float
+    pairs_per_product: float
+    """Of the products that were timed: the more, the more is shared."""
+    counted_whole: bool
+    """Whether pairs of one product were found in all files."""
     pairs_per_second: float
     """Pairs that one actor computes per second, once warm."""
     load_seconds: float
@@ -59,48 +60,35 @@ class DayEstimate:
 def estimate_day(run: ScoringRun, *, gpu_hour_price: float, load: EngineLoader = load_label_engine) -> DayEstimate:
     """Score a sample of whole products and scale it up; nothing is written.
 
-    The sample sees only the pairs of its splits, so an input whose products are spread over many
-    files shares more in the real run than here: the estimate is on the safe side.
+    Raises:
+        ValueError: If a file is damaged, or the local Ray will never have the GPUs.
     """
+    require_gpus(run.settings.gpus_per_actor)
     splits = find_splits(run.input, carry=run.settings.carry)
-    rows = _sample_products(run, splits)
+    sample = sample_day(splits, max_text_bytes=run.settings.max_text_bytes)
     encoder, known = run.model.encoder(), run.store.files()
-    block = prepare_shard(rows, encoder, lambda digests: run.store.lookup(known, (0, 2**64), digests))
+    block = prepare_shard(sample.rows, encoder, lambda digests: run.store.lookup(known, sample.hash_range, digests))
     origin = block["origin"].to_numpy()
+    shares = {kind: float((origin == kind).mean()) for kind in (COMPUTE, REUSED, REPEATED, FAILED)}
+    timed = prepare_shard(sample.products(known_fraction=shares[REUSED]), encoder, know_nothing)
+    computed = int((timed["origin"].to_numpy() == COMPUTE).sum())
     task = _measure.options(num_gpus=run.settings.gpus_per_actor or None, num_cpus=run.settings.cpus_per_actor)
-    load_seconds, seconds = ray.get(task.remote(run, block, load))
-    computed = int((origin == COMPUTE).sum())
+    load_seconds, seconds = ray.get(task.remote(run, timed, load))
     return DayEstimate(
         rows=sum(split.estimated_rows for split in splits),
         sampled_rows=len(block),
-        computed_fraction=computed / len(block),
-        known_fraction=float((origin == REUSED).mean()),
-        repeated_fraction=float((origin == REPEATED).mean()),
-        failed_fraction=float((origin == FAILED).mean()),
+        computed_fraction=shares[COMPUTE],
+        known_fraction=shares[REUSED],
+        repeated_fraction=shares[REPEATED],
+        failed_fraction=shares[FAILED],
+        pairs_per_product=float(sample.sizes.mean()),
+        counted_whole=sample.whole,
         pairs_per_second=computed / seconds if computed else float("inf"),
         load_seconds=load_seconds,
         gpus_per_actor=run.settings.gpus_per_actor,
         max_actors=run.settings.max_actors,
         gpu_hour_price=gpu_hour_price,
     )
-
-
-def _sample_products(run: ScoringRun, splits: list[Split]) -> pa.Table:
-    """Rows of whole products, chosen by hash, from splits spread over the input."""
-    chosen = np.linspace(0, len(splits) - 1, min(len(splits), _SAMPLED_SPLITS)).astype(int)
-    tables: list[pa.Table] = []
-    for index in chosen:
-        wanted = _READ_ROWS // len(chosen)
-        for table in read_split(splits[index]):
-            tables.append(clean_pairs(table, max_text_bytes=run.settings.max_text_bytes, carry=run.settings.carry))
-            wanted -= len(table)
-            if wanted <= 0:
-                break
-    rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
-    hashes = hash_ids(rows["product_id"].combine_chunks())
-    share = min(1.0, _SAMPLE_ROWS / max(1, len(rows)))
-    bound = np.quantile(hashes.astype(np.float64), share)
-    return rows.filter(pa.array(hashes.astype(np.float64) <= bound))
 
 
 @ray.remote
@@ -122,6 +110,8 @@ def print_estimate(estimate: DayEstimate, run: ScoringRun) -> None:
         f"  to compute {estimate.computed_fraction:.1%}, known {estimate.known_fraction:.1%}, "
         f"repeated {estimate.repeated_fraction:.1%}, bad {estimate.failed_fraction:.1%}"
     )
+    spread = "" if estimate.counted_whole else ", not counting what lies in files that were not read: expect less cost"
+    print(f"  {estimate.pairs_per_product:.1f} pairs a product{spread}")
     print(f"  one actor: {estimate.pairs_per_second:,.0f} pairs/s after {estimate.load_seconds:.0f} s of loading")
     for actors in sorted({1, run.settings.min_actors, estimate.max_actors}):
         print(f"  {actors} actor{'s' if actors > 1 else ''}: {_hours(estimate.hours(actors))}")

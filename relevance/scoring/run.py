@@ -55,12 +55,6 @@ class ScoringSettings(EngineSettings):
     max_actors: int = Field(default=1, ge=1)
     """Engine actors that the pool may grow to while shards wait."""
 
-    gpus_per_actor: float = Field(default=0.0, ge=0)
-    """GPUs that each engine actor reserves; a fraction lets several share one. 0: `dtype=auto` is float32."""
-
-    cpus_per_actor: float = Field(default=0.5, ge=0)
-    """CPU cores that each engine actor reserves for itself. Actors keep them: leave some for the steps beside them."""
-
     shard_rows: int = Field(default=50_000, ge=1)
     """Pairs per shard, roughly: the unit of commit, of retry and of what a dying actor loses."""
 

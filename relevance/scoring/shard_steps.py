@@ -57,6 +57,12 @@ Lookup = Callable[[pa.Array], tuple[np.ndarray, np.ndarray, np.ndarray]]
 for. Not found although its probabilities are NaN: there is an entry, and it is no label."""
 
 
+def know_nothing(digests: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Answer as a label store without entries."""
+    n = len(digests)
+    return np.zeros(n, bool), np.zeros((n, len(LABELS)), np.float32), np.zeros(n, np.float32)
+
+
 def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.Table:
     """Order a shard's rows, look up what is known, and tokenise the rest.
 

@@ -45,6 +45,8 @@ class S3Server:
         self._server = make_server("127.0.0.1", 0, self._handle, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.requests: list[tuple[str, str]] = []
+        self.num_bytes = 0
+        """Sent in answers."""
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
@@ -88,7 +90,10 @@ class S3Server:
             if fault is not None:
                 fault.times -= 1
         if fault is None:
-            return self._app(environ, start_response)
+            answer = list(self._app(environ, start_response))
+            with self._lock:
+                self.num_bytes += sum(map(len, answer))
+            return answer
         fault.reached.set()
         if fault.status is None:
             fault.released.wait(timeout=120)

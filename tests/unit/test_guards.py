@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.conftest import PROJECT
 
@@ -338,15 +337,3 @@ def test_folders_stay_rooms() -> None:
     """Jobs alone are a long list: one file each, found by its name."""
     sizes = Counter(str(path.parent.relative_to(PROJECT)) for path in _paths(*FLOORS, "tests"))
     assert {folder: size for folder, size in sizes.items() if size > 16 and folder != "jobs"} == {}
-
-
-def test_the_cluster_file_satisfies_rays_own_schema() -> None:
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    config = yaml.safe_load((PROJECT / "ray_cluster.yaml").read_text())
-    validate_config(prepare_config(config))
-    head = config["available_node_types"][config["head_node_type"]]
-    assert head["resources"]["CPU"] == 0
-    workers = sum(kind.get("max_workers", 0) for kind in config["available_node_types"].values())
-    assert workers == config["max_workers"]
-    assert any("constraints.txt" in command for command in config["setup_commands"])

@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
+from cluster.models.files import resolve_model
 from relevance.evaluation.figures import EvaluationSettings, Figure
 from relevance.evaluation.pairs import query_digests, read_evaluation_pairs
 from relevance.evaluation.run import Evaluation, judge
@@ -50,8 +51,8 @@ def save_adapter(base: Path, folder: Path, *, seed: int = 0) -> Path:
 
 
 def build(base: Path, adapter: Path | None, output: Path, **settings: object) -> BuiltModel:
-    names = str(base), str(adapter) if adapter else None
-    return build_model(*names, output, PublishingSettings(**settings), cache_dir="", registry_uri=None)
+    names = resolve_model(str(base)), resolve_model(str(adapter)) if adapter else None
+    return build_model(*names, str(output), PublishingSettings(**settings), cache_dir="")
 
 
 def test_merged_weights_are_those_of_the_adapter_on_its_base(base: Path, tmp_path: Path) -> None:
@@ -59,7 +60,8 @@ def test_merged_weights_are_those_of_the_adapter_on_its_base(base: Path, tmp_pat
     (adapter / "prompt.json").write_text((base / "prompt.json").read_text().replace("128", "77"))
     built = build(base, adapter, tmp_path / "out", quantization="none")
     assert built.adapter_base == str(base)
-    merged = load_model(built.folder, **CPU).state_dict()
+    folder = Path(built.files.source)
+    merged = load_model(folder, **CPU).state_dict()
     expected = load_model(base, adapter_dir=adapter, **CPU).state_dict()
     plain = load_model(base, **CPU).state_dict()
     assert merged.keys() == expected.keys()
@@ -67,25 +69,27 @@ def test_merged_weights_are_those_of_the_adapter_on_its_base(base: Path, tmp_pat
     assert not torch.equal(
         merged["model.layers.0.self_attn.q_proj.weight"], plain["model.layers.0.self_attn.q_proj.weight"]
     )
-    assert json.loads((built.folder / "prompt.json").read_text())["product_token_budget"] == 77
-    assert (built.folder / "tokenizer.json").exists()
+    assert json.loads((folder / "prompt.json").read_text())["product_token_budget"] == 77
+    assert (folder / "tokenizer.json").exists()
 
 
 def test_int8_is_smaller_and_replaces_an_earlier_attempt(base: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / "published").mkdir(parents=True)
     (tmp_path / "out" / "published" / "left_over.safetensors").write_bytes(b"")
     built = build(base, save_adapter(base, tmp_path / "adapter"), tmp_path / "out")
-    assert [path.name for path in built.folder.glob("*.safetensors")] == ["model.safetensors"]
-    sizes = [(folder / "model.safetensors").stat().st_size for folder in (built.folder, built.merged)]
+    published, merged = Path(built.files.source), Path(built.merged.source)
+    assert [path.name for path in published.glob("*.safetensors")] == ["model.safetensors"]
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (published, merged)]
     assert sizes[0] < 0.5 * sizes[1]
-    again = build(built.folder, None, tmp_path / "again")
+    again = build(published, None, tmp_path / "again")
     assert (again.merged, again.quantization) == (None, "int8")
 
 
 def test_fp8_is_written_as_vllm_reads_it(base: Path, tmp_path: Path) -> None:
     """Its structure alone: only a GPU multiplies e4m3, and here it must say so instead of guessing."""
     built = build(base, None, tmp_path / "out", quantization="fp8")
-    config = json.loads((built.folder / "config.json").read_text())
+    folder = Path(built.files.source)
+    config = json.loads((folder / "config.json").read_text())
     assert config["dtype"] == "bfloat16"
     quantization = config["quantization_config"]
     assert (quantization["quant_method"], quantization["format"]) == ("compressed-tensors", "float-quantized")
@@ -95,7 +99,7 @@ def test_fp8_is_written_as_vllm_reads_it(base: Path, tmp_path: Path) -> None:
     assert group["input_activations"] == weights | {"strategy": "token", "dynamic": True}
     assert quantization["ignore"] == ["lm_head"]
     plain = load_model(base, **CPU).state_dict()
-    with safe_open(built.folder / "model.safetensors", framework="pt") as file:
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
         found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     layers = [name for name in found if name.endswith("_proj.weight")]
     assert len(layers) == 14
@@ -108,7 +112,7 @@ def test_fp8_is_written_as_vllm_reads_it(base: Path, tmp_path: Path) -> None:
         assert weight.float().abs().amax(dim=1) == pytest.approx(torch.full((len(weight),), 448.0).numpy())
     assert {found[name].dtype for name in found if "_proj" not in name} == {torch.bfloat16}
     with pytest.raises(ValueError, match=r"FP8 needs a GPU of compute capability 8.9 or later, found a CPU"):
-        load_model(built.folder, **CPU)
+        load_model(folder, **CPU)
 
 
 def test_an_adapter_for_another_base_is_refused(base: Path, tmp_path: Path) -> None:
@@ -116,7 +120,7 @@ def test_an_adapter_for_another_base_is_refused(base: Path, tmp_path: Path) -> N
     other = save_tiny_model(tmp_path / "other", family="gpt2")
     with pytest.raises(ValueError, match=r"adapter adapter belongs to another base than other: for model.layers.0"):
         build(other, adapter, tmp_path / "out")
-    int8 = build(base, None, tmp_path / "int8").folder
+    int8 = Path(build(base, None, tmp_path / "int8").files.source)
     with pytest.raises(
         ValueError, match="cannot be merged into the int8 checkpoint published: merge it into the unqua"
     ):
@@ -129,7 +133,7 @@ def test_an_adapter_for_another_base_is_refused(base: Path, tmp_path: Path) -> N
         ({"base": "b"}, "input: required, give input=VALUE"),
         ({"input": "i"}, "base: required, give base=VALUE"),
         ({"base": "b", "input": "i", "force": True}, "force needs a reason, which is kept with the version"),
-        ({"base": "b", "input": "i", "output": "s3://b/o"}, "expected a local folder to build the model in"),
+        ({"base": "b", "input": "i", "output": "gs://b/o"}, "gs://b/o: unknown storage gs://, expected a local path"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_first(settings: dict[str, object], message: str) -> None:
@@ -151,7 +155,7 @@ def effect(changed: float) -> QuantizationEffect:
 
 def test_what_quantisation_changed_is_counted_on_pairs_that_both_label(base: Path, tmp_path: Path) -> None:
     pairs = read_evaluation_pairs(write_csv(tmp_path / "pairs.csv", labelled_rows(20)))
-    built = BuiltModel(base, base, "int8", None)
+    built = BuiltModel(resolve_model(str(base)), resolve_model(str(base)), "int8", None)
     said = pairs.labels.copy()
     said[:2] = (said[:2] + 1) % 4
     plain, quantized = predictions(pairs, pairs.labels), replace(predictions(pairs, said), engine_seconds=0.5)
@@ -254,8 +258,8 @@ def test_what_weights_have_learnt_from_travels_with_them(base: Path, tmp_path: P
     built = build(base, adapter, tmp_path / "first")
     assert count_learnt(pairs, built) == 1
     # Published in 8 bits, published again, and merged under another adapter: it is not forgotten.
-    assert count_learnt(pairs, build(built.folder, None, tmp_path / "again")) == 1
+    assert count_learnt(pairs, build(Path(built.files.source), None, tmp_path / "again")) == 1
     other = save_adapter(base, tmp_path / "other", seed=1)
     write_learnt_queries(query_digests(["red shoes 3"]), other)
-    assert count_learnt(pairs, build(built.merged, other, tmp_path / "second")) == 2
+    assert count_learnt(pairs, build(Path(built.merged.source), other, tmp_path / "second")) == 2
     assert count_learnt(pairs, build(base, None, tmp_path / "bare")) is None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cancellation.model.verdict_model import Device
 from cancellation.serving.observability.traces import TraceSettings
 from cancellation.serving.records.decision_log import DecisionLogSettings
 from cancellation.serving.records.log_shipping import ShipperSettings
+from cluster.database.interface import check_address
 from cluster.settings import Settings
 
 
@@ -175,7 +176,7 @@ class RolloutSettings(Settings):
     """The policy and where its changes are written down."""
 
     policy: str | None = None
-    """Policy file; null: a copy of the one that ships, in `data_dir`."""
+    """Policy file; null: a copy of the one that ships, in `data_dir`. With `database` only the first policy comes from it."""
 
     poll_seconds: float = Field(default=1.0, gt=0, le=5)
     """Between looks at the policy file and the kill switch."""
@@ -218,6 +219,11 @@ class ServingSettings(Settings):
     data_dir: str = "var/serving"
     """Local disk for what is written ahead: decisions, recent answers, the policy's ledger."""
 
+    database: str | None = None
+    """PostgreSQL database that several machines share, as postgresql://user@host:5432/name, for recent answers, feedback
+    already seen, policy, kill switch and ledger; its password comes from PGPASSFILE, ~/.pgpass or PGPASSWORD. null: files
+    in `data_dir`, for one machine."""
+
     output: str | None = "var/serving/archive"
     """Where decisions are shipped: a folder, or s3://bucket/prefix. null: another process ships them."""
 
@@ -252,3 +258,10 @@ class ServingSettings(Settings):
     """Used where the model runs apart."""
 
     shadows: tuple[ShadowSettings, ...] = ()
+
+    @field_validator("database")
+    @classmethod
+    def _without_password(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_address(value)
+        return value

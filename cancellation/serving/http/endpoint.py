@@ -179,7 +179,7 @@ class Endpoint:
 
     async def _feedback(self, request: Request, caller: Caller | None, _rest: str) -> Response:
         feedback = parse_feedback(await self._body(request, self._settings.limits.body_bytes))
-        known = self._gateway.recorded(feedback.event_id)
+        known = await self._gateway.recorded(feedback.event_id)
         decision = known.decision if known else None
         check_feedback(feedback, decision)
         record = feedback_record(feedback, decision, caller=_name(caller), received_at=time.time())
@@ -202,7 +202,8 @@ class Endpoint:
             return json_response(policy_view(store, market, self._gateway.model.identity))
         instant = read_instant({"at": at.replace(" ", "+")}, "at")
         try:
-            return json_response(policy_view_at(store, market, instant))
+            found = await asyncio.get_running_loop().run_in_executor(None, policy_view_at, store, market, instant)
+            return json_response(found)
         except ValueError:
             raise Problem(404, "no_policy_then", "expected an instant after the first policy, found none") from None
 

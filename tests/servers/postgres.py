@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import psycopg
-
-from tests.servers.serving_process import free_port
-
 _USER = "verdicts"
 _PLACES = "/usr/lib/postgresql/*/bin"
 """Where Debian puts what is not for everybody's PATH."""
@@ -26,7 +24,7 @@ class PostgresServer:
         """Make a cluster and start it. PostgreSQL does not run as root: then Debian's own user for it runs it."""
         programs = _programs()
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-        password, self.port = secrets.token_hex(16), free_port()
+        password, self.port = secrets.token_hex(16), _free_port()
         user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
         if user:
             shutil.chown(self._folder, "postgres", "postgres")
@@ -93,6 +91,12 @@ class PostgresServer:
                 assert self._process.poll() is None, said
                 assert time.monotonic() < deadline, said
                 time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def _programs() -> Path:

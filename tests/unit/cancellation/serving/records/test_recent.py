@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
+from cancellation.serving.inference.example_events import example_events
 from cancellation.serving.records.recent import LAYOUT, RecentDecisions
 from cluster.database.postgres import PostgresDatabase
 from cluster.database.sqlite import SqliteDatabase
 from tests.builders.decision_records import decision_record
 from tests.conftest import PROJECT
 from tests.servers.postgres import PostgresServer
-from tests.servers.serving_replicas import simulated_event
 
 
 class Clock:
@@ -96,7 +96,7 @@ def test_the_first_stands_and_the_second_gets_it(recent: RecentDecisions) -> Non
 
 
 def test_without_a_limit_all_of_the_time_is_kept_and_takes_little_room(file: Place, tmp_path: Path) -> None:
-    recent, event = file.open(), simulated_event(1)
+    recent, event = file.open(), example_events()[0]
     for number in range(3000):
         recent.put(f"e-{number}", "f", {**decision_record(number), "event": event})
     recent.drop_old()
@@ -144,8 +144,10 @@ def test_replicas_see_each_others_decisions_also_after_their_death(place: Place)
     mine = place.open()
     script = (
         "import os, signal, sys\n"
-        "from tests.unit.cancellation.serving.records.test_recent import Place\n"
-        "recent = Place(*sys.argv[1:]).open()\n"
+        "from cancellation.serving.records.recent import LAYOUT, RecentDecisions\n"
+        "from cluster.database.postgres import PostgresDatabase as postgres\n"
+        "from cluster.database.sqlite import SqliteDatabase as sqlite\n"
+        "recent = RecentDecisions(globals()[sys.argv[1]](sys.argv[2], LAYOUT))\n"
         "for number in range(20): recent.put(f'e-{number}', 'f', {'n': number})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -176,7 +176,7 @@ class RolloutSettings(Settings):
     """The policy and where its changes are written down."""
 
     policy: str | None = None
-    """Policy file; null: a copy of the one that ships, in `data_dir`. With `database` only the first policy comes from it."""
+    """Policy file; null: a copy of the one that ships, in `data_dir`. A `database` takes its first policy from it."""
 
     poll_seconds: float = Field(default=1.0, gt=0, le=5)
     """Between looks at the policy file and the kill switch."""
@@ -220,9 +220,9 @@ class ServingSettings(Settings):
     """Local disk for what is written ahead: decisions, recent answers, the policy's ledger."""
 
     database: str | None = None
-    """PostgreSQL database that several machines share, as postgresql://user@host:5432/name, for recent answers, feedback
-    already seen, policy, kill switch and ledger; its password comes from PGPASSFILE, ~/.pgpass or PGPASSWORD. null: files
-    in `data_dir`, for one machine."""
+    """PostgreSQL database that several machines share, as postgresql://user@host:5432/name: for recent answers,
+    feedback already seen, policy, kill switch and ledger. Its password comes from PGPASSFILE, ~/.pgpass or
+    PGPASSWORD. null: files in `data_dir`, for one machine."""
 
     output: str | None = "var/serving/archive"
     """Where decisions are shipped: a folder, or s3://bucket/prefix. null: another process ships them."""

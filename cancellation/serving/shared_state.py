@@ -1,4 +1,4 @@
-"""What must be one for all who may be asked about the same event: answers, feedback, evidence, policy, kill switch, ledger.
+"""What must be one for all who may get the same event: answers, feedback, evidence, policy, kill switch, ledger.
 
 Gateways of one machine share files in `data_dir`; those of several machines a PostgreSQL database (`serving.database`).
 """

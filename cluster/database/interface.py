@@ -69,7 +69,7 @@ def check_address(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("postgresql", "postgres"):
         raise ValueError("database: expected postgresql://user@host:5432/name, found another kind of address")
-    if parts.password is not None or "password" in parse_qs(parts.query):
+    if parts.password is not None or {"password", "sslpassword"} & parse_qs(parts.query).keys():
         raise ValueError(
             "database: expected an address without a password, found one with it; put it in the file that PGPASSFILE "
             "names (host:port:database:user:password) or in PGPASSWORD"

@@ -1,7 +1,7 @@
 """A PostgreSQL database that several machines share, through psycopg.
 
 Who asks is never kept waiting for long by a server that is away, hangs or was replaced by another: connections are
-tried anew in the background, and a statement has two seconds.
+tried anew in the background, none is waited for longer than a second, and a statement has two.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from psycopg_pool import ConnectionPool
 
 from cluster.database.interface import Execute, check_address
 
-_SECONDS = 2.0
-_START_SECONDS = 30.0
+_WAIT_SECONDS = 1.0
+_RECONNECT_SECONDS = 5.0
+"""Then the next who asks begins the attempts anew, at short intervals."""
 _CONNECTIONS = 8
 _OPTIONS = {
     "connect_timeout": 2,
@@ -54,8 +55,8 @@ class PostgresDatabase:
             kwargs={**_OPTIONS, "autocommit": True},
             min_size=1,
             max_size=_CONNECTIONS,
-            timeout=_SECONDS,
-            reconnect_timeout=_START_SECONDS,
+            timeout=_WAIT_SECONDS,
+            reconnect_timeout=_RECONNECT_SECONDS,
             open=False,
         )
         try:

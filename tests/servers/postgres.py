@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import psycopg
+
 _USER = "verdicts"
 _PLACES = "/usr/lib/postgresql/*/bin"
 """Where Debian puts what is not for everybody's PATH."""

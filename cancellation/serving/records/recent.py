@@ -58,9 +58,7 @@ _DROP_BEYOND = (
     "DELETE FROM decisions WHERE number IN (SELECT number FROM decisions WHERE number <= "
     "(SELECT MAX(number) FROM decisions) - ? ORDER BY number LIMIT ?)"
 )
-_DROP_MESSAGES = (
-    "DELETE FROM messages WHERE identity IN (SELECT identity FROM messages WHERE recorded_at <= ? LIMIT ?)"
-)
+_DROP_MESSAGES = "DELETE FROM messages WHERE identity IN (SELECT identity FROM messages WHERE recorded_at <= ? LIMIT ?)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,7 +148,9 @@ class PolicyTables:
         """Read both; a database that is away for a moment has changed neither."""
         try:
             with self._database.reading() as execute:
-                found = {name: bytes(content) for name, content in execute("SELECT name, content FROM rollout").fetchall()}
+                found = {
+                    name: bytes(content) for name, content in execute("SELECT name, content FROM rollout").fetchall()
+                }
         except OSError as error:
             logger.error("%s", error)
             blind = self._clock() - self._read_at > BLIND_SECONDS

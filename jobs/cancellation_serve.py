@@ -72,10 +72,12 @@ def main(job: ServeJob) -> None:
 def _with_absolute_paths(serving: ServingSettings) -> ServingSettings:
     """Replicas have a working directory of their own."""
     tokens = secret_path("VERDICTS_TOKENS_FILE") or serving.tokens_file
+    key = secret_path("VERDICTS_PERSON_KEY_FILE") or serving.person_key_file
     absolute = {
         "data_dir": absolute_url(serving.data_dir),
         "output": serving.output and absolute_url(serving.output),
         "tokens_file": tokens and absolute_url(tokens),
+        "person_key_file": key and absolute_url(key),
     }
     policy = serving.rollout.policy
     rollout = serving.rollout.model_copy(update={"policy": policy and absolute_url(policy)})

@@ -45,8 +45,9 @@ from cancellation.serving.observability.metrics import (
     Metrics,
 )
 from cancellation.serving.observability.traces import Traces
-from cancellation.serving.places import draining_path, log_folder, tokens_path
+from cancellation.serving.places import draining_path, log_folder, person_key_path, tokens_path
 from cancellation.serving.records.archive import Archive
+from cancellation.serving.records.people import PersonKey
 from cancellation.serving.records.recent import RecentDecisions
 from cancellation.serving.records.shipped_log import policy_url
 from cancellation.serving.rollout.policy_store import PolicyStore
@@ -124,6 +125,7 @@ class GatewayReplica:
             log=self._archive.decisions,
             shadow_log=self._archive.shadow,
             recent=self._recent,
+            person_key=PersonKey.load(person_key_path(settings)),
             settings=settings,
             metrics=self.metrics,
         )

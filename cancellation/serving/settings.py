@@ -230,6 +230,10 @@ class ServingSettings(Settings):
     tokens_file: str | None = None
     """File of tokens and scopes; null makes one in `data_dir`."""
 
+    person_key_file: str | None = None
+    """File of the key of the digests by which orders, sellers and buyers stand in what is logged, the same on all
+    machines; null makes one in `data_dir`. Without it nobody can be found there, to be forgotten or for an appeal."""
+
     log_events: str = Field(default="redacted", pattern="^(redacted|reference|full)$")
     """How chats stand in the decision log: redacted, by digest only, or as they came."""
 

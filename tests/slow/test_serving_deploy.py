@@ -87,6 +87,7 @@ def filled_in(folder: Path, port: int) -> dict[str, Any]:
         "output": str(folder / "archive"),
         "tokens_file": str(tokens),
         "database": None,
+        "person_key_file": None,
     }
     arguments["rollout"]["policy"] = shutil.copy(PROJECT / "cancellation" / "decision" / "policy.toml", folder)
     arguments["model"]["registry_uri"] = registry_uri(folder)

@@ -39,6 +39,7 @@ from cancellation.serving.observability.metrics import (
     Metrics,
 )
 from cancellation.serving.records.decision_log import DecisionLog
+from cancellation.serving.records.people import PersonKey
 from cancellation.serving.records.recent import RecentDecisions, Recorded
 from cancellation.serving.records.redaction import is_by_reference, redact_event
 from cancellation.serving.rollout.policy_store import PolicyStore
@@ -64,6 +65,7 @@ class Gateway:
         log: DecisionLog,
         shadow_log: DecisionLog,
         recent: RecentDecisions,
+        person_key: PersonKey,
         settings: ServingSettings,
         metrics: Metrics,
     ) -> None:
@@ -75,6 +77,7 @@ class Gateway:
         """Shows the model the events of markets whose state is shadow."""
         self._log = log
         self._shadow_log = shadow_log
+        self._person_key = person_key
         self._settings = settings
         self._metrics = metrics
         self._running: dict[str, tuple[str, asyncio.Future[None]]] = {}
@@ -223,6 +226,8 @@ class Gateway:
         else:
             verdict = await self._lane.run(request.large, _rules_verdict, event, policy, reply is not None)
         logged = await self._lane.run(request.large, redact_event, request.mapping, self._settings.log_events)
+        if self._settings.log_events != "full":
+            logged = self._person_key.hidden(logged)
         record = self._record(request, market, asked, verdict, reason) | {"event": logged}
         stands = await self._write(request, record)
         if stands.decision != record:  # another replica was first
@@ -278,6 +283,7 @@ class Gateway:
             "model_version": reply.model_version if isinstance(reply, Scored) else self.model.version,
             "timings_ms": {name: round(value, 3) for name, value in timings.items()},
             "shadow": None,
+            "people": self._person_key.people(request.mapping),
             "caller": request.caller,
             "fallback_reason": reason,
         }

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,8 @@ _PUT_ONCE = """
 INSERT INTO messages (identity, recorded_at) VALUES (?, ?)
 ON CONFLICT (identity) DO UPDATE SET recorded_at = excluded.recorded_at WHERE messages.recorded_at <= ?
 """
+_NEXT = "SELECT number, event_id, decision FROM decisions WHERE number > ? ORDER BY number LIMIT ?"
+_READ_AT_ONCE = 200
 _DROP = (
     "DELETE FROM decisions WHERE number IN (SELECT number FROM decisions WHERE recorded_at <= ? "
     "ORDER BY recorded_at LIMIT ?)"
@@ -150,6 +152,21 @@ class RecentDecisions:
             if new:
                 before()
         return new
+
+    def about(self, digests: Collection[str], *, remove: bool) -> list[str]:
+        """Give the events whose decisions hold one of some people's digests; with `remove`, they are forgotten."""
+        marks, place, event_ids = [digest.encode() for digest in digests], 0, []
+        while True:
+            with self.database.reading() as execute:
+                rows = execute(_NEXT, (place, _READ_AT_ONCE)).fetchall()
+            if not rows:
+                return event_ids
+            place = rows[-1][0]
+            theirs = [row for row in rows if any(mark in zlib.decompress(row[2]) for mark in marks)]
+            event_ids += [row[1] for row in theirs]
+            for number, _, _ in theirs if remove else ():
+                with self.database.writing() as execute:
+                    execute("DELETE FROM decisions WHERE number = ?", (number,))
 
     def drop_old(self) -> int:
         """Drop what is too old or too much; return how many. The keeper does so every second.

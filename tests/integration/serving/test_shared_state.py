@@ -24,6 +24,14 @@ async def three(folder: Path, url: str) -> AsyncIterator[list[Client]]:
         yield [await stack.enter_async_context(serving(folder / str(n), database=url)) for n in range(3)]
 
 
+async def _explained(client: Client, path: str) -> dict[str, Any]:
+    """Ask until the evidence is there: a busy machine may need more than the time of one call for it."""
+    while True:
+        decision = (await client.http.get(path)).json()
+        if decision["verdict"]["decision_factors"][0]["evidence"] is not None:
+            return decision
+
+
 async def until(clients: Sequence[Client], holds: Callable[[dict[str, Any]], bool]) -> float:
     """Wait until each one's view of the market says so; give the seconds that took."""
     started = time.monotonic()
@@ -44,9 +52,8 @@ def test_an_event_has_one_answer_whichever_gateway_is_asked(tmp_path: Path, post
             assert sum(len(client.log()) for client in clients) == 1
             assert (await clients[2].judge({**event, "seller_id": "another"})).status_code == 409
             path = f"/v1/verdicts/{event['event_id']}"
-            decisions = [(await client.http.get(path)).json() for client in clients]
-            assert decisions == [decisions[0]] * 3
-            assert decisions[0]["verdict"]["decision_factors"][0]["evidence"] is not None
+            explained = await _explained(clients[0], path)
+            assert [(await client.http.get(path)).json() for client in clients] == [explained] * 3
             feedback = {"event_id": event["event_id"], "outcome": "appealed"}
             said = [await client.http.post("/v1/feedback", json=feedback) for client in clients]
             assert [answer.json()["known"] for answer in said] == [True] * 3

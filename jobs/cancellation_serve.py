@@ -2,7 +2,8 @@
 
 Reads the model and the policy named in the settings, and bearer tokens from the file that VERDICTS_TOKENS_FILE
 names (a line each: token, then its scopes); without one it makes a token and says where. Writes decisions to
-`serving.data_dir` first and ships them to `serving.output`. Safe to start again: nothing that was answered is lost.
+`serving.data_dir` first and ships them to `serving.output`. What several machines share goes to `serving.database`,
+whose password comes from PGPASSFILE or PGPASSWORD. Safe to start again: nothing that was answered is lost.
 
     python -m jobs.cancellation_serve
     python -m jobs.cancellation_serve serving.colocated=false serving.model.source=models:/cancellation@champion
@@ -16,11 +17,12 @@ import time
 from pathlib import Path
 
 from cancellation.decision.actions import demo_line
-from cancellation.decision.policy import load_policy
 from cancellation.serving.http.tokens import TokenStore
-from cancellation.serving.places import draining_path, log_folder, policy_path, tokens_path
+from cancellation.serving.places import draining_path, log_folder, tokens_path
 from cancellation.serving.records.archive import unshipped
+from cancellation.serving.rollout.policy_sources import checked_policy
 from cancellation.serving.settings import ServingSettings
+from cancellation.serving.shared_state import open_state
 from cluster.launch import run_job
 from cluster.serving.service import ServiceSettings, run_application, secret_path, serving_session
 from cluster.session import SessionSettings
@@ -39,9 +41,11 @@ class ServeJob(Settings):
 def main(job: ServeJob) -> None:
     """Serve until a signal says stop; SIGHUP looks at the model's source anew and rolls it out."""
     serving = _with_absolute_paths(job.serving)
-    tokens, policy, draining = tokens_path(serving), policy_path(serving), draining_path(serving)
+    tokens, draining = tokens_path(serving), draining_path(serving)
     TokenStore.load(tokens)
-    demo = demo_line(load_policy(policy))
+    state = open_state(serving)
+    policy, demo = state.policy.place, demo_line(checked_policy(state.policy.read(), state.policy.place))
+    state.database.close()
     draining.unlink(missing_ok=True)
     with serving_session(job.session, job.service) as local:
         from cancellation.serving.app import APP_NAME, application, is_shadow  # reads Ray's switches
@@ -68,10 +72,12 @@ def main(job: ServeJob) -> None:
 def _with_absolute_paths(serving: ServingSettings) -> ServingSettings:
     """Replicas have a working directory of their own."""
     tokens = secret_path("VERDICTS_TOKENS_FILE") or serving.tokens_file
+    key = secret_path("VERDICTS_PERSON_KEY_FILE") or serving.person_key_file
     absolute = {
         "data_dir": absolute_url(serving.data_dir),
         "output": serving.output and absolute_url(serving.output),
         "tokens_file": tokens and absolute_url(tokens),
+        "person_key_file": key and absolute_url(key),
     }
     policy = serving.rollout.policy
     rollout = serving.rollout.model_copy(update={"policy": policy and absolute_url(policy)})

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders.tiny_models import save_tiny_model
+from tests.servers.postgres import PostgresServer
 from tests.servers.s3 import S3Server
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -43,6 +44,13 @@ def bucket(s3_server: S3Server, request: pytest.FixtureRequest) -> str:
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-") + f"-{os.urandom(3).hex()}"
     s3fs.S3FileSystem(endpoint_url=s3_server.url).mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from cancellation.serving.http.tokens import make_tokens_file
+from cancellation.serving.records.people import make_key_file
 from cancellation.serving.settings import ServingSettings
 
 
@@ -40,4 +41,14 @@ def tokens_path(settings: ServingSettings) -> Path:
     path = Path(settings.data_dir) / "tokens.txt"
     with suppress(FileExistsError):
         make_tokens_file(path)
+    return path
+
+
+def person_key_path(settings: ServingSettings) -> Path:
+    """Give the file of the key of people's digests; where none is named, one that is made once."""
+    if settings.person_key_file is not None:
+        return Path(settings.person_key_file)
+    path = Path(settings.data_dir) / "person.key"
+    if not path.exists():
+        make_key_file(path)
     return path

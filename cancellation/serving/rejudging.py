@@ -24,6 +24,7 @@ from cancellation.decision.verdicts import model_verdict, verdicts_of_table
 from cancellation.events.event import parse_event
 from cancellation.model.verdict_model import VerdictModel
 from cancellation.serving.records.decision_record import decision_table, partition
+from cancellation.serving.records.people import ROLES
 from cancellation.serving.records.redaction import is_by_reference
 from cancellation.serving.records.shipped_log import day_start, read_log
 from cluster.storage import create_exclusive, join_url
@@ -89,6 +90,7 @@ def _judge(
                 "thresholds": {"investigate": market.investigate, "penalty": market.penalty},
                 "state": market.state,
                 "event": json.loads(row["event"]),
+                "people": {role: row[f"{role}_digest"] for role in ROLES},
                 "shadow": {"name": "answered", **told},
                 "fallback_reason": row["fallback_reason"],
             }

@@ -45,13 +45,15 @@ from cancellation.serving.observability.metrics import (
     Metrics,
 )
 from cancellation.serving.observability.traces import Traces
-from cancellation.serving.places import draining_path, log_folder, policy_path, tokens_path
+from cancellation.serving.places import draining_path, log_folder, person_key_path, tokens_path
 from cancellation.serving.records.archive import Archive
+from cancellation.serving.records.people import PersonKey
 from cancellation.serving.records.recent import RecentDecisions
 from cancellation.serving.records.shipped_log import policy_url
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.rollout.policy_view import policy_view
 from cancellation.serving.settings import ServingSettings, ShadowSettings
+from cancellation.serving.shared_state import open_state
 from cluster.storage import create_exclusive
 
 logger = logging.getLogger(__name__)
@@ -109,9 +111,11 @@ class GatewayReplica:
         data.mkdir(parents=True, exist_ok=True)
         self._model = await self._make_model(self.metrics)
         self._archive = Archive(log_folder(settings), settings.output, settings.decision_log, settings.shipper)
-        self._policy = PolicyStore(policy_path(settings), data / "policy.ledger.jsonl")
+        loop = asyncio.get_running_loop()
+        self._state = await loop.run_in_executor(None, open_state, settings)
+        self._policy = await loop.run_in_executor(None, PolicyStore, self._state.policy)
         self._recent = RecentDecisions(
-            data / "recent.sqlite",
+            self._state.database,
             retention_seconds=settings.retention_hours * 3600,
             max_entries=settings.max_recent,
         )
@@ -121,6 +125,7 @@ class GatewayReplica:
             log=self._archive.decisions,
             shadow_log=self._archive.shadow,
             recent=self._recent,
+            person_key=PersonKey.load(person_key_path(settings)),
             settings=settings,
             metrics=self.metrics,
         )
@@ -153,6 +158,7 @@ class GatewayReplica:
         await self._model.close()
         await asyncio.get_running_loop().run_in_executor(None, self._archive.close)
         self._recent.close()
+        self._state.database.close()
         self._traces.close()
         self.metrics.flush()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cancellation.model.verdict_model import Device
 from cancellation.serving.observability.traces import TraceSettings
 from cancellation.serving.records.decision_log import DecisionLogSettings
 from cancellation.serving.records.log_shipping import ShipperSettings
+from cluster.database.interface import check_address
 from cluster.settings import Settings
 
 
@@ -175,7 +176,7 @@ class RolloutSettings(Settings):
     """The policy and where its changes are written down."""
 
     policy: str | None = None
-    """Policy file; null: a copy of the one that ships, in `data_dir`."""
+    """Policy file; null: a copy of the one that ships, in `data_dir`. A `database` takes its first policy from it."""
 
     poll_seconds: float = Field(default=1.0, gt=0, le=5)
     """Between looks at the policy file and the kill switch."""
@@ -218,11 +219,20 @@ class ServingSettings(Settings):
     data_dir: str = "var/serving"
     """Local disk for what is written ahead: decisions, recent answers, the policy's ledger."""
 
+    database: str | None = None
+    """PostgreSQL database that several machines share, as postgresql://user@host:5432/name: for recent answers,
+    feedback already seen, policy, kill switch and ledger. Its password comes from PGPASSFILE, ~/.pgpass or
+    PGPASSWORD. null: files in `data_dir`, for one machine."""
+
     output: str | None = "var/serving/archive"
     """Where decisions are shipped: a folder, or s3://bucket/prefix. null: another process ships them."""
 
     tokens_file: str | None = None
     """File of tokens and scopes; null makes one in `data_dir`."""
+
+    person_key_file: str | None = None
+    """File of the key of the digests by which orders, sellers and buyers stand in what is logged, the same on all
+    machines; null makes one in `data_dir`. Without it nobody can be found there, to be forgotten or for an appeal."""
 
     log_events: str = Field(default="redacted", pattern="^(redacted|reference|full)$")
     """How chats stand in the decision log: redacted, by digest only, or as they came."""
@@ -252,3 +262,10 @@ class ServingSettings(Settings):
     """Used where the model runs apart."""
 
     shadows: tuple[ShadowSettings, ...] = ()
+
+    @field_validator("database")
+    @classmethod
+    def _without_password(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_address(value)
+        return value

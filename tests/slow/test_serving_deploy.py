@@ -82,7 +82,13 @@ def filled_in(folder: Path, port: int) -> dict[str, Any]:
     tokens.write_text(f"{TOKEN} verdict feedback policy\n")
     tokens.chmod(0o600)
     arguments = config["applications"][0]["args"]
-    arguments |= {"data_dir": str(folder / "data"), "output": str(folder / "archive"), "tokens_file": str(tokens)}
+    arguments |= {
+        "data_dir": str(folder / "data"),
+        "output": str(folder / "archive"),
+        "tokens_file": str(tokens),
+        "database": None,
+        "person_key_file": None,
+    }
     arguments["rollout"]["policy"] = shutil.copy(PROJECT / "cancellation" / "decision" / "policy.toml", folder)
     arguments["model"]["registry_uri"] = registry_uri(folder)
     arguments["gateways"] |= {**SCALING, "target_cpu_fraction": 0.2}

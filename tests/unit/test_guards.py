@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import PROJECT
 
 FLOORS = {
-    "cluster": ("", "statistics", "sharded", "models", "pretrained", "serving", "training", "endpoint"),
+    "cluster": ("", "database", "statistics", "sharded", "models", "pretrained", "serving", "training", "endpoint"),
     "relevance": (
         "",
         "prompting",

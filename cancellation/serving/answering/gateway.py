@@ -39,6 +39,7 @@ from cancellation.serving.observability.metrics import (
     Metrics,
 )
 from cancellation.serving.records.decision_log import DecisionLog
+from cancellation.serving.records.people import PersonKey
 from cancellation.serving.records.recent import RecentDecisions, Recorded
 from cancellation.serving.records.redaction import is_by_reference, redact_event
 from cancellation.serving.rollout.policy_store import PolicyStore
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 RULES_VERSION = "rules-1"
 _EXPLAIN_SECONDS = 5.0
+_READERS = 4
 
 _ResultT = TypeVar("_ResultT")
 
@@ -63,6 +65,7 @@ class Gateway:
         log: DecisionLog,
         shadow_log: DecisionLog,
         recent: RecentDecisions,
+        person_key: PersonKey,
         settings: ServingSettings,
         metrics: Metrics,
     ) -> None:
@@ -74,12 +77,14 @@ class Gateway:
         """Shows the model the events of markets whose state is shadow."""
         self._log = log
         self._shadow_log = shadow_log
+        self._person_key = person_key
         self._settings = settings
         self._metrics = metrics
         self._running: dict[str, tuple[str, asyncio.Future[None]]] = {}
         self._lane = LargeLane(settings.admission.retry_after_seconds)
-        # Recording may wait for other writers of the machine: the event loop must not.
-        self._recorder = ThreadPoolExecutor(1, thread_name_prefix="recorder")
+        # The database may be elsewhere, and recording waits for other writers: the event loop must not.
+        self._recorder = ThreadPoolExecutor(recent.database.num_writers, thread_name_prefix="recorder")
+        self._reader = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
         self._feature_digest = feature_digest()
 
     async def judge(
@@ -114,7 +119,7 @@ class Gateway:
         """Answer, unless the same event was answered before or is being answered."""
         event_id = request.event.event_id
         while True:
-            known = self._known(event_id, request.fingerprint)
+            known = await self._known(event_id, request.fingerprint)
             if known is not None:
                 return known
             if event_id not in self._running:
@@ -137,7 +142,7 @@ class Gateway:
 
     async def explained(self, event_id: str) -> dict[str, Any] | None:
         """Give a recorded decision; its factors get their evidence when it is asked for the first time."""
-        record = self.recorded(event_id)
+        record = await self.recorded(event_id)
         if record is None:
             return None
         decision = record.decision
@@ -171,6 +176,7 @@ class Gateway:
             await shadow.close()
         self._lane.close()
         self._recorder.shutdown()
+        self._reader.shutdown()
 
     def add_shadow_answer(self, copy: Copy, verdict: Mapping[str, Any]) -> None:
         """Put a shadow's verdict on record beside the live one: in a log of its own, as it comes later."""
@@ -186,8 +192,8 @@ class Gateway:
             self._metrics.count(LOG_FAILURES)
             logger.warning("a shadow's answer could not be written down: %s", error)
 
-    def _known(self, event_id: str, fingerprint: str) -> Answer | None:
-        record = self.recorded(event_id)
+    async def _known(self, event_id: str, fingerprint: str) -> Answer | None:
+        record = await self.recorded(event_id)
         if record is None:
             return None
         if record.fingerprint != fingerprint:
@@ -195,10 +201,10 @@ class Gateway:
         self._metrics.count(DUPLICATES, "replayed")
         return _repeated(record)
 
-    def recorded(self, event_id: str) -> Recorded | None:
+    async def recorded(self, event_id: str) -> Recorded | None:
         """Find a recorded decision; None also if the records cannot be read."""
         try:
-            return self.recent.get(event_id)
+            return await asyncio.get_running_loop().run_in_executor(self._reader, self.recent.get, event_id)
         except OSError as error:
             logger.error("%s", error)
             return None
@@ -220,6 +226,8 @@ class Gateway:
         else:
             verdict = await self._lane.run(request.large, _rules_verdict, event, policy, reply is not None)
         logged = await self._lane.run(request.large, redact_event, request.mapping, self._settings.log_events)
+        if self._settings.log_events != "full":
+            logged = self._person_key.hidden(logged)
         record = self._record(request, market, asked, verdict, reason) | {"event": logged}
         stands = await self._write(request, record)
         if stands.decision != record:  # another replica was first
@@ -275,6 +283,7 @@ class Gateway:
             "model_version": reply.model_version if isinstance(reply, Scored) else self.model.version,
             "timings_ms": {name: round(value, 3) for name, value in timings.items()},
             "shadow": None,
+            "people": self._person_key.people(request.mapping),
             "caller": request.caller,
             "fallback_reason": reason,
         }
@@ -303,6 +312,9 @@ class Gateway:
             return self.recent.put(event_id, request.fingerprint, record, before=log)
         except OSError as error:  # of the recent ones, or of the log itself
             logger.error("%s", error)
+            if self.recent.database.shared and record["verdict"]["action"] == "penalty":
+                # Another machine may have judged the event, or will: of penalties there must not be two opinions.
+                raise NotRecorded("the decision could not be shared with other machines, so it is not given") from None
             if not logged:
                 self._append_or_refuse(record)
             return Recorded(request.fingerprint, dict(record), None)

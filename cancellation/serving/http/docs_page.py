@@ -55,7 +55,7 @@ def page(described: Mapping[str, Any]) -> str:
         "<meta name=viewport content='width=device-width,initial-scale=1'><link rel=icon href='data:,'>"
         f"<title>{html.escape(info['title'])}</title><style>{_STYLE}</style><main><h1>{html.escape(info['title'])}</h1>"
         f"<p>{html.escape(info['description'])}</p>"
-        "<p>For machines: <a href=/openapi.json>openapi.json</a></p>"
+        "<p><a href=/docs/try>Try a call in this browser</a>. For machines: <a href=/openapi.json>openapi.json</a></p>"
         f"<nav><ul>{contents}</ul></nav>{sections}</main></html>"
     )
 

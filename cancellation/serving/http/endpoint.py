@@ -20,6 +20,7 @@ from cancellation.serving.http.asgi import Problem, Receive, Request, Response, 
 from cancellation.serving.http.batches import split_events
 from cancellation.serving.http.docs_page import page
 from cancellation.serving.http.tokens import Caller, Forbidden, TokenStore, Unauthorized
+from cancellation.serving.http.try_page import try_pages
 from cancellation.serving.observability.metrics import FEEDBACK, LATENCY, REFUSED_CALLERS, REQUESTS, Metrics
 from cancellation.serving.observability.traces import Traces
 from cancellation.serving.records.decision_log import DecisionLog
@@ -78,6 +79,7 @@ class Endpoint:
         self._condition = condition
         self._description = json_response(description)
         self._page = Response(page(description).encode(), content_type="text/html; charset=utf-8")
+        self._try_pages = try_pages()
         docs_scope = None if settings.open_docs else "verdict"
         # Path, or its beginning where it ends in a slash: method, scope (None: for everybody), handler.
         self._routes: dict[str, tuple[str, str | None, Handler]] = {
@@ -91,6 +93,7 @@ class Endpoint:
             "/metrics": ("GET", "policy", self._show_metrics),
             "/openapi.json": ("GET", docs_scope, self._show_description),
             "/docs": ("GET", docs_scope, self._show_page),
+            **dict.fromkeys(self._try_pages, ("GET", docs_scope, self._show_try_page)),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -179,7 +182,7 @@ class Endpoint:
 
     async def _feedback(self, request: Request, caller: Caller | None, _rest: str) -> Response:
         feedback = parse_feedback(await self._body(request, self._settings.limits.body_bytes))
-        known = self._gateway.recorded(feedback.event_id)
+        known = await self._gateway.recorded(feedback.event_id)
         decision = known.decision if known else None
         check_feedback(feedback, decision)
         record = feedback_record(feedback, decision, caller=_name(caller), received_at=time.time())
@@ -202,7 +205,8 @@ class Endpoint:
             return json_response(policy_view(store, market, self._gateway.model.identity))
         instant = read_instant({"at": at.replace(" ", "+")}, "at")
         try:
-            return json_response(policy_view_at(store, market, instant))
+            found = await asyncio.get_running_loop().run_in_executor(None, policy_view_at, store, market, instant)
+            return json_response(found)
         except ValueError:
             raise Problem(404, "no_policy_then", "expected an instant after the first policy, found none") from None
 
@@ -230,6 +234,9 @@ class Endpoint:
 
     async def _show_page(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
         return self._page
+
+    async def _show_try_page(self, request: Request, _caller: Caller | None, _rest: str) -> Response:
+        return self._try_pages[request.path]
 
     def _deadline(self, request: Request, default_ms: float) -> float:
         given = request.header(b"x-deadline-ms")

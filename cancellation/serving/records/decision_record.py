@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from cancellation.decision.verdicts import VERDICT_SCHEMA
+from cancellation.serving.records.people import ROLES
 
 TIMINGS = ("parse", "encode", "queue", "model", "total")
 
@@ -36,6 +37,7 @@ DECISION_SCHEMA = pa.schema(
         pa.field("state", pa.string()),
         pa.field("timings_ms", _TIMINGS),
         pa.field("shadow", _SHADOW),
+        *(pa.field(f"{role}_digest", pa.string()) for role in ROLES),
         pa.field("event", pa.string()),
         pa.field("caller", pa.string()),
         pa.field("fallback_reason", pa.string()),
@@ -44,7 +46,8 @@ DECISION_SCHEMA = pa.schema(
 )
 """The verdict's columns, then what it rests on.
 
-`features` in the order of `features.FEATURES`, null where missing; `event` is JSON, redacted or by reference;
+`features` in the order of `features.FEATURES`, null where missing; `<role>_digest` says who it is about, keyed;
+`event` is JSON, redacted or by reference, with those digests for ids;
 `shadow` is what another version said to the same event, in rows of the shadow log only. `unread` is a record, as
 JSON, that did not fit these columns and is kept for people: its other columns are null but for keys.
 """
@@ -65,17 +68,17 @@ def decision_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def partition(record: Mapping[str, Any]) -> str:
-    """Name the folder of a record: market, day and hour (UTC) at which it was received."""
+    """Name the folder of a record: market and day (UTC) on which it was received."""
     market, received_at = record.get("market"), record.get("received_at")
     known = isinstance(market, str) and _MARKET.fullmatch(market) is not None
     timed = isinstance(received_at, int | float) and 0 <= received_at < 2**33
     instant = datetime.fromtimestamp(received_at if timed else 0, UTC)
-    return f"market={market if known else 'unknown'}/day={instant:%Y-%m-%d}/hour={instant:%H}"
+    return f"market={market if known else 'unknown'}/day={instant:%Y-%m-%d}"
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     verdict, thresholds = record["verdict"], record.get("thresholds") or {}
-    event = record.get("event")
+    event, people = record.get("event"), record.get("people") or {}
     return {
         **verdict,
         "event_id": record["event_id"],
@@ -86,6 +89,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
         "investigate_threshold": thresholds.get("investigate"),
         "penalty_threshold": thresholds.get("penalty"),
         "event": None if event is None else json.dumps(event, ensure_ascii=False, separators=(",", ":")),
+        **{f"{role}_digest": people.get(role) for role in ROLES},
         **{name: record.get(name) for name in _PLAIN},
     }
 

@@ -1,6 +1,6 @@
 """Shipping: sealed segments become parquet files in object storage, each exactly once.
 
-A segment's records go to `market=BR/day=2026-11-22/hour=14/<segment>.parquet`, one file per folder. Names and
+A segment's records go to `market=BR/day=2026-11-22/<segment>.parquet`, one file per folder. Names and
 bytes follow from the segment alone and a file is created whole or not at all, so that a shipper which was killed,
 or two at once, change nothing; a segment is deleted only when all its files are there. Converting takes CPU time
 that answers want: run it in a process of its own, one per machine.
@@ -29,7 +29,8 @@ from cluster.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-_LOCK = "shipper.lock"
+LOCK = "shipper.lock"
+"""In each log's folder: whoever holds it is alone with the segments that are sealed."""
 
 
 class ShipperSettings(Settings):
@@ -141,7 +142,7 @@ class Shipper:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             yield _try_lock(descriptor)
         finally:

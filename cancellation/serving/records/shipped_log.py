@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from functools import partial
@@ -17,8 +18,10 @@ import pyarrow.parquet as pq
 from cancellation.serving.records.decision_record import DECISION_SCHEMA
 from cluster import storage
 
-_FOLDER = re.compile(r"/day=(\d{4}-\d\d-\d\d)/hour=(\d\d)/[^/]+$")
+_FOLDER = re.compile(r"/day=(\d{4}-\d\d-\d\d)/[^/]+$")
 _PARALLEL_READS = 8
+REPLACES = b"replaces"
+"""In a file's schema: names of files, as JSON, whose rows are in it."""
 _DAY_SECONDS = 86_400.0
 
 
@@ -44,12 +47,19 @@ def read_log(
     files = [file.url for file in storage.list_files(url, suffix=".parquet") if _may_hold(file.url, start, end)]
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
         tables = list(pool.map(partial(_read, columns=read), files))
-    table = pa.concat_tables([DECISION_SCHEMA.empty_table().select(read), *tables], promote_options="default")
+    replaced = replaced_names(tables)
+    live = [table for file, table in zip(files, tables, strict=True) if file.rpartition("/")[2] not in replaced]
+    table = pa.concat_tables([DECISION_SCHEMA.empty_table().select(read), *live], promote_options="default")
     if start is not None:
         table = table.filter(pc.greater_equal(table["received_at"], _instant(start)))
     if end is not None:
         table = table.filter(pc.less(table["received_at"], _instant(end)))
     return table.sort_by("received_at").select(list(columns))
+
+
+def replaced_names(tables: Iterable[pa.Table]) -> set[str]:
+    """Name the files whose rows stand in one of these as well: it was made of them, and they have not gone yet."""
+    return {name for table in tables for name in json.loads((table.schema.metadata or {}).get(REPLACES, b"[]"))}
 
 
 def find_decision(archive_url: str, event_id: str, *, market: str, day: date) -> dict[str, Any]:
@@ -97,8 +107,8 @@ def _may_hold(url: str, start: float | None, end: float | None) -> bool:
     found = _FOLDER.search(url)
     if found is None:
         return False
-    hour = datetime.fromisoformat(f"{found[1]}T{found[2]}:00:00+00:00").timestamp()
-    return (start is None or hour + 3600 > start) and (end is None or hour < end)
+    first = day_start(date.fromisoformat(found[1]))
+    return (start is None or first + _DAY_SECONDS > start) and (end is None or first < end)
 
 
 def _instant(seconds: float) -> pa.Scalar:

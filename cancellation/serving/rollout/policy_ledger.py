@@ -1,11 +1,11 @@
-"""The policy's ledger: an append-only file that answers what was in force where, and when."""
+"""The policy's ledger, append-only: what was in force where, and when. Here its lines, and the file of one machine."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,7 +43,34 @@ class LedgerEntry:
     """Whether it was the kill switch that had turned it off."""
 
 
-class PolicyLedger:
+def ledger_line(in_force: InForce, at: float) -> dict[str, Any]:
+    """Write what is in force from an instant on as JSON's types."""
+    policy = in_force.policy
+    return {
+        "at": at,
+        "policy_version": policy.stamp,
+        "digest": in_force.digest,
+        "killed": in_force.killed,
+        "default": asdict(policy.default),
+        "markets": {code: asdict(market) for code, market in sorted(policy.markets.items())},
+    }
+
+
+def says(line: Mapping[str, Any] | None, in_force: InForce) -> bool:
+    """Whether a line says that already."""
+    return line is not None and (line["digest"], tuple(line["killed"])) == (in_force.digest, in_force.killed)
+
+
+def entry_of(line: Mapping[str, Any], market: str) -> LedgerEntry:
+    """Read what a line says of a market."""
+    entry = line["markets"].get(market, line["default"])
+    killed = bool({market, "*"} & set(line["killed"]))
+    return LedgerEntry(
+        line["at"], line["policy_version"], line["digest"], market, _MARKET_POLICY.validate_python(entry), killed
+    )
+
+
+class LedgerFile:
     """One JSON object per line, never changed; shared by the replicas of a machine."""
 
     def __init__(self, path: Path) -> None:
@@ -67,18 +94,9 @@ class PolicyLedger:
             OSError: If it cannot be written.
         """
         lines = self._lines()
-        if lines and (lines[-1]["digest"], tuple(lines[-1]["killed"])) == (in_force.digest, in_force.killed):
+        if says(lines[-1] if lines else None, in_force):
             return False
-        policy = in_force.policy
-        line = {
-            "at": at,
-            "policy_version": policy.stamp,
-            "digest": in_force.digest,
-            "killed": in_force.killed,
-            "default": asdict(policy.default),
-            "markets": {code: asdict(market) for code, market in sorted(policy.markets.items())},
-        }
-        self._append(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode())
+        self._append(json.dumps(ledger_line(in_force, at), ensure_ascii=False, separators=(",", ":")).encode())
         return True
 
     def at(self, market: str, instant: float) -> LedgerEntry:
@@ -90,12 +108,7 @@ class PolicyLedger:
         lines = [line for line in self._lines() if line["at"] <= instant]
         if not lines:
             raise ValueError(f"policy ledger {self.path}: expected an entry up to {instant:.0f}, found none so early")
-        line = lines[-1]
-        entry = line["markets"].get(market, line["default"])
-        killed = bool({market, "*"} & set(line["killed"]))
-        return LedgerEntry(
-            line["at"], line["policy_version"], line["digest"], market, _MARKET_POLICY.validate_python(entry), killed
-        )
+        return entry_of(lines[-1], market)
 
     def _lines(self) -> list[dict[str, Any]]:
         try:

@@ -1,8 +1,8 @@
-"""The policy in force: read anew when its file changes, market by market turned off by a kill switch.
+"""The policy in force: read anew when it changes where it is kept, market by market turned off by a kill switch.
 
-The kill switch is a file beside the policy, `<policy>.kill`, with a line per market code, or * for all; it turns
-markets off (rules answer, no penalty) without touching the policy. It errs on the safe side: a line that it does
-not understand, or a file that cannot be read, turns everything off; an empty one nothing.
+The kill switch has a line per market code, or * for all; it turns markets off (rules answer, no penalty) without
+touching the policy. It errs on the safe side: a line that it does not understand, or a kill switch that cannot be
+read, turns everything off; an empty one nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import Path
 
-from cancellation.decision.policy import MarketPolicy, Policy, PolicyError, read_policy
-from cancellation.serving.rollout.policy_ledger import InForce, LedgerEntry, PolicyLedger
+from cancellation.decision.policy import MarketPolicy, Policy, PolicyError
+from cancellation.serving.rollout.policy_ledger import InForce, LedgerEntry
+from cancellation.serving.rollout.policy_sources import PolicySource, Record, Snapshot, checked_policy
 
 logger = logging.getLogger(__name__)
 
@@ -43,26 +43,25 @@ class _File:
 
 
 class PolicyStore:
-    """One policy file, its kill switch and its ledger. Any number of replicas may share all three."""
+    """One policy, its kill switch and its ledger. Any number of replicas may share all three."""
 
-    def __init__(self, path: Path, ledger: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, source: PolicySource, *, clock: Callable[[], float] = time.time) -> None:
         """Load the policy and record it.
 
         Raises:
             PolicyError: If the policy is refused: there is no older one to keep.
             OSError: If the ledger cannot be written.
         """
-        self.path = Path(path)
-        self.kill_path = self.path.with_name(f"{self.path.name}.kill")
         self.num_refusals = 0
         self.num_changes = 0
         self.last_refusal: Refusal | None = None
         """None while the policy in force is what the file says."""
         self._clock = clock
-        self._ledger = PolicyLedger(Path(ledger))
-        with self._ledger.locked():
-            self._file, self._killed = self._read_policy(), self._read_killed()
-            self._ledger.record(self._in_force(self._file, self._killed), clock())
+        self._source = source
+        with source.locked() as record:
+            seen = source.read()
+            self._file, self._killed = self._policy_of(seen), _killed_of(seen)
+            record(self._in_force(self._file, self._killed), clock())
         self._held = self._killed
         self._current = _without(self._file.policy, self._held)
 
@@ -91,18 +90,29 @@ class PolicyStore:
         A policy that is refused leaves the old one in force and is kept in `last_refusal`. So does one that
         the ledger cannot record; a kill switch holds all the same, and is recorded as soon as that is possible.
         """
-        killed, digest = self._read_killed(), self._read_digest()
+        seen = self._source.read()
+        killed, digest = _killed_of(seen), _digest(seen.policy)
         refused = self.last_refusal is not None and self.last_refusal.digest == digest
         if killed == self._killed and (digest == self._file.digest or refused):
             if digest == self._file.digest:
                 self.last_refusal = None
             return self._hold(killed)
+        before = self._current
+        self._hold(self._held | killed)  # at once: what is killed does not wait until that is on record
         try:
-            with self._ledger.locked():
-                return self._take_over()
+            with self._source.locked() as record:
+                file, killed = self._take_over(record)
         except OSError as error:
-            logger.error("policy ledger: cannot be written (%s); the policy stays as it is", error.strerror)
-            return self._hold(self._killed | killed)
+            logger.error("policy ledger: cannot be written (%s); the policy stays as it is", error.strerror or error)
+            self._hold(self._killed | killed)
+            return self._current != before
+        self._file, self._killed, self._held = file, killed, killed
+        self._current = _without(file.policy, killed)
+        if self._current == before:
+            return False
+        self.num_changes += 1
+        logger.info("policy %s is in force", self._current.stamp)
+        return True
 
     def at(self, market: str, instant: float) -> LedgerEntry:
         """Tell what was in force in a market at an instant (epoch seconds), such as when a penalty was appealed.
@@ -110,25 +120,21 @@ class PolicyStore:
         Raises:
             ValueError: If nothing was recorded by then.
         """
-        return self._ledger.at(market, instant)
+        return self._source.at(market, instant)
 
-    def _take_over(self) -> bool:
-        """With the ledger locked, so that its order is the order in which replicas saw the files."""
-        killed = self._read_killed()
+    def _take_over(self, record: Record) -> tuple[_File, frozenset[str]]:
+        """With the ledger locked, so that its order is the order in which replicas saw the changes."""
+        seen = self._source.read()
+        killed = _killed_of(seen)
         try:
-            file = self._read_policy()
+            file = self._policy_of(seen)
             self.last_refusal = None
         except PolicyError as error:
             file = self._file
-            self._refuse(error)
-        if killed == self._killed and file.digest == self._file.digest:
-            return False
-        self._ledger.record(self._in_force(file, killed), self._clock())
-        self._file, self._killed, self._held = file, killed, killed
-        self._current = _without(file.policy, killed)
-        self.num_changes += 1
-        logger.info("policy %s is in force", self._current.stamp)
-        return True
+            self._refuse(error, _digest(seen.policy))
+        if (killed, file.digest) != (self._killed, self._file.digest):
+            record(self._in_force(file, killed), self._clock())
+        return file, killed
 
     def _hold(self, killed: frozenset[str]) -> bool:
         """Apply a kill switch to the policy in force; True if that changes it."""
@@ -137,40 +143,27 @@ class PolicyStore:
         self._held, self._current = killed, _without(self._file.policy, killed)
         return True
 
-    def _refuse(self, error: PolicyError) -> None:
-        digest = self._read_digest()
+    def _refuse(self, error: PolicyError, digest: str | None) -> None:
         if self.last_refusal is not None and self.last_refusal.digest == digest:
             return
         self.num_refusals += 1
         self.last_refusal = Refusal(self._clock(), digest, str(error))
         logger.error("policy refused, %s stays in force: %s", self._file.policy.version, error)
 
-    def _read_policy(self) -> _File:
-        try:
-            content = self.path.read_bytes()
-        except OSError as error:
-            raise PolicyError(f"policy {self.path}: cannot be read ({type(error).__name__})") from None
-        return _File(read_policy(content, str(self.path)), _digest(content), content)
-
-    def _read_digest(self) -> str | None:
-        try:
-            return _digest(self.path.read_bytes())
-        except OSError:
-            return None
-
-    def _read_killed(self) -> frozenset[str]:
-        try:
-            lines = self.kill_path.read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return frozenset()
-        except (OSError, UnicodeDecodeError):
-            return frozenset({ALL_MARKETS})
-        words = (line.partition("#")[0].strip().upper() for line in lines)
-        codes = {word if _is_code(word) else ALL_MARKETS for word in words if word}
-        return frozenset({ALL_MARKETS} if ALL_MARKETS in codes else codes)
+    def _policy_of(self, seen: Snapshot) -> _File:
+        policy = checked_policy(seen, self._source.place)
+        return _File(policy, _digest(seen.policy) or "", seen.policy or b"")
 
     def _in_force(self, file: _File, killed: frozenset[str]) -> InForce:
         return InForce(file.digest, tuple(sorted(killed)), _without(file.policy, killed))
+
+
+def _killed_of(seen: Snapshot) -> frozenset[str]:
+    if seen.kill_switch is None:
+        return frozenset({ALL_MARKETS})
+    words = (line.partition("#")[0].strip().upper() for line in seen.kill_switch.splitlines())
+    codes = {word if is_code(word) else ALL_MARKETS for word in words if word}
+    return frozenset({ALL_MARKETS} if ALL_MARKETS in codes else codes)
 
 
 def _without(policy: Policy, killed: frozenset[str]) -> Policy:
@@ -186,9 +179,10 @@ def _without(policy: Policy, killed: frozenset[str]) -> Policy:
     return replace(policy, version=version, default=default, markets={**markets, **off})
 
 
-def _is_code(word: str) -> bool:
+def is_code(word: str) -> bool:
+    """Whether a word can be a market's code."""
     return len(word) == 2 and word.isascii() and word.isalpha()
 
 
-def _digest(content: bytes) -> str:
-    return sha256(content).hexdigest()[:16]
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else sha256(content).hexdigest()[:16]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.measures.pages import assert_legible
-from tests.servers.serving_replicas import serving
+from tests.measures.pages import assert_legible, rendered
+from tests.servers.serving_replicas import listening, serving
 
 
 def test_the_page_of_the_calls_in_a_browser(browser: str, tmp_path: Path) -> None:
@@ -21,3 +26,58 @@ def test_the_page_of_the_calls_in_a_browser(browser: str, tmp_path: Path) -> Non
         assert all(path in seen["text"] for path in paths)
         assert '"decision_factors"' in seen["text"]
         assert seen["open"] == 0
+
+
+_CLICKS = """<!doctype html><body><iframe src="/docs/try" style="width:1200px;height:5000px"></iframe><script>
+const found = async (wanted) => {
+  for (;;) {
+    const element = wanted(document.querySelector("iframe").contentDocument);
+    if (element) return element;
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+};
+(async () => {
+  const call = await found((page) =>
+    [...page.querySelectorAll(".opblock")].find((e) => e.innerText.includes("/healthz")));
+  call.querySelector(".opblock-summary-control").click();
+  (await found(() => call.querySelector(".execute"))).click();
+  const answer = await found(() => call.querySelector(".live-responses-table tbody .response-col_description"));
+  const frame = document.querySelector("iframe");
+  const asked = frame.contentWindow.performance.getEntriesByType("resource").map((entry) => entry.name);
+  const calls = frame.contentDocument.querySelectorAll(".opblock").length;
+  document.body.innerHTML = "<pre id=seen></pre>";
+  document.getElementById("seen").textContent = JSON.stringify({ answer: answer.innerText, asked, calls });
+})();
+</script>"""
+
+
+def test_a_person_can_try_a_call_in_the_page(browser: str, tmp_path: Path) -> None:
+    with listening(tmp_path / "data", open_docs=True) as http:
+        described = http.get("/openapi.json").json()
+
+        class SameOrigin(BaseHTTPRequestHandler):
+            """The endpoint, and one page more, which clicks as a person does."""
+
+            def do_GET(self) -> None:
+                answer = None if self.path == "/clicks" else http.get(self.path)
+                self.send_response(answer.status_code if answer else 200)
+                self.send_header("Content-Type", answer.headers["content-type"] if answer else "text/html")
+                self.end_headers()
+                self.wfile.write(answer.content if answer else _CLICKS.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), SameOrigin) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            url = f"http://127.0.0.1:{server.server_port}"
+            page = rendered(browser, f"{url}/clicks", tmp_path / "browser")
+            server.shutdown()
+    seen = re.search(r"<pre id=\"seen\">(.+?)</pre>", page, re.DOTALL)
+    assert seen, page[-2000:]
+    told = json.loads(html.unescape(seen[1]))
+    assert '"alive"' in told["answer"]
+    assert told["calls"] == sum(len(methods) for methods in described["paths"].values())
+    assert {address.removeprefix(url) for address in told["asked"] if not address.startswith("data:")} == {
+        *("/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/openapi.json", "/healthz")
+    }

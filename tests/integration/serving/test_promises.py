@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from cancellation.serving.records.people import PersonKey
 from cancellation.serving.records.segments import read_segment
 from cancellation.serving.records.shipped_log import read_log
 from jobs.cancellation_appeal import AppealJob, main
@@ -240,6 +241,7 @@ def test_an_appeal_finds_in_the_archive_what_was_decided_and_by_which_policy(
         (data / "policy.toml").write_text(first.replace("investigate = 0.45", "investigate = 0.55"))
         until(lambda: len(list((archive / "policies").glob("*.toml"))) == 2)
         until(lambda: any((archive / "decisions").rglob("*.parquet")), 120)
+    key = PersonKey.load(data / "person.key")
     shutil.rmtree(data)  # the machine is long gone
     today = datetime.now(UTC).date()
     main(AppealJob(archive=str(archive), event_id="appealed", market="ID", day=today))
@@ -247,7 +249,7 @@ def test_an_appeal_finds_in_the_archive_what_was_decided_and_by_which_policy(
     for name in ("verdict", "action", "model_version", "policy_version"):
         assert found["decision"][name] == given[name]
     assert found["policy"] == first
-    assert json.loads(found["decision"]["event"])["order_id"] == simulated_event(70)["order_id"]
+    assert json.loads(found["decision"]["event"])["order_id"] == key.digest("order", simulated_event(70)["order_id"])
     with pytest.raises(ValueError, match="expected a decision on that event in BR"):
         main(AppealJob(archive=str(archive), event_id="appealed", market="BR", day=today))
 

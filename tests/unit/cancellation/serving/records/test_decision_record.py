@@ -57,11 +57,11 @@ def test_a_record_that_does_not_fit_is_kept_whole_and_spoils_no_other(changes: d
 @pytest.mark.parametrize(
     ("market", "received_at", "folder"),
     [
-        ("BR", NOON, "market=BR/day=2026-10-31/hour=12"),
-        ("TH", NOON - 0.001, "market=TH/day=2026-10-31/hour=11"),
-        ("../x", NOON, "market=unknown/day=2026-10-31/hour=12"),
-        (None, None, "market=unknown/day=1970-01-01/hour=00"),
-        ("BR", float("inf"), "market=BR/day=1970-01-01/hour=00"),
+        ("BR", NOON, "market=BR/day=2026-10-31"),
+        ("TH", NOON - 0.001, "market=TH/day=2026-10-31"),
+        ("../x", NOON, "market=unknown/day=2026-10-31"),
+        (None, None, "market=unknown/day=1970-01-01"),
+        ("BR", float("inf"), "market=BR/day=1970-01-01"),
     ],
 )
 def test_a_folder_is_market_day_and_hour_of_receipt(market: Any, received_at: Any, folder: str) -> None:

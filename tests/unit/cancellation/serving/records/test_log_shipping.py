@@ -1,4 +1,4 @@
-"""Shipping to a folder: every record once, in its market's hour, whatever is done twice or breaks between."""
+"""Shipping to a folder: every record once, in its market's day, whatever is done twice or breaks between."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Clock:
 def _write(folder: Path, first: int = 0, count: int = 6) -> None:
     log = DecisionLog(folder)
     for number in range(first, first + count):
-        market, hour = ("BR", "TH")[number % 2], number // 2
-        log.append(decision_record(number, market=market, received_at=NOON + 3600 * hour))
+        market, third = ("BR", "TH")[number % 2], number // 2
+        log.append(decision_record(number, market=market, received_at=NOON + 6 * 3600 * third))
     log.close()
 
 
@@ -39,14 +39,12 @@ def _event_ids(output: Path, **wanted: object) -> list[str]:
 ALL = [f"e-{number:06d}" for number in range(6)]
 
 
-def test_records_go_to_their_markets_hour_and_the_segment_goes_away(tmp_path: Path) -> None:
+def test_records_go_to_their_markets_day_and_the_segment_goes_away(tmp_path: Path) -> None:
     _write(tmp_path / "log")
     shipper = Shipper(tmp_path / "log", str(tmp_path / "out"))
     assert (shipper.ship_once(), shipper.ship_once(), shipper.num_shipped) == (6, 0, 6)
     folders = {str(path.parent.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.parquet")}
-    assert folders == {
-        f"market={market}/day=2026-10-31/hour={hour}" for market in ("BR", "TH") for hour in ("12", "13", "14")
-    }
+    assert folders == {f"market={market}/day=2026-{day}" for market in ("BR", "TH") for day in ("10-31", "11-01")}
     assert sealed_segments(tmp_path / "log") == []
     assert _event_ids(tmp_path / "out") == ALL
 
@@ -55,8 +53,8 @@ def test_the_log_is_read_by_market_and_time(tmp_path: Path) -> None:
     _write(tmp_path / "log")
     Shipper(tmp_path / "log", str(tmp_path / "out")).ship_once()
     assert _event_ids(tmp_path / "out", market="TH") == ALL[1::2]
-    assert _event_ids(tmp_path / "out", start=NOON + 1, end=NOON + 7200) == ALL[2:4]
-    assert _event_ids(tmp_path / "out", market="TH", start=NOON + 7200) == ALL[5:]
+    assert _event_ids(tmp_path / "out", start=NOON + 1, end=NOON + 12 * 3600) == ALL[2:4]
+    assert _event_ids(tmp_path / "out", market="TH", start=NOON + 12 * 3600) == ALL[5:]
     assert _event_ids(tmp_path / "nothing") == []
     narrow = read_log(str(tmp_path / "out"), market="BR", end=NOON + 1, columns=["score", "event_id"])
     assert narrow.to_pylist() == [{"score": 0.75, "event_id": ALL[0]}]
@@ -66,7 +64,7 @@ def test_other_readers_take_the_folders_for_partitions(tmp_path: Path) -> None:
     _write(tmp_path / "log")
     Shipper(tmp_path / "log", str(tmp_path / "out")).ship_once()
     dataset = ds.dataset(tmp_path / "out", partitioning="hive")
-    assert dataset.count_rows(filter=(ds.field("market") == "BR") & (ds.field("hour") == 13)) == 1
+    assert dataset.count_rows(filter=(ds.field("market") == "BR") & (ds.field("day") == "2026-11-01")) == 1
 
 
 def test_shipping_a_segment_again_changes_nothing(tmp_path: Path) -> None:

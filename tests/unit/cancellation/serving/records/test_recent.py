@@ -1,20 +1,29 @@
-"""Recent decisions: the first one stands, for all replicas and after them, and for as long as was said."""
+"""Recent decisions: the first one stands, for all replicas and after them, and for as long as was said.
+
+In a file of one machine as in a database that several share.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cancellation.serving.records.recent import RecentDecisions
+from cancellation.serving.inference.example_events import example_events
+from cancellation.serving.records.recent import LAYOUT, RecentDecisions
+from cluster.database.postgres import PostgresDatabase
+from cluster.database.sqlite import SqliteDatabase
 from tests.builders.decision_records import decision_record
 from tests.conftest import PROJECT
-from tests.servers.serving_replicas import simulated_event
+from tests.servers.postgres import PostgresServer
 
 
 class Clock:
@@ -31,11 +40,44 @@ def clock() -> Clock:
     return Clock()
 
 
+@dataclass
+class Place:
+    """One database, which any number may open."""
+
+    kind: str
+    address: str
+    opened: list[RecentDecisions] = field(default_factory=list)
+
+    def open(self, **settings: Any) -> RecentDecisions:
+        kind = {"sqlite": SqliteDatabase, "postgres": PostgresDatabase}[self.kind]
+        self.opened.append(RecentDecisions(kind(self.address, LAYOUT), **settings))
+        return self.opened[-1]
+
+    def close(self) -> None:
+        for recent in self.opened:
+            recent.close()
+            recent.database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    sqlite = request.param == "sqlite"
+    address = str(tmp_path / "r.sqlite") if sqlite else request.getfixturevalue("postgres_server").database()
+    place = Place(request.param, address)
+    yield place
+    place.close()
+
+
 @pytest.fixture
-def recent(tmp_path: Path, clock: Clock) -> Iterator[RecentDecisions]:
-    opened = RecentDecisions(tmp_path / "r.sqlite", retention_seconds=100, max_entries=1000, clock=clock)
-    yield opened
-    opened.close()
+def file(tmp_path: Path) -> Iterator[Place]:
+    place = Place("sqlite", str(tmp_path / "r.sqlite"))
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def recent(place: Place, clock: Clock) -> RecentDecisions:
+    return place.open(retention_seconds=100, max_entries=1000, clock=clock)
 
 
 def test_what_was_put_is_found_and_nothing_else(recent: RecentDecisions) -> None:
@@ -44,7 +86,6 @@ def test_what_was_put_is_found_and_nothing_else(recent: RecentDecisions) -> None
     assert put.decision == decision_record(1)
     assert recent.get("e-1") == put
     assert recent.get("e-2") is None
-    assert recent.path.stat().st_mode & 0o777 == 0o600
 
 
 def test_the_first_stands_and_the_second_gets_it(recent: RecentDecisions) -> None:
@@ -54,14 +95,16 @@ def test_the_first_stands_and_the_second_gets_it(recent: RecentDecisions) -> Non
     assert recent.get("e-1") == second
 
 
-def test_without_a_limit_all_of_the_time_is_kept_and_takes_little_room(tmp_path: Path) -> None:
-    recent, event = RecentDecisions(tmp_path / "r.sqlite"), simulated_event(1)
+def test_without_a_limit_all_of_the_time_is_kept_and_takes_little_room(file: Place, tmp_path: Path) -> None:
+    recent, event = file.open(), example_events()[0]
     for number in range(3000):
         recent.put(f"e-{number}", "f", {**decision_record(number), "event": event})
     recent.drop_old()
     assert len(recent) == 3000
-    recent.close()
-    assert (tmp_path / "r.sqlite").stat().st_size / 3000 < 2500
+    file.close()
+    found = (tmp_path / "r.sqlite").stat()
+    assert found.st_size / 3000 < 2500
+    assert found.st_mode & 0o777 == 0o600
 
 
 def test_a_decision_is_forgotten_after_its_time_and_may_then_be_another(recent: RecentDecisions, clock: Clock) -> None:
@@ -97,28 +140,27 @@ def test_an_explanation_stands_beside_the_answer_and_changes_nothing_of_it(recen
     assert not recent.add_explanation("e-2", factors)
 
 
-def test_replicas_see_each_others_decisions_also_after_their_death(tmp_path: Path) -> None:
-    path = tmp_path / "r.sqlite"
-    mine = RecentDecisions(path)
+def test_replicas_see_each_others_decisions_also_after_their_death(place: Place) -> None:
+    mine = place.open()
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\n"
-        "from cancellation.serving.records.recent import RecentDecisions\n"
-        "recent = RecentDecisions(Path(sys.argv[1]))\n"
+        "import os, signal, sys\n"
+        "from cancellation.serving.records.recent import LAYOUT, RecentDecisions\n"
+        "from cluster.database.postgres import PostgresDatabase as postgres\n"
+        "from cluster.database.sqlite import SqliteDatabase as sqlite\n"
+        "recent = RecentDecisions(globals()[sys.argv[1]](sys.argv[2], LAYOUT))\n"
         "for number in range(20): recent.put(f'e-{number}', 'f', {'n': number})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(path)], cwd=PROJECT, timeout=120)
+    command = [sys.executable, "-c", script, place.kind, place.address]
+    done = subprocess.run(command, cwd=PROJECT, timeout=120)
     assert done.returncode == -9
     assert [mine.get(f"e-{number}").decision for number in range(20)] == [{"n": number} for number in range(20)]
     mine.put("e-20", "f", {})
-    mine.close()
-    again = RecentDecisions(path)
-    assert len(again) == 21
-    again.close()
+    assert len(place.open()) == 21
 
 
-def test_of_many_at_once_one_stands_and_one_is_logged(tmp_path: Path) -> None:
-    replicas = [RecentDecisions(tmp_path / "r.sqlite") for _ in range(4)]
+def test_of_many_at_once_one_stands_and_one_is_logged(place: Place) -> None:
+    replicas = [place.open() for _ in range(4)]
     logged: list[int] = []
     answers: list[object] = []
 
@@ -135,8 +177,6 @@ def test_of_many_at_once_one_stands_and_one_is_logged(tmp_path: Path) -> None:
     assert sorted(logged) == list(range(20))
     assert len(answers) == 80
     assert len(set(answers)) == 20
-    for replica in replicas:
-        replica.close()
 
 
 def test_what_could_not_be_logged_is_not_recorded(recent: RecentDecisions) -> None:
@@ -149,43 +189,85 @@ def test_what_could_not_be_logged_is_not_recorded(recent: RecentDecisions) -> No
     assert recent.put("e-1", "f", {"n": 2}).decision == {"n": 2}
 
 
-def test_a_file_harmed_by_a_crash_of_the_machine_is_begun_anew_and_a_whole_one_kept(tmp_path: Path) -> None:
+def test_a_message_is_written_once_on_whichever_machine_it_comes(place: Place, clock: Clock) -> None:
+    machines, written = [place.open(retention_seconds=100, clock=clock) for _ in range(3)], []
+
+    def fail() -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        machines[0].put_once("m", fail)
+    assert [machine.put_once("m", lambda: written.append(1)) for machine in machines] == [True, False, False]
+    assert written == [1]
+    clock.now += 100
+    assert machines[1].put_once("m", lambda: written.append(2))
+
+
+def test_what_one_machine_decided_and_explained_is_found_from_another(place: Place) -> None:
+    one, other = place.open(), place.open()
+    one.put("e-1", "f", {"by": "one"})
+    assert other.put("e-1", "f", {"by": "other"}).decision == {"by": "one"}
+    factors = [{"code": "chat.out_of_stock", "probability": 0.5, "evidence": "chat[3]"}]
+    assert other.add_explanation("e-1", factors)
+    assert one.get("e-1").explanation == factors
+
+
+def test_a_file_harmed_by_a_crash_of_the_machine_is_begun_anew_and_a_whole_one_kept(
+    file: Place, tmp_path: Path
+) -> None:
     path, mark = tmp_path / "r.sqlite", tmp_path / "r.sqlite.boot"
-    recent = RecentDecisions(path)
+    recent = file.open()
     for number in range(200):
         recent.put(f"e-{number}", "f", decision_record(number))
-    recent.close()
+    file.close()
     mark.write_text("another start of the machine")
-    again = RecentDecisions(path)
-    assert len(again) == 200
-    again.close()
+    assert len(file.open()) == 200
+    file.close()
     mark.write_text("another start of the machine")
     content = bytearray(path.read_bytes())
     content[4096 : len(content) // 2] = bytes(len(content) // 2 - 4096)
     path.write_bytes(content)
-    harmed = RecentDecisions(path)
+    harmed = file.open()
     assert (len(harmed), harmed.put("e-1", "f", {"n": 1}).decision) == (0, {"n": 1})
-    harmed.close()
 
 
-def test_sqlites_own_log_is_folded_into_the_file_and_gives_its_room_back(tmp_path: Path) -> None:
-    recent = RecentDecisions(tmp_path / "r.sqlite")
-    log = tmp_path / "r.sqlite-wal"
+def test_sqlites_own_log_is_folded_into_the_file_and_gives_its_room_back(file: Place, tmp_path: Path) -> None:
+    recent, log = file.open(), tmp_path / "r.sqlite-wal"
     largest, deadline = 0, time.monotonic() + 60
     for number in range(300):
-        recent.put(f"e-{number}", "f", {"text": "x" * 50_000})
+        recent.put(f"e-{number}", "f", {"text": "x" * 50_000, "noise": os.urandom(40_000).hex()})
         largest = max(largest, log.stat().st_size)
     assert largest > 2**20
     while log.stat().st_size > 8 * 2**20:
         assert time.monotonic() < deadline, "was not folded"
         time.sleep(0.05)
     assert len(recent) == 300
-    recent.close()
 
 
-def test_a_closed_one_says_so(tmp_path: Path) -> None:
-    recent = RecentDecisions(tmp_path / "r.sqlite")
-    recent.close()
-    recent.close()
-    with pytest.raises(OSError, match="SQLite failed"):
+def test_a_closed_one_says_so(place: Place) -> None:
+    recent = place.open()
+    place.close()
+    place.close()
+    with pytest.raises(OSError, match=r"(SQLite|PostgreSQL) failed"):
         recent.get("e-1")
+
+
+def test_a_database_that_is_away_is_an_error_soon_and_nothing_once_it_is_back(postgres_server: PostgresServer) -> None:
+    place = Place("postgres", postgres_server.database())
+    recent = place.open()
+    recent.put("e-1", "f", {"n": 1})
+    postgres_server.cut_off(place.address)
+    started = time.monotonic()
+    with pytest.raises(OSError, match="PostgreSQL failed") as failed:
+        recent.get("e-1")
+    assert time.monotonic() - started < 10
+    assert place.address.rpartition("/")[2] in str(failed.value)
+    postgres_server.let_in(place.address)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            assert recent.get("e-1").decision == {"n": 1}
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+    place.close()

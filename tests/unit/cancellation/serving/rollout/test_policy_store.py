@@ -1,17 +1,24 @@
-"""The policy in force: good changes are taken over, bad ones refused, all on record; to kill takes only a file."""
+"""The policy in force: good changes are taken over, bad ones refused, all on record; to kill takes only a word.
+
+In files of one machine as in a database that several share.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cancellation.decision.policy import PolicyError
+from cancellation.serving.rollout.policy_sources import LAYOUT, PolicyFiles, PolicyTables
 from cancellation.serving.rollout.policy_store import PolicyStore
+from cluster.database.postgres import PostgresDatabase
+from tests.servers.postgres import PostgresServer
 
 POLICY = """
 version = "{version}"
@@ -63,14 +70,60 @@ class Files:
         self.write()
 
     def write(self, version: str = "1", state: str = "live") -> None:
-        self.policy.write_text(POLICY.format(version=version, state=state))
+        self.put(POLICY.format(version=version, state=state).encode())
+
+    def put(self, content: bytes) -> None:
+        self.policy.write_bytes(content)
+
+    def throw(self, *markets: str) -> None:
+        self.kill.write_text("\n".join(markets))
+
+    def take_back(self) -> None:
+        self.kill.unlink()
 
     def store(self) -> PolicyStore:
-        return PolicyStore(self.policy, self.ledger, clock=self.clock)
+        return PolicyStore(PolicyFiles(self.policy, self.ledger), clock=self.clock)
+
+    def lines(self) -> list[str]:
+        return [line for line in self.ledger.read_text().splitlines() if line.endswith("}")]
 
     def entries(self) -> list[tuple[float, str]]:
-        lines = [json.loads(line) for line in self.ledger.read_text().splitlines() if line.endswith("}")]
+        lines = [json.loads(line) for line in self.lines()]
         return [(line["at"], label(line["policy_version"])) for line in lines]
+
+
+class Tables(Files):
+    """The same in a database; each store has connections of its own, as on a machine of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.clock = url, Clock()
+        self.opened: list[PostgresDatabase] = []
+        self.mine = self.open()
+        self.write()
+
+    def open(self) -> PolicyTables:
+        self.opened.append(PostgresDatabase(self.url, LAYOUT))
+        return PolicyTables(self.opened[-1])
+
+    def put(self, content: bytes) -> None:
+        self.mine.publish(content)
+
+    def throw(self, *markets: str) -> None:
+        self.mine.change_kill_switch(kill=markets)
+
+    def take_back(self) -> None:
+        self.mine.change_kill_switch(revive=self.mine.read().kill_switch.split())
+
+    def store(self) -> PolicyStore:
+        return PolicyStore(self.open(), clock=self.clock)
+
+    def lines(self) -> list[str]:
+        with self.opened[0].reading() as execute:
+            return [line for (line,) in execute("SELECT line FROM policy_ledger ORDER BY number").fetchall()]
+
+    def close(self) -> None:
+        for database in self.opened:
+            database.close()
 
 
 @pytest.fixture
@@ -78,14 +131,26 @@ def files(tmp_path: Path) -> Files:
     return Files(tmp_path)
 
 
-def test_a_version_is_the_files_content_whatever_was_typed(files: Files) -> None:
-    store = files.store()
+@pytest.fixture
+def tables(postgres_server: PostgresServer) -> Iterator[Tables]:
+    tables = Tables(postgres_server.database())
+    yield tables
+    tables.close()
+
+
+@pytest.fixture(params=["files", "tables"])
+def kept(request: pytest.FixtureRequest) -> Files:
+    return request.getfixturevalue(request.param)
+
+
+def test_a_version_is_the_files_content_whatever_was_typed(kept: Files) -> None:
+    store = kept.store()
     first = store.current.version
-    files.write("1", "shadow")
+    kept.write("1", "shadow")
     assert store.reload_if_changed()
     assert label(store.current.version) == label(first)
     assert store.current.version != first
-    files.write("1", "live")
+    kept.write("1", "live")
     store.reload_if_changed()
     assert store.current.version == first
 
@@ -102,13 +167,13 @@ def test_a_file_that_was_cut_off_is_refused_wherever_that_was(files: Files) -> N
     assert store.last_refusal is None
 
 
-def test_a_changed_file_is_taken_over_and_an_unchanged_one_is_not(files: Files) -> None:
-    store = files.store()
+def test_a_changed_file_is_taken_over_and_an_unchanged_one_is_not(kept: Files) -> None:
+    store = kept.store()
     assert (label(store.current.version), store.market("BR").state, store.reload_if_changed()) == ("1", "live", False)
-    files.write("2", "shadow")
+    kept.write("2", "shadow")
     assert store.reload_if_changed()
     assert (label(store.current.version), store.market("BR").state, store.num_changes) == ("2", "shadow", 1)
-    os.utime(files.policy)
+    kept.write("2", "shadow")
     assert not store.reload_if_changed()
 
 
@@ -135,11 +200,11 @@ def test_a_bad_file_is_refused_once_and_the_old_policy_kept(files: Files, damage
     assert store.last_refusal is None
 
 
-def test_a_refusal_ends_when_the_old_file_is_put_back(files: Files) -> None:
-    store = files.store()
-    files.policy.write_text("bad")
+def test_a_refusal_ends_when_the_old_file_is_put_back(kept: Files) -> None:
+    store = kept.store()
+    kept.put(b"bad")
     store.reload_if_changed()
-    files.write()
+    kept.write()
     assert not store.reload_if_changed()
     assert (store.last_refusal, store.num_refusals) == (None, 1)
 
@@ -182,12 +247,13 @@ def test_a_kill_switch_that_cannot_be_read_turns_everything_off(files: Files) ->
     assert store.market("BR").state == store.market("TH").state == "off"
 
 
-def test_a_kill_holds_at_the_start_and_with_a_policy_that_is_refused(files: Files) -> None:
-    files.kill.write_text("BR")
-    store = files.store()
+def test_a_kill_holds_at_the_start_and_with_a_policy_that_is_refused(kept: Files) -> None:
+    kept.throw("BR")
+    store = kept.store()
     assert (store.market("BR").state, store.killed) == ("off", {"BR"})
-    files.policy.write_text("bad")
-    files.kill.write_text("TH")
+    kept.put(b"bad")
+    kept.take_back()
+    kept.throw("TH")
     assert store.reload_if_changed()
     assert (store.market("BR").state, store.market("TH").state, store.num_refusals) == ("live", "off", 1)
 
@@ -220,14 +286,14 @@ def test_a_kill_that_was_never_recorded_ends_with_its_file(files: Files) -> None
     assert store.market("BR").state == "live"
 
 
-def test_the_ledger_tells_what_was_in_force_where_and_when(files: Files) -> None:
-    store = files.store()
+def test_the_ledger_tells_what_was_in_force_where_and_when(kept: Files) -> None:
+    store = kept.store()
     for now, version, state in ((2000.0, "2", "shadow"), (3000.0, "3", "live")):
-        files.clock.now = now
-        files.write(version, state)
+        kept.clock.now = now
+        kept.write(version, state)
         store.reload_if_changed()
-    files.clock.now = 4000.0
-    files.kill.write_text("BR")
+    kept.clock.now = 4000.0
+    kept.throw("BR")
     store.reload_if_changed()
 
     def found(instant: float) -> tuple[float, str, str, bool]:
@@ -247,25 +313,25 @@ def test_the_ledger_tells_what_was_in_force_where_and_when(files: Files) -> None
         store.at("BR", 999.0)
 
 
-def test_the_ledger_gives_an_entry_back_as_it_was(files: Files) -> None:
-    store = files.store()
+def test_the_ledger_gives_an_entry_back_as_it_was(kept: Files) -> None:
+    store = kept.store()
     assert store.at("BR", 1000.0).policy == store.market("BR")
     assert store.market("BR").evidence.pooled == ("MX",)
 
 
-def test_a_change_is_recorded_once_however_many_replicas_see_it(files: Files) -> None:
-    stores = [files.store() for _ in range(4)]
-    files.clock.now = 2000.0
-    files.write("2")
+def test_a_change_is_recorded_once_however_many_replicas_see_it(kept: Files) -> None:
+    stores = [kept.store() for _ in range(4)]
+    kept.clock.now = 2000.0
+    kept.write("2")
     threads = [threading.Thread(target=store.reload_if_changed) for store in stores]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert {label(store.current.version) for store in stores} == {"2"}
-    assert files.entries() == [(1000.0, "1"), (2000.0, "2")]
-    files.store()
-    assert len(files.entries()) == 2
+    assert kept.entries() == [(1000.0, "1"), (2000.0, "2")]
+    kept.store()
+    assert len(kept.entries()) == 2
 
 
 def test_a_line_that_a_crash_cut_off_harms_no_other(files: Files) -> None:
@@ -277,3 +343,54 @@ def test_a_line_that_a_crash_cut_off_harms_no_other(files: Files) -> None:
     store = files.store()
     assert files.entries() == [(1000.0, "1"), (2000.0, "2")]
     assert label(store.at("BR", 1600.0).policy_version) == "1"
+
+
+def test_a_kill_switch_thrown_once_is_in_force_everywhere_within_five_seconds(tables: Tables) -> None:
+    with polling(tables, machines=3) as stores:
+        tables.throw("BR")
+        assert all_come_true(stores, lambda store: store.market("BR").state == "off") < 5
+        assert [store.market("TH").state for store in stores] == ["shadow"] * 3
+        tables.take_back()
+        assert all_come_true(stores, lambda store: store.market("BR").state == "live") < 5
+    answers = [(store.at("BR", 1000.0), store.at("TH", 2000.0)) for store in stores]
+    assert answers == [answers[0]] * 3
+    assert [version for _, version in tables.entries()] == ["1", "1+kill:BR", "1"]
+
+
+def test_who_cannot_see_the_kill_switch_takes_it_for_thrown_until_it_can(
+    tables: Tables, postgres_server: PostgresServer
+) -> None:
+    with polling(tables, machines=1) as stores:
+        postgres_server.cut_off(tables.url)
+        assert all_come_true(stores, lambda store: store.market("BR").state == "off") < 15
+        postgres_server.let_in(tables.url)
+        all_come_true(stores, lambda store: store.market("BR").state == "live")
+
+
+@contextmanager
+def polling(tables: Tables, *, machines: int) -> Iterator[list[PolicyStore]]:
+    """Stores as so many machines have them, each looking at the database every second."""
+    stores, over = [tables.store() for _ in range(machines)], threading.Event()
+
+    def poll(store: PolicyStore) -> None:
+        while not over.wait(1.0):
+            store.reload_if_changed()
+
+    threads = [threading.Thread(target=poll, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    try:
+        yield stores
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def all_come_true(stores: list[PolicyStore], condition: Callable[[PolicyStore], bool]) -> float:
+    """Wait until something holds of all; give the seconds that took."""
+    started = time.monotonic()
+    while not all(condition(store) for store in stores):
+        assert time.monotonic() - started < 60, "it did not happen in time"
+        time.sleep(0.05)
+    return time.monotonic() - started

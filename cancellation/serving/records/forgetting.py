@@ -1,0 +1,162 @@
+"""A person removed from all that the endpoint keeps: archive, recent answers, segments that were not shipped yet.
+
+Rows are found by the keyed digests of `people.py`. Feedback has none and goes by its event's id, and so first: what
+finds it must still be there if this is broken off and begun again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cancellation.serving.records.log_shipping import LOCK
+from cancellation.serving.records.people import ROLES
+from cancellation.serving.records.recent import RecentDecisions
+from cancellation.serving.records.segments import DAMAGED, OPEN, SEALED, sealed_segments
+from cluster import storage
+
+_BY_DIGEST = ("decisions", "shadow", "rejudged")
+_BY_EVENT = "feedback"
+
+
+@dataclass
+class Found:
+    """How many rows of somebody lie where."""
+
+    archive: int = 0
+    segments: int = 0
+    open_segments: int = 0
+    """Lines of segments that are being written: nobody else may touch those until they are sealed."""
+    recent: int = 0
+    event_ids: set[str] = field(default_factory=set)
+
+    @property
+    def rows(self) -> int:
+        """All of them."""
+        return self.archive + self.segments + self.open_segments + self.recent
+
+
+@dataclass(frozen=True)
+class Places:
+    """What is searched."""
+
+    archive_url: str
+    log_folder: Path | None = None
+    """`data_dir/log` of this machine."""
+    recent: RecentDecisions | None = None
+
+
+def forget(places: Places, digests: Collection[str]) -> tuple[Found, Found]:
+    """Remove somebody; give what was there, and what is left. Safe to repeat, and to break off."""
+    before = find(places, digests)
+    _pass(places, digests, before.event_ids, remove=True)
+    return before, find(places, digests)
+
+
+def find(places: Places, digests: Collection[str]) -> Found:
+    """Count what there is of somebody, event by event."""
+    known = _pass(places, digests, (), remove=False).event_ids
+    return _pass(places, digests, known, remove=False)
+
+
+def _pass(places: Places, digests: Collection[str], event_ids: Collection[str], *, remove: bool) -> Found:
+    """Go through all places once, feedback first; with `remove`, what is found goes."""
+    found = Found()
+    quoted = [json.dumps(event_id, ensure_ascii=False) for event_id in event_ids]
+    for log in (_BY_EVENT, *_BY_DIGEST):
+        marks = quoted if log == _BY_EVENT else list(digests)
+        if places.log_folder is not None and marks and (places.log_folder / log).is_dir():
+            _search_segments(places.log_folder / log, [mark.encode() for mark in marks], found, remove)
+        matches = _of_events(event_ids) if log == _BY_EVENT else _of_people(digests)
+        for file in storage.list_files(storage.join_url(places.archive_url, log), suffix=".parquet"):
+            _search_file(file.url, matches, found, remove)
+        if log == _BY_EVENT and places.recent is not None:
+            ids = places.recent.about(digests, remove=remove)
+            found.recent += len(ids)
+            found.event_ids.update(ids)
+    return found
+
+
+def _of_people(digests: Collection[str]) -> Callable[[pa.Table], pa.ChunkedArray]:
+    """Rows with one of the digests, those that did not fit the columns among them."""
+    wanted = pa.array(sorted(digests), pa.string())
+
+    def matches(table: pa.Table) -> pa.ChunkedArray:
+        masks = [pc.is_in(table[f"{role}_digest"], wanted) for role in ROLES]
+        masks += [pc.fill_null(pc.match_substring(table["unread"], digest), False) for digest in digests]
+        return _any(masks)
+
+    return matches
+
+
+def _of_events(event_ids: Collection[str]) -> Callable[[pa.Table], pa.ChunkedArray]:
+    wanted = pa.array(sorted(event_ids), pa.string())
+    return lambda table: pc.is_in(table["event_id"], wanted)
+
+
+def _any(masks: list[pa.ChunkedArray]) -> pa.ChunkedArray:
+    first, *others = masks
+    for mask in others:
+        first = pc.or_(first, mask)
+    return first
+
+
+def _search_file(url: str, matches: Callable[[pa.Table], pa.ChunkedArray], found: Found, remove: bool) -> None:
+    table = pq.read_table(pa.BufferReader(storage.read_bytes(url)))
+    mask = matches(table)
+    count = pc.sum(mask).as_py() or 0
+    if not count:
+        return
+    found.archive += count
+    found.event_ids.update(name for name in table.filter(mask)["event_id"].to_pylist() if name is not None)
+    if remove:
+        # An empty file stays: a shipper that was killed before it removed the segment would create a missing one anew.
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.filter(pc.invert(mask)), sink, compression="zstd")
+        storage.write_bytes(url, sink.getvalue())
+
+
+def _search_segments(folder: Path, marks: list[bytes], found: Found, remove: bool) -> None:
+    with _no_shipping(folder):
+        sealed_segments(folder)
+        for path in sorted(folder.glob("*-*")):
+            if path.suffix not in (OPEN, SEALED, DAMAGED):
+                continue
+            lines = path.read_bytes().split(b"\n")
+            theirs = [line for line in lines if any(mark in line for mark in marks)]
+            found.event_ids.update(_event_ids(theirs))
+            if path.suffix == OPEN:
+                found.open_segments += len(theirs)
+                continue
+            found.segments += len(theirs)
+            if remove and theirs:
+                gone = set(theirs)
+                storage.write_bytes(str(path), b"\n".join(line for line in lines if line not in gone))
+
+
+def _event_ids(lines: list[bytes]) -> Iterator[str]:
+    for line in lines:
+        try:
+            yield json.loads(line[line.index(b"{") :])["event_id"]
+        except (ValueError, LookupError):  # a damaged line: it goes by its digest alone
+            continue
+
+
+@contextmanager
+def _no_shipping(folder: Path) -> Iterator[None]:
+    """Keep the shipper away: a segment that it has read would be shipped with what is removed here."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

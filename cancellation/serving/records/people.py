@@ -1,0 +1,97 @@
+"""Who an event is about, as keyed digests: rows of one person can be found and removed, and nobody be read off them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+ROLES = ("order", "seller", "buyer")
+"""Each is a field `<role>_id` of the event, and a column `<role>_digest` of the archive."""
+
+_MIN_LENGTH = 32
+_DIGEST_BYTES = 16
+
+
+class PersonKey:
+    """The key of the digests: the same on all machines, for as long as somebody may ask to be forgotten."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    @classmethod
+    def load(cls, path: Path) -> PersonKey:
+        """Read a key's file.
+
+        Raises:
+            ValueError: If it cannot be read, others may read it, or it is too short.
+        """
+        try:
+            if stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO:
+                raise ValueError(f"person key {path}: expected no access for others; chmod 600 it")
+            content = path.read_bytes().strip()
+        except OSError as error:
+            raise ValueError(f"person key {path}: cannot be read ({type(error).__name__})") from None
+        if len(content) < _MIN_LENGTH:
+            raise ValueError(f"person key {path}: expected at least {_MIN_LENGTH} characters, found {len(content)}")
+        return cls(blake2b(content, digest_size=32).digest())
+
+    def digest(self, role: str, name: str) -> str:
+        """Give the digest of an id in one of `ROLES`; hex, 32 digits."""
+        text = name.encode("utf-8", "surrogatepass")
+        return blake2b(text, key=self._key, person=role.encode(), digest_size=_DIGEST_BYTES).hexdigest()
+
+    def people(self, event: Mapping[str, Any]) -> dict[str, str]:
+        """Give the digest of each role of an event in the contract's form."""
+        return {role: self.digest(role, event[f"{role}_id"]) for role in ROLES}
+
+    def hidden(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the event with digests in place of the ids, those of concurrent orders among them."""
+        found = {**event, **{f"{role}_id": digest for role, digest in self.people(event).items()}}
+        if found.get("concurrent_orders"):
+            found["concurrent_orders"] = [
+                {**order, "order_id": self.digest("order", order["order_id"])} for order in found["concurrent_orders"]
+            ]
+        return found
+
+
+def make_key_file(path: Path) -> None:
+    """Make a file with a key of its own; one that is there stays.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(f"{secrets.token_urlsafe(32)}\n")
+    try:
+        path.hardlink_to(temporary)  # whole or not at all: another replica may be about to read it
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+
+
+def read_people(path: Path, key: PersonKey) -> frozenset[str]:
+    """Read a file of people, a line each: role, then id; give their digests.
+
+    Raises:
+        ValueError: If a line is something else, or there is none; its number is named, not what it holds.
+    """
+    digests = set()
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        role, _, name = line.strip().partition(" ")
+        if not role:
+            continue
+        if role not in ROLES or not name.strip():
+            raise ValueError(f"{path} line {number}: expected {', '.join(ROLES[:-1])} or {ROLES[-1]}, then an id")
+        digests.add(key.digest(role, name.strip()))
+    if not digests:
+        raise ValueError(f"{path}: expected a line with role and id, found none")
+    return frozenset(digests)

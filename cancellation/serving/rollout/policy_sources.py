@@ -1,0 +1,190 @@
+"""Where policy, kill switch and ledger are kept: files of one machine, or tables of a database that many share."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from cancellation.decision.policy import Policy, PolicyError, read_policy
+from cancellation.serving.rollout.policy_ledger import InForce, LedgerEntry, LedgerFile, entry_of, ledger_line, says
+from cluster.database.interface import Database
+
+logger = logging.getLogger(__name__)
+
+Record = Callable[[InForce, float], bool]
+"""Puts on record what is in force from an instant on; False if that was the last entry anyway."""
+
+BLIND_SECONDS = 2.5
+"""A kill switch that could not be read for so long may have been thrown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is there now; None for what cannot be read."""
+
+    policy: bytes | None
+    """In its file's form."""
+    kill_switch: str | None
+    """A line per market; empty where there is none."""
+
+
+def checked_policy(seen: Snapshot, place: str) -> Policy:
+    """Read the policy that is there.
+
+    Raises:
+        PolicyError: If there is none, or it is refused.
+    """
+    if seen.policy is None:
+        raise PolicyError(f"policy {place}: cannot be read")
+    return read_policy(seen.policy, place)
+
+
+class PolicySource(Protocol):
+    """Whatever cannot be written is an OSError."""
+
+    place: str
+    """Where the policy is, for errors."""
+
+    def read(self) -> Snapshot:
+        """Read policy and kill switch."""
+        ...
+
+    def locked(self) -> AbstractContextManager[Record]:
+        """Keep others from changing or recording anything for the length of a `with` block."""
+        ...
+
+    def at(self, market: str, instant: float) -> LedgerEntry:
+        """Find what was in force in a market at an instant (epoch seconds).
+
+        Raises:
+            ValueError: If nothing was recorded by then.
+        """
+        ...
+
+
+class PolicyFiles:
+    """A policy file, beside it `<policy>.kill`, and a ledger file."""
+
+    def __init__(self, path: Path, ledger: Path) -> None:
+        self.path = Path(path)
+        self.place = str(self.path)
+        self.kill_path = self.path.with_name(f"{self.path.name}.kill")
+        self._ledger = LedgerFile(Path(ledger))
+
+    def read(self) -> Snapshot:
+        """Read the files."""
+        try:
+            policy = self.path.read_bytes()
+        except OSError:
+            policy = None
+        try:
+            return Snapshot(policy, self.kill_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return Snapshot(policy, "")
+        except (OSError, UnicodeDecodeError):
+            return Snapshot(policy, None)
+
+    @contextmanager
+    def locked(self) -> Iterator[Record]:
+        """Keep other replicas of this machine from recording."""
+        with self._ledger.locked():
+            yield self._ledger.record
+
+    def at(self, market: str, instant: float) -> LedgerEntry:
+        """Look it up in the ledger file."""
+        return self._ledger.at(market, instant)
+
+
+LAYOUT = """
+CREATE TABLE IF NOT EXISTS rollout (
+    name TEXT PRIMARY KEY,
+    content {bytes} NOT NULL
+);
+CREATE TABLE IF NOT EXISTS policy_ledger (
+    number {number},
+    at DOUBLE PRECISION NOT NULL,
+    line TEXT NOT NULL -- JSON
+);
+"""
+_POLICY, _KILL_SWITCH = "policy", "kill switch"
+_PUT = "INSERT INTO rollout (name, content) VALUES (?, ?) ON CONFLICT (name) DO "
+_LAST = "SELECT line FROM policy_ledger WHERE at <= ? ORDER BY number DESC LIMIT 1"
+_NEVER = 1e300
+
+
+class PolicyTables:
+    """Tables of `LAYOUT`. What is put there once is in force on every gateway within `rollout.poll_seconds`."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.place = database.name
+        self._database = database
+        self._clock = clock
+        self._last, self._read_at = Snapshot(None, None), clock()
+
+    def begin_with(self, policy: bytes) -> None:
+        """Put a policy there if there is none yet."""
+        with self._database.writing(alone=True) as execute:
+            execute(_PUT + "NOTHING", (_POLICY, policy))
+
+    def publish(self, policy: bytes) -> None:
+        """Put a checked policy there in place of the one that is."""
+        self._put(_POLICY, lambda _: policy)
+
+    def change_kill_switch(self, *, kill: Sequence[str] = (), revive: Sequence[str] = ()) -> list[str]:
+        """Throw it for some markets, * for all, and take it back for others; give what is killed from now on."""
+
+        def change(before: bytes) -> bytes:
+            return "\n".join(sorted({*before.decode().split(), *kill} - set(revive))).encode()
+
+        return self._put(_KILL_SWITCH, change).decode().split()
+
+    def read(self) -> Snapshot:
+        """Read both; a database that is away for a moment has changed neither."""
+        try:
+            with self._database.reading() as execute:
+                found = {
+                    name: bytes(content) for name, content in execute("SELECT name, content FROM rollout").fetchall()
+                }
+        except OSError as error:
+            logger.error("%s", error)
+            blind = self._clock() - self._read_at > BLIND_SECONDS
+            return replace(self._last, kill_switch=None) if blind else self._last
+        self._read_at = self._clock()
+        self._last = Snapshot(found.get(_POLICY), found.get(_KILL_SWITCH, b"").decode())
+        return self._last
+
+    @contextmanager
+    def locked(self) -> Iterator[Record]:
+        """Keep everybody from changing or recording anything."""
+        with self._database.writing(alone=True) as execute:
+
+            def record(in_force: InForce, at: float) -> bool:
+                last = execute(_LAST, (_NEVER,)).fetchone()
+                if says(json.loads(last[0]) if last else None, in_force):
+                    return False
+                line = json.dumps(ledger_line(in_force, at), ensure_ascii=False)
+                execute("INSERT INTO policy_ledger (at, line) VALUES (?, ?)", (at, line))
+                return True
+
+            yield record
+
+    def at(self, market: str, instant: float) -> LedgerEntry:
+        """Look it up."""
+        with self._database.reading() as execute:
+            found = execute(_LAST, (instant,)).fetchone()
+        if found is None:
+            raise ValueError(f"{self.place}: expected an entry up to {instant:.0f}, found none so early")
+        return entry_of(json.loads(found[0]), market)
+
+    def _put(self, name: str, change: Callable[[bytes], bytes]) -> bytes:
+        with self._database.writing(alone=True) as execute:
+            found = execute("SELECT content FROM rollout WHERE name = ?", (name,)).fetchone()
+            content = change(bytes(found[0]) if found else b"")
+            execute(_PUT + "UPDATE SET content = excluded.content", (name, content))
+        return content

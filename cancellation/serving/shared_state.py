@@ -1,0 +1,52 @@
+"""What must be one for all who may get the same event: answers, feedback, evidence, policy, kill switch, ledger.
+
+Gateways of one machine share files in `data_dir`; those of several machines a PostgreSQL database (`serving.database`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cancellation.serving.places import policy_path
+from cancellation.serving.records import recent
+from cancellation.serving.rollout import policy_sources
+from cancellation.serving.rollout.policy_sources import PolicyFiles, PolicySource, PolicyTables
+from cancellation.serving.settings import ServingSettings
+from cluster.database.interface import Database
+from cluster.database.postgres import PostgresDatabase
+from cluster.database.sqlite import SqliteDatabase
+
+
+@dataclass(frozen=True, slots=True)
+class SharedState:
+    """Both parts; `database` has the tables of `records/recent.py` and is to be closed."""
+
+    database: Database
+    policy: PolicySource
+
+
+def open_state(settings: ServingSettings) -> SharedState:
+    """Open what the settings name. A database without a policy begins with the one of the settings.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    if settings.database is None:
+        folder = Path(settings.data_dir)
+        files = PolicyFiles(policy_path(settings), folder / "policy.ledger.jsonl")
+        return SharedState(SqliteDatabase(folder / "recent.sqlite", recent.LAYOUT), files)
+    database, tables = open_tables(settings.database)
+    tables.begin_with(policy_path(settings).read_bytes())
+    return SharedState(database, tables)
+
+
+def open_tables(url: str) -> tuple[Database, PolicyTables]:
+    """Open a database that several machines share, its tables made where they are not there.
+
+    Raises:
+        ValueError: If the address is refused.
+        OSError: If the server does not let us in.
+    """
+    database = PostgresDatabase(url, recent.LAYOUT + policy_sources.LAYOUT)
+    return database, PolicyTables(database)

@@ -1,0 +1,77 @@
+"""What the code asks of a database: statements that SQLite and PostgreSQL both understand, in transactions.
+
+Layouts and statements are written once, with `?` for values. Where the two call one thing differently a layout names
+it in braces: `{number}` is a primary key that grows with each new row, `{bytes}` the type of bytes. Real numbers are
+DOUBLE PRECISION, since PostgreSQL's REAL holds six digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+from urllib.parse import parse_qs, urlsplit
+
+
+class Rows(Protocol):
+    """What a statement gave."""
+
+    @property
+    def rowcount(self) -> int: ...
+
+    def fetchone(self) -> Any: ...
+
+    def fetchall(self) -> list[Any]: ...
+
+
+class Execute(Protocol):
+    """Runs one statement."""
+
+    def __call__(self, statement: str, values: Sequence[Any] = (), /) -> Rows: ...
+
+
+class Database(Protocol):
+    """For any number of threads. Whatever fails is an OSError that names the database and never a value in it."""
+
+    name: str
+    """Where it is, as errors and logs say it; without a password."""
+
+    num_writers: int
+    """Threads that can usefully write at a time."""
+
+    shared: bool
+    """Whether other machines write to it too."""
+
+    def reading(self) -> AbstractContextManager[Execute]:
+        """Run statements that change nothing; they wait for nobody's transaction."""
+        ...
+
+    def writing(self, *, alone: bool = False) -> AbstractContextManager[Execute]:
+        """Run statements as one transaction, undone if the block raises; with `alone`, of those that ask for it one
+        at a time."""
+        ...
+
+    def tend(self) -> None:
+        """Do what keeps it in order; its user calls this every second or so."""
+        ...
+
+    def close(self) -> None:
+        """End it. Closing twice is fine."""
+        ...
+
+
+def check_address(url: str) -> str:
+    """Give the address of a PostgreSQL database as it may be shown.
+
+    Raises:
+        ValueError: If it is none, or holds a password: command lines and settings are seen by many.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise ValueError("database: expected postgresql://user@host:5432/name, found another kind of address")
+    if parts.password is not None or {"password", "sslpassword"} & parse_qs(parts.query).keys():
+        raise ValueError(
+            "database: expected an address without a password, found one with it; put it in the file that PGPASSFILE "
+            "names (host:port:database:user:password) or in PGPASSWORD"
+        )
+    return f"{parts.netloc}{parts.path}"

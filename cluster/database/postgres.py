@@ -1,0 +1,114 @@
+"""A PostgreSQL database that several machines share, through psycopg.
+
+Who asks is never kept waiting for long by a server that is away, hangs or was replaced by another: connections are
+tried anew in the background, none is waited for longer than a second, and a statement has two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import Any
+
+import psycopg
+from psycopg.rows import TupleRow
+from psycopg_pool import ConnectionPool
+
+from cluster.database.interface import Execute, check_address
+
+_WAIT_SECONDS = 1.0
+_RECONNECT_SECONDS = 5.0
+"""Then the next who asks begins the attempts anew, at short intervals."""
+_CONNECTIONS = 8
+_OPTIONS = {
+    "connect_timeout": 2,
+    "tcp_user_timeout": 2000,
+    "application_name": "marketplace-llm",
+    # A process whose machine is gone keeps others waiting for what it was writing no longer than this.
+    "options": "-c statement_timeout=2000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=5000",
+}
+
+
+class PostgresDatabase:
+    """One database of a server."""
+
+    num_writers = 4
+    shared = True
+
+    def __init__(self, url: str, layout: str) -> None:
+        """Connect, and make the tables that are not there.
+
+        Args:
+            url: As `check_address` accepts. The password comes from where libpq looks for it: PGPASSFILE, ~/.pgpass,
+                PGPASSWORD.
+            layout: Statements that make its tables where they are not there.
+
+        Raises:
+            ValueError: If the address is refused.
+            OSError: If the server does not let us in.
+        """
+        self.name = f"database {check_address(url)}"
+        self._alone = int.from_bytes(blake2b(layout.encode(), digest_size=7).digest())
+        self._pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
+            url,
+            kwargs={**_OPTIONS, "autocommit": True},
+            min_size=1,
+            max_size=_CONNECTIONS,
+            timeout=_WAIT_SECONDS,
+            reconnect_timeout=_RECONNECT_SECONDS,
+            open=False,
+        )
+        try:
+            self._make_tables(url, layout)
+        except psycopg.Error as error:
+            self._pool.close()
+            raise self._failure(error) from None
+        self._pool.open()
+
+    @contextmanager
+    def reading(self) -> Iterator[Execute]:
+        """Run statements that change nothing."""
+        with self._named_failures(), self._pool.connection() as connection:
+            yield _execute(connection)
+
+    @contextmanager
+    def writing(self, *, alone: bool = False) -> Iterator[Execute]:
+        """Run statements as one transaction."""
+        with self._named_failures(), self._pool.connection() as connection, connection.transaction():
+            if alone:
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", (self._alone,))
+            yield _execute(connection)
+
+    def tend(self) -> None:
+        """Nothing: the server does so itself."""
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._pool.close()
+
+    def _make_tables(self, url: str, layout: str) -> None:
+        # By a connection of its own: the pool would keep the reason of a refusal to itself.
+        with psycopg.connect(url, **_OPTIONS) as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", (self._alone,))  # IF NOT EXISTS is no lock
+            number = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+            connection.execute(layout.format(number=number, bytes="BYTEA").encode())
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: Exception) -> OSError:
+        """Say what happened in the server's first line, which holds no values: those are in its DETAIL."""
+        said = (str(error).splitlines() or [""])[0]
+        return OSError(f"{self.name}: PostgreSQL failed ({type(error).__name__}: {said}); look at the server")
+
+
+def _execute(connection: psycopg.Connection[TupleRow]) -> Execute:
+    def execute(statement: str, values: Sequence[Any] = ()) -> psycopg.Cursor[TupleRow]:
+        return connection.execute(statement.replace("?", "%s").encode(), values)
+
+    return execute

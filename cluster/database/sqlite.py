@@ -1,0 +1,129 @@
+"""An SQLite file on the local disk, shared by the processes of a machine, that survives them.
+
+Nothing in it ever waits for the disk: after a crash of the machine itself, which alone can harm it, it is checked and,
+if it is harmed, begun anew. It is for what may be lost with the machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from cluster.database.interface import Execute
+
+logger = logging.getLogger(__name__)
+
+_BUSY_SECONDS = 1.0
+_STROKE_MS = 10
+_FOLD_BYTES = 8 * 2**20
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class SqliteDatabase:
+    """One file."""
+
+    num_writers = 1
+    shared = False
+
+    def __init__(self, path: Path, layout: str) -> None:
+        """Open the file, or make it.
+
+        Args:
+            path: The file.
+            layout: Statements that make its tables where they are not there.
+
+        Raises:
+            OSError: If it cannot be opened.
+        """
+        self.path = Path(path)
+        self.name = f"database {self.path}"
+        self._layout = layout.format(number="INTEGER PRIMARY KEY", bytes="BLOB")
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._log_path = self.path.with_name(f"{self.path.name}-wal")
+        self._check_after_crash()
+        self.path.touch(mode=0o600)
+        self._writing, self._reading = threading.Lock(), threading.Lock()
+        self._writer = self._connect()
+        # Reads need no turn among the writers, and must not wait for one of this process that waits for another's.
+        self._reader = self._connect()
+
+    @contextmanager
+    def reading(self) -> Iterator[Execute]:
+        """Run statements that change nothing."""
+        with self._reading, self._named_failures():
+            yield self._reader.execute
+
+    @contextmanager
+    def writing(self, *, alone: bool = False) -> Iterator[Execute]:
+        """Run statements as one transaction; there is one at a time in any case."""
+        with self._writing, self._named_failures():
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer.execute
+                self._writer.execute("COMMIT")
+            except BaseException:
+                self._writer.rollback()
+                raise
+
+    def tend(self) -> None:
+        """Bring SQLite's log into its file: most of it without hindering anybody, then the rest at one stroke.
+
+        Without that stroke the log would never start anew while rows are written, and grow for ever.
+        """
+        if self._log_path.exists() and self._log_path.stat().st_size > _FOLD_BYTES:
+            with self._named_failures(), closing(self._connect()) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                # Writers wait for this stroke, and it for readers: not for long, there is another in a second.
+                connection.execute(f"PRAGMA busy_timeout = {_STROKE_MS}")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        """Leave the file in order."""
+        with self._writing, self._reading:
+            self._writer.close()
+            self._reader.close()
+
+    def _check_after_crash(self) -> None:
+        """Begin anew if the machine was started since the file was made and the file did not survive that."""
+        boot = _BOOT_ID.read_text() if _BOOT_ID.exists() else "unknown"
+        with self.path.with_name(f"{self.path.name}.boot").open("a+") as mark:
+            fcntl.flock(mark, fcntl.LOCK_EX)
+            mark.seek(0)
+            if mark.read() == boot:
+                return
+            if self.path.exists() and not self._is_whole():
+                logger.error("%s: harmed by a crash of the machine, begun anew", self.name)
+                for path in (self.path, self._log_path, self.path.with_name(f"{self.path.name}-shm")):
+                    path.unlink(missing_ok=True)
+            mark.truncate(0)
+            mark.write(boot)
+
+    def _is_whole(self) -> bool:
+        try:
+            with closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as connection:
+                return connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+        except sqlite3.DatabaseError:
+            return False
+
+    def _connect(self) -> sqlite3.Connection:
+        with self._named_failures():
+            connection = sqlite3.connect(
+                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.executescript(self._layout)
+        return connection
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise OSError(f"{self.name}: SQLite failed ({error}); mend the disk, or remove the file") from None

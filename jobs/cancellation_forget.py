@@ -1,0 +1,58 @@
+"""Remove people from all that the endpoint keeps: archive, recent answers, segments of this machine not yet shipped.
+
+Reads the file `people`, a line each: `seller`, `buyer` or `order`, then the id. Prints how many rows there were and how
+many are left, and fails while there are any. Safe to repeat. Run it on every machine that has segments (`data_dir`);
+lines of segments that are still being written can go when those are sealed (`decision_log.segment_seconds`).
+
+    python -m jobs.cancellation_forget people=people.txt serving.output=s3://bucket/prefix serving.data_dir=var/serving
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cancellation.serving.places import log_folder, person_key_path
+from cancellation.serving.records.forgetting import Places, forget
+from cancellation.serving.records.people import PersonKey, read_people
+from cancellation.serving.records.recent import RecentDecisions
+from cancellation.serving.settings import ServingSettings
+from cancellation.serving.shared_state import open_state
+from cluster.launch import run_job
+from cluster.serving.service import secret_path
+from cluster.settings import Settings
+
+
+class ForgetJob(Settings):
+    """Whom, and where; the endpoint's own settings say the latter."""
+
+    people: str
+    """File of ids, so that they stand in no list of processes."""
+
+    serving: ServingSettings = ServingSettings()
+
+
+def main(job: ForgetJob) -> None:
+    """Remove, look again, and say what came of it."""
+    if job.serving.output is None:
+        raise ValueError("serving.output: expected the archive, found null; run this where the archive is known")
+    key_file = secret_path("VERDICTS_PERSON_KEY_FILE")
+    key = PersonKey.load(Path(key_file) if key_file else person_key_path(job.serving))
+    digests = read_people(Path(job.people), key)
+    state = open_state(job.serving)
+    recent = RecentDecisions(state.database, retention_seconds=job.serving.retention_hours * 3600)
+    try:
+        before, left = forget(Places(job.serving.output, log_folder(job.serving), recent), digests)
+    finally:
+        recent.close()
+        state.database.close()
+    for name, found in (("found", before), ("left", left)):
+        print(
+            f"{name}: {found.archive} rows of the archive, {found.segments} and {found.open_segments} lines of "
+            f"sealed and open segments, {found.recent} recent answers"
+        )
+    if left.rows:
+        raise RuntimeError(f"{left.rows} rows are left; run this again when the open segments are sealed")
+
+
+if __name__ == "__main__":
+    run_job(main, ForgetJob, defaults=Path(__file__).with_suffix(".toml"))

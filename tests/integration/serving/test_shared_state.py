@@ -1,0 +1,130 @@
+"""Three gateways as on three machines, each with its own disk, on one PostgreSQL: one answer, one policy, one
+ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.cancellation_rollout import RolloutJob
+from jobs.cancellation_rollout import main as rollout
+from tests.servers.postgres import PostgresServer
+from tests.servers.serving_replicas import Client, serving, simulated_event
+
+
+@asynccontextmanager
+async def three(folder: Path, url: str) -> AsyncIterator[list[Client]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(serving(folder / str(n), database=url)) for n in range(3)]
+
+
+async def _explained(client: Client, path: str) -> dict[str, Any]:
+    """Ask until the evidence is there: a busy machine may need more than the time of one call for it."""
+    while True:
+        decision = (await client.http.get(path)).json()
+        if decision["verdict"]["decision_factors"][0]["evidence"] is not None:
+            return decision
+
+
+async def until(clients: Sequence[Client], holds: Callable[[dict[str, Any]], bool]) -> float:
+    """Wait until each one's view of the market says so; give the seconds that took."""
+    started = time.monotonic()
+    while True:
+        views = [(await client.http.get("/v1/policy/ID")).json() for client in clients]
+        if all(holds(view) for view in views):
+            return time.monotonic() - started
+        assert time.monotonic() - started < 60, views
+        await asyncio.sleep(0.05)
+
+
+def test_an_event_has_one_answer_whichever_gateway_is_asked(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    async def ask() -> None:
+        async with three(tmp_path, postgres_server.database()) as clients:
+            event = simulated_event(1)
+            first, *others = await asyncio.gather(*(client.judge(event) for client in clients))
+            assert {answer.content for answer in others} == {first.content}
+            assert sum(len(client.log()) for client in clients) == 1
+            assert (await clients[2].judge({**event, "seller_id": "another"})).status_code == 409
+            path = f"/v1/verdicts/{event['event_id']}"
+            explained = await _explained(clients[0], path)
+            assert [(await client.http.get(path)).json() for client in clients] == [explained] * 3
+            feedback = {"event_id": event["event_id"], "outcome": "appealed"}
+            said = [await client.http.post("/v1/feedback", json=feedback) for client in clients]
+            assert [answer.json()["known"] for answer in said] == [True] * 3
+            assert [answer.headers.get("x-repeated") for answer in said] == [None, "1", "1"]
+
+    asyncio.run(ask())
+
+
+def test_a_kill_switch_thrown_once_is_in_force_on_every_gateway_in_five_seconds(
+    tmp_path: Path, postgres_server: PostgresServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = postgres_server.database()
+
+    async def ask() -> None:
+        async with three(tmp_path, url) as clients:
+            at = time.time()
+            rollout(RolloutJob(database=url, kill=("ID",)))
+            assert capsys.readouterr().out.endswith("killed: ID\n")
+            assert await until(clients, lambda view: view["killed"]) < 5
+            for number, client in enumerate(clients):
+                answer = (await client.judge(simulated_event(10 + number))).json()
+                assert (answer["source"], answer["policy_version"].endswith("+kill:ID")) == ("rules", True)
+            rollout(RolloutJob(database=url, revive=("ID",)))
+            assert await until(clients, lambda view: not view["killed"]) < 5
+            history = [
+                (await client.http.get("/v1/policy/ID", params={"at": stamp})).json()
+                for stamp in (_instant(at), _instant(time.time()))
+                for client in clients
+            ]
+            assert history == [history[0]] * 3 + [history[3]] * 3
+
+    asyncio.run(ask())
+
+
+def test_while_the_database_is_away_there_are_answers_and_no_penalties(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    url = postgres_server.database()
+
+    async def ask() -> None:
+        async with serving(tmp_path, database=url) as client:
+            penalised = [
+                index
+                for index in range(12)
+                if (await client.judge(simulated_event(index))).json()["action"] == "penalty"
+            ]
+            event = {**simulated_event(penalised[0]), "event_id": "at-first"}
+            postgres_server.cut_off(url)
+            refused = await client.judge(event)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_recorded")
+            assert await until([client], lambda view: view["killed"]) < 15
+            by_rules = await client.judge(event)
+            assert (by_rules.status_code, by_rules.json()["source"], by_rules.json()["action"] == "penalty") == (
+                200,
+                "rules",
+                False,
+            )
+
+    asyncio.run(ask())
+
+
+def test_a_database_that_lets_nobody_in_is_the_reason_of_a_refused_start(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    async def start() -> None:
+        async with serving(tmp_path, database=postgres_server.url("nowhere")):
+            pass
+
+    with pytest.raises(OSError, match=r"verdicts@127.0.0.1:\d+/nowhere: PostgreSQL failed .*does not exist"):
+        asyncio.run(start())
+
+
+def _instant(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

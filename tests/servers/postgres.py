@@ -1,0 +1,108 @@
+"""A real PostgreSQL server for tests, with passwords as in earnest."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+
+_USER = "verdicts"
+_PLACES = "/usr/lib/postgresql/*/bin"
+"""Where Debian puts what is not for everybody's PATH."""
+
+
+class PostgresServer:
+    """A server on a free port of this machine; databases of the tests' own in it."""
+
+    def __init__(self) -> None:
+        """Make a cluster and start it. PostgreSQL does not run as root: then Debian's own user for it runs it."""
+        programs = _programs()
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        password, self.port = secrets.token_hex(16), _free_port()
+        user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+        if user:
+            shutil.chown(self._folder, "postgres", "postgres")
+        password_file, data = self._folder / "password", self._folder / "data"
+        password_file.write_text(password)
+        password_file.chmod(0o644)
+        made = subprocess.run(
+            [programs / "initdb", "-D", data, "-U", _USER, "-A", "scram-sha-256", f"--pwfile={password_file}", "-N"],
+            capture_output=True,
+            text=True,
+            cwd=self._folder,
+            **user,
+        )
+        assert made.returncode == 0, made.stderr
+        self.password_file = self._folder / "pgpass"
+        self.password_file.write_text(f"127.0.0.1:{self.port}:*:{_USER}:{password}\n")
+        self.password_file.chmod(0o600)
+        log = (self._folder / "log").open("wb")
+        options = ["-p", str(self.port), "-h", "127.0.0.1", "-k", "", "-F"]  # -F: nothing of it need survive a crash
+        command = [programs / "postgres", "-D", data, *options]
+        self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, **user)
+        os.environ["PGPASSFILE"] = str(self.password_file)
+        self._wait()
+
+    def database(self) -> str:
+        """Make an empty database; give its address."""
+        name = f"t{secrets.token_hex(6)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def url(self, database: str) -> str:
+        """Give the address of a database."""
+        return f"postgresql://{_USER}@127.0.0.1:{self.port}/{database}"
+
+    def cut_off(self, url: str) -> None:
+        """End all connections to a database, and let nobody in again."""
+        name = url.rpartition("/")[2]
+        self.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+
+    def let_in(self, url: str) -> None:
+        """End `cut_off`."""
+        self.execute(f"ALTER DATABASE {url.rpartition('/')[2]} ALLOW_CONNECTIONS true")
+
+    def execute(self, statement: str) -> None:
+        """Run a statement as the owner of everything."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def stop(self) -> None:
+        """End the server and remove its files."""
+        self._process.terminate()
+        self._process.wait(60)
+        shutil.rmtree(self._folder)
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.execute("SELECT 1")
+                return
+            except psycopg.OperationalError:
+                said = (self._folder / "log").read_text()
+                assert self._process.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _programs() -> Path:
+    """Find the folder of a server's programs; without any the tests fail, they do not skip."""
+    path = os.pathsep.join([os.environ["PATH"], *(str(folder) for folder in sorted(Path("/").glob(_PLACES[1:])))])
+    found = shutil.which("initdb", path=path)
+    assert found, "no PostgreSQL server: run .ci/install-postgres, or put initdb and postgres on PATH"
+    return Path(found).resolve().parent

@@ -51,7 +51,8 @@ _CLUSTER = _exactly(
         "type": "array",
         "items": _exactly(
             "groupName", "minReplicas", "maxReplicas", "template",
-            groupName=_TEXT, replicas=_COUNT, minReplicas=_COUNT, maxReplicas=_COUNT, idleTimeoutSeconds=_COUNT, **_GROUP,
+            groupName=_TEXT, replicas=_COUNT, minReplicas=_COUNT, maxReplicas=_COUNT, idleTimeoutSeconds=_COUNT,
+            **_GROUP,
         ),
     },
 )  # fmt: skip

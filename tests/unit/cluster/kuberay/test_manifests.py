@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import os
+import re
 import shlex
 from pathlib import PurePosixPath
 from typing import Any
@@ -301,3 +302,35 @@ def test_environments_differ_only_where_they_should() -> None:
         if given["staging"].get(name) != given["production"].get(name)
     }
     assert differ == {"gateways", "models", "shadows"}
+
+
+@overlays
+def test_what_is_not_in_the_manifests_is_created_by_a_command_of_the_page(overlay: str) -> None:
+    page = (PROJECT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    made = {(resource["kind"], resource["metadata"]["name"]) for resource in rendered(overlay)}
+    for kind, key, command in (
+        ("Secret", "secretKeyRef", "secret generic"),
+        ("ConfigMap", "configMapKeyRef", "configmap"),
+    ):
+        for name in _named(rendered(overlay), kind, key) - {name for found, name in made if found == kind}:
+            assert f"create {command} {name} " in page, f"{kind} {name} is mounted or read, and nobody creates it"
+    for name in re.findall(r"part(?:=| in \()([\w-]+(?:, [\w-]+)*)", page):
+        parts = {resource["metadata"]["labels"]["part"] for resource in rendered(overlay)}
+        assert set(name.split(", ")) <= parts
+
+
+def _named(found: Any, kind: str, key: str) -> set[str]:
+    """Names of Secrets or ConfigMaps that anything inside refers to."""
+    if isinstance(found, list | tuple):
+        return set().union(*(_named(item, kind, key) for item in found)) if found else set()
+    if not isinstance(found, dict):
+        return set()
+    names = set()
+    for name, value in found.items():
+        if isinstance(value, dict):
+            if name in (key, f"{kind[0].lower()}{kind[1:]}Ref"):
+                names.add(value["name"])
+            if name == kind[0].lower() + kind[1:]:
+                names |= {value[field] for field in ("secretName", "name") if field in value}
+        names |= _named(value, kind, key)
+    return names

@@ -124,6 +124,12 @@ cancellation-calibrate: $(VENV)/.installed ## calibrate the cancellation model o
 	cp var/models/cancellation_calibrated/model/calibration.json cancellation/small_model/
 	cp var/models/cancellation_calibrated/policy.toml cancellation/decision/policy.toml
 
+.PHONY: sbom
+sbom: $(VENV)/.installed ## write a bill of materials of .venv to var/sbom.json (CycloneDX)
+	$(PY) -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[sbom]'
+	mkdir -p var
+	$(VENV)/bin/cyclonedx-py environment --output-reproducible --output-file var/sbom.json $(PY)
+
 .PHONY: bench-serving
 bench-serving: $(VENV)/.installed ## measure the endpoint beside a plain FastAPI server (a quarter of an hour, idle machine)
 	$(PY) -m tests.benchmarks.serving

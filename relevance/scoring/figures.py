@@ -11,9 +11,10 @@ import numpy as np
 
 from relevance.agreement import alpha_from_confusion
 from relevance.labels import LABELS
+from relevance.scoring.shard_steps import OF_ACTOR
 
 _COUNTS = ("read", "labelled", "reused", "repeated", "failed", "poisoned", "not_finite", "ignored")
-_SUMS = ("prompt_tokens", "computed_tokens", "engine_seconds", "unshared_pairs")
+_SUMS = ("prompt_tokens", "computed_tokens", "engine_seconds", "unshared_pairs", *OF_ACTOR)
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class ScoringFigures:
     """int64 (20,): rows by label mass, equal bins over [0, 1]."""
     poisoned_shards: tuple[str, ...]
     """Shards that were given up because the engine died on them."""
+    waiting_seconds: float = 0.0
+    """Seconds that engines, once loaded, stood still before a shard: for it to come, and between two calls."""
+    gpu_busy_seconds: float = 0.0
+    """Seconds in which a kernel ran, as the driver says, of `gpu_seconds`; both 0 where nobody could be asked."""
+    gpu_seconds: float = 0.0
     passed_over: tuple[str, ...] = ()
     """What the input holds that is in no row: files of other endings, values in paths."""
     resumed_pairs: int = 0
@@ -118,6 +124,7 @@ class ScoringFigures:
             "cached_fraction": self.cached_fraction,
             "engine_seconds": self.engine_seconds,
             "unshared_pairs": self.unshared_pairs,
+            **{name: getattr(self, name) for name in OF_ACTOR},
             "mean_label_mass": self.mean_label_mass,
             "agreement": self.agreement(),
             "confusion": self.confusion.tolist(),

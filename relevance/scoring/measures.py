@@ -36,6 +36,10 @@ class DayMeasures:
     """GPU time in the engine at the given price; idle and loading time of actors not counted."""
     cost_per_million_pairs: float
     """Over all rows with a label, reused and repeated ones included."""
+    engine_wait_fraction: float | None
+    """Share of the time of loaded engines in which they waited for a shard; None where no engine worked."""
+    gpu_busy_fraction: float | None
+    """Share of the time in which a kernel ran on the actors' GPUs, as the driver says; None where it was not asked."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def measure_day(figures: Mapping[str, Any], *, gpu_hour_price: float, gpus_per_a
         gpus_per_actor: GPUs that each engine actor reserves; 0 on a CPU, which costs nothing here.
     """
     engine_seconds = figures["engine_seconds"]
+    waited = figures.get("waiting_seconds")  # days from before did not count it
     cost = engine_seconds / 3600 * gpu_hour_price * gpus_per_actor
     return DayMeasures(
         pairs_per_second=pairs_of_now(figures) / figures["seconds"] if figures["seconds"] else 0.0,
@@ -65,6 +70,8 @@ def measure_day(figures: Mapping[str, Any], *, gpu_hour_price: float, gpus_per_a
         tokens_saved=figures["prompt_tokens"] - figures["computed_tokens"],
         cost_usd=cost,
         cost_per_million_pairs=cost * 1e6 / max(1, sum(figures["labels"].values())),
+        engine_wait_fraction=waited / (waited + engine_seconds) if engine_seconds and waited is not None else None,
+        gpu_busy_fraction=figures["gpu_busy_seconds"] / seconds if (seconds := figures.get("gpu_seconds")) else None,
     )
 
 

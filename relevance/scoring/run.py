@@ -11,6 +11,7 @@ meet the same prefix cache. Reading, tokenising and writing happen on other core
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -23,6 +24,7 @@ from ray.data import Dataset
 
 from cluster import storage
 from cluster.commit import Output
+from cluster.gpus import GpuMeter
 from cluster.sharded.job import commit_shard, require_manifests
 from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, run_to_end, through_actors, through_tasks
 from relevance.engines.interface import Engine
@@ -35,12 +37,14 @@ from relevance.scoring.label_store import LabelStore
 from relevance.scoring.planning import PARTITION_STAGE, Shard, collect_shards, count_shards, partition_split, read_shard
 from relevance.scoring.shard_steps import (
     COMPUTE,
+    OF_ACTOR,
     RESERVED_COLUMNS,
     SCORE_COLUMNS,
     finish_block,
     poison_block,
     prepare_shard,
     score_block,
+    with_used,
 )
 
 EngineLoader = Callable[[EngineSettings, LabelModel, tuple[int, ...]], Engine]
@@ -245,13 +249,21 @@ class _EngineActor:
         encoder = run.model.encoder()
         self._guidelines_ids = encoder.guidelines_ids
         self._engine = load(run.settings, run.model, encoder.label_ids)
+        self._gpus, self._since = GpuMeter.start(), time.perf_counter()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         shard, block = _unpack(batch)
         if reason := self._deaths.too_many(shard):
             return _pack(shard, poison_block(block, f"engine: {reason}"))
         with self._deaths.of_errors(shard):
-            return _pack(shard, score_block(block, self._engine, self._guidelines_ids))
+            return _pack(shard, self._measured(score_block(block, self._engine, self._guidelines_ids)))
+
+    def _measured(self, block: pa.Table) -> pa.Table:
+        """Note how long the engine has waited since it was last done, or loaded: all the time that it did not work."""
+        before, self._since = self._since, time.perf_counter()
+        waited = self._since - before - block["engine_seconds"][0].as_py()
+        busy, seconds = self._gpus.take() if self._gpus else (0.0, 0.0)
+        return with_used(block, dict(zip(OF_ACTOR, (max(0.0, waited), busy, seconds), strict=True)))
 
 
 def _commit(batch: pa.Table, run: ScoringRun, num_shards: int, accept_poisoned: bool = False) -> pa.Table:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,10 @@ HISTOGRAM_BINS = 20
 _TOKENS = pa.list_(pa.int32())
 _WORK_COLUMNS = ("product_tokens", "query_tokens")
 
-_USED = ("prompt_tokens", "computed_tokens", "engine_seconds", "unshared_pairs")
+OF_ACTOR = ("waiting_seconds", "gpu_busy_seconds", "gpu_seconds")
+"""What the actor around the engine measures of a shard: `score_block` knows nothing of what was before it."""
+
+_USED = ("prompt_tokens", "computed_tokens", "engine_seconds", "unshared_pairs", *OF_ACTOR)
 _OUTPUT = ("query_id", "product_id", "label", *SCORE_COLUMNS, "label_mass", "model_version", "prompt_version", "error")
 RESERVED_COLUMNS = frozenset(
     {
@@ -202,6 +205,12 @@ def score_block(block: pa.Table, engine: Engine, guidelines_ids: list[int]) -> p
         unmeasured = scores.label_mass is not None and ~np.isfinite(mass)
         none = ~np.isfinite(probabilities).all(axis=1) | ~(probabilities.sum(axis=1) > 0) | unmeasured
         block = _fail(block, rows[none], FAILED, NOT_FINITE)
+    return with_used(block, used | dict.fromkeys(OF_ACTOR, 0.0))
+
+
+def with_used(block: pa.Table, used: Mapping[str, float]) -> pa.Table:
+    """Note what a shard used, in columns that are the same in every row; replaces what they said before."""
+    block = block.drop_columns([name for name in used if name in block.column_names])
     for name, value in used.items():
         block = block.append_column(name, pa.array(np.full(len(block), value)))
     return block
@@ -212,9 +221,7 @@ def poison_block(block: pa.Table, reason: str) -> pa.Table:
     block = block.drop_columns([name for name in _WORK_COLUMNS if name in block.column_names]).combine_chunks()
     rows = np.flatnonzero(block["origin"].to_numpy() == COMPUTE)
     block = _fail(block, rows, POISONED, reason)
-    for name in _USED:
-        block = block.append_column(name, pa.array(np.zeros(len(block))))
-    return block
+    return with_used(block, dict.fromkeys(_USED, 0.0))
 
 
 def _fail(block: pa.Table, rows: np.ndarray, origin: int, reason: str) -> pa.Table:

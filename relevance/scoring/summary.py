@@ -73,6 +73,10 @@ def _facts(figures: Mapping[str, Any], measures: DayMeasures) -> list[str]:
         "cache": f"{format_share(figures['cached_fraction'])} of prompt tokens from a shared prefix, "
         f"{figures['computed_tokens']:,} of {figures['prompt_tokens']:,} computed",
     }
+    if measures.engine_wait_fraction is not None:
+        facts["engines"] = (
+            f"waited {format_share(measures.engine_wait_fraction)} of their time for shards{_gpus(measures)}"
+        )
     if others := figures.get("passed_over"):
         facts["passed over"] = ", ".join(others)
     if agreement := figures["agreement"]:
@@ -81,6 +85,11 @@ def _facts(figures: Mapping[str, Any], measures: DayMeasures) -> list[str]:
             f"accuracy {agreement['accuracy']:.1%}, F1 exact {agreement['f1_exact']:.3f}"
         )
     return [f"{name:<12}{fact}" for name, fact in facts.items()]
+
+
+def _gpus(measures: DayMeasures) -> str:
+    busy = measures.gpu_busy_fraction
+    return "" if busy is None else f"; their GPUs were busy {format_share(busy)} of it"
 
 
 def _speed(figures: Mapping[str, Any], measures: DayMeasures) -> str:

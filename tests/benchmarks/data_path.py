@@ -1,8 +1,9 @@
 """The scoring job's data path without a model: how many pairs a second, and does memory grow with the input?
 
-Everything of the job is real (parquet in, partitioning, label store, tokenising, Ray Data, commit) but the engine,
-whose answers are hashes. Two inputs, the second ten times the first, each in a process of its own; memory is the
-peak of the sum of proportional set sizes (PSS) of the driver and all Ray workers, shared blocks counted once.
+Everything of the job is real (parquet in, plan, partitioning, label store, tokenising, Ray Data, commit, report) but
+the engine, whose answers are hashes. Two inputs, the second ten times the first, each in a process of its own; memory
+is the peak of the sum of proportional set sizes (PSS) of the driver and all Ray workers, shared blocks counted once.
+What the second input took more than the first is drawn on to 100 million and a billion pairs (docs/scale.md).
 
     python -m tests.benchmarks.data_path [pairs of the large input, default 2000000]
 """
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -80,17 +82,25 @@ class PeakMemory:
 
 def measure(input_dir: str, output_dir: str) -> dict[str, float]:
     """Run the job over an input in this process; seconds exclude starting Ray."""
+    from cluster.provenance import collect_provenance
     from cluster.session import SessionSettings, ray_session
     from relevance.engines.label_model import open_label_model
     from relevance.scoring.day import score_day
+    from relevance.scoring.figures import ScoringFigures
+    from relevance.scoring.report import ReportSettings, report_files
     from relevance.scoring.run import ScoringSettings, open_run
     from tests.builders.fakes import load_fake_engine
 
     model = open_label_model("relevance/small_model", None, quantization="none", cache_dir=output_dir)
     run = open_run(input_dir, output_dir, model, ScoringSettings(shard_rows=SHARD_ROWS))
+
+    def report(figures: ScoringFigures, seconds: float) -> Mapping[str, bytes]:
+        found = {**figures.as_dict(), "seconds": seconds}
+        return report_files(run, found, None, ReportSettings(), collect_provenance())
+
     with ray_session(SessionSettings(object_store_gib=0.5)):
         memory, started = PeakMemory(), time.perf_counter()
-        day = score_day(run, load=load_fake_engine)
+        day = score_day(run, extras=report, load=load_fake_engine)
         seconds = time.perf_counter() - started
     pairs = day.figures["counts"]["read"]
     return {
@@ -98,6 +108,32 @@ def measure(input_dir: str, output_dir: str) -> dict[str, float]:
         "seconds": seconds,
         "pairs_per_second": pairs / seconds,
         "peak_memory_mib": memory.stop() / 2**20,
+        "engine_wait_fraction": day.figures["waiting_seconds"]
+        / (day.figures["waiting_seconds"] + day.figures["engine_seconds"]),
+        **_on_disk("scores", Path(run.output.url)),
+        **_on_disk("store", Path(run.store.url)),
+    }
+
+
+def _on_disk(name: str, folder: Path) -> dict[str, float]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {f"{name}_objects": len(files), f"{name}_bytes": sum(path.stat().st_size for path in files)}
+
+
+def drawn_on(small: Mapping[str, float], big: Mapping[str, float], pairs: int) -> dict[str, float]:
+    """Draw the line through two measurements on to another number of pairs: hours, objects and GB."""
+    ratio = (pairs - small["pairs"]) / (big["pairs"] - small["pairs"])
+
+    def at(name: str) -> float:
+        return small[name] + ratio * (big[name] - small[name])
+
+    return {
+        "pairs": pairs,
+        "hours": at("seconds") / 3600,
+        "scores_objects": at("scores_objects"),
+        "scores_gb": at("scores_bytes") / 1e9,
+        "store_objects": at("store_objects"),
+        "store_gb": at("store_bytes") / 1e9,
     }
 
 
@@ -116,6 +152,14 @@ def main() -> None:
             figures = f"{result['seconds']:>7.1f} s {result['pairs_per_second']:>9,.0f} pairs/s"
             print(f"{pairs:>10,} pairs {figures} {result['peak_memory_mib']:>7,.0f} MiB peak", file=sys.stderr)
     small, big = results
+    for pairs in (100_000_000, 1_000_000_000):
+        drawn = drawn_on(small, big, pairs)
+        print(
+            f"{pairs:>13,} pairs, drawn on: {drawn['hours']:,.1f} h on this machine's cores; scores "
+            f"{drawn['scores_gb']:,.1f} GB in {drawn['scores_objects']:,.0f} objects, label store "
+            f"{drawn['store_gb']:,.1f} GB in {drawn['store_objects']:,.0f}",
+            file=sys.stderr,
+        )
     print(
         json.dumps(
             {
@@ -126,6 +170,9 @@ def main() -> None:
                 ),
                 "peak_memory_mib": round(big["peak_memory_mib"]),
                 "peak_memory_ratio": round(big["peak_memory_mib"] / small["peak_memory_mib"], 3),
+                "engine_wait_fraction": round(big["engine_wait_fraction"], 3),
+                "scores_bytes_per_pair": round(big["scores_bytes"] / big["pairs"], 1),
+                "store_bytes_per_pair": round(big["store_bytes"] / big["pairs"], 1),
             }
         )
     )

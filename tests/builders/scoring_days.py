@@ -73,6 +73,9 @@ def shard_figures(
         "computed_tokens": 54 * computed,
         "engine_seconds": computed / 1_050,
         "unshared_pairs": unshared,
+        "waiting_seconds": computed / 1_050 * 0.03,
+        "gpu_busy_seconds": computed / 1_050 * 0.94,
+        "gpu_seconds": computed / 1_050 * 1.03,
     }
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from cluster.commit import read_job_manifest
+from relevance.engines.interface import LabelScores, TokenBatch
 from relevance.engines.label_model import LabelModel, open_label_model
 from relevance.engines.settings import EngineSettings
 from relevance.scoring.day import score_day
 from relevance.scoring.run import ScoringRun, ScoringSettings, open_run
-from tests.builders.fakes import DyingEngine, load_fake_engine, load_overflowing_engine
+from tests.builders.fakes import DyingEngine, FakeEngine, load_fake_engine, load_overflowing_engine
 from tests.builders.pairs_data import make_pairs, read_committed, read_visible, write_pairs
 from tests.conftest import PROJECT
 
@@ -144,3 +146,22 @@ def test_what_an_engine_refuses_at_its_start_is_one_sentence_in_the_terminal(
     assert done.stderr.splitlines()[-1].startswith("error: FP8 needs a GPU of compute capability 8.9"), done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) < 6, done.stderr
+
+
+class SlowEngine(FakeEngine):
+    """Takes its time, so that the steps beside it are ahead of it."""
+
+    def label_logprobs(self, batch: TokenBatch) -> LabelScores:
+        time.sleep(0.5)
+        return super().label_logprobs(batch)
+
+
+def load_slow_engine(settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> SlowEngine:
+    return SlowEngine()
+
+
+def test_the_time_that_engines_wait_is_a_figure_of_the_run(day: ScoringRun) -> None:
+    scored = score_day(day, load=load_slow_engine).figures
+    assert scored["engine_seconds"] >= NUM_PAIRS // 20 * 0.5
+    assert 0 < scored["waiting_seconds"] < scored["seconds"] - scored["engine_seconds"]
+    assert scored["gpu_seconds"] == 0, "there is no GPU here to be asked"

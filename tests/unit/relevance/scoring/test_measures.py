@@ -39,6 +39,22 @@ def test_what_an_earlier_attempt_had_done_is_not_in_the_rate_of_this_one() -> No
     assert found.pairs_per_second == 10.0
 
 
+def test_how_long_engines_waited_and_gpus_worked() -> None:
+    figures = day(60, 20, 10, 10, counts={"read": 120, "labelled": 90}, seconds=2.0, engine_seconds=95.0)
+    figures |= {"prompt_tokens": 0, "computed_tokens": 0}
+    unknown = measure_day(figures, gpu_hour_price=4.0, gpus_per_actor=1.0)
+    assert (unknown.engine_wait_fraction, unknown.gpu_busy_fraction) == (None, None)
+    figures |= {"waiting_seconds": 5.0, "gpu_busy_seconds": 0.0, "gpu_seconds": 0.0}
+    without_gpu = measure_day(figures, gpu_hour_price=4.0, gpus_per_actor=1.0)
+    assert (without_gpu.engine_wait_fraction, without_gpu.gpu_busy_fraction) == (0.05, None)
+    with_gpu = measure_day(
+        figures | {"gpu_busy_seconds": 90.0, "gpu_seconds": 100.0}, gpu_hour_price=4.0, gpus_per_actor=1.0
+    )
+    assert with_gpu.gpu_busy_fraction == 0.9
+    idle = measure_day(figures | {"engine_seconds": 0.0}, gpu_hour_price=4.0, gpus_per_actor=1.0)
+    assert idle.engine_wait_fraction is None
+
+
 def test_a_day_without_labels_or_time_has_zeros_not_errors() -> None:
     figures = day(0, 0, 0, 0, counts={"read": 0, "labelled": 0}, seconds=0.0, engine_seconds=0.0)
     found = measure_day({**figures, "prompt_tokens": 0, "computed_tokens": 0}, gpu_hour_price=4, gpus_per_actor=1)

@@ -201,3 +201,16 @@ def test_agreement_on_one_label_alone_is_undefined_and_valid_json() -> None:
     json.dumps(figures.as_dict(), allow_nan=False)
     day = {**figures.as_dict(), "seconds": 1.0}
     assert draw_day(day, None)["confusion"]
+
+
+def test_how_long_engines_waited_is_in_the_report_and_on_the_terminal() -> None:
+    page, run = page_and_run()
+    assert run["measures"]["engine_wait_fraction"] == pytest.approx(0.03 / 1.03)
+    assert run["measures"]["gpu_busy_fraction"] == pytest.approx(0.94 / 1.03)
+    assert "2.9%</b><span>of their time engines waited for shards; GPUs busy 91.3% of it" in page
+    figures, seconds = scored_day()
+    day = {**figures.as_dict(), "seconds": seconds}
+    out = io.StringIO()
+    measures = measure_day(day, gpu_hour_price=2.0, gpus_per_actor=1.0)
+    print_summary("scores", day, measures=measures, checks=[], tracked_at="mlflow", already_done=False, to=out)
+    assert "waited 2.9% of their time for shards; their GPUs were busy 91.3% of it" in out.getvalue()

@@ -15,7 +15,7 @@ import yaml
 from tests.conftest import PROJECT
 
 FLOORS = {
-    "cluster": ("", "statistics", "sharded", "models", "pretrained", "serving", "training", "endpoint"),
+    "cluster": ("", "pages", "statistics", "sharded", "models", "pretrained", "serving", "training", "endpoint"),
     "relevance": (
         "",
         "prompting",

@@ -53,6 +53,7 @@ FLOORS = {
         "serving.http",
         "serving",
         "serving.demo",
+        "monitoring",
     ),
     "jobs": ("",),
 }

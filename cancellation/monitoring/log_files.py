@@ -56,8 +56,9 @@ def stream_tables(
     with ThreadPoolExecutor(_READ_AHEAD) as pool:
         for file, content in _ahead(pool, files, storage.read_bytes):
             try:
-                table = pq.read_table(pa.BufferReader(content), columns=list(columns))
-                gathered.append(_as(table, wanted))
+                stored = pq.ParquetFile(pa.BufferReader(content))
+                there = [name for name in columns if name in stored.schema_arrow.names]
+                gathered.append(_as(stored.read(columns=there), wanted))
             except (pa.ArrowException, OSError):
                 damage.files.append("/".join(file.url.split("/")[-4:]))
                 continue

@@ -26,6 +26,7 @@ FLOORS = {
         "scoring",
         "evaluation",
         "annotation",
+        "monitoring",
         "small_model_recipe",
         "finetuning",
         "publishing",

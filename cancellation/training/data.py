@@ -184,6 +184,18 @@ def read_encoded(urls: Sequence[str], spec: ModelSpec, tokenizer: Tokenizer) -> 
     return EncodedSet(pa.concat_tables(tables), spec.markets, pad_id=pad, unknown_id=unknown)
 
 
+def read_features(urls: Sequence[str], *, at_most: int) -> np.ndarray:
+    """Read the features alone, (n, 68), of about the first `at_most` events: what a profile is made of."""
+    found: list[np.ndarray] = []
+    for url in urls:
+        if sum(map(len, found)) >= at_most:
+            break
+        options = ipc.IpcReadOptions(included_fields=[ENCODED_SCHEMA.get_field_index("features")])
+        table = ipc.open_file(pa.BufferReader(read_bytes(url)), options=options).read_all()
+        found.append(_flat(table["features"])[0].reshape(table.num_rows, -1))
+    return np.concatenate(found)
+
+
 def write_encoded(url: str, table: pa.Table) -> None:
     """Write encoded events as an Arrow file."""
     sink = pa.BufferOutputStream()

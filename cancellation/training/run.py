@@ -1,7 +1,7 @@
 """Train a verdict model by Ray Train, and write it twice: as it was trained, and as it will score.
 
 OUTPUT/trained    weights in half precision, to go on from: a new market, a comparison
-OUTPUT            the export that `load_verdict_model` loads
+OUTPUT            the export that `load_verdict_model` loads; profile.json: what the features looked like in training
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from cancellation.events.examples import example_files, read_examples
 from cancellation.events.markets import MARKETS
+from cancellation.features.profile import fit_profile, save_profile
 from cancellation.model.exporting import export_model
 from cancellation.model.fusion import FUSION_FILE, FusionModel, FusionSettings, load_fusion_model, save_fusion_model
 from cancellation.model.spec import ModelSpec
@@ -35,7 +36,7 @@ from cancellation.model.text_encoder import (
 from cancellation.model.verdict_model import TRAINED_FOLDER
 from cancellation.text.timeline import timeline
 from cancellation.text.tokenizer import train_tokenizer
-from cancellation.training.data import EncodedSet, read_encoded
+from cancellation.training.data import EncodedSet, read_encoded, read_features
 from cancellation.training.events import TrainingEventsSettings, encode_events
 from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.loop import BEST, SCORE, LoopSettings, TrainingTask, train_worker
@@ -56,6 +57,7 @@ _CODE = ("cluster.training", *(f"cancellation.{room}" for room in _ROOMS))
 
 _TOKENIZER_EVENTS = 10_000
 _CALIBRATION_BATCHES, _CALIBRATION_BATCH = 80, 16
+_PROFILE_EVENTS = 200_000
 
 
 class TrainingSettings(Settings):
@@ -154,6 +156,7 @@ def train_model(
     with tempfile.TemporaryDirectory() as folder:
         best, tokenizer = load_fusion_model(outcome.fetch_checkpoint(Path(folder)) / BEST)
     save_fusion_model(best, tokenizer, output / TRAINED_FOLDER, half=True)
+    save_profile(fit_profile(read_features(training, at_most=_PROFILE_EVENTS)), output)
     if not settings.export:
         return TrainedModel(output, outcome.returned["history"])
     kept_back = read_encoded(validation, best.spec, tokenizer)

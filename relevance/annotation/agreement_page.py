@@ -11,11 +11,11 @@ from typing import Any
 
 from jinja2 import Template
 
+from cluster.pages.formats import format_share
+from cluster.pages.templates import load_page
 from relevance.annotation.adjudication import Adjudicated
 from relevance.annotation.agreement import AgreementFigures, AgreementSettings, AlphaFigure, GoldFigure
 from relevance.labels import LABELS
-from relevance.page_templates import load_page
-from relevance.scoring.page import format_share
 
 _METHODS = ("majority", "decision", "open")
 _MAX_TWOS = 12
@@ -118,7 +118,7 @@ def render_agreement(page: AgreementPage) -> bytes:
 
 @cache
 def _template() -> Template:
-    return load_page("annotation/agreement_page.html", share=format_share, place=_place, alpha=_alpha)
+    return load_page("relevance/annotation/agreement_page.html", share=format_share, place=_place, alpha=_alpha)
 
 
 def _alpha(value: float | None) -> str:

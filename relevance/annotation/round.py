@@ -54,6 +54,10 @@ class RoundSettings(Settings):
     """Pairs with a settled label (parquet, CSV or JSONL with the column `label`) to hide among the tasks. Give them
     the columns that the other pairs have: a brand that is missing gives them away."""
 
+    only: str | None = None
+    """Pairs to draw from, such as jobs.relevance_monitor proposes: a parquet file with query_id and product_id. Null:
+    all that were scored."""
+
     earlier: tuple[str, ...] = ()
     """Folders of earlier rounds: none of their pairs is given out again."""
 
@@ -122,7 +126,9 @@ def _draw_round(
     seen = {row.pair for url in job.earlier for row in read_round(url)}
     gold = {key: found for key, found in (read_gold(job.gold) if job.gold else {}).items() if key not in seen}
     edges, totals = third_edges(read_scores(job.scores), strata.uncertainty)
-    drawn, taken = draw_pairs(read_scores(job.scores), edges, strata, excluded=_hashes({*seen, *gold}))
+    drawn, taken = draw_pairs(
+        read_scores(job.scores), edges, strata, excluded=_hashes({*seen, *gold}), only=_only(job.only)
+    )
     if not drawn:
         raise ValueError(f"{job.scores}: no pair left to draw of {int(totals.sum())} with a label: see strata.counts")
     texts = read_texts(job.pairs or day["plan"]["input"], {one.pair for one in drawn})
@@ -145,6 +151,16 @@ def _draw_round(
 def _drawn_row(one: DrawnPair, texts: Mapping[str, str | None], common: Mapping[str, str]) -> RoundPair:
     about = {"stratum": one.stratum, "predicted": one.predicted, "uncertainty": one.uncertainty}
     return RoundPair(texts=texts, gold=None, **about, **common)
+
+
+def _only(url: str | None) -> np.ndarray | None:
+    if url is None:
+        return None
+    try:
+        table = pq.read_table(io.BytesIO(storage.read_bytes(url)), columns=["query_id", "product_id"])
+        return key_hashes(table.cast(pa.schema([(name, pa.string()) for name in table.column_names])))
+    except (FileNotFoundError, pa.ArrowException, KeyError):
+        raise ValueError(f"only: {url}: expected a parquet file with query_id and product_id, found none") from None
 
 
 def _hashes(keys: set[PairKey]) -> np.ndarray:

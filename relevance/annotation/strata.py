@@ -94,7 +94,12 @@ def third_edges(batches: Iterable[pa.Table], kind: str) -> tuple[np.ndarray, np.
 
 
 def draw_pairs(
-    batches: Iterable[pa.Table], edges: np.ndarray, settings: StrataSettings, *, excluded: np.ndarray
+    batches: Iterable[pa.Table],
+    edges: np.ndarray,
+    settings: StrataSettings,
+    *,
+    excluded: np.ndarray,
+    only: np.ndarray | None = None,
 ) -> tuple[list[DrawnPair], list[Stratum]]:
     """Take from each stratum the pairs with the lowest seeded hashes: random, repeatable, and streaming.
 
@@ -103,6 +108,7 @@ def draw_pairs(
         edges: From `third_edges` over the same batches.
         settings: How many from where.
         excluded: Key hashes of pairs that must not be drawn, uint64.
+        only: Key hashes of the pairs that may be drawn, uint64; None: all.
     """
     asked = {(i, j): settings.counts.get(label, (0,) * 3)[j] for i, label in enumerate(LABELS) for j in range(3)}
     kept: dict[tuple[int, int], pa.Table] = {}
@@ -113,6 +119,8 @@ def draw_pairs(
         labels, hashes = np.asarray(batch["label"]), key_hashes(batch)
         thirds = (uncertain[:, None] >= edges[labels]).sum(axis=1)
         allowed = ~np.isin(hashes, excluded)
+        if only is not None:
+            allowed &= np.isin(hashes, only)
         batch = batch.append_column("uncertainty", pa.array(uncertain))
         batch = batch.append_column("order", pa.array(mix_hashes(hashes ^ salt)))
         for stratum, count in asked.items():

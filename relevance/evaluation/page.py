@@ -9,12 +9,12 @@ from typing import Any
 
 from jinja2 import Template
 
+from cluster.pages.templates import load_page
 from cluster.provenance import Provenance
 from cluster.statistics.bootstrap import Figure
 from relevance.evaluation.calibration import ReliabilityBin
 from relevance.evaluation.run import MODEL, Evaluation
 from relevance.labels import LABELS
-from relevance.page_templates import load_page
 
 _LEAST_ALPHA = -0.2
 """Left end of the drawn range; alpha may be lower, which is then drawn at the edge."""
@@ -71,7 +71,9 @@ def verdict(evaluation: Evaluation) -> tuple[bool, str]:
 
 @cache
 def _template() -> Template:
-    return load_page("evaluation/page.html", place=_place, width=lambda size: f"{100 * size / (1 - _LEAST_ALPHA):.2f}%")
+    return load_page(
+        "relevance/evaluation/page.html", place=_place, width=lambda size: f"{100 * size / (1 - _LEAST_ALPHA):.2f}%"
+    )
 
 
 def _place(value: float) -> str:

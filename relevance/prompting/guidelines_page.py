@@ -6,8 +6,8 @@ from functools import cache
 
 from jinja2 import Template
 
+from cluster.pages.templates import load_page
 from relevance.labels import LABELS
-from relevance.page_templates import load_page
 from relevance.prompting.guidelines import Guidelines
 
 
@@ -27,4 +27,4 @@ def _render(guidelines: Guidelines, *, whole: bool) -> str:
 
 @cache
 def _template() -> Template:
-    return load_page("prompting/guidelines_page.html")
+    return load_page("relevance/prompting/guidelines_page.html")

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from cluster import storage
+from cluster.pages.formats import format_duration, format_share
 from relevance.labels import LABELS
 from relevance.scoring.checks import FINITE, Check, verdict
 from relevance.scoring.measures import DayMeasures, label_shares, pairs_of_now
-from relevance.scoring.page import format_alpha, format_duration, format_share
+from relevance.scoring.page import format_alpha
 
 _BAR_CELLS = 30
 

@@ -14,7 +14,18 @@ import pytest
 from tests.conftest import PROJECT
 
 FLOORS = {
-    "cluster": ("", "database", "statistics", "sharded", "models", "pretrained", "serving", "training", "endpoint"),
+    "cluster": (
+        "",
+        "database",
+        "pages",
+        "statistics",
+        "sharded",
+        "models",
+        "pretrained",
+        "serving",
+        "training",
+        "endpoint",
+    ),
     "relevance": (
         "",
         "prompting",
@@ -25,6 +36,7 @@ FLOORS = {
         "scoring",
         "evaluation",
         "annotation",
+        "monitoring",
         "small_model_recipe",
         "finetuning",
         "publishing",
@@ -52,6 +64,7 @@ FLOORS = {
         "serving.http",
         "serving",
         "serving.demo",
+        "monitoring",
     ),
     "jobs": ("",),
 }

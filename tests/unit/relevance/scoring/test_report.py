@@ -6,10 +6,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from cluster.pages.formats import format_count, format_duration, format_share
 from cluster.provenance import Provenance
 from relevance.scoring.checks import CheckSettings, check_day
 from relevance.scoring.measures import PreviousDay, measure_day
-from relevance.scoring.page import format_count, format_duration, format_share
 from relevance.scoring.plots import draw_day
 from relevance.scoring.report import ReportSettings, report_files
 from relevance.scoring.summary import print_summary

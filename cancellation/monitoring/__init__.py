@@ -1,0 +1,5 @@
+"""A day of the decision log → what changed, whether to retrain, and a page that says so. Begin with `run.py`.
+
+`log_files.py` reads, `counts.py` and `feedback.py` count, `days.py` keeps each day's counts, `findings.py` and
+`triggers.py` compare and decide, `page.py` and `report.py` show.
+"""

@@ -1,0 +1,175 @@
+"""What is different today: moves that days of this kind do not make by themselves, in words, the gravest first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from cancellation.events.factors import FACTORS, VERDICTS
+from cancellation.monitoring.counts import DayCounts, MarketCounts, merge, quantile_ms
+from cluster.pages.formats import format_share
+from cluster.settings import Settings
+from cluster.statistics.drift import MIN_DAYS, holm, share_shift, size_shift
+
+Severity = Literal["alarm", "notice"]
+
+
+class FindingSettings(Settings):
+    """From where on a move is worth a line."""
+
+    level: float = Field(default=0.01, gt=0, lt=1)
+    """Chance, a day, that days which differ as they always did give even one of these alarms."""
+
+    min_points: float = Field(default=0.02, ge=0, le=1)
+    """Smallest move of a share, as a fraction, that is told."""
+
+    min_ratio: float = Field(default=1.3, gt=1)
+    """Smallest factor by which traffic or latency moved that is told."""
+
+    min_events: int = Field(default=30, ge=1)
+    """Events of a market below which its shares are not compared."""
+
+    hour_events: float = Field(default=7.0, ge=3)
+    """Events that an hour of a market has on average, from which on none at all means that the hour is missing: 7 are
+    missing by chance once in a thousand such hours."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence for people."""
+
+    severity: Severity
+    subject: str
+    """traffic, verdicts, answers, latency, factors, drift, precision, shadow or log."""
+    text: str
+    size: float = 0.0
+    """For the order among those of one severity."""
+
+
+@dataclass(frozen=True)
+class _Test:
+    subject: str
+    where: str
+    """A market, or all of them."""
+    what: str
+    text: str
+    p_value: float
+    size: float
+    large: bool
+
+
+_ALL = "all markets"
+_FALLBACK = "answered by the rules, as the model did not,"
+
+
+def compare_day(today: DayCounts, before: Sequence[DayCounts], settings: FindingSettings) -> list[Finding]:
+    """Compare a day with earlier ones: traffic, latency, who answered, verdicts by market, factors.
+
+    What moved over all markets together is told once and not of each of them again.
+    """
+    whole, past = _whole(today), [_whole(day) for day in before]
+    tests = _traffic(today, before, settings) + _latency(today, before, settings)
+    tests += _answers(_ALL, whole, past, settings)
+    for code in sorted(today.markets):
+        tests += _answers(code, today.markets[code], _of(before, code), settings)
+    for factor in FACTORS:
+        known = [(one.factors, one.events) for one in past]
+        now = (whole.factors, whole.events)
+        tests += _share_test("factors", (_ALL, f"factor {factor}"), now, known, factor, settings)
+    passed = holm([test.p_value for test in tests], level=settings.level) if tests else []
+    moved = [test for test, alarm in zip(tests, passed, strict=True) if alarm and test.large]
+    everywhere = {test.what for test in moved if test.where == _ALL}
+    told = [test for test in moved if test.where == _ALL or test.what not in everywhere]
+    return [Finding("alarm", one.subject, one.text, one.size) for one in sorted(told, key=lambda one: -one.size)]
+
+
+def missing_hours(today: DayCounts, before: Sequence[DayCounts], settings: FindingSettings) -> dict[str, list[int]]:
+    """Name the hours (UTC) of each market in which there is nothing, though there usually is.
+
+    Without earlier days: the hours in which no market has anything, under the name `all markets`.
+    """
+    if len(before) < MIN_DAYS:
+        hours = [sum(market.hours[hour] for market in today.markets.values()) for hour in range(24)]
+        silent = [hour for hour, count in enumerate(hours) if not count]
+        return {"all markets": silent} if silent and today.events >= settings.hour_events * 24 else {}
+    found = {}
+    for code in sorted({code for day in before for code in day.markets}):
+        days = _of(before, code)
+        own = today.markets.get(code, MarketCounts())
+        usual = [sum(one.hours[hour] for one in days) / len(before) for hour in range(24)]
+        silent = [hour for hour in range(24) if not own.hours[hour] and usual[hour] >= settings.hour_events]
+        if silent:
+            found[code] = silent
+    return found
+
+
+def _traffic(today: DayCounts, before: Sequence[DayCounts], settings: FindingSettings) -> list[_Test]:
+    codes = sorted({code for day in [today, *before] for code in day.markets})
+    rows = [(_ALL, today.events, [day.events for day in before])]
+    rows += [
+        (code, today.markets.get(code, MarketCounts()).events, [m.events for m in _of(before, code)]) for code in codes
+    ]
+    found = []
+    for name, events, past in rows:
+        usual, p_value = size_shift(events, past, least_variance=1 / max(1, events))
+        if usual == usual and usual >= settings.min_events:
+            ratio = max(events, 0.5) / usual
+            large = not 1 / settings.min_ratio < ratio < settings.min_ratio
+            text = f"{name}: {events:,} decisions, usually {usual:,.0f}"
+            found.append(_Test("traffic", name, "traffic", text, p_value, abs(ratio - 1), large))
+    return found
+
+
+def _latency(today: DayCounts, before: Sequence[DayCounts], settings: FindingSettings) -> list[_Test]:
+    total = today.stages.get("total", [])
+    slow = quantile_ms(total, 0.99) if total and sum(total) >= settings.min_events else None
+    past = [quantile_ms(day.stages["total"], 0.99) for day in before if sum(day.stages.get("total", ()))]
+    if slow is None:
+        return []
+    usual, p_value = size_shift(slow, [one for one in past if one is not None])
+    if usual != usual:
+        return []
+    text = f"slowest hundredth of the answers: {slow:,.0f} ms and more, usually {usual:,.0f} ms"
+    return [_Test("latency", _ALL, "latency", text, p_value, slow / usual - 1, slow / usual >= settings.min_ratio)]
+
+
+def _answers(where: str, today: MarketCounts, before: Sequence[MarketCounts], settings: FindingSettings) -> list[_Test]:
+    if today.events < settings.min_events:
+        return []
+    rows = [("verdicts", verdict, verdict, "verdicts") for verdict in VERDICTS]
+    rows += [("verdicts", "penalties", "penalty", "actions"), ("answers", _FALLBACK, "fallback", "sources")]
+    found = []
+    for subject, what, name, counts in rows:
+        past = [(getattr(one, counts), one.events) for one in before]
+        now = (getattr(today, counts), today.events)
+        found += _share_test(subject, (where, what), now, past, name, settings)
+    return found
+
+
+def _share_test(
+    subject: str,
+    place: tuple[str, str],
+    now: tuple[Mapping[str, int], int],
+    before: Sequence[tuple[Mapping[str, int], int]],
+    name: str,
+    settings: FindingSettings,
+) -> list[_Test]:
+    count, total = now[0].get(name, 0), now[1]
+    usual, p_value = share_shift(count, total, [(found.get(name, 0), size) for found, size in before])
+    if usual != usual or not total:
+        return []
+    share = count / total
+    where, what = place
+    text = f"{where}: {what} {format_share(share)}, usually {format_share(usual)}"
+    return [_Test(subject, where, what, text, p_value, abs(share - usual), abs(share - usual) >= settings.min_points)]
+
+
+def _of(days: Sequence[DayCounts], code: str) -> list[MarketCounts]:
+    return [day.markets[code] for day in days if code in day.markets]
+
+
+def _whole(day: DayCounts) -> MarketCounts:
+    return merge(list(day.markets.values()))

@@ -1,0 +1,228 @@
+"""One day from the archive to a decision: what was counted, what changed, what follows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+from pydantic import Field
+
+from cancellation.features.profile import PROFILE_FILE, FeatureProfile, load_profile
+from cancellation.monitoring.counts import DayCounts, MarketCounts, merge
+from cancellation.monitoring.days import Days
+from cancellation.monitoring.drift import DriftSettings, FeatureDrift, MissingSignal, feature_drift, missing_signals
+from cancellation.monitoring.feedback import FeedbackDay
+from cancellation.monitoring.findings import Finding, FindingSettings, compare_day, missing_hours
+from cancellation.monitoring.health import log_findings
+from cancellation.monitoring.precision import (
+    Precision,
+    PrecisionAlarm,
+    PrecisionSettings,
+    detect,
+    induced_reviews,
+    measure,
+)
+from cancellation.monitoring.triggers import RetrainDecision, TriggerSettings, decide
+from cancellation.serving.records.shipped_log import day_start
+from cluster import storage
+from cluster.models.files import fetch_model, resolve_model
+from cluster.settings import Settings
+
+_DAY_SECONDS = 86_400
+
+
+class MonitorSettings(Settings):
+    """What a day is compared with, and from where on something is told."""
+
+    history_days: int = Field(default=28, ge=7, le=92)
+    """Days before it that a day is compared with, and in which the decision that a feedback is about is looked for."""
+
+    shipping_minutes: float = Field(default=30.0, ge=0)
+    """After the end of a day, until its last records are taken to be in the archive."""
+
+    findings: FindingSettings = FindingSettings()
+    drift: DriftSettings = DriftSettings()
+    precision: PrecisionSettings = PrecisionSettings()
+    triggers: TriggerSettings = TriggerSettings()
+
+
+@dataclass(frozen=True)
+class MonitoredDay:
+    """All that is known of a day."""
+
+    day: date
+    today: DayCounts
+    before: Sequence[DayCounts]
+    """Earlier days that the archive knows, oldest first."""
+    feedback: Sequence[FeedbackDay]
+    """Of the same window, the day's own last."""
+    profile: FeatureProfile | None
+    profile_missing: str | None
+    """Why there is no profile."""
+    findings: Sequence[Finding]
+    hours_missing: dict[str, list[int]]
+    drift: Sequence[FeatureDrift]
+    signals: Sequence[MissingSignal]
+    precision: dict[str, Precision]
+    """By market, and of all under the empty name."""
+    alarms: Sequence[PrecisionAlarm]
+    promised_precision: float
+    decision: RetrainDecision
+    events_url: str
+    seconds: float
+    whole: MarketCounts = field(default_factory=MarketCounts)
+    """All markets of the day."""
+
+
+def monitor_day(
+    archive: str,
+    output: str,
+    day: date,
+    *,
+    profile: FeatureProfile | None,
+    profile_missing: str | None,
+    settings: MonitorSettings,
+    now: float | None = None,
+) -> MonitoredDay:
+    """Count what is new in the archive, compare, decide. May be called again at any time.
+
+    Args:
+        archive: Where the endpoint ships (`serving.output`).
+        output: Where days' counts are kept.
+        day: In UTC.
+        profile: Of the features in training; None: drift against training is not known.
+        profile_missing: Why there is none.
+        settings: Numbers.
+        now: Epoch seconds; None: the clock's.
+
+    Raises:
+        ValueError: If there is no archive.
+    """
+    started = time.monotonic()
+    now = time.time() if now is None else now
+    if not any(storage.exists(storage.join_url(archive, name)) for name in ("decisions", "feedback", "shadow")):
+        raise ValueError(f"archive {archive}: expected decisions/ there, found none; give what serving.output names")
+    days = Days(archive, output, profile)
+    counts, feedback = days.complete(day, settings.history_days)
+    today, before = counts[-1], counts[:-1]
+    whole = merge(list(today.markets.values()))
+    drift = _recent_drift(counts, profile, settings)
+    signals = _signals(today, before, profile, settings)
+    markets = ["", *sorted({review.market for one in feedback for review in induced_reviews(one)})]
+    alarms = [detect(feedback, market, settings.precision) for market in markets]
+    hours = missing_hours(today, before, settings.findings)
+    version = max(whole.versions, key=lambda name: whole.versions[name]) if whole.versions else None
+    decision = decide(
+        str(day),
+        version,
+        drift=drift,
+        signals=signals,
+        feedback=list(days.all_feedback(day)),
+        alarms=alarms,
+        settings=settings.triggers,
+    )
+    unfinished = day_start(day) + _DAY_SECONDS + settings.shipping_minutes * 60 - now
+    found = [
+        *log_findings(today, feedback[-1], hours, hours_left=unfinished / 3600),
+        *_alarm_findings(alarms, drift[-1] if drift else [], signals),
+        *(compare_day(today, before, settings.findings) if today.events and unfinished <= 0 else []),
+    ]
+    return MonitoredDay(
+        day=day,
+        today=today,
+        before=before,
+        feedback=feedback,
+        profile=profile,
+        profile_missing=profile_missing,
+        findings=sorted(found, key=lambda one: one.severity != "alarm"),
+        hours_missing=hours,
+        drift=drift[-1] if drift else [],
+        signals=signals,
+        precision=_precision(today, whole, feedback[-1]),
+        alarms=alarms,
+        promised_precision=settings.precision.promised,
+        decision=decision,
+        events_url=days.events_url(day),
+        seconds=time.monotonic() - started,
+        whole=whole,
+    )
+
+
+def find_profile(model: str, *, cache_dir: str, registry_uri: str | None) -> tuple[FeatureProfile | None, str | None]:
+    """Read the profile that training left with a model; or say why there is none.
+
+    Raises:
+        ValueError: If the model is not there, or its profile is of other features.
+    """
+    folder = fetch_model(resolve_model(model, registry_uri=registry_uri), cache_dir=cache_dir, weights=False)
+    try:
+        return load_profile(str(folder / PROFILE_FILE)), None
+    except FileNotFoundError:
+        return None, f"{model} has no {PROFILE_FILE}: it was trained before training wrote one; train it anew"
+
+
+def _recent_drift(
+    counts: Sequence[DayCounts], profile: FeatureProfile | None, settings: MonitorSettings
+) -> list[list[FeatureDrift]]:
+    """Drift of the last days that follow each other, as many as a trigger asks for; the day's own last."""
+    if profile is None:
+        return []
+    last, found = date.fromisoformat(counts[-1].day), []
+    for back in range(min(settings.triggers.drift_days, len(counts))):
+        one = counts[-1 - back]
+        if (last - date.fromisoformat(one.day)).days != back:
+            break
+        earlier = [_whole(day) for day in counts[: len(counts) - 1 - back]]
+        found.append(feature_drift(_whole(one), earlier, profile, settings.drift))
+    return found[::-1]
+
+
+def _signals(
+    today: DayCounts, before: Sequence[DayCounts], profile: FeatureProfile | None, settings: MonitorSettings
+) -> list[MissingSignal]:
+    if profile is None:
+        return []
+    past = {
+        code: [day.markets[code] for day in before if code in day.markets]
+        for code in sorted({code for day in before for code in day.markets})
+    }
+    return missing_signals(today.markets, past, profile, settings.drift)
+
+
+def _precision(today: DayCounts, whole: MarketCounts, feedback: FeedbackDay) -> dict[str, Precision]:
+    found = {"": measure(whole.expected["induced"], induced_reviews(feedback))}
+    for code, market in sorted(today.markets.items()):
+        found[code] = measure(market.expected["induced"], induced_reviews(feedback, code))
+    return found
+
+
+def _alarm_findings(
+    alarms: Sequence[PrecisionAlarm], drift: Sequence[FeatureDrift], signals: Sequence[MissingSignal]
+) -> list[Finding]:
+    raised = [alarm for alarm in alarms if alarm.since is not None]
+    found = []
+    if raised:
+        where = ", ".join(f"{alarm.market or 'all markets together'} since {alarm.since}" for alarm in raised)
+        found.append(Finding("alarm", "precision", f"reviews say that precision is below what is promised: {where}"))
+    found += [
+        Finding(
+            "notice" if one.returned else "alarm",
+            "drift",
+            f"{one.market or 'all markets'}: signal {one.feature} is {one.how} in {one.share:.0%} of the events, "
+            f"before in {one.share_before:.0%}",
+        )
+        for one in signals
+    ]
+    drifted = [one for one in drift if one.drifted]
+    if drifted:
+        names = ", ".join(f"{one.name} (PSI {one.psi:.2f})" for one in drifted[:5])
+        more = f" and {len(drifted) - 5} more" if len(drifted) > 5 else ""
+        text = f"{len(drifted)} of {len(drift)} features differ from training: {names}{more}"
+        found.append(Finding("alarm", "drift", text))
+    return found
+
+
+def _whole(day: DayCounts) -> MarketCounts:
+    return merge(list(day.markets.values()))

@@ -1,0 +1,59 @@
+"""Look at a day of verdicts: what changed, whether precision holds, whether to train anew.
+
+Reads the endpoint's archive at `archive` (decisions, shadow, feedback) and what the features looked like in training,
+from `model`; keeps counts by day below `output`/days and writes `output`/`day`/report.html, report.json and
+retrain.json, figures to MLflow. Safe to resubmit: a day is never counted twice, and one whose hours came late is
+counted again.
+
+    python -m jobs.cancellation_monitor archive=s3://bucket/prefix day=2026-11-22
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+from cancellation.monitoring.report import print_day, write_report
+from cancellation.monitoring.run import MonitorSettings, find_profile, monitor_day
+from cluster.launch import run_job
+from cluster.provenance import public_settings
+from cluster.settings import Settings
+from cluster.tracking import TrackingSettings, tracked_run
+
+
+class MonitorJob(Settings):
+    """The monitoring job's settings."""
+
+    archive: str = "var/serving/archive"
+    """Where the endpoint ships, `serving.output`."""
+
+    day: date
+    """The day to look at, in UTC; days before it are brought up to date as well."""
+
+    output: str = "var/cancellation/monitoring"
+    """Folder for reports and counts, local or s3://; the same for all days."""
+
+    model: str = "cancellation/small_model"
+    """The model in service, for what the features looked like in training: folder, s3:// folder, or
+    models:/name@alias of MLflow."""
+
+    cache_dir: str = "~/.cache/marketplace-llm"
+    """Where remote models are kept on this machine."""
+
+    monitor: MonitorSettings = MonitorSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def main(job: MonitorJob) -> None:
+    """Count, compare, decide, report."""
+    profile, missing = find_profile(job.model, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
+    with tracked_run("cancellation_monitor", job, job.tracking) as run:
+        found = monitor_day(
+            job.archive, job.output, job.day, profile=profile, profile_missing=missing, settings=job.monitor
+        )
+        url = write_report(found, job.output, public_settings(job), run)
+        print_day(found, url, run.where)
+
+
+if __name__ == "__main__":
+    run_job(main, MonitorJob, defaults=Path(__file__).with_suffix(".toml"))

@@ -1,0 +1,153 @@
+"""Days of an endpoint's archive as they look in life, for tests of monitoring: parquet by market and hour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cancellation.events.factors import FACTORS
+from cancellation.features.profile import FeatureProfile, fit_profile
+from cancellation.features.vector import feature_digest, feature_table
+from cancellation.serving.records.decision_record import DECISION_SCHEMA
+from cancellation.serving.records.feedback import feedback_table
+from cancellation.simulation.simulator import SimulationSettings, simulate
+
+DAY = date(2026, 11, 22)
+MARKETS = ("BR", "ID", "TH")
+Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""Features (n, 68) -> features as they became."""
+
+
+@cache
+def pool(num_events: int = 1500, seed: int = 3) -> np.ndarray:
+    """Features of simulated events, (n, 68)."""
+    return feature_table([one.event for one in simulate(SimulationSettings(num_events=num_events), seed)])
+
+
+@cache
+def profile() -> FeatureProfile:
+    """What those looked like."""
+    return fit_profile(pool())
+
+
+def decisions(
+    day: date,
+    num_events: int,
+    *,
+    seed: int = 0,
+    markets: Sequence[str] = MARKETS,
+    induced: float = 0.3,
+    fallback: float = 0.01,
+    total_ms: float = 12.0,
+    change: Change | None = None,
+    pick: np.ndarray | None = None,
+    prefix: str = "e",
+) -> pa.Table:
+    """Make a day's decisions, spread over its hours; scores are calibrated: a verdict is right as often as they say."""
+    rng = np.random.default_rng([seed, day.toordinal()])
+    features = pool()[rng.integers(0, len(pool()), num_events) if pick is None else pick]
+    features = features.astype(np.float32) if change is None else change(features.astype(np.float32), rng)
+    is_induced = rng.random(num_events) < induced
+    score = np.where(is_induced, rng.beta(12, 1, num_events), rng.beta(1, 8, num_events)).astype(np.float32)
+    source = np.where(rng.random(num_events) < fallback, "fallback", "model")
+    model = source == "model"
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    instants = np.sort(rng.integers(0, 86_400_000_000, num_events)) + int(start.timestamp() * 1e6)
+    total = rng.lognormal(np.log(total_ms), 0.4, num_events).astype(np.float32)
+    codes = np.array(FACTORS)[rng.zipf(1.7, num_events) % len(FACTORS)]
+    columns = {
+        "event_id": pa.array([f"{prefix}-{day:%m%d}-{number:06d}" for number in range(num_events)]),
+        "market": pa.array(np.array(markets)[rng.integers(0, len(markets), num_events)]),
+        "received_at": pa.array(instants, pa.timestamp("us", tz="UTC")),
+        "verdict": pa.array(np.where(score > 0.5, "induced", "not_induced")).dictionary_encode(),
+        "score": pa.array(score),
+        "action": pa.array(np.where((score > 0.95) & model, "penalty", "none")).dictionary_encode(),
+        "model_version": pa.array(np.where(model, "small@1", "rules-1")).dictionary_encode(),
+        "source": pa.array(source).dictionary_encode(),
+        "decision_factors": pa.array([[{"code": code, "probability": 0.9, "evidence": None}] for code in codes]),
+        "features": pa.ListArray.from_arrays(
+            np.arange(0, 68 * num_events + 1, 68, dtype=np.int32), pa.array(features.ravel(), from_pandas=True)
+        ),
+        "feature_digest": pa.array([feature_digest()] * num_events),
+        "state": pa.array(["live"] * num_events),
+        "timings_ms": pa.StructArray.from_arrays(
+            [pa.array(total * share) for share in (0.1, 0.2, 0.2, 0.5, 1.0)],
+            ["parse", "encode", "queue", "model", "total"],
+        ),
+        "fallback_reason": pa.array(np.where(model, None, "late"), pa.string()),
+    }
+    arrays = [
+        columns[column.name].cast(column.type) if column.name in columns else pa.nulls(num_events, column.type)
+        for column in DECISION_SCHEMA
+    ]
+    return pa.table(arrays, schema=DECISION_SCHEMA)
+
+
+def ship(
+    archive: Path,
+    table: pa.Table,
+    *,
+    log: str = "decisions",
+    name: str = "0001",
+    skip: Sequence[int] = (),
+    num_hours: int = 24,
+) -> list[Path]:
+    """Write a log's records where the shipper does; hours in `skip` never arrive. Gives the files.
+
+    With fewer than 24 hours to a file of its own there are fewer files: the monitor goes by the records' own instants.
+    """
+    written = []
+    table = table.filter(~np.isin(pc.hour(table["received_at"]).to_numpy(), skip))
+    hours = pc.strftime(table["received_at"], "%H" if num_hours == 24 else "00")
+    days = pc.strftime(table["received_at"], "%Y-%m-%d")
+    keys = pc.binary_join_element_wise(pc.fill_null(table["market"], "unknown"), days, hours, "/")
+    for key in sorted(pc.unique(keys).to_pylist()):
+        market, day, hour = key.split("/")
+        path = archive / log / f"market={market}" / f"day={day}" / f"hour={hour}" / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.filter(pc.equal(keys, key)), path, compression="zstd")
+        written.append(path)
+    return written
+
+
+def ship_quiet_days(archive: Path, day: date, num_days: int, num_events: int) -> None:
+    """Write the days before one, all of the same kind."""
+    for back in range(num_days, 0, -1):
+        earlier = day - timedelta(days=back)
+        ship(archive, decisions(earlier, num_events), num_hours=1)
+
+
+def feedback(
+    table: pa.Table, day: date, number: int, *, precision: float = 0.95, seed: int = 0, hour: int = 23
+) -> list[dict[str, object]]:
+    """Review induced verdicts of the model: messages as the endpoint records them, received on a day."""
+    rng = np.random.default_rng([seed, day.toordinal(), number])
+    rows = table.select(["event_id", "market", "verdict", "source"]).to_pylist()
+    induced = [row for row in rows if row["verdict"] == "induced" and row["source"] == "model"][:number]
+    first = datetime(day.year, day.month, day.day, hour, 59, tzinfo=UTC).timestamp()
+    return [
+        {
+            "event_id": row["event_id"],
+            "market": row["market"],
+            "received_at": first + place / 100,
+            "outcome": "confirmed" if rng.random() < precision else "rejected",
+            "label": None,
+            "reviewer": "ann",
+            "verdict": "induced",
+            "model_version": "small@1",
+            "caller": "operations",
+        }
+        for place, row in enumerate(induced)
+    ]
+
+
+def ship_feedback(archive: Path, messages: Sequence[dict[str, object]], *, name: str = "0001") -> None:
+    """Write messages where the shipper does."""
+    ship(archive, feedback_table(messages), log="feedback", name=name)

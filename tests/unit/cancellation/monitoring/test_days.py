@@ -1,0 +1,183 @@
+"""Counting an archive's days: what is there once, what came late too, and nothing that cannot be read."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cancellation.monitoring.counts import merge, quantile_ms
+from cancellation.monitoring.days import Days
+from cancellation.monitoring.run import MonitoredDay, MonitorSettings, monitor_day
+from cancellation.serving.records.decision_record import decision_table
+from cancellation.serving.records.shipped_log import day_start
+from tests.builders.decision_records import decision_record
+from tests.builders.monitored_days import (
+    DAY,
+    decisions,
+    feedback,
+    profile,
+    ship,
+    ship_feedback,
+    ship_quiet_days,
+)
+
+LATER = day_start(DAY) + 2 * 86_400
+
+
+def monitored(folder: Path, day: date = DAY, **changes: object) -> MonitoredDay:
+    given = {"profile": profile(), "profile_missing": None, "settings": MonitorSettings(), "now": LATER, **changes}
+    return monitor_day(str(folder / "archive"), str(folder / "out"), day, **given)
+
+
+def texts(found: MonitoredDay) -> str:
+    return "\n".join(one.text for one in found.findings)
+
+
+def test_every_decision_is_counted_once(tmp_path: Path) -> None:
+    table = decisions(DAY, 700)
+    ship(tmp_path / "archive", table)
+    found = monitored(tmp_path)
+    assert found.today.events == 700
+    assert sum(found.whole.verdicts.values()) == sum(found.whole.sources.values()) == 700
+    assert found.whole.verdicts["induced"] == table["verdict"].to_pylist().count("induced")
+    assert sum(found.whole.scores) == found.whole.sources["model"] == table["source"].to_pylist().count("model")
+    assert sum(found.whole.features[0]) == 700
+    totals = [row["total"] for row in table["timings_ms"].to_pylist()]
+    assert quantile_ms(found.today.stages["total"], 0.5) == pytest.approx(sorted(totals)[350], rel=0.1)
+    slim = pq.read_table(found.events_url)
+    assert sorted(slim["event_id"].to_pylist()) == sorted(table["event_id"].to_pylist())
+
+
+def test_a_day_that_is_run_again_is_not_counted_again_and_late_hours_are(tmp_path: Path) -> None:
+    table = decisions(DAY, 400)
+    ship(tmp_path / "archive", table, skip=(22, 23))
+    first = monitored(tmp_path)
+    kept = tmp_path / "out" / "days" / str(DAY) / "decisions.json"
+    before = kept.stat().st_mtime_ns
+    again = monitored(tmp_path)
+    assert again.today == first.today
+    assert kept.stat().st_mtime_ns == before, "what has not changed is not read again"
+    ship(tmp_path / "archive", table, name="0001")
+    assert first.today.events < monitored(tmp_path).today.events == 400
+
+
+def test_a_file_cut_in_half_is_named_and_not_half_counted(tmp_path: Path) -> None:
+    table = decisions(DAY, 400)
+    cut = ship(tmp_path / "archive", table)[3]
+    lost = pq.read_table(cut).num_rows
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    found = monitored(tmp_path)
+    assert found.today.events == 400 - lost
+    assert f"1 file cannot be read and not counted: market=BR/day={DAY}/hour={cut.parent.name[-2:]}/0001" in texts(
+        found
+    )
+
+
+def test_repeats_wrong_clocks_and_records_that_did_not_fit_are_named(tmp_path: Path) -> None:
+    table = decisions(DAY, 200, markets=("BR",))
+    ship(tmp_path / "archive", table, num_hours=1)
+    hour = tmp_path / "archive" / "decisions" / "market=BR" / f"day={DAY}" / "hour=00"
+    misplaced = decisions(DAY + timedelta(days=3), 4)
+    unread = decision_table([{"event_id": "x", "market": "BR", "verdict": {"score": "no number"}}])
+    pq.write_table(pa.concat_tables([table.slice(0, 7), misplaced, unread]).unify_dictionaries(), hour / "0002.parquet")
+    found = monitored(tmp_path)
+    assert found.today.events == 200
+    damage = found.today.damage
+    assert (damage.repeated, damage.misplaced, damage.unread) == (7, 4, 1)
+    assert "7 records repeat one that was counted" in texts(found)
+
+
+def test_a_log_of_the_endpoint_itself_is_read(tmp_path: Path) -> None:
+    """Records as the gateway writes them, and columns that an older log lacks."""
+    noon = day_start(DAY) + 43_200
+    table = decision_table([decision_record(number, received_at=noon) for number in range(5)])
+    ship(tmp_path / "archive", table.drop_columns(["unread", "fallback_reason"]))
+    found = monitored(tmp_path)
+    assert found.today.events == 5
+    assert found.whole.factors == {"chat.out_of_stock": 5}
+    assert found.today.other_features == 5
+    assert found.drift == []
+
+
+def test_a_day_without_traffic(tmp_path: Path) -> None:
+    ship_quiet_days(tmp_path / "archive", DAY, 8, 120)
+    found = monitored(tmp_path)
+    assert found.today.events == 0
+    assert "no decision of that day is in the log" in texts(found)
+    assert not found.decision.retrain
+    assert found.decision.model_version is None
+
+
+def test_no_archive_is_no_quiet_day(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"archive .*: expected decisions/ there, found none; give what serving.output"
+    ):
+        monitored(tmp_path)
+
+
+def test_a_day_that_is_still_being_shipped_is_compared_with_nothing(tmp_path: Path) -> None:
+    ship_quiet_days(tmp_path / "archive", DAY, 8, 600)
+    ship(tmp_path / "archive", decisions(DAY, 600), skip=range(8, 24))
+    found = monitored(tmp_path, now=day_start(DAY) + 8 * 3600)
+    assert [one.subject for one in found.findings] == ["log"]
+    assert "still being shipped: all of it is there in 16.5 h" in texts(found)
+
+
+def test_hours_without_a_record_are_named(tmp_path: Path) -> None:
+    ship_quiet_days(tmp_path / "archive", DAY, 8, 1200)
+    ship(tmp_path / "archive", decisions(DAY, 1200), skip=(3, 4, 17))
+    found = monitored(tmp_path)
+    assert found.hours_missing == {code: [3, 4, 17] for code in ("BR", "ID", "TH")}
+    assert "BR, ID, TH: nothing from 03:00 to 05:00, 17:00 to 18:00 UTC" in texts(found)
+
+
+def test_a_market_with_three_events_is_not_compared(tmp_path: Path) -> None:
+    ship_quiet_days(tmp_path / "archive", DAY, 8, 300)
+    ship(tmp_path / "archive", decisions(DAY, 300))
+    ship(tmp_path / "archive", decisions(DAY, 3, markets=("TW",), induced=1.0, prefix="tw"))
+    found = monitored(tmp_path)
+    assert found.today.markets["TW"].events == 3
+    assert "TW" not in texts(found)
+
+
+def test_feedback_counts_once_and_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    yesterday = DAY - timedelta(days=1)
+    old = decisions(yesterday, 400)
+    ship(tmp_path / "archive", old)
+    ship(tmp_path / "archive", decisions(DAY, 400))
+    ship_feedback(tmp_path / "archive", feedback(old, yesterday, 5, precision=1.0))
+    said = feedback(old, DAY, 12, precision=1.0)
+    unknown, appeal = {**said[0], "event_id": "nobody"}, {**said[8], "outcome": "appealed"}
+    contradicts, wrong = {**said[1], "outcome": "rejected"}, {**said[9], "outcome": "rejected"}
+    ship_feedback(tmp_path / "archive", [*said[:9], wrong, unknown, appeal, contradicts, said[6]])
+    day = monitored(tmp_path).feedback[-1]
+    assert day.messages == 14
+    assert day.unknown == 1
+    assert sum(day.appeals.values()) == 1
+    assert day.damage.repeated == 5 + 1, "five were reviewed the day before, one was sent twice"
+    assert day.contradicting == 1
+    assert [review.right for review in day.reviews] == [True] * 4 + [False]
+    assert monitored(tmp_path).precision[""].measured == pytest.approx(0.8)
+
+
+def test_feedback_older_than_its_decision_is_named(tmp_path: Path) -> None:
+    table = decisions(DAY, 200)
+    ship(tmp_path / "archive", table)
+    early = [{**one, "received_at": day_start(DAY) + place} for place, one in enumerate(feedback(table, DAY, 3))]
+    ship_feedback(tmp_path / "archive", early)
+    found = monitored(tmp_path)
+    assert found.feedback[-1].early == 3
+    assert "3 messages older than the decision that it is about: clocks that disagree" in texts(found)
+
+
+def test_counts_of_days_add_up(tmp_path: Path) -> None:
+    ship_quiet_days(tmp_path / "archive", DAY, 2, 150)
+    days = Days(str(tmp_path / "archive"), str(tmp_path / "out"), profile())
+    counts, _ = days.complete(DAY, 28)
+    whole = merge([market for day in counts for market in day.markets.values()])
+    assert whole.events == sum(sum(row) for row in whole.features[:1]) == 300
+    assert [day.day for day in counts] == ["2026-11-20", "2026-11-21", "2026-11-22"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from cancellation.model.verdict_model import Device
 from cancellation.serving.observability.traces import TraceSettings
@@ -211,6 +211,9 @@ class ReplicaSettings(Settings):
 
 class ServingSettings(Settings):
     """The whole application."""
+
+    # An address that is refused for the password in it must not be quoted in a log.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     colocated: bool = True
     """Gateway and model in one process: on one machine with a small model the hop costs more than it gives.

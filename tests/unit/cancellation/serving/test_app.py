@@ -65,6 +65,12 @@ def test_a_misspelt_setting_is_refused() -> None:
         build({"colocatd": True})
 
 
+def test_a_password_in_the_databases_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ValueError, match="PGPASSFILE") as refused:
+        build({"database": "postgresql://verdicts:secret-1@db/verdicts"})
+    assert "secret-1" not in str(refused.value)
+
+
 def test_the_cluster_config_fits_ray_and_the_settings() -> None:
     config = ServeDeploySchema.model_validate(
         yaml.safe_load((PROJECT / "cluster" / "serving" / "serve.yaml").read_text())

@@ -2,9 +2,11 @@
 
 Reads a backfill of labelled events from `input` and scores it; writes `output`/model, the model with its
 calibration.json, and `output`/policy.toml: `policy` with thresholds and the evidence they rest on, or with how many
-labelled cases are missing. Safe to resubmit: events already scored are not scored again.
+labelled cases are missing. Safe to resubmit: events already scored are not scored again. With `model=null` the input
+is what jobs.cancellation_label said of labelled events, and the language model's own verdicts are calibrated.
 
     python -m jobs.cancellation_calibrate input=s3://bucket/labelled output=var/models/cancellation_calibrated
+    python -m jobs.cancellation_calibrate model=null input=var/cancellation/labels output=var/cancellation/llm_policy
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 from pydantic import Field
 
 from cancellation.decision.calibration_plot import draw_reliability
@@ -23,14 +26,16 @@ from cancellation.decision.calibration_run import (
     threshold_rows,
     write_calibrated,
 )
-from cancellation.decision.policy import load_policy
+from cancellation.decision.policy import Policy, load_policy
 from cancellation.decision.sample import read_sample
+from cancellation.llm.judged_rows import read_judged
 from cancellation.scoring.report import align
 from cancellation.scoring.run import ScoringSettings, open_run, read_verdicts, score_backfill
 from cluster.launch import run_job
 from cluster.models.files import fetch_model
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
+from cluster.storage import absolute_url
 from cluster.tracking import TrackingSettings, tracked_run
 
 
@@ -44,8 +49,8 @@ class CalibrateJob(Settings):
     output: str
     """Local folder for the scored backfill, the calibrated model and the policy file."""
 
-    model: str = "cancellation/small_model"
-    """Exported model: folder, s3:// folder, or models:/name@alias of MLflow."""
+    model: str | None = "cancellation/small_model"
+    """Exported model: folder, s3:// folder, or models:/name@alias of MLflow; null: a language model's, see above."""
 
     policy: str | None = None
     """Policy file whose states, classes and languages are kept; null: the one that ships."""
@@ -67,13 +72,11 @@ def main(job: CalibrateJob) -> None:
     sample = read_sample(job.input)
     sample.refuse(job.input)
     policy, day = load_policy(job.policy), job.date or datetime.now(UTC).date().isoformat()
-    names = (job.input, f"{job.output}/verdicts", job.model, policy)
-    run = open_run(*names, job.scoring, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
-    with ray_session(job.session), tracked_run("cancellation_calibrate", job, job.tracking) as tracked:
-        score_backfill(run)
-        calibrated = calibrate_backfill(read_verdicts(run.output.url), policy, job.calibration, sample=sample, day=day)
+    with tracked_run("cancellation_calibrate", job, job.tracking) as tracked:
+        rows, folder = _scored(job, job.model, policy) if job.model else (read_judged(absolute_url(job.input)), None)
+        calibrated = calibrate_backfill(rows, policy, job.calibration, sample=sample, day=day)
         output = Path(job.output)
-        write_calibrated(calibrated, fetch_model(run.model, cache_dir=job.cache_dir), output, source=job.input, day=day)
+        written = write_calibrated(calibrated, folder, output, source=job.input, day=day)
         tracked.metrics(figures(calibrated))
         tracked.figure("reliability.png", draw_reliability(calibrated.calibration))
         tracked.artifact(POLICY_FILE, (output / POLICY_FILE).read_bytes())
@@ -82,7 +85,15 @@ def main(job: CalibrateJob) -> None:
     print("\n".join(align(threshold_rows(calibrated))))
     if calibrated.unknown_markets:
         print(f"no entry in the policy: {', '.join(calibrated.unknown_markets)}; add state, classes and language")
-    print(f"model   {output}/model\npolicy  {output / POLICY_FILE} ({calibrated.policy.stamp})\n{tracked.where}")
+    print(f"model   {written}\npolicy  {output / POLICY_FILE} ({calibrated.policy.stamp})\n{tracked.where}")
+
+
+def _scored(job: CalibrateJob, model: str, policy: Policy) -> tuple[pa.Table, Path]:
+    names = (job.input, f"{job.output}/verdicts", model, policy)
+    run = open_run(*names, job.scoring, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
+    with ray_session(job.session):
+        score_backfill(run)
+    return read_verdicts(run.output.url), fetch_model(run.model, cache_dir=job.cache_dir)
 
 
 if __name__ == "__main__":

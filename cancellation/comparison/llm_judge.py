@@ -88,7 +88,7 @@ class LlmJudge:
         self.judged += found
         logits = np.array([one.answer.logits for one in found]).reshape(-1, 3)
         factors = np.array([one.factor_probabilities for one in found]).reshape(-1, len(FACTORS))
-        return Judgements(class_probabilities(logits, 1.0), factors)
+        return Judgements(class_probabilities(logits, self._labeller.settings.temperature), factors)
 
     @property
     def usage(self) -> Usage:

@@ -155,13 +155,21 @@ class _Labelled:
         return "/".join(datetime.fromtimestamp(at, UTC).date().isoformat() for at in ends)
 
 
-def write_calibrated(calibrated: CalibratedModel, model_folder: Path, output: Path, *, source: str, day: str) -> None:
-    """Write a copy of the model with its calibration.json, and the policy file, below a folder."""
-    target = output / MODEL_FOLDER
-    shutil.copytree(model_folder, target, dirs_exist_ok=True)
+def write_calibrated(
+    calibrated: CalibratedModel, model_folder: Path | None, output: Path, *, source: str, day: str
+) -> Path:
+    """Write a copy of the model with its calibration.json, and the policy file, below a folder; give the model's.
+
+    Without a model's folder, as of a language model behind an endpoint, calibration.json lies beside the policy.
+    """
+    target = output / MODEL_FOLDER if model_folder else output
+    target.mkdir(parents=True, exist_ok=True)
+    if model_folder:
+        shutil.copytree(model_folder, target, dirs_exist_ok=True)
     (output / POLICY_FILE).write_text(render_policy(calibrated.policy), encoding="utf-8")
     record = {**_summary(calibrated.calibration), "backfill": source, "date": day}
     (target / CALIBRATION_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return target
 
 
 def figures(calibrated: CalibratedModel) -> dict[str, float | None]:

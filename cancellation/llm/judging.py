@@ -10,11 +10,12 @@ from typing import Literal
 
 from cancellation.events.factors import FACTORS
 from cancellation.llm.answer import Answer, AnswerError, AnswerReader, Part
-from cancellation.llm.backend import Backend, BackendError, SamplingSettings, Usage
+from cancellation.llm.backend import Backend, BackendError, Enough, SamplingSettings, Usage
 from cancellation.llm.prompt import Prompt
 from cluster.settings import Settings
 
-OnPart = Callable[[Part, str], None]
+OnPart = Callable[[Part, AnswerReader], None]
+"""Called with a part that has just closed, and the reader, which holds all that came so far."""
 
 
 class JudgingSettings(Settings):
@@ -48,17 +49,26 @@ class Judged:
         return tuple(float(code in self.answer.factors) for code in FACTORS)
 
 
-def judge(backend: Backend, prompt: Prompt, settings: JudgingSettings, *, on_part: OnPart | None = None) -> Judged:
-    """Ask for one answer, or for two with reflection; `on_part` is called as each part of the last one closes.
+def judge(
+    backend: Backend,
+    prompt: Prompt,
+    settings: JudgingSettings,
+    *,
+    on_part: OnPart | None = None,
+    enough: Enough = lambda: False,
+) -> Judged:
+    """Ask for one answer, or for two with reflection.
+
+    `on_part` is called as each part of the last one closes; once `enough` says so, the rest is cancelled.
 
     Raises:
         BackendError: If there was no answer, or one that is not of the form.
     """
     if not settings.reflect:
-        return _ask(backend, prompt, settings, on_part)
-    first = _ask(backend, prompt, settings.model_copy(update={"after_verdict": "read"}), None)
+        return _ask(backend, prompt, settings, on_part, enough)
+    first = _ask(backend, prompt, settings.model_copy(update={"after_verdict": "read"}), None, enough)
     try:
-        second = _ask(backend, prompt.reflecting(first.text), settings, on_part)
+        second = _ask(backend, prompt.reflecting(first.text), settings, on_part, enough)
     except BackendError as error:
         raise BackendError(str(error), first.usage + error.usage) from None
     return replace(
@@ -70,25 +80,25 @@ def judge(backend: Backend, prompt: Prompt, settings: JudgingSettings, *, on_par
     )
 
 
-def _ask(backend: Backend, prompt: Prompt, settings: JudgingSettings, on_part: OnPart | None) -> Judged:
+def _ask(backend: Backend, prompt: Prompt, settings: JudgingSettings, on_part: OnPart | None, enough: Enough) -> Judged:
     reader, started = AnswerReader(prompt.form), time.monotonic()
-    to_verdict, usage, enough = 0.0, Usage(), threading.Event()
+    to_verdict, usage, read = 0.0, Usage(), threading.Event()
     refused: AnswerError | None = None
-    for piece in backend.stream(prompt, settings.sampling, enough.is_set):
+    for piece in backend.stream(prompt, settings.sampling, lambda: read.is_set() or enough()):
         if isinstance(piece, Usage):
             usage = piece
         elif refused is None:
             try:
-                for part, inside in reader.feed(piece.text, piece.alternatives):
+                for part, _ in reader.feed(piece.text, piece.alternatives):
                     if part == "verdict":
                         to_verdict = time.monotonic() - started
                         if settings.after_verdict == "cancel":
-                            enough.set()
+                            read.set()
                     if on_part:
-                        on_part(part, inside)
+                        on_part(part, reader)
             except AnswerError as error:
                 refused = error
-                enough.set()
+                read.set()
     try:
         if refused:
             raise refused

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from math import exp
 from typing import Any
 
 import pyarrow as pa
@@ -78,6 +77,9 @@ class LabellingSettings(Settings):
     label_weight: float = Field(default=0.3, gt=0, le=1)
     """What a label counts in training beside one of people, times its own probability."""
 
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the verdict's log-probabilities: what `jobs.cancellation_calibrate model=null` found for this model."""
+
     ask_again: bool = False
     """Ask once more about events whose request was on its way when its process died. They may have been paid."""
 
@@ -130,8 +132,10 @@ class Labeller:
         classes = self._policy.market(event.market).classes
         shown: Sequence[Any] = ()
         if self._index is not None:
-            near = self._index.nearest(event, self.settings.retrieval.num_examples)
-            shown = [example for example in near if VERDICTS.index(example.label) < classes]
+            retrieval = self.settings.retrieval
+            find = self._index.typical if retrieval.chosen_for == "market" else self._index.nearest
+            found = find(event, retrieval.num_examples)
+            shown = [example for example in found if VERDICTS.index(example.label) < classes]
         return build_prompt(event, self.settings.prompt, classes=classes, examples=shown)
 
     def label(self, event: Event) -> dict[str, Any]:
@@ -153,12 +157,12 @@ class Labeller:
 
     def _columns(self, judged: Judged, usage: Usage, classes: int) -> dict[str, Any]:
         answer = judged.answer
-        shares = verdict_probabilities(answer.logits, temperature=1.0, classes=classes)
+        shares = verdict_probabilities(answer.logits, temperature=self.settings.temperature, classes=classes)
         return {
             "label": answer.verdict,
             "label_factors": list(answer.factors) if self.settings.judging.after_verdict == "read" else None,
             "label_weight": self.settings.label_weight * shares[answer.verdict],
-            "probability": exp(answer.logits[0]) if classes == 3 else shares["induced"],
+            "probability": shares["induced"],
             "logits": list(answer.logits),
             "first_verdict": judged.first_verdict,
             "reasoning": answer.reasoning,

@@ -124,17 +124,21 @@ def case_text(event: Event, settings: PromptSettings) -> str:
     budget = settings.max_case_characters // _PIECE
     fitted = fit_timeline(whole, pieces.cut, _STRUCTURE.index, max_tokens=budget)
     texts = pieces.texts(fitted.token_ids)
-    lines = [_line(whole.segments[place], text) for place, text in zip(fitted.positions, texts, strict=True)]
+    lines = _lines([whole.segments[place] for place in fitted.positions], texts)
     if left_out := sum(fitted.num_dropped.values()):
         lines.append(f"{CUT} {left_out} lines left out")
     facts = facts_text(event)
     return "\n".join([*lines, *([f"[FACTS] {facts}"] if facts else [])])
 
 
-def _line(segment: Segment, text: str) -> str:
-    if segment.kind in ("[ORDER]", "[HISTORY]", "[REASON]"):
-        return f"{segment.kind} {text}"
-    return f"{segment.kind} {span_words(segment.seconds_before)} before: {text}"
+def _lines(segments: Sequence[Segment], texts: Sequence[str]) -> list[str]:
+    """Say when something happened where that differs from the line above: a time is most of a short message."""
+    lines, said = [], None
+    for segment, text in zip(segments, texts, strict=True):
+        when = None if segment.kind in ("[ORDER]", "[HISTORY]", "[REASON]") else span_words(segment.seconds_before)
+        lines.append(f"{segment.kind} {text}" if when in (None, said) else f"{segment.kind} {when} before: {text}")
+        said = when or said
+    return lines
 
 
 _FACTS = (
@@ -144,8 +148,6 @@ _FACTS = (
     ("last_seller_contact_to_cancel_minutes", "seller's last contact {:.0f} min before the cancellation"),
     ("promise_elapsed_ratio", "{:.0%} of the promised time had passed"),
     ("extension_count", "deadline put off {:.0f} times"),
-    ("seller_cancellation_share", "{:.0%} of the seller's orders end cancelled"),
-    ("offline_share", "seller offline {:.0%} of the time"),
 )
 """Of the 68 features those that the lines do not say already, in words; one that is missing is left out."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -37,6 +38,10 @@ class RetrievalSettings(Settings):
     num_examples: int = Field(default=10, ge=1, le=40)
     """How many of them."""
 
+    chosen_for: Literal["case", "market"] = "case"
+    """`case`: the nearest to each case, so that every prompt goes its own way behind the policy. `market`: the most
+    typical ones of the case's market, so that all its prompts begin alike and a prefix cache holds the examples too."""
+
     encoder: str = "var/pretrained/multilingual-e5-small"
     """Text encoder of sentence vectors (mean over tokens): folder, s3:// folder or hub repository."""
 
@@ -56,6 +61,7 @@ class ExampleIndex:
         self._shingles = [_shingles(text) for text in texts]
         self._markets = np.array([example.event.market for example in examples])
         self._ids = np.array([example.event.event_id for example in examples])
+        self._centres: dict[str, np.ndarray] = {}
 
     def nearest(self, event: Event, count: int) -> list[Example]:
         """Find examples for a case, the nearest last; fewer where doubles leave no more.
@@ -63,8 +69,20 @@ class ExampleIndex:
         Labels take turns, so that none is missing that the examples have; of one label the case's own market comes
         first, then the nearest. Equally near ones come in the order of their ids.
         """
-        text = spoken_text(event)
-        likeness, shingles = self._vectors @ self._embed([text])[0], _shingles(text)
+        return self._choose(event, self._embed([spoken_text(event)])[0], count)
+
+    def typical(self, event: Event, count: int) -> list[Example]:
+        """Find the same examples for every case of a market: the nearest to what its examples are in the mean.
+
+        In the order of `nearest`. Only a case that has a double among them sees another one in its place.
+        """
+        if event.market not in self._centres:
+            own = self._vectors[self._markets == event.market]
+            self._centres[event.market] = (own if len(own) else self._vectors).mean(axis=0)
+        return self._choose(event, self._centres[event.market], count)
+
+    def _choose(self, event: Event, vector: np.ndarray, count: int) -> list[Example]:
+        likeness, shingles = self._vectors @ vector, _shingles(spoken_text(event))
         order = np.lexsort((self._ids, -likeness, self._markets != event.market))
         queues: dict[str, list[int]] = {}
         for place in order.tolist():

@@ -20,6 +20,7 @@ from cancellation.decision.verdicts import model_verdict, rules_verdict
 from cancellation.events.event import parse_event
 from cancellation.features.vector import feature_digest
 from cancellation.serving.answering.admission import Admission
+from cancellation.serving.answering.explaining import Explainer
 from cancellation.serving.answering.gateway import RULES_VERSION, Gateway
 from cancellation.serving.http.asgi import Receive, Scope, Send
 from cancellation.serving.http.endpoint import Condition, Endpoint
@@ -133,8 +134,12 @@ class GatewayReplica:
         self._tokens = TokenStore.load(tokens_path(settings))
         self._traces = Traces(settings.traces)
         self._admission = Admission(settings.admission, self._model.queue_age, self.metrics)
+        self._explainer = None
+        if settings.explain is not None:
+            self._explainer = Explainer(settings, self._policy, self._archive.explanations, self.metrics)
         self._endpoint = Endpoint(
             self.gateway,
+            explainer=self._explainer,
             tokens=self._tokens,
             admission=self._admission,
             feedback_log=self._archive.feedback,
@@ -143,7 +148,11 @@ class GatewayReplica:
             traces=self._traces,
             metrics_text=self._metrics_text,
             condition=self._condition,
-            description=description(await self._examples(), max_batch=settings.limits.batch_events),
+            description=description(
+                await self._examples(),
+                max_batch=settings.limits.batch_events,
+                explains=self._explainer is not None,
+            ),
         )
         self._tasks = self._chores()
 
@@ -154,6 +163,8 @@ class GatewayReplica:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._admission.close()
+        if self._explainer is not None:
+            self._explainer.close()
         await self.gateway.close()
         await self._model.close()
         await asyncio.get_running_loop().run_in_executor(None, self._archive.close)

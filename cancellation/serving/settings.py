@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field, field_validator
 
+from cancellation.llm.prompt import PromptSettings
 from cancellation.model.verdict_model import Device
 from cancellation.serving.observability.traces import TraceSettings
 from cancellation.serving.records.decision_log import DecisionLogSettings
 from cancellation.serving.records.log_shipping import ShipperSettings
 from cluster.database.interface import check_address
+from cluster.endpoint.settings import EndpointSettings
 from cluster.settings import Settings
 
 
@@ -41,6 +43,7 @@ class DeadlineSettings(Settings):
 
     default_ms: float = Field(default=1000.0, gt=0)
     batch_ms: float = Field(default=10_000.0, gt=0)
+    explain_ms: float = Field(default=30_000.0, gt=0)
     max_ms: float = Field(default=30_000.0, gt=0)
     """A longer deadline is cut to this; `gateways.drain_seconds` has to have room for it."""
 
@@ -72,6 +75,9 @@ class AdmissionSettings(Settings):
 
     max_batches: int = Field(default=4, ge=1)
     """Requests for a batch that it works on at a time."""
+
+    max_explanations: int = Field(default=4, ge=1)
+    """Explanations by a language model under way at a time: each holds a thread, and the endpoint a request."""
 
     max_reading: int = Field(default=512, ge=1)
     """Requests whose bodies are on their way at a time. They take no place of those above: a caller who stops in the
@@ -182,6 +188,17 @@ class RolloutSettings(Settings):
     """Between looks at the policy file and the kill switch."""
 
 
+class ExplainSettings(Settings):
+    """The language model that explains events to reviewers: a server of its own, so that it takes nothing from here."""
+
+    endpoint: EndpointSettings
+    """`vllm serve`, or a hosted model. It gets events redacted. `budget_usd` is of one replica since its start."""
+
+    prompt: PromptSettings = PromptSettings()
+    max_tokens: int = Field(default=220, ge=160)
+    """Of an answer."""
+
+
 class ReplicaSettings(Settings):
     """How many replicas, and what each may take."""
 
@@ -258,6 +275,9 @@ class ServingSettings(Settings):
     rollout: RolloutSettings = RolloutSettings()
     decision_log: DecisionLogSettings = DecisionLogSettings()
     shipper: ShipperSettings = ShipperSettings()
+
+    explain: ExplainSettings | None = None
+    """null: there is no `POST /v1/verdicts:explain`."""
 
     traces: TraceSettings = TraceSettings()
     gateways: ReplicaSettings = ReplicaSettings()

@@ -48,7 +48,8 @@ class ChatServer:
     """Answers every chat alike, unless `behave` names another behaviour for a case and the number of the try.
 
     A case is what `case-<number>` says in the last message. Behaviours: answer, refuse:<status>, half, garbage, html,
-    silence, hang_up, plain (no distribution, no usage), off (text that is no verdict).
+    silence, hang_up, plain (no distribution, no usage), off (text that is no verdict), slow:<seconds per token>. Half
+    an answer may say its length in tokens: half:5.
     """
 
     def __init__(self, behave: Callable[[str, int], str] | None = None, *, seconds_per_token: float = 0.0) -> None:
@@ -111,7 +112,7 @@ class ChatServer:
         elif kind == "hang_up":
             http.close_connection = True
         else:
-            self._stream(http, case, kind)
+            self._stream(http, case, kind, float(status) if status else None)
 
     def _refuse(self, http: BaseHTTPRequestHandler, status: int) -> None:
         content = b'{"error": {"message": "no"}}'
@@ -129,7 +130,8 @@ class ChatServer:
         http.end_headers()
         http.wfile.write(content)
 
-    def _stream(self, http: BaseHTTPRequestHandler, case: str, kind: str) -> None:
+    def _stream(self, http: BaseHTTPRequestHandler, case: str, kind: str, amount: float | None) -> None:
+        pause = amount if kind == "slow" and amount is not None else self._pause
         http.send_response(200)
         http.send_header("Content-Type", "text/event-stream")
         http.send_header("Connection", "close")
@@ -137,12 +139,12 @@ class ChatServer:
         http.close_connection = True
         tokens = ("I ", "would ", "say ", "so.") if kind == "off" else ANSWER
         for number, token in enumerate(tokens):
-            if number == 3 and kind == "half":
+            if kind == "half" and number == (amount or 3):
                 return
             if number == 3 and kind == "garbage":
                 self._event(http, "{not json")
                 return
-            time.sleep(self._pause)
+            time.sleep(pause)
             self._event(http, json.dumps(_chunk(token, plain=kind == "plain")))
         if kind == "plain":
             self._event(http, json.dumps(_end()))

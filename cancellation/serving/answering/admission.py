@@ -6,11 +6,15 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from cancellation.serving.observability.metrics import LOOP_LAG, SHED, Metrics
 from cancellation.serving.settings import AdmissionSettings
 
 _TICK_SECONDS = 0.01
+Kind = Literal["event", "batch", "explanation"]
+_PLACES: dict[Kind, str] = {"event": "max_ongoing", "batch": "max_batches", "explanation": "max_explanations"}
+"""Setting that says how many of a kind may be inside."""
 
 
 class Overloaded(Exception):  # noqa: N818
@@ -91,7 +95,7 @@ class Admission:
         self._metrics = metrics
         self._queue = StandingQueue(settings)
         self._lag = LoopLag(self._look_at_queue)
-        self._ongoing = {"event": 0, "batch": 0}
+        self._ongoing = dict.fromkeys(_PLACES, 0)
         self._reading = 0
 
     @contextmanager
@@ -110,13 +114,12 @@ class Admission:
             self._reading -= 1
 
     @contextmanager
-    def admitted(self, *, batch: bool = False) -> Iterator[None]:
+    def admitted(self, kind: Kind = "event") -> Iterator[None]:
         """Hold a place for the length of a request whose body is there.
 
         Raises:
             Overloaded: If there is none.
         """
-        kind = "batch" if batch else "event"
         reason = self._full(kind)
         if reason is not None:
             raise self._refusal(reason)
@@ -135,9 +138,8 @@ class Admission:
         self._metrics.count(SHED, reason)
         return Overloaded(self._settings.retry_after_seconds)
 
-    def _full(self, kind: str) -> str | None:
-        limit = self._settings.max_batches if kind == "batch" else self._settings.max_ongoing
-        if self._ongoing[kind] >= limit:
+    def _full(self, kind: Kind) -> str | None:
+        if self._ongoing[kind] >= getattr(self._settings, _PLACES[kind]):
             return "ongoing"
         age_ms = self._look_at_queue()
         if age_ms > self._settings.max_queue_age_ms:

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,11 +15,13 @@ from urllib.parse import parse_qs
 
 from cancellation.events.fields import EventError, read_instant
 from cancellation.serving.answering.admission import Admission, Overloaded
+from cancellation.serving.answering.explaining import Explainer, NotExplained
 from cancellation.serving.answering.gateway import Gateway
 from cancellation.serving.answering.request import Answer, Conflict, NotRecorded
 from cancellation.serving.http.asgi import Problem, Receive, Request, Response, Scope, Send, json_response
 from cancellation.serving.http.batches import split_events
 from cancellation.serving.http.docs_page import page
+from cancellation.serving.http.event_stream import EventStream, Named, gone_away
 from cancellation.serving.http.tokens import Caller, Forbidden, TokenStore, Unauthorized
 from cancellation.serving.http.try_page import try_pages
 from cancellation.serving.observability.metrics import FEEDBACK, LATENCY, REFUSED_CALLERS, REQUESTS, Metrics
@@ -48,7 +51,9 @@ class Condition:
 
 _SHIPPER = {None: "elsewhere", True: "runs", False: "down: decisions stay on this disk"}
 
-Handler = Callable[[Request, Caller | None, str], Awaitable[Response]]
+_UNEXPLAINED = {"failed": 502, "late": 504, "gone": 400, "budget": 503}
+
+Handler = Callable[[Request, Caller | None, str], Awaitable[Response | EventStream]]
 
 
 class Endpoint:
@@ -58,6 +63,7 @@ class Endpoint:
         self,
         gateway: Gateway,
         *,
+        explainer: Explainer | None,
         tokens: TokenStore,
         admission: Admission,
         feedback_log: DecisionLog,
@@ -69,6 +75,7 @@ class Endpoint:
         description: Mapping[str, Any],
     ) -> None:
         self._gateway = gateway
+        self._explainer = explainer
         self._tokens = tokens
         self._admission = admission
         self._feedback_log = feedback_log
@@ -95,6 +102,8 @@ class Endpoint:
             "/docs": ("GET", docs_scope, self._show_page),
             **dict.fromkeys(self._try_pages, ("GET", docs_scope, self._show_try_page)),
         }
+        if explainer is not None:
+            self._routes["/v1/verdicts:explain"] = ("POST", "verdict", self._explain)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever happens, with a status and without a word of the event."""
@@ -102,7 +111,7 @@ class Endpoint:
             return
         started = time.perf_counter()
         request = Request.of(scope, receive)
-        route, response = "unknown", None
+        route, response = "unknown", None  # type: str, Response | EventStream | None
         try:
             route, handler, caller, rest = self._resolve(request)
             response = await handler(request, caller, rest)
@@ -150,7 +159,7 @@ class Endpoint:
 
     async def _batch(self, request: Request, caller: Caller | None, _rest: str) -> Response:
         body = await self._body(request, self._settings.limits.batch_body_bytes)
-        with self._admission.admitted(batch=True):
+        with self._admission.admitted("batch"):
             received_at, deadline = time.time(), self._deadline(request, self._settings.deadlines.batch_ms)
             split = partial(split_events, body, max_events=self._settings.limits.batch_events)
             events = await asyncio.get_running_loop().run_in_executor(None, split)
@@ -173,6 +182,31 @@ class Endpoint:
             problem = _problem(error)
             return {"status": problem.status, **problem.content()}
         return {"status": 200, "verdict": answer.verdict}
+
+    async def _explain(self, request: Request, caller: Caller | None, _rest: str) -> EventStream:
+        body = await self._body(request, self._settings.limits.body_bytes)
+        parts = self._explanation(request, body, _name(caller))
+        return EventStream(await anext(parts), parts)  # up to the first part a failure is a status
+
+    async def _explanation(self, request: Request, body: bytes, caller: str) -> AsyncGenerator[Named]:
+        assert self._explainer is not None, "the route is there only with one"
+        with self._admission.admitted("explanation"):
+            received_at, deadline = time.time(), self._deadline(request, self._settings.deadlines.explain_ms)
+            gone, begun = asyncio.ensure_future(gone_away(request.receive)), False
+            explaining = self._explainer.explain(
+                body, caller=caller, deadline=deadline, received_at=received_at, gone=gone
+            )
+            try:
+                async with aclosing(explaining) as parts:
+                    async for part in parts:
+                        begun = True
+                        yield part
+            except (NotExplained, NotRecorded) as error:
+                if not begun:
+                    raise
+                yield "error", _problem(error).content()
+            finally:
+                gone.cancel()
 
     async def _decision(self, _request: Request, _caller: Caller | None, event_id: str) -> Response:
         decision = await self._gateway.explained(event_id)
@@ -284,6 +318,8 @@ def _problem(error: Exception) -> Problem:
             return Problem(429, "overloaded", str(error), headers={"Retry-After": str(error.retry_after_seconds)})
         case Conflict():
             return Problem(409, "conflict", str(error), path="event_id")
+        case NotExplained():
+            return Problem(_UNEXPLAINED[error.outcome], error.outcome, str(error))
         case NotRecorded():
             return Problem(503, "not_recorded", str(error), headers={"Retry-After": "1"})
         case Unauthorized():

@@ -25,7 +25,9 @@ _ERRORS = {
     "415": "The content type is not application/json",
     "422": "A field is refused, and named",
     "429": "Too many requests wait; the header Retry-After says when to come back",
-    "503": "The decision could not be written down",
+    "502": "The language model failed",
+    "503": "It could not be written down, or the budget is spent",
+    "504": "The language model was too slow",
 }
 _COMMON = ("401", "403")
 _ABOUT = (
@@ -47,12 +49,13 @@ _DEADLINE = {
 }
 
 
-def description(examples: Mapping[str, Any], *, max_batch: int) -> dict[str, Any]:
+def description(examples: Mapping[str, Any], *, max_batch: int, explains: bool = False) -> dict[str, Any]:
     """Describe the endpoint; `examples` holds `event`, `verdict`, `decision` and `policy`."""
+    explanation = _explanation(examples["event"]) if explains else {}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Cancellation verdicts", "version": "1", "description": _ABOUT},
-        "paths": {**_posts(examples, max_batch), **_gets(examples), **_probes(examples["policy"])},
+        "paths": {**_posts(examples, max_batch), **explanation, **_gets(examples), **_probes(examples["policy"])},
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
             "schemas": {
@@ -112,6 +115,35 @@ def _posts(examples: Mapping[str, Any], max_batch: int) -> dict[str, Any]:
                 ok="202",
             ),
         ),
+    }
+
+
+def _explanation(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The stream of a language model; its example is the form, not an answer of the model that is configured."""
+    verdict = {"event_id": event["event_id"], "verdict": "induced", "probabilities": {"induced": 0.8}}
+    parts = {
+        "verdict": verdict,
+        "decision_factors": {"decision_factors": ["chat.asked_to_cancel"]},
+        "reasoning": {"reasoning": "The seller asked the buyer to cancel."},
+        "done": {"prompt_tokens": 900, "completion_tokens": 60, "cost_usd": 0.0002, "seconds": 2.1},
+    }
+    shown = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in parts.items())
+    about = (
+        "Server-sent events as a language model writes them: verdict, decision_factors, reasoning, then done, which "
+        "says that it is on record and what it took, or error. The model is shown the event redacted; its "
+        "probabilities are not calibrated and nothing follows from them."
+    )
+    answer = {"description": about, "content": {"text/event-stream": {"schema": {"type": "string"}, "example": shown}}}
+    errors = ("400", "408", "413", "415", "422", "429", "502", "503", "504")
+    return {
+        "/v1/verdicts:explain": _post(
+            "Have a language model explain one cancellation, as a stream",
+            "verdict",
+            _ref("CancellationEvent"),
+            event,
+            {"200": answer, **_problems((*_COMMON, *errors))},
+            {**_DEADLINE, "description": "How long the caller waits; what is there by then was sent."},
+        )
     }
 
 

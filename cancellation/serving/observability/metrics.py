@@ -53,6 +53,12 @@ DUPLICATES = Metric("cancellation_duplicates", "counter", "Events sent again: re
 REFUSED_CALLERS = Metric("cancellation_refused_callers", "counter", "Calls without a token or a scope", ("status",))
 FEEDBACK = Metric("cancellation_feedback", "counter", "What operations and sellers said", ("market", "outcome"))
 EXPLANATIONS = Metric("cancellation_explanations", "counter", "Explanations: made, late or impossible", ("outcome",))
+LLM_EXPLANATIONS = Metric(
+    "cancellation_llm_explanations",
+    "counter",
+    "Explanations by a language model: whole, gone, late, failed or budget",
+    ("outcome",),
+)
 SHADOW_COPIES = Metric(
     "cancellation_shadow_copies",
     "counter",

@@ -1,4 +1,4 @@
-"""The archive: a replica's three logs on the local disk, and the process that ships them to object storage."""
+"""The archive: a replica's logs on the local disk, and the process that ships them to object storage."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from pathlib import Path
 
 from cancellation.serving.records.decision_log import DecisionLog, DecisionLogSettings
 from cancellation.serving.records.decision_record import decision_table
+from cancellation.serving.records.explanation_record import explanation_table
 from cancellation.serving.records.feedback import feedback_table
 from cancellation.serving.records.log_shipping import Shipper, ShipperSettings
 from cancellation.serving.records.segments import OPEN, SEALED
 from cancellation.serving.records.shipping_process import ShippingProcess, ShippingStatus
 from cluster.storage import absolute_url, join_url
 
-TABLES = {"decisions": decision_table, "shadow": decision_table, "feedback": feedback_table}
+TABLES = {
+    "decisions": decision_table,
+    "shadow": decision_table,
+    "feedback": feedback_table,
+    "explanations": explanation_table,
+}
 """The logs: each a folder below `FOLDER`, and below `OUTPUT`."""
 
 _NICENESS = 15
@@ -57,11 +63,13 @@ def unshipped(folder: Path) -> Unshipped:
 
 
 class Archive:
-    """Three logs and the process that empties them."""
+    """A replica's logs and the process that empties them."""
 
     def __init__(self, folder: Path, output: str | None, log: DecisionLogSettings, shipper: ShipperSettings) -> None:
         self.folder = folder
-        self.decisions, self.shadow, self.feedback = (DecisionLog(folder / name, log) for name in TABLES)
+        self.decisions, self.shadow, self.feedback, self.explanations = (
+            DecisionLog(folder / name, log) for name in TABLES
+        )
         self.shipping: ShippingProcess | None = None
         """None where another process ships."""
         if output is not None:
@@ -70,8 +78,8 @@ class Archive:
 
     @property
     def logs(self) -> tuple[DecisionLog, ...]:
-        """All three."""
-        return self.decisions, self.shadow, self.feedback
+        """All of them."""
+        return self.decisions, self.shadow, self.feedback, self.explanations
 
     def close(self) -> None:
         """Seal the logs and let the process ship them; wait for that, as a machine that is no longer needed goes away.

@@ -50,6 +50,16 @@ def test_policy_and_examples_come_first_and_are_shared() -> None:
     assert one.turns[2].text.startswith("<verdict>not_induced</verdict>\n<decision_factors>buyer.found_cheaper<")
 
 
+def test_a_time_is_said_once_and_a_figure_that_the_lines_have_not_again() -> None:
+    event = sample_event()
+    first = event["chat"][0]
+    event["chat"] = [{**first, "text": text} for text in ("hello", "are you there")]
+    text = case_text(parse_event(event), PromptSettings())
+    assert "[BUYER] 2 h before: hello\n[BUYER] are you there\n" in text
+    assert text.count("% cancelled by the seller") <= 1
+    assert "of the time" not in text
+
+
 def test_two_classes_know_no_unclear() -> None:
     event = parse_event(sample_event())
     assert "unclear" in build_prompt(event, PromptSettings()).turns[0].text

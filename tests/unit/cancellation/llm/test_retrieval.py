@@ -98,3 +98,17 @@ def test_silent_events_are_not_doubles_of_one_another() -> None:
 def test_no_examples_are_refused() -> None:
     with pytest.raises(ValueError, match=r"retrieval\.examples: expected labelled events"):
         ExampleIndex([], _letters)
+
+
+def test_cases_of_a_market_see_the_same_examples_unless_one_is_their_double() -> None:
+    index = ExampleIndex([*_examples(), *_examples("ID")], _letters)
+    words = ("where is my parcel?", "no answer for days", "is it waterproof?", "wrong size, sorry")
+    cases = [parse_event(_event(900 + n, text)) for n, text in enumerate(words)]
+    one, *others = ([each.event.event_id for each in index.typical(case, 9)] for case in cases)
+    assert others == [one] * (len(cases) - 1)
+    assert {each.event.market for each in index.typical(cases[0], 9)} == {"TH"}
+    double = parse_event(_event(int(one[-1].removeprefix("e-")), "other words for the same order"))
+    instead = [each.event.event_id for each in index.typical(double, 9)]
+    assert set(one) - set(instead) == {one[-1]}
+    assert len(instead) == 9
+    assert len(index.typical(parse_event(_event(950, TEXTS[0], "BR")), 9)) == 9

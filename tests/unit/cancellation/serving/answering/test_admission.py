@@ -93,7 +93,7 @@ def test_places_are_given_back() -> None:
             with pytest.raises(Overloaded, match="come back in 1 s"), admission.admitted():
                 pass
             assert metrics.total(m.SHED, reason="ongoing") == 1
-            with admission.admitted(batch=True):
+            with admission.admitted("batch"):
                 assert admission.ongoing == 4
         assert admission.ongoing == 0
 

@@ -1,0 +1,31 @@
+"""A finished labelling of labelled events as a scored backfill, for calibration: people's labels beside its own."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pyarrow as pa
+
+from cancellation.scoring.run import read_verdicts
+from cancellation.scoring.shard_steps import SCORED_SCHEMA
+
+_SAME = ("event_id", "market", "model_version", "logits", "seller_id", "place", "error")
+
+
+def read_judged(url: str) -> pa.Table:
+    """Read the output of `jobs.cancellation_label` as rows of `scoring.SCORED_SCHEMA`; verdict and action are null.
+
+    Raises:
+        ValueError: If nothing is finished there, it is no labelling, or its input had no labels.
+    """
+    rows = read_verdicts(url)
+    if missing := {*_SAME, "given_label", "cancelled_at"} - set(rows.column_names):
+        raise ValueError(f"{url}: the output of cancellation_label is expected, found none: no {min(missing)}")
+    if rows["given_label"].null_count == len(rows):
+        raise ValueError(f"{url}: labels of people beside the model's are expected, found none; label labelled events")
+    at = [
+        None if text is None else datetime.fromisoformat(text).timestamp() for text in rows["cancelled_at"].to_pylist()
+    ]
+    given = {name: rows[name] for name in _SAME} | {"label": rows["given_label"], "cancelled_at": pa.array(at)}
+    columns = [given.get(field.name, pa.nulls(len(rows), field.type)).cast(field.type) for field in SCORED_SCHEMA]
+    return pa.table(columns, names=SCORED_SCHEMA.names).cast(SCORED_SCHEMA)

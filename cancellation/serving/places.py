@@ -24,6 +24,13 @@ def policy_path(settings: ServingSettings) -> Path:
     return path
 
 
+def first_policy(settings: ServingSettings) -> bytes:
+    """Give what a database without a policy begins with: the file that is named, or the one that ships."""
+    if settings.rollout.policy is not None:
+        return Path(settings.rollout.policy).read_bytes()
+    return (resources.files("cancellation.decision") / "policy.toml").read_bytes()
+
+
 def log_folder(settings: ServingSettings) -> Path:
     """Give the folder of what is written ahead."""
     return Path(settings.data_dir) / "log"

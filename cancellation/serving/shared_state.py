@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cancellation.serving.places import policy_path
+from cancellation.serving.places import first_policy, policy_path
 from cancellation.serving.records import recent
 from cancellation.serving.rollout import policy_sources
 from cancellation.serving.rollout.policy_sources import PolicyFiles, PolicySource, PolicyTables
@@ -37,7 +37,7 @@ def open_state(settings: ServingSettings) -> SharedState:
         files = PolicyFiles(policy_path(settings), folder / "policy.ledger.jsonl")
         return SharedState(SqliteDatabase(folder / "recent.sqlite", recent.LAYOUT), files)
     database, tables = open_tables(settings.database)
-    tables.begin_with(policy_path(settings).read_bytes())
+    tables.begin_with(first_policy(settings))
     return SharedState(database, tables)
 
 

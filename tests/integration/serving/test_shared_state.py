@@ -84,6 +84,7 @@ def test_a_kill_switch_thrown_once_is_in_force_on_every_gateway_in_five_seconds(
                 for client in clients
             ]
             assert history == [history[0]] * 3 + [history[3]] * 3
+        assert not list(tmp_path.rglob("policy.toml*")), "a file that changes nothing must not lie there to be edited"
 
     asyncio.run(ask())
 

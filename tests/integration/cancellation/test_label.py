@@ -10,21 +10,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cancellation.decision.policy import Action, load_policy
-from cancellation.decision.sample import LabelledSample, write_sample
 from cancellation.events.examples import example_files, read_examples
-from cancellation.events.factors import VERDICTS
 from cluster.settings import load_settings
-from jobs.cancellation_calibrate import CalibrateJob
-from jobs.cancellation_calibrate import main as calibrate
 from jobs.cancellation_label import LabelJob, main
-from tests.builders.cancellation_events import before, sample_event
+from tests.builders.cancellation_events import sample_event
 from tests.builders.chat_models import save_tiny_chat_model
 from tests.conftest import PROJECT
 from tests.servers.chat_endpoint import ANSWER, ChatServer, misbehave
@@ -153,29 +148,6 @@ def test_nothing_is_asked_twice_after_sigkill(tmp_path: Path, local_ray: str) ->
     unsure = [row for row in rows if row["error"]]
     assert len(unsure) <= 4 * 2  # under way when it died
     assert all("may have been paid" in row["error"] for row in unsure)
-
-
-def test_verdicts_of_labelled_events_are_calibrated_and_prove_thresholds(
-    tmp_path: Path, server: ChatServer, capfd: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "events.jsonl"
-    with path.open("w") as file:
-        for number in range(50):
-            names = {name: f"{name}-{number}" for name in ("event_id", "order_id", "seller_id")}
-            other = {"market": ("TH", "ID")[number % 2], "cancelled_at": before(-60.0 * number)}
-            label = VERDICTS[(number // 2) % 3]
-            file.write(json.dumps({"event": {**sample_event(), **names, **other}, "label": label}) + "\n")
-    main(load_settings(LabelJob, _arguments(path, tmp_path, server)))
-    labels, output = tmp_path / "labels", tmp_path / "calibrated"
-    given = [f"input={labels}", f"output={output}", "model=null", "calibration.min_events=50"]
-    write_sample(str(labels), LabelledSample(source="backfill", drawn="random", outcomes=get_args(Action)))
-    calibrate(load_settings(CalibrateJob, [*given, "tracking.experiment=label-test"]))
-    found = json.loads((output / "calibration.json").read_text())
-    assert found["temperature"] > 1  # it said 0.8 of what is so in a third of the cases
-    assert f"temperature {found['temperature']:.3f}" in capfd.readouterr().out
-    evidence = load_policy(output / "policy.toml").market("TH").evidence
-    assert evidence is not None
-    assert (evidence.model_version, evidence.cases_missing != 0) == ("default", True)
 
 
 def test_a_dead_server_is_no_reason_to_give_events_up(tmp_path: Path, server: ChatServer) -> None:

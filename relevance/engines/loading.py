@@ -23,6 +23,9 @@ def check_engine(settings: EngineSettings, *, outputs: Sequence[str], models: Se
     Raises:
         ValueError: If the engine is not installed, the cards cannot do FP8, or a folder is not seen there.
     """
+    if not settings.gpus_per_actor:
+        require_engine(settings)
+        return
     placed = {"gpus": settings.gpus_per_actor, "cpus": settings.cpus_per_actor}
     with shown_folders(outputs, [model.source for model in models]) as looked_for:
         run_placed(_check_engine, settings, looked_for, **placed)

@@ -10,7 +10,7 @@ counted again.
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from cancellation.monitoring.report import print_day, write_report
@@ -27,8 +27,8 @@ class MonitorJob(Settings):
     archive: str = "var/serving/archive"
     """Where the endpoint ships, `serving.output`."""
 
-    day: date
-    """The day to look at, in UTC; days before it are brought up to date as well."""
+    day: date | None = None
+    """The day to look at, in UTC; days before it are brought up to date as well. Null: yesterday."""
 
     output: str = "var/cancellation/monitoring"
     """Folder for reports and counts, local or s3://; the same for all days."""
@@ -47,9 +47,10 @@ class MonitorJob(Settings):
 def main(job: MonitorJob) -> None:
     """Count, compare, decide, report."""
     profile, missing = find_profile(job.model, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
+    day = job.day or datetime.now(UTC).date() - timedelta(days=1)
     with tracked_run("cancellation_monitor", job, job.tracking) as run:
         found = monitor_day(
-            job.archive, job.output, job.day, profile=profile, profile_missing=missing, settings=job.monitor
+            job.archive, job.output, day, profile=profile, profile_missing=missing, settings=job.monitor
         )
         url = write_report(found, job.output, public_settings(job), run)
         print_day(found, url, run.where)

@@ -1,4 +1,4 @@
-"""A day of the decision log → what changed, whether to retrain, and a page that says so. Begin with `run.py`.
+"""A day of the decision log → what changed, whether to retrain, and a page that says so. Start with `run.py`.
 
 `log_files.py` reads, `counts.py` and `feedback.py` count, `days.py` keeps each day's counts, `findings.py` and
 `triggers.py` compare and decide, `page.py` and `report.py` show.

@@ -1,1 +1,1 @@
-"""Pages for people: templates in, one self-contained HTML file out. `templates.py` first; the look is `page.css`."""
+"""Pages for people: templates in, one HTML file out. Start with `templates.py`; `page.css` is the look."""

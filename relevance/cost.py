@@ -145,6 +145,7 @@ def cost_lines(day: Day, own: Sequence[OwnGpu], hosted: Sequence[HostedModel]) -
         volumes = [volume for gpu in own if (volume := break_even_pairs(gpu, model, day)) is not None]
         pays = f"{min(volumes):,.0f} pairs a day" if volumes else "no volume"
         lines.append(
-            f"{model.name:<{width}} {model.cached_tokens(day):>18.0f} {usd * 1e6:>16.2f} {usd * day.pairs:>11,.2f}  {pays}"
+            f"{model.name:<{width}} {model.cached_tokens(day):>18.0f} {usd * 1e6:>16.2f} {usd * day.pairs:>11,.2f}"
+            f"  {pays}"
         )
     return lines

@@ -79,7 +79,7 @@ class PostgresServer:
         """End the server and remove its files."""
         self._process.terminate()
         self._process.wait(60)
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _wait(self) -> None:
         deadline = time.monotonic() + 60

@@ -9,7 +9,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +64,11 @@ def secret_path(variable: str) -> str | None:
     return os.environ.get(variable) or None
 
 
-def prepare_environment(settings: ServiceSettings) -> None:
-    """Turn the switches that Ray reads once, at import and in the processes that it starts: call it before both."""
+def prepare_environment(settings: ServiceSettings, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Turn the switches that Ray reads once, at import and in the processes that it starts: call it before both.
+
+    What is set already stays.
+    """
     folder = _haproxy_folder(settings)
     switches = {
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -97,10 +100,10 @@ def prepare_environment(settings: ServiceSettings) -> None:
         }
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for variable, value in switches.items():
-        os.environ.setdefault(variable, value)
+        environment.setdefault(variable, value)
     if settings.auth:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        environment.setdefault("RAY_AUTH_MODE", "token")
+        environment.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib
-import os
 import re
 import shlex
 from pathlib import PurePosixPath
@@ -193,12 +192,9 @@ def test_models_are_kept_on_a_volume(overlay: str, job: str) -> None:
 
 
 @overlays
-def test_rays_switches_are_those_that_the_service_turns(overlay: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith("RAY_"):
-            monkeypatch.delenv(name)
-    prepare_environment(ServiceSettings())
-    turned = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+def test_rays_switches_are_those_that_the_service_turns(overlay: str) -> None:
+    turned: dict[str, str] = {}
+    prepare_environment(ServiceSettings(), turned)
     of_one_machine = ("_STATS_PORT", "_METRICS_PORT", "_LOC", "_PATH", "_BASE", "_FILE", "_NBTHREAD")
     expected = {
         name: value

@@ -19,18 +19,13 @@ def test_switches_are_turned_before_ray_is_imported_and_what_is_set_stays(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # what is turned here must not reach a Ray of later tests
-    for name in [name for name in os.environ if name.startswith("RAY_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("RAY_SERVE_HAPROXY_RETRIES", "7")
-    before = dict(os.environ)
-    prepare_environment(ServiceSettings(port=8099))
-    turned = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    turned = {"RAY_SERVE_HAPROXY_RETRIES": "7"}
+    prepare_environment(ServiceSettings(port=8099), turned)
     assert turned["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert turned["RAY_AUTH_MODE"] == "token"
     assert len(turned["RAY_AUTH_TOKEN"]) == 64
     assert "8099" in turned["RAY_SERVE_HAPROXY_SOCKET_PATH"]
-    assert os.environ["RAY_SERVE_HAPROXY_RETRIES"] == "7"
+    assert turned["RAY_SERVE_HAPROXY_RETRIES"] == "7"
 
 
 def test_a_secrets_file_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

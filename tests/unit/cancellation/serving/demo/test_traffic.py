@@ -84,7 +84,7 @@ def test_a_demos_penalties_are_called_that() -> None:
     for version in ("1", "1+demo"):
         figures = LiveFigures()
         figures.add(Sent("e", 0.0, 3.0, 200, json.dumps({**verdict, "policy_version": version}).encode(), "TH"))
-        shown.append("DEMO: penalties rest on simulated proof" in figures.render())
+        shown.append("DEMO: penalties rest on proof that nobody lived" in figures.render())
     assert shown == [False, True]
 
 

@@ -120,13 +120,14 @@ class GatewayReplica:
             retention_seconds=settings.retention_hours * 3600,
             max_entries=settings.max_recent,
         )
+        person_key = PersonKey.load(person_key_path(settings))
         self.gateway = Gateway(
             model=self._model,
             policy=self._policy,
             log=self._archive.decisions,
             shadow_log=self._archive.shadow,
             recent=self._recent,
-            person_key=PersonKey.load(person_key_path(settings)),
+            person_key=person_key,
             settings=settings,
             metrics=self.metrics,
         )
@@ -136,7 +137,8 @@ class GatewayReplica:
         self._admission = Admission(settings.admission, self._model.queue_age, self.metrics)
         self._explainer = None
         if settings.explain is not None:
-            self._explainer = Explainer(settings, self._policy, self._archive.explanations, self.metrics)
+            log = self._archive.explanations
+            self._explainer = Explainer(settings, self._policy, person_key, log, self.metrics)
         self._endpoint = Endpoint(
             self.gateway,
             explainer=self._explainer,

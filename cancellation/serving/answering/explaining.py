@@ -24,6 +24,7 @@ from cancellation.llm.prompt import build_prompt, prompt_digest
 from cancellation.serving.answering.request import NotRecorded
 from cancellation.serving.observability.metrics import LLM_EXPLANATIONS, LOG_FAILURES, Metrics
 from cancellation.serving.records.decision_log import DecisionLog
+from cancellation.serving.records.people import PersonKey
 from cancellation.serving.records.redaction import redact, redact_event
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.settings import ServingSettings
@@ -51,6 +52,7 @@ class _Asked:
 
     event: Event
     logged: Mapping[str, Any]
+    people: Mapping[str, str]
     caller: str
     received_at: float
     give: Callable[[Named | Exception], object]
@@ -60,7 +62,9 @@ class _Asked:
 class Explainer:
     """Asks the endpoint. Belongs to one event loop."""
 
-    def __init__(self, settings: ServingSettings, policy: PolicyStore, log: DecisionLog, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: ServingSettings, policy: PolicyStore, person_key: PersonKey, log: DecisionLog, metrics: Metrics
+    ) -> None:
         from cancellation.llm.endpoint_backend import EndpointBackend  # openai: only where it is needed
 
         explain = settings.explain
@@ -80,7 +84,7 @@ class Explainer:
         self._prompt, self._digest = explain.prompt, prompt_digest(explain.prompt)
         self._judging = JudgingSettings(sampling=SamplingSettings(max_tokens=explain.max_tokens))
         self._mode = settings.log_events
-        self._policy, self._log, self._metrics = policy, log, metrics
+        self._policy, self._person_key, self._log, self._metrics = policy, person_key, log, metrics
         self._threads = ThreadPoolExecutor(settings.admission.max_explanations, thread_name_prefix="explainer")
 
     async def explain(
@@ -101,10 +105,10 @@ class Explainer:
             NotRecorded: If it could not be written down.
         """
         loop = asyncio.get_running_loop()
-        event, logged = await loop.run_in_executor(self._threads, _read, body, self._mode)
+        event, logged, people = await loop.run_in_executor(self._threads, self._read, body)
         parts: asyncio.Queue[Named | Exception] = asyncio.Queue()
         asked = _Asked(
-            event, logged, caller, received_at, lambda part: loop.call_soon_threadsafe(parts.put_nowait, part)
+            event, logged, people, caller, received_at, lambda part: loop.call_soon_threadsafe(parts.put_nowait, part)
         )
         working = loop.run_in_executor(self._threads, self._ask, asked)
         working.add_done_callback(lambda done: parts.put_nowait(failed) if (failed := done.exception()) else None)
@@ -165,6 +169,15 @@ class Explainer:
             return
         asked.give(failure or ("done", {**took, "seconds_to_verdict": said.get("seconds_to_verdict")}))
 
+    def _read(self, body: bytes) -> tuple[Event, Mapping[str, Any], Mapping[str, str]]:
+        """Parse an event: redacted, as the endpoint gets it; as the log holds it; who it is about, as digests."""
+        mapping = decode_json(body)
+        parse_event(mapping)  # a refusal is of what came
+        logged = redact_event(mapping, self._mode)
+        if self._mode != "full":
+            logged = self._person_key.hidden(logged)
+        return parse_event(redact_event(mapping, "redacted")), logged, self._person_key.people(mapping)
+
     def _record(self, asked: _Asked, said: Mapping[str, Any]) -> dict[str, Any]:
         reasoning = said.get("reasoning")  # may quote the chat
         if reasoning is not None and self._mode != "full":
@@ -178,6 +191,7 @@ class Explainer:
             "model_version": self._backend.version,
             "prompt_digest": self._digest,
             "event": asked.logged,
+            "people": asked.people,
             "caller": asked.caller,
         }
 
@@ -196,13 +210,6 @@ async def _next(
         getting.cancel()
     asked.outcome = "gone" if gone.done() else "late"
     return NotExplained(asked.outcome, "expected the language model's answer within the deadline, found none")
-
-
-def _read(body: bytes, mode: Any) -> tuple[Event, Mapping[str, Any]]:
-    """Parse an event: redacted, as the endpoint gets it; and as the log holds it."""
-    mapping = decode_json(body)
-    parse_event(mapping)  # a refusal is of what came
-    return parse_event(redact_event(mapping, "redacted")), redact_event(mapping, mode)
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from cancellation.serving.records.people import ROLES
+
 EXPLANATION_SCHEMA = pa.schema(
     [
         pa.field("event_id", pa.string()),
@@ -28,12 +30,13 @@ EXPLANATION_SCHEMA = pa.schema(
         pa.field("seconds_to_verdict", pa.float32()),
         pa.field("seconds", pa.float32()),
         pa.field("event", pa.string()),
+        *(pa.field(f"{role}_digest", pa.string()) for role in ROLES),
         pa.field("caller", pa.string()),
         pa.field("unread", pa.string()),
     ]
 )
 """`outcome` says how it ended (`answering/explaining.py`); what was not said until then is null. `score` is the
-probability of induced, not calibrated; texts stand as in the decision log."""
+probability of induced, not calibrated; texts and `<role>_digest` stand as in the decision log."""
 
 
 def explanation_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -44,7 +47,9 @@ def explanation_table(records: Sequence[Mapping[str, Any]]) -> pa.Table:
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:
     try:
         event = json.dumps(record["event"], ensure_ascii=False, separators=(",", ":"))
-        row = {**record, "event": event, "received_at": datetime.fromtimestamp(record["received_at"], UTC)}
+        people = record.get("people") or {}
+        digests = {f"{role}_digest": people.get(role) for role in ROLES}
+        row = {**record, **digests, "event": event, "received_at": datetime.fromtimestamp(record["received_at"], UTC)}
         pa.Table.from_pylist([row], schema=EXPLANATION_SCHEMA)
     except (pa.ArrowException, LookupError, TypeError, ValueError, OSError):
         return {"unread": json.dumps(record)}

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from cancellation.serving.records.explanation_record import EXPLANATION_SCHEMA, explanation_table
+from cancellation.serving.records.people import ROLES
 from cancellation.serving.records.segments import read_segment
 from tests.servers.chat_endpoint import ANSWER, ChatServer
 from tests.servers.serving_replicas import listening, simulated_event
@@ -91,7 +92,9 @@ def test_verdict_factors_and_reasoning_come_in_turn_and_are_on_record(
     assert (record["outcome"], record["verdict"], record["caller"][:6]) == ("whole", "induced", "token-")
     assert record["completion_tokens"] == len(ANSWER)
     assert "3456" not in json.dumps(server.bodies) + json.dumps(record)
+    assert not [role for role in ROLES if event[f"{role}_id"] in json.dumps(record)]
     table = explanation_table([record, {"event_id": 1}])
+    assert table["seller_digest"][0].as_py() == record["event"]["seller_id"]
     assert table.schema.equals(EXPLANATION_SCHEMA)
     assert table["score"][0].as_py() == pytest.approx(0.8, abs=1e-3)
     assert json.loads(table["unread"][1].as_py()) == {"event_id": 1}

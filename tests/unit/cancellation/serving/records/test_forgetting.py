@@ -35,6 +35,12 @@ def _feedback(number: int) -> dict[str, Any]:
     return {"event_id": f"e-{number:06d}", "market": "BR", "received_at": NOON, "outcome": "appealed"}
 
 
+def _explanation(number: int) -> dict[str, Any]:
+    event = {"order_id": f"o-{number}", "seller_id": f"s-{number % 3}", "buyer_id": "b"}
+    about = {"people": KEY.people(event), "event": KEY.hidden(event)}
+    return {"event_id": f"e-{number:06d}", "market": "BR", "received_at": NOON, "outcome": "whole", **about}
+
+
 class Kept:
     """Twelve events, the first six of them shipped, and feedback on each."""
 
@@ -51,7 +57,8 @@ class Kept:
         self.write(range(6, 12))
 
     def write(self, numbers: range) -> None:
-        for name, record in (("decisions", _record), ("shadow", _record), ("feedback", _feedback)):
+        records = {"decisions": _record, "shadow": _record, "feedback": _feedback, "explanations": _explanation}
+        for name, record in records.items():
             log = DecisionLog(self.log / name)
             for number in numbers:
                 log.append(record(number))
@@ -81,7 +88,7 @@ def kept(tmp_path: Path) -> Iterator[Kept]:
 def test_a_seller_is_forgotten_everywhere_and_no_other(kept: Kept) -> None:
     assert kept.events() == list(range(12))
     before, left = forget(kept.places, GONE)
-    assert (before.archive, before.segments, before.recent) == (6, 6, 4)
+    assert (before.archive, before.segments, before.recent) == (8, 8, 4)
     assert left.rows == 0
     assert kept.events() == [number for number in range(12) if number % 3 != 1]
     again, _ = forget(kept.places, GONE)

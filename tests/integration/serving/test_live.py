@@ -19,6 +19,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from cancellation.decision.policy import load_policy
 from tests.servers.s3 import S3Server
 from tests.servers.serving_process import (
     FEEDBACK_TOKEN,
@@ -147,11 +148,11 @@ def test_a_market_is_off_within_five_seconds_and_a_bad_policy_is_refused(endpoin
 
 def test_another_models_thresholds_punish_nobody_until_they_are_its_own(endpoint: Served) -> None:
     policy = endpoint.folder / "data" / "policy.toml"
-    shipped = policy.read_text()
+    shipped, threshold = policy.read_text(), load_policy(policy).market("ID").penalty
 
     def judged(name: str) -> list[dict[str, Any]]:
-        answers = (endpoint.judge({**simulated_event(n), "event_id": f"{name}-{n}"}).json() for n in range(30))
-        return [verdict for verdict in answers if verdict["source"] == "model" and verdict["score"] > 0.9]
+        answers = (endpoint.judge({**simulated_event(n), "event_id": f"{name}-{n}"}).json() for n in range(80))
+        return [verdict for verdict in answers if verdict["source"] == "model" and verdict["score"] > threshold]
 
     def in_force() -> dict[str, Any]:
         return endpoint.http.get("/v1/policy/ID").json()
@@ -172,7 +173,7 @@ def test_another_models_thresholds_punish_nobody_until_they_are_its_own(endpoint
     assert in_force()["penalty_refused"] is None
     assert _punished_under(judged("own-proof")) == {("penalty", "own", True)}
     put(re.sub(r'(?m)^version = ".*"$', 'version = "real"', own).replace("demo = true", ""))
-    assert "rests on simulated cases" in in_force()["penalty_refused"]
+    assert "rests on written cases" in in_force()["penalty_refused"]
     assert _punished_under(judged("no-demo")) == {("investigate", "real", False)}
     put(shipped)
 

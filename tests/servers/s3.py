@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,7 @@ class S3Server:
         self._server = make_server("127.0.0.1", 0, self._handle, threaded=True)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.requests: list[tuple[str, str]] = []
+        self._creating = threading.Lock()
         self.num_bytes = 0
         """Sent in answers."""
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -90,7 +91,9 @@ class S3Server:
             if fault is not None:
                 fault.times -= 1
         if fault is None:
-            answer = list(self._app(environ, start_response))
+            # The store behind it looks and then writes; S3 does both in one, so that one creator of many wins.
+            with self._creating if "HTTP_IF_NONE_MATCH" in environ else nullcontext():
+                answer = list(self._app(environ, start_response))
             with self._lock:
                 self.num_bytes += sum(map(len, answer))
             return answer

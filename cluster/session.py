@@ -101,6 +101,8 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
     elif submitted is None:
         # Not submitted as a job, which would bring the code along: send it.
         environment |= {"working_dir": str(_PROJECT), "excludes": [".git", ".venv*", "var", "docs"]}
+        # It advises against files above 10 MB, a line for each: the models that ship are meant to go along.
+        logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
     at_sigterm = signal.getsignal(signal.SIGTERM)
     _init(address or "local", runtime_env=environment, logging_level=logging.WARNING, log_to_driver=True, **local)
     if callable(at_sigterm) and threading.current_thread() is threading.main_thread():

@@ -14,7 +14,8 @@ from pathlib import Path
 from cancellation.decision.actions import why_no_penalty
 from cancellation.decision.calibration_run import POLICY_FILE
 from cancellation.decision.policy import Basis, Evidence, Policy, load_policy
-from cancellation.model.verdict_model import CALIBRATION_FILE, VerdictModel, load_verdict_model
+from cancellation.model.spec import ModelIdentity, ModelSpec, load_spec
+from cancellation.model.verdict_model import CALIBRATION_FILE, Device, Dtype, load_verdict_model, read_identity
 from cluster.models.publishing import Decision, ReleaseSettings, publish_folder
 from cluster.models.registry import ModelRegistry
 from cluster.tracking import TrackedRun
@@ -37,11 +38,17 @@ class PublishSource(ReleaseSettings):
     policy: str | None = None
     """The policy file with its evidence, written beside it."""
 
+    device: Device = "cpu"
+    """What it will serve on: a GPU runs other weights, in a precision of its own, and needs a proof of its own."""
+
+    dtype: Dtype = "float16"
+    """Of matrix products on a GPU."""
+
     name: str = "cancellation"
     """Registered model in MLflow."""
 
 
-def decide(model: VerdictModel, policy: Policy) -> Decision:
+def decide(model: ModelIdentity, policy: Policy) -> Decision:
     """Look at the evidence of every market that the model answers, or is to answer."""
     missing = []
     for code, market in policy.markets.items():
@@ -49,7 +56,7 @@ def decide(model: VerdictModel, policy: Policy) -> Decision:
             continue
         if market.penalty is None:
             missing.append(f"{code}: no penalty threshold is proven")
-        elif why := why_no_penalty(policy, code, model.identity):
+        elif why := why_no_penalty(policy, code, model):
             missing.append(f"{code}: {why}")
     if missing:
         return Decision(False, f"not proven for {model.version}: {'; '.join(missing)}")
@@ -72,13 +79,19 @@ def publish(source: PublishSource, registry: ModelRegistry, run: TrackedRun) -> 
     if source.force and source.reason is None:
         raise ValueError("force: expected a reason, found none; say why with reason=…")
     folder = Path(source.model)
-    model, policy = load_verdict_model(folder), load_policy(source.policy)
+    if source.device == "cpu":
+        load_verdict_model(folder)  # what cannot be loaded is not published
+    model = read_identity(folder, device=source.device, dtype=source.dtype)
+    spec, policy = load_spec(folder), load_policy(source.policy)
     if not (folder / CALIBRATION_FILE).is_file():
         raise ValueError(f"model folder {folder}: expected {CALIBRATION_FILE}, found none; calibrate the model first")
     decision = decide(model, policy)
     if source.force and not decision.champion:
         decision = Decision(True, f"forced: {source.reason}, although {decision.why}", source.reason)
-    card, tags = model_card(model, policy, decision), {"model_version": model.version, "policy_version": policy.stamp}
+    card, tags = (
+        model_card(spec, model, policy, decision),
+        {"model_version": model.version, "policy_version": policy.stamp},
+    )
     done = publish_folder(
         folder,
         registry,
@@ -92,9 +105,8 @@ def publish(source: PublishSource, registry: ModelRegistry, run: TrackedRun) -> 
     return f"{done.version} is {'champion' if decision.champion else 'challenger'}: {decision.why}"
 
 
-def model_card(model: VerdictModel, policy: Policy, decision: Decision) -> str:
+def model_card(spec: ModelSpec, model: ModelIdentity, policy: Policy, decision: Decision) -> str:
     """Describe a model in Markdown: what it is, what it was proven on, what it is not for."""
-    spec = model.spec
     lines = [
         f"# {model.version}",
         "",

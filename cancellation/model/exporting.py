@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from torch import nn
 
 from cancellation.model.fusion import FusionModel
 from cancellation.model.spec import save_spec
-from cancellation.model.verdict_model import INPUTS, ONNX_FILE, OUTPUTS
+from cancellation.model.verdict_model import INPUTS, ONNX_FILE, ONNX_WEIGHTS_FILE, OUTPUTS
 from cancellation.text.tokenizer import TOKENIZER_FILE
 from cluster.statistics.temperature import class_probabilities
 
@@ -39,6 +38,9 @@ EXPORT_FILE = "export.json"
 _OPSET = 17
 _LARGE = 10_000
 """Weights of a table that is worth halving."""
+
+_ONE_FILE_BYTES = 2**31 - 2**24
+"""A protocol buffer holds less than 2 GiB; the graph itself takes some of it."""
 
 _ROUNDED = ("Wi", "intermediate.dense")
 """Layers in 8 bits, by their names in ModernBERT and in XLM-R and DeBERTa: the widest, two fifths of the products.
@@ -84,6 +86,7 @@ def export_model(
     int8: bool = True,
     judged: Sequence[Inputs] = (),
     tolerance: float = 0.01,
+    one_file_up_to: int = _ONE_FILE_BYTES,
 ) -> None:
     """Write the folder that `load_verdict_model` loads.
 
@@ -93,15 +96,25 @@ def export_model(
         calibration: Batches of real inputs on which activations' scales are measured.
         folder: Where to.
         int8: Round what may be rounded; other large weights are kept in half precision anyway.
-        judged: Batches on which rounding is judged; none: those of `calibration`.
+        judged: Batches on which rounding to 8 bits is judged; none: those of `calibration`.
         tolerance: How far a class's probability may move on them.
+        one_file_up_to: Bytes of weights above which they lie in a file of their own beside the network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         plain, prepared = Path(scratch) / "plain.onnx", Path(scratch) / "prepared.onnx"
         write_onnx(model, plain)
-        quant_pre_process(str(plain), str(prepared), skip_symbolic_shape=True)
-        rounding = _Rounding(plain, prepared, folder / ONNX_FILE, calibration, judged or calibration)
+        quant_pre_process(
+            str(plain),
+            str(prepared),
+            skip_symbolic_shape=True,
+            save_as_external_data=True,  # in 32 bits an encoder of full size is more than a protocol buffer holds
+            all_tensors_to_one_file=True,
+            external_data_location=f"{prepared.name}.data",
+        )
+        # Halving is no choice that must be judged on many events: a few say how far it moves scores.
+        events = judged or calibration if int8 else calibration
+        rounding = _Rounding(plain, prepared, folder / ONNX_FILE, calibration, events, one_file_up_to)
         rounded, difference = rounding.within(tolerance) if int8 else rounding.without()
         num_events = rounding.num_events
     report = {"rounded": rounded, "largest_difference": round(difference, 6), "judged_events": num_events}
@@ -114,11 +127,19 @@ class _Rounding:
     """Rounds a prepared graph's layers, and fewer of them if that moves probabilities too far."""
 
     def __init__(
-        self, plain: Path, prepared: Path, target: Path, calibration: Sequence[Inputs], judged: Sequence[Inputs]
+        self,
+        plain: Path,
+        prepared: Path,
+        target: Path,
+        calibration: Sequence[Inputs],
+        judged: Sequence[Inputs],
+        one_file_up_to: int,
     ) -> None:
         self._prepared, self._target, self._calibration, self._judged = prepared, target, calibration, judged
+        self._one_file_up_to = one_file_up_to
         self._exact = _probabilities(plain, judged)
-        self._layers = [node.name for node in onnx.load(str(prepared)).graph.node if _is_rounded(node.name)]
+        graph = onnx.load(str(prepared), load_external_data=False).graph
+        self._layers = [node.name for node in graph.node if _is_rounded(node.name)]
         self.num_events = len(self._exact)
 
     def within(self, tolerance: float) -> tuple[list[str], float]:
@@ -137,11 +158,11 @@ class _Rounding:
         return [], self._write([])
 
     def _write(self, layers: Sequence[str]) -> float:
+        source = self._prepared
         if layers:
-            quantize(self._prepared, self._target, self._calibration, layers)
-        else:
-            shutil.copy(self._prepared, self._target)
-        halve_weights(self._target)
+            source = source.with_name("rounded.onnx")
+            quantize(self._prepared, source, self._calibration, layers)
+        halve_weights(source, self._target, one_file_up_to=self._one_file_up_to)
         return float(np.abs(_probabilities(self._target, self._judged) - self._exact).max(initial=0.0))
 
 
@@ -197,7 +218,8 @@ class _Reader(CalibrationDataReader):
 
 def quantize(source: Path, target: Path, calibration: Sequence[Inputs], layers: Sequence[str]) -> None:
     """Round the products of some layers to 8 bits: weights per output, activations on measured scales."""
-    names = {node.name for node in onnx.load(str(source)).graph.input}
+    names = {node.name for node in onnx.load(str(source), load_external_data=False).graph.input}
+    target.with_name(f"{target.name}.data").unlink(missing_ok=True)  # of an earlier try: it would be added to
     quantize_static(
         str(source),
         str(target),
@@ -210,14 +232,15 @@ def quantize(source: Path, target: Path, calibration: Sequence[Inputs], layers: 
         calibrate_method=CalibrationMethod.MinMax,
         op_types_to_quantize=["MatMul", "Gemm"],
         nodes_to_quantize=list(layers),
+        use_external_data_format=True,
         # A product's result stays in float32: less rounding, and one fused operator where there were three.
         extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]},
     )
 
 
-def halve_weights(path: Path) -> None:
+def halve_weights(source: Path, target: Path, *, one_file_up_to: int = _ONE_FILE_BYTES) -> None:
     """Keep the large tables in half precision: half the file, no time (they are widened when the file is loaded)."""
-    model = onnx.load(str(path))
+    model = onnx.load(str(source))
     graph = model.graph
     users = {name: node for node in graph.node for name in node.input}
     for table in [table for table in graph.initializer if _is_large(table)]:
@@ -230,7 +253,10 @@ def halve_weights(path: Path) -> None:
             _gather_half(graph, user, half)
         else:
             graph.node.insert(0, onnx.helper.make_node("Cast", [half], [table.name], to=onnx.TensorProto.FLOAT))
-    onnx.save(model, str(path))
+    beside = target.with_name(ONNX_WEIGHTS_FILE)
+    beside.unlink(missing_ok=True)
+    apart = sum(onnx.numpy_helper.to_array(table).nbytes for table in graph.initializer) > one_file_up_to
+    onnx.save(model, str(target), save_as_external_data=apart, location=beside.name if apart else None)
 
 
 def _is_large(table: onnx.TensorProto) -> bool:

@@ -26,12 +26,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from cancellation.model.feature_layer import FeatureEncoding, FeatureLayer
-from cancellation.model.spec import ModelSpec, load_spec, save_spec
+from cancellation.model.spec import WEIGHTS_FILE, ModelSpec, load_spec, save_spec
 from cancellation.model.text_encoder import encoder_from_config
 from cancellation.text.tokenizer import TOKENIZER_FILE, load_tokenizer
 from cluster.settings import Settings
 
-WEIGHTS_FILE, FUSION_FILE, ENCODER_FILE = "model.safetensors", "fusion.json", "config.json"
+FUSION_FILE, ENCODER_FILE = "fusion.json", "config.json"
 
 Variant = Literal["text", "features", "concat", "gated", "attention"]
 

@@ -16,7 +16,7 @@ from cancellation.features.vector import feature_digest, feature_names
 from cancellation.text.encoding import BACKGROUND
 from cluster.settings import Settings
 
-SPEC_FILE = "model.json"
+SPEC_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
 NUM_FEATURES = 68
 
 

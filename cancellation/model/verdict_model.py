@@ -2,35 +2,42 @@
 
 A folder holds `model.onnx`, `tokenizer.json`, `model.json` (`ModelSpec`), once calibrated `calibration.json` with the
 temperature, and in `trained/` the weights that a GPU runs. Scores are raw: policy and calibration are applied
-elsewhere. On a CPU an event has the same bits alone and in any batch.
+elsewhere. On a CPU an event has the same bits alone and in any batch; on a GPU it has them up to its precision.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from cancellation.model.spec import SPEC_FILE, ModelIdentity, ModelSpec, load_spec
+from cancellation.model.spec import SPEC_FILE, WEIGHTS_FILE, ModelIdentity, ModelSpec, load_spec
 from cancellation.text.encoding import EncodedEvent, EventEncoder
 from cancellation.text.tokenizer import PAD_TOKENS, TOKENIZER_FILE, load_tokenizer, token_of
 
 ONNX_FILE, CALIBRATION_FILE, TRAINED_FOLDER = "model.onnx", "calibration.json", "trained"
+ONNX_WEIGHTS_FILE = f"{ONNX_FILE}.data"
+"""Beside the network, where its weights do not fit into one protocol buffer of 2 GiB."""
 INPUTS, OUTPUTS = ("token_ids", "features", "markets"), ("verdict", "factors")
 
 _WIDTH_STEP = 32
-"""Texts are padded to multiples of it, and share a call with those of the same width alone: how a sum over a text is
-cut into vectors depends on the width, and so do its last digits."""
+"""On a CPU texts are padded to multiples of it, and share a call with those of the same width alone: how a sum over a
+text is cut into vectors depends on the width, and so do its last digits."""
+
+_GPU_WIDTH_STEP = 8
+"""On a GPU one call takes events of many widths, each padded to the longest: a call costs more than padding, and what
+half precision rounds is more than the width does. Tensor cores want multiples of eight."""
 
 Network = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Token ids (n, t), features (n, 68), market rows (n,) -> logits of the classes (n, 3) and of the factors (n, 18)."""
 
 Device = Literal["cpu", "cuda"]
+Dtype = Literal["float16", "bfloat16", "float32"]
 
 _MAX_BATCH_TOKENS: dict[Device, int] = {"cpu": 4096, "cuda": 65_536}
 """Padded tokens of one call; on a core 32 events of the longest, more is no faster."""
@@ -59,16 +66,18 @@ class VerdictModel:
         version: str,
         temperature: float,
         max_batch_tokens: int,
+        same_bits: bool = True,
     ) -> None:
         self.spec = spec
         self.encoder = encoder
         self.version = version
-        """Name and digest of the files."""
+        """Name and digest of the weights in use, their precision and the files beside them."""
         self.temperature = temperature
         """Of `calibration.json`; 1.0 if the folder has none."""
         self._network = network
         self._pad = token_of(encoder.tokenizer, PAD_TOKENS)
         self._max_batch_tokens = max_batch_tokens
+        self._same_bits = same_bits
 
     @property
     def identity(self) -> ModelIdentity:
@@ -83,16 +92,24 @@ class VerdictModel:
         """
         logits = np.empty((len(events), len(self.spec.classes)), np.float32)
         factors = np.empty((len(events), len(self.spec.factors)), np.float32)
-        by_width: dict[int, list[int]] = {}
-        for place, event in enumerate(events):
-            width = -(-len(event.token_ids) // _WIDTH_STEP) * _WIDTH_STEP
-            by_width.setdefault(min(width, max(self.spec.max_tokens, len(event.token_ids))), []).append(place)
-        for width, places in by_width.items():
-            step = max(1, self._max_batch_tokens // width)
-            for start in range(0, len(places), step):
-                rows = places[start : start + step]
-                logits[rows], factors[rows] = self._run([events[row] for row in rows], width)
+        for rows, width in self._calls([len(event.token_ids) for event in events]):
+            logits[rows], factors[rows] = self._run([events[row] for row in rows], width)
         return Scores(logits, factors)
+
+    def _calls(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
+        """Cut events of these lengths into calls: the places of a call's events, and the width they are padded to."""
+        step = _WIDTH_STEP if self._same_bits else _GPU_WIDTH_STEP
+        widths = [max(length, min(-(-length // step) * step, self.spec.max_tokens)) for length in lengths]
+        rows: list[int] = []
+        for place in sorted(range(len(widths)), key=widths.__getitem__):
+            width = widths[rows[-1]] if rows else 0  # the widest so far
+            full = (len(rows) + 1) * widths[place] > self._max_batch_tokens
+            if rows and (full or (self._same_bits and widths[place] != width)):
+                yield rows, width
+                rows = []
+            rows.append(place)
+        if rows:
+            yield rows, widths[rows[-1]]
 
     def _run(self, events: Sequence[EncodedEvent], width: int) -> tuple[np.ndarray, np.ndarray]:
         token_ids = np.full((len(events), width), self._pad, np.int64)
@@ -110,13 +127,16 @@ class VerdictModel:
         return verdict, 1.0 / (1.0 + np.exp(-np.clip(factors, -60.0, 60.0)))
 
 
-def load_verdict_model(folder: Path, *, num_threads: int = 1, device: Device = "cpu") -> VerdictModel:
+def load_verdict_model(
+    folder: Path, *, num_threads: int = 1, device: Device = "cpu", dtype: Dtype = "float16"
+) -> VerdictModel:
     """Load an exported model.
 
     Args:
         folder: As `export_model` writes it; for a GPU with `trained/` beside.
         num_threads: Cores of one call, on a CPU.
         device: What to run on.
+        dtype: Of matrix products on a GPU. On a CPU the export has decided.
 
     Raises:
         ValueError: If a file is missing, or the model is of another order of features, classes or factors.
@@ -130,27 +150,28 @@ def load_verdict_model(folder: Path, *, num_threads: int = 1, device: Device = "
     if device == "cuda":
         from cancellation.model.torch_network import load_torch_network
 
-        network = load_torch_network(folder / TRAINED_FOLDER, spec)
+        network = load_torch_network(folder / TRAINED_FOLDER, spec, dtype=dtype)
     else:
         network = _OnnxNetwork(folder / ONNX_FILE, num_threads)
     return VerdictModel(
         network,
         spec,
         EventEncoder(tokenizer, max_tokens=spec.max_tokens, left_out=spec.left_out),
-        version=_version(spec, folder),
+        version=_version(spec, folder, device, dtype),
         temperature=_temperature(folder),
         max_batch_tokens=_MAX_BATCH_TOKENS[device],
+        same_bits=device == "cpu",
     )
 
 
-def read_identity(folder: Path) -> ModelIdentity:
-    """Tell which model lies in a folder, without loading its weights.
+def read_identity(folder: Path, *, device: Device = "cpu", dtype: Dtype = "float16") -> ModelIdentity:
+    """Tell which model `load_verdict_model` would make of a folder, without loading its weights.
 
     Raises:
         ValueError: If its description or its calibration is refused.
     """
     spec = load_spec(folder)
-    return ModelIdentity(_version(spec, folder), _temperature(folder), spec.markets)
+    return ModelIdentity(_version(spec, folder, device, dtype), _temperature(folder), spec.markets)
 
 
 class _OnnxNetwork:
@@ -174,16 +195,26 @@ class _OnnxNetwork:
         return verdict, factors
 
 
-def _version(spec: ModelSpec, folder: Path) -> str:
-    return f"{spec.name}@{_digest(folder)}"
+def _version(spec: ModelSpec, folder: Path, device: Device, dtype: Dtype) -> str:
+    """Name what decides the raw scores: the weights in use, their precision, tokeniser, description.
 
-
-def _digest(folder: Path) -> str:
-    """Of what decides the raw scores: network, tokeniser, description."""
+    The export and the weights that a GPU runs round differently: a proof made with one is none of the other.
+    """
     digest = hashlib.sha256()
-    for name in (ONNX_FILE, SPEC_FILE, TOKENIZER_FILE):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()[:8]
+    weights = [ONNX_FILE, ONNX_WEIGHTS_FILE] if device == "cpu" else [f"{TRAINED_FOLDER}/{WEIGHTS_FILE}"]
+    for name in (*weights, SPEC_FILE, TOKENIZER_FILE):
+        path = folder / name
+        if name == ONNX_WEIGHTS_FILE and not path.is_file():
+            continue
+        try:
+            with path.open("rb") as file:
+                while piece := file.read(2**24):
+                    digest.update(piece)
+        except FileNotFoundError:
+            raise ValueError(f"model folder {folder}: expected {name}, found none; train it anew") from None
+    if device != "cpu":
+        digest.update(f"{device} {dtype}".encode())
+    return f"{spec.name}@{digest.hexdigest()[:8]}"
 
 
 def _temperature(folder: Path) -> float:

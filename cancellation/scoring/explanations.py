@@ -8,7 +8,7 @@ the evidence is then the one that loses more, not the only one there is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,13 @@ from cancellation.decision.calibration import INDUCED
 from cancellation.events.event import FULFILMENT_KINDS, Event
 from cancellation.events.factors import BUYER_FACTORS, FACTORS, SELLER_FACTORS
 from cancellation.features.vector import FEATURES
+from cancellation.text.encoding import EncodedEvent
 from cancellation.text.timeline import BUYER, FULFILMENT, SELLER, SYSTEM, Timeline, timeline
 from cluster.statistics.temperature import class_probabilities
 
 if TYPE_CHECKING:
-    from cancellation.model.verdict_model import VerdictModel
-    from cancellation.text.encoding import EncodedEvent
+    from cancellation.model.verdict_model import Scores, VerdictModel
+    from cancellation.text.encoding import EventEncoder
 
 MAX_PLACES = 64
 """Turns and entries that are erased, the latest; older ones have fallen out of most timelines."""
@@ -74,7 +75,7 @@ class Erasures:
     feature_score_losses: np.ndarray
 
 
-def explain_verdict(event: Event, verdict: Mapping[str, Any], model: VerdictModel) -> dict[str, Any]:
+def explain_verdict(event: Event, verdict: Mapping[str, Any], model: VerdictModel | RecordedFeatures) -> dict[str, Any]:
     """Give a verdict with evidence for each of its decision factors; one without an action stays as it is.
 
     Args:
@@ -92,7 +93,32 @@ def explain_verdict(event: Event, verdict: Mapping[str, Any], model: VerdictMode
     return {**verdict, "decision_factors": explained}
 
 
-def erase(event: Event, whole: Timeline, encoded: EncodedEvent, model: VerdictModel) -> Erasures:
+class RecordedFeatures:
+    """A model as `explain_verdict` sees it where features are on record and the event may be a redacted one.
+
+    What the features were is known, and of a redacted text some would come out otherwise.
+    """
+
+    def __init__(
+        self,
+        encoder: EventEncoder,
+        temperature: float,
+        features: Sequence[float | None],
+        score: Callable[[Sequence[EncodedEvent]], Scores],
+    ) -> None:
+        self.encoder = self
+        self.temperature = temperature
+        self.score = score
+        self._texts = encoder
+        self._features = np.array([np.nan if value is None else value for value in features], np.float32)
+
+    def encode_timeline(self, event: Event, whole: Timeline) -> EncodedEvent:
+        """Encode the text of an event that may lack some of its timeline."""
+        token_ids, positions = self._texts.fit(whole)
+        return EncodedEvent(event.event_id, event.market, token_ids, positions, self._features)
+
+
+def erase(event: Event, whole: Timeline, encoded: EncodedEvent, model: VerdictModel | RecordedFeatures) -> Erasures:
     """Score the event without each of its turns, entries and features, all in one call."""
     places = [position for position in encoded.positions if whole.segments[position].kind in (*_CHAT, FULFILMENT)]
     places = places[-MAX_PLACES:]

@@ -23,7 +23,7 @@ from pydantic import Field
 from cancellation.decision.policy import Policy, named_by_content
 from cancellation.events.files import EventShard, find_event_shards, passed_over, read_event_rows
 from cancellation.model.spec import ModelIdentity
-from cancellation.model.verdict_model import load_verdict_model
+from cancellation.model.verdict_model import Device, Dtype, load_verdict_model, read_identity
 from cancellation.scoring.explanations import explain_verdict
 from cancellation.scoring.shard_steps import ScoringCounts, count_rows, failed_rows, score_rows
 from cluster import storage
@@ -60,6 +60,15 @@ class ScoringSettings(Settings):
 
     cpus_per_actor: float = Field(default=1.0, gt=0)
     """CPU cores that each actor reserves."""
+
+    device: Device = "cpu"
+    """`cuda` runs the weights of the model's `trained/` folder: for encoders of full size."""
+
+    dtype: Dtype = "float16"
+    """Of matrix products on a GPU."""
+
+    gpus_per_actor: float = Field(default=1.0, gt=0)
+    """GPUs that each actor reserves where `device` is `cuda`."""
 
     num_threads: int = Field(default=1, ge=1)
     """Threads of each actor's model; more actors use cores better than more threads."""
@@ -117,16 +126,20 @@ def open_run(
     registry_uri: str | None = None,
     load: ModelLoader = load_verdict_model,
 ) -> VerdictRun:
-    """Pin the model's files and load it once, so that what is wrong with it is said before anything is started.
+    """Pin the model's files and load it once (on a CPU), so that what is wrong with it is said before work starts.
 
     Raises:
         ValueError: If there is no such model, it does not fit the code, or the policy is live where it knows nothing.
     """
     files = resolve_model(model_name, registry_uri=registry_uri)
-    model = load(fetch_model(files, cache_dir=cache_dir))
-    policy.check_live_markets(model.spec.markets)
+    folder = fetch_model(files, cache_dir=cache_dir)
+    if settings.device == "cpu":
+        identity = load(folder).identity
+    else:  # there may be no GPU here: a cluster's head has none
+        identity = read_identity(folder, device=settings.device, dtype=settings.dtype)
+    policy.check_live_markets(identity.markets)
     target = Output(storage.absolute_url(output))
-    return VerdictRun(storage.absolute_url(input_url), target, files, model.identity, policy, settings, cache_dir)
+    return VerdictRun(storage.absolute_url(input_url), target, files, identity, policy, settings, cache_dir)
 
 
 def make_plan(run: VerdictRun, shards: Sequence[EventShard], others: Sequence[str] = ()) -> dict[str, Any]:
@@ -233,6 +246,7 @@ def _run_pool(run: VerdictRun, shards: Sequence[EventShard], load: ModelLoader) 
         min_actors=run.settings.min_actors,
         max_actors=run.settings.max_actors,
         cpus_per_actor=run.settings.cpus_per_actor,
+        gpus_per_actor=run.settings.gpus_per_actor if run.settings.device == "cuda" else 0.0,
     )
     yield from reports(scored)
 
@@ -243,7 +257,8 @@ class _ScoringActor:
     def __init__(self, run: VerdictRun, deaths: Deaths, load: ModelLoader) -> None:
         self._run, self._deaths = run, deaths
         folder: Path = fetch_model(run.model, cache_dir=run.cache_dir)
-        self._model = load(folder, num_threads=run.settings.num_threads)
+        given = run.settings
+        self._model = load(folder, num_threads=given.num_threads, device=given.device, dtype=given.dtype)
         self._explain = partial(_explain, self._model) if run.settings.explain else None
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -21,6 +21,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
+from cancellation.model.verdict_model import read_identity
 from cancellation.serving.inference.messages import Reply, pack_replies, pack_reply, unpack_replies
 from cancellation.serving.inference.model import (
     LocalModel,
@@ -139,7 +140,10 @@ class GatewayDeployment:
     async def _make_model(self, metrics: Metrics) -> ModelClient:
         if self._handle is None:
             return _local_model(self._settings.model, metrics)
-        return RemoteModel(self._handle, model_folder(self._settings.model), self._settings.retry, metrics)
+        given = self._settings.model
+        folder = model_folder(given)
+        identity = read_identity(folder, device=given.device, dtype=given.dtype)
+        return RemoteModel(self._handle, folder, identity, self._settings.retry, metrics)
 
 
 def _ask(handle: DeploymentHandle) -> AskModel:
@@ -165,7 +169,10 @@ def application(settings: ServingSettings) -> Application:
     shadows = {
         shadow.name: _model(
             pinned(settings.model.model_copy(update={"source": shadow.source, "digest": shadow.digest, "pin": None})),
-            ReplicaSettings(num_cpus=0.0 if settings.colocated else settings.models.num_cpus),
+            ReplicaSettings(
+                num_cpus=0.0 if settings.colocated else settings.models.num_cpus,
+                num_gpus=(shadow.num_gpus or settings.num_gpus) if settings.num_gpus else 0.0,
+            ),
             f"{_SHADOW}{shadow.name}",
             max_queued=shadow.concurrency,
             shadow=shadow.name,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cancellation.llm.prompt import PromptSettings
-from cancellation.model.verdict_model import Device
+from cancellation.model.verdict_model import Device, Dtype
 from cancellation.serving.observability.traces import TraceSettings
 from cancellation.serving.records.decision_log import DecisionLogSettings
 from cancellation.serving.records.log_shipping import ShipperSettings
@@ -106,8 +106,12 @@ class ModelSettings(Settings):
     """Address of the MLflow registry; null: MLFLOW_TRACKING_URI."""
 
     device: Device = "cpu"
-    """`cuda` runs the weights of the model's `trained/` folder in half precision on the GPU of `models.num_gpus`.
-    It pays for encoders of full size: the small one answers one event sooner on a core."""
+    """`cuda` runs the weights of the model's `trained/` folder on the GPU of `models.num_gpus`. It pays for encoders of
+    full size: the small one answers one event sooner on a core."""
+
+    dtype: Dtype = "float16"
+    """Of matrix products on a GPU; `bfloat16` where an encoder leaves float16's range, which stops it at its start.
+    It is part of the model's version: thresholds have to be proven with the one that serves."""
 
     num_threads: int = Field(default=1, ge=1)
     """Cores of one call of the model, on a CPU."""
@@ -130,8 +134,9 @@ class ModelSettings(Settings):
     max_queue: int = Field(default=256, ge=1)
     """Live events that may wait; more are turned away, and the rules answer."""
 
-    hung_seconds: float = Field(default=0.25, gt=0)
-    """A call of the model that takes longer counts as hung: the rules answer until it comes back."""
+    hung_seconds: float = Field(default=1.0, gt=0)
+    """A call of the model that takes longer counts as hung: the rules answer until it comes back. A call that is only
+    slow answers those who can wait for it; the others' deadlines pass and the rules answer them."""
 
 
 class RetrySettings(Settings):
@@ -176,6 +181,9 @@ class ShadowSettings(Settings):
 
     timeout_seconds: float = Field(default=2.0, gt=0)
     """Copies whose call takes longer are lost."""
+
+    num_gpus: float | None = Field(default=None, gt=0)
+    """GPUs of its own where `model.device` is `cuda`; null: as many as a replica of the live model has."""
 
 
 class RolloutSettings(Settings):
@@ -285,6 +293,18 @@ class ServingSettings(Settings):
     """Used where the model runs apart."""
 
     shadows: tuple[ShadowSettings, ...] = ()
+
+    @property
+    def num_gpus(self) -> float:
+        """Of each replica that holds the live model; 0.0 where it runs on a CPU."""
+        return (self.gateways if self.colocated else self.models).num_gpus if self.model.device == "cuda" else 0.0
+
+    @model_validator(mode="after")
+    def _gpus_for_the_device(self) -> ServingSettings:
+        if self.model.device == "cuda" and not self.num_gpus:
+            where = "gateways" if self.colocated else "models"
+            raise ValueError(f"model.device cuda: expected GPUs in {where}.num_gpus, found none; set it to 1")
+        return self
 
     @field_validator("database")
     @classmethod

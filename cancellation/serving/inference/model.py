@@ -23,14 +23,13 @@ from cancellation.events.fields import EventError
 from cancellation.features.vector import FEATURES
 from cancellation.model.spec import SPEC_FILE, ModelIdentity, load_spec
 from cancellation.model.verdict_model import Scores, load_verdict_model
-from cancellation.scoring.explanations import explain_verdict
+from cancellation.scoring.explanations import RecordedFeatures, explain_verdict
 from cancellation.serving.inference.batcher import MicroBatcher
 from cancellation.serving.inference.example_events import example_events
 from cancellation.serving.inference.messages import DEAD, LATE, POISON, STALE, Reply, Scored, unpack_event
 from cancellation.serving.observability.metrics import POISONED, Metrics
 from cancellation.serving.settings import ModelSettings
 from cancellation.text.encoding import EncodedEvent, EventEncoder
-from cancellation.text.timeline import Timeline
 from cancellation.text.tokenizer import TOKENIZER_FILE, load_tokenizer
 from cluster.models.files import fetch_model, resolve_model
 
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _EXPLAIN_SECONDS = 30.0
+_EXPLAIN_AT_ONCE = 32
+"""Variants of an event that wait for the model together: enough for its batches, with room left for other bulk work."""
 
 
 class ModelClient(Protocol):
@@ -103,12 +104,15 @@ def load_model(settings: ModelSettings) -> VerdictModel:
     Raises:
         ValueError: If the files are incomplete, of another kind, or not those of the expected digest.
     """
-    model = load_verdict_model(model_folder(settings), num_threads=settings.num_threads, device=settings.device)
+    model = load_verdict_model(
+        model_folder(settings), num_threads=settings.num_threads, device=settings.device, dtype=settings.dtype
+    )
     check_digest(model.version, settings.digest, settings.source)
     encoded = [model.encoder.encode(parse_event(event)) for event in example_events()]
     for count in (1, len(encoded)):
         if not np.isfinite(model.score(encoded[:count]).logits).all():
-            raise ValueError(f"model {settings.source}: finite scores are expected, found none; export it anew")
+            remedy = "export it anew" if settings.device == "cpu" else 'set model.dtype to "bfloat16"'
+            raise ValueError(f"model {settings.source}: finite scores are expected, found none; {remedy}")
     return model
 
 
@@ -191,13 +195,34 @@ class LocalModel:
         if verdict["model_version"] != self.version:
             return None
         loop = asyncio.get_running_loop()
-        view = _RecordedView(self, features, loop)
+
+        def score(variants: Sequence[EncodedEvent]) -> Scores:
+            return asyncio.run_coroutine_threadsafe(self._score_variants(variants), loop).result()
+
+        view = RecordedFeatures(self._model.encoder, self._model.temperature, features, score)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                return await loop.run_in_executor(self._explainer, lambda: view.explain(event, verdict))
+                return await loop.run_in_executor(
+                    self._explainer, lambda: explain_verdict(parse_event(event), verdict, view)
+                )
         except (TimeoutError, ValueError) as error:
             logger.info("no explanation of %s: %s", verdict["event_id"], type(error).__name__)
             return None
+
+    async def _score_variants(self, events: Sequence[EncodedEvent]) -> Scores:
+        deadline, room = time.monotonic() + _EXPLAIN_SECONDS, asyncio.Semaphore(_EXPLAIN_AT_ONCE)
+
+        async def score(encoded: EncodedEvent) -> Reply:
+            async with room:
+                return await self.score(encoded, b"", deadline, bulk=True)
+
+        scored = [reply for reply in await asyncio.gather(*map(score, events)) if isinstance(reply, Scored)]
+        if len(scored) != len(events):
+            raise ValueError("scores of all variants are expected, some are missing: the model is busy")
+        return Scores(
+            np.array([reply.logits for reply in scored], np.float32),
+            np.array([reply.factors for reply in scored], np.float32),
+        )
 
     def queue_age(self) -> float:
         """Seconds that the oldest event has waited; a hung model has no queue, it has no answers."""
@@ -225,37 +250,6 @@ class LocalModel:
             and max(tokens) < self._vocabulary
             and encoded.features.shape == (len(FEATURES),)
             and not bool(np.isinf(encoded.features).any())
-        )
-
-
-class _RecordedView:
-    """The model as `explain_verdict` sees it: features as recorded, scores through the batcher, from a thread."""
-
-    def __init__(self, local: LocalModel, features: Sequence[float | None], loop: asyncio.AbstractEventLoop) -> None:
-        self._local, self._loop = local, loop
-        self._features = np.array([np.nan if value is None else value for value in features], np.float32)
-        self.encoder = self
-        self.temperature = local._model.temperature
-
-    def explain(self, event: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
-        return explain_verdict(parse_event(event), verdict, self)  # type: ignore[arg-type]
-
-    def encode_timeline(self, event: Event, whole: Timeline) -> EncodedEvent:
-        token_ids, positions = self._local.encoder.fit(whole)
-        return EncodedEvent(event.event_id, event.market, token_ids, positions, self._features)
-
-    def score(self, events: Sequence[EncodedEvent]) -> Scores:
-        async def score_all() -> list[Reply]:
-            deadline = time.monotonic() + _EXPLAIN_SECONDS
-            return [await self._local.score(encoded, b"", deadline, bulk=True) for encoded in events]
-
-        replies = asyncio.run_coroutine_threadsafe(score_all(), self._loop).result()
-        scored = [reply for reply in replies if isinstance(reply, Scored)]
-        if len(scored) != len(events):
-            raise ValueError("scores of all variants are expected, some are missing: the model is busy")
-        return Scores(
-            np.array([reply.logits for reply in scored], np.float32),
-            np.array([reply.factors for reply in scored], np.float32),
         )
 
 

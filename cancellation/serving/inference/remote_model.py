@@ -21,7 +21,6 @@ from ray.serve.handle import DeploymentHandle
 
 from cancellation.events.event import Event
 from cancellation.model.spec import ModelIdentity
-from cancellation.model.verdict_model import read_identity
 from cancellation.serving.inference.messages import DEAD, LATE, SHED, STALE, Reply, Scored, pack_event, unpack_reply
 from cancellation.serving.inference.model import load_event_encoder, pack_question
 from cancellation.serving.observability.metrics import RETRIES, Metrics
@@ -89,7 +88,10 @@ class Breaker:
 class RemoteModel:
     """Asks replicas of a model's deployment."""
 
-    def __init__(self, handle: DeploymentHandle, folder: Path, settings: RetrySettings, metrics: Metrics) -> None:
+    def __init__(
+        self, handle: DeploymentHandle, folder: Path, identity: ModelIdentity, settings: RetrySettings, metrics: Metrics
+    ) -> None:
+        """`folder` holds the files of the model that is called `identity` where it runs."""
         self._handle = handle
         self._encoder, self._encoder_version = load_event_encoder(folder)
         self._settings = settings
@@ -97,7 +99,7 @@ class RemoteModel:
         self._budget = RetryBudget(settings.budget_fraction)
         self._breaker = Breaker(settings)
         self._queue_seen = (0.0, 0.0)
-        self._identity = read_identity(folder)
+        self._identity = identity
 
     @property
     def version(self) -> str:

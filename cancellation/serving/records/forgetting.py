@@ -24,7 +24,7 @@ from cancellation.serving.records.recent import RecentDecisions
 from cancellation.serving.records.segments import DAMAGED, OPEN, SEALED, sealed_segments
 from cluster import storage
 
-_BY_DIGEST = ("decisions", "shadow", "rejudged", "explanations")
+_BY_DIGEST = ("decisions", "shadow", "rejudged", "evidence", "explanations")
 _BY_EVENT = "feedback"
 
 

@@ -63,7 +63,7 @@ def replaced_names(tables: Iterable[pa.Table]) -> set[str]:
 
 
 def find_decision(archive_url: str, event_id: str, *, market: str, day: date) -> dict[str, Any]:
-    """Find what an appeal is about, in the archive alone: the decision, what was said of it, the policy of that day.
+    """Find what an appeal is about, in the archive alone: the decision, its evidence, the policy of that day.
 
     Args:
         archive_url: Where the endpoint ships (`serving.output`).
@@ -80,11 +80,14 @@ def find_decision(archive_url: str, event_id: str, *, market: str, day: date) ->
     rows = table.filter(pc.equal(table["event_id"], event_id)).to_pylist()
     if not rows:
         raise ValueError(f"archive {decisions}: expected a decision on that event in {market} on {day}, found none")
+    made = read_log(storage.join_url(archive_url, "evidence"), market=market, start=start, end=start + _DAY_SECONDS)
+    explained = made.filter(pc.equal(made["event_id"], event_id)).to_pylist()
     version = rows[0]["policy_version"].partition("+")[0]
     policy = policy_url(archive_url, version)
     return {
         "decision": rows[0],
         "later": rows[1:],
+        "explained": explained[0]["decision_factors"] if explained else None,
         "policy": storage.read_bytes(policy).decode() if storage.exists(policy) else None,
     }
 

@@ -5,26 +5,19 @@ the same thing sent twice, tokens that change, a policy that changes under way, 
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from cancellation.serving.records.people import PersonKey
 from cancellation.serving.records.segments import read_segment
-from cancellation.serving.records.shipped_log import read_log
-from jobs.cancellation_appeal import AppealJob, main
-from jobs.cancellation_rejudge import RejudgeJob
-from jobs.cancellation_rejudge import main as rejudge_main
 from tests.servers.serving_process import FEEDBACK_TOKEN, TOKEN
 from tests.servers.serving_replicas import listening, simulated_event
 
@@ -227,54 +220,6 @@ def test_feedback_is_written_down_once_and_must_not_contradict_itself(http: http
         ("fed-back", "ops-2", "ID", verdict),
         ("long-ago", None, "BR", "induced"),
     ]
-
-
-def test_an_appeal_finds_in_the_archive_what_was_decided_and_by_which_policy(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data, archive = tmp_path / "data", tmp_path / "archive"
-    quick = {"decision_log": {"segment_seconds": 0.5}, "shipper": {"interval_seconds": 0.2}}
-    with listening(data, output=str(archive), **quick) as http:
-        given = judge(http, {**simulated_event(70), "event_id": "appealed"}).json()
-        until(lambda: any((archive / "policies").glob("*.toml")))
-        first = (data / "policy.toml").read_text()
-        (data / "policy.toml").write_text(first.replace("investigate = 0.45", "investigate = 0.55"))
-        until(lambda: len(list((archive / "policies").glob("*.toml"))) == 2)
-        until(lambda: any((archive / "decisions").rglob("*.parquet")), 120)
-    key = PersonKey.load(data / "person.key")
-    shutil.rmtree(data)  # the machine is long gone
-    today = datetime.now(UTC).date()
-    main(AppealJob(archive=str(archive), event_id="appealed", market="ID", day=today))
-    found = json.loads(capsys.readouterr().out)
-    for name in ("verdict", "action", "model_version", "policy_version"):
-        assert found["decision"][name] == given[name]
-    assert found["policy"] == first
-    assert json.loads(found["decision"]["event"])["order_id"] == key.digest("order", simulated_event(70)["order_id"])
-    with pytest.raises(ValueError, match="expected a decision on that event in BR"):
-        main(AppealJob(archive=str(archive), event_id="appealed", market="BR", day=today))
-
-
-def test_what_the_rules_had_to_answer_is_judged_again_once_and_beside_the_old_decision(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data, archive = tmp_path / "data", tmp_path / "archive"
-    quick = {"decision_log": {"segment_seconds": 0.5}, "shipper": {"interval_seconds": 0.2}}
-    with listening(data, output=str(archive), **quick) as http:
-        for index in range(3):
-            event = {**simulated_event(index), "event_id": f"late-{index}"}
-            assert judge(http, event, **{"X-Deadline-Ms": "1"}).json()["source"] == "fallback"
-        by_model = judge(http, {**simulated_event(0), "event_id": "in-time"}).json()
-        until(lambda: read_log(str(archive / "decisions")).num_rows == 4, 120)
-    today = datetime.now(UTC).date()
-    job = RejudgeJob(archive=str(archive), first=today, last=today)
-    for said in ("judged 3", "judged 0"):
-        rejudge_main(job)
-        assert capsys.readouterr().out.startswith(said)
-    again = {row["event_id"]: row for row in read_log(str(archive / "rejudged")).to_pylist()}
-    assert set(again) == {"late-0", "late-1", "late-2"}
-    assert again["late-0"]["score"] == pytest.approx(by_model["score"], abs=1e-3)
-    assert {(row["source"], row["shadow"]["model_version"]) for row in again.values()} == {("model", "rules-1")}
-    assert read_log(str(archive / "decisions")).num_rows == 4
 
 
 def test_a_database_that_another_holds_keeps_nobody_from_being_heard(http: httpx.Client, data: Path) -> None:

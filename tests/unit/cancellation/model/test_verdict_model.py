@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,18 +11,21 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from safetensors.torch import load_file, save_file
 
 from cancellation.events.event import parse_event
-from cancellation.model.exporting import export_model
+from cancellation.model.exporting import EXPORT_FILE, export_model
 from cancellation.model.fusion import load_fusion_model, save_fusion_model
-from cancellation.model.spec import SPEC_FILE
+from cancellation.model.spec import SPEC_FILE, WEIGHTS_FILE
 from cancellation.model.torch_network import load_torch_network
 from cancellation.model.verdict_model import (
     CALIBRATION_FILE,
     ONNX_FILE,
+    ONNX_WEIGHTS_FILE,
     TRAINED_FOLDER,
     VerdictModel,
     load_verdict_model,
+    read_identity,
 )
 from cancellation.text.encoding import EncodedEvent
 from cancellation.training.data import EncodedSet, encode_examples
@@ -118,6 +122,92 @@ def test_trained_weights_of_another_model_are_refused(exported):
         load_torch_network(folder / TRAINED_FOLDER, model.spec.model_copy(update={"name": "other"}), device="cpu")
     with pytest.raises(ValueError, match="expected gone/ for a GPU, found none"):
         load_torch_network(folder / "gone", model.spec, device="cpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_trained_weights_run_in_the_precision_asked_for(exported, dtype):
+    _, folder, model = exported
+    events = encoded(model, 8)
+    token_ids = np.array([[*event.token_ids[:32], *[0] * (32 - len(event.token_ids))] for event in events])
+    numbers = np.stack([event.features for event in events]).astype(np.float32)
+    given = token_ids, numbers, np.zeros(len(events), np.int64)
+    exact, _ = load_torch_network(folder / TRAINED_FOLDER, model.spec, device="cpu", dtype="float32")(*given)
+    found, _ = load_torch_network(folder / TRAINED_FOLDER, model.spec, device="cpu", dtype=dtype)(*given)
+    moved = np.abs(probabilities(found) - probabilities(exact)).max()
+    assert moved == 0.0 if dtype == "float32" else 0.0 < moved < 0.05
+
+
+def test_weights_in_use_and_their_precision_are_part_of_the_version(exported, tmp_path):
+    _, folder, model = exported
+    shutil.copytree(folder, tmp_path / "copy")
+    copy = tmp_path / "copy"
+    on_gpu = [read_identity(copy, device="cuda", dtype=dtype).version for dtype in ("float16", "bfloat16")]
+    assert len({model.version, *on_gpu}) == 3
+    weights = copy / TRAINED_FOLDER / WEIGHTS_FILE
+    state = load_file(weights)
+    save_file({name: tensor + 1 for name, tensor in state.items()}, weights)
+    assert read_identity(copy).version == model.version, "a CPU does not use them"
+    assert read_identity(copy, device="cuda").version != on_gpu[0]
+    weights.unlink()
+    with pytest.raises(ValueError, match=f"expected trained/{WEIGHTS_FILE}, found none"):
+        read_identity(copy, device="cuda")
+
+
+def test_a_gpu_takes_events_of_many_lengths_in_one_call(model):
+    shapes = []
+
+    def network(token_ids, features, markets):
+        shapes.append(token_ids.shape)
+        return np.repeat((token_ids != 0).sum(1, keepdims=True), 3, 1).astype(np.float32), np.zeros((len(markets), 18))
+
+    def cut(*, same_bits):
+        shapes.clear()
+        found = VerdictModel(
+            network,
+            model.spec,
+            model.encoder,
+            version="x@1",
+            temperature=1.0,
+            max_batch_tokens=4096,
+            same_bits=same_bits,
+        ).score(events)
+        assert found.logits[:, 0].tolist() == [len(event.token_ids) for event in events], "each in its own row"
+        return list(shapes)
+
+    event = model.encoder.encode(parse_event(sample_event()))
+    events = [replace(event, token_ids=[5] * length) for length in (200, 10, 150, 90, 40, 10)]
+    assert len(cut(same_bits=True)) == 5
+    assert cut(same_bits=False) == [(6, 200)]
+
+
+def test_weights_too_large_for_one_file_lie_beside_it(tmp_path):
+    model, batches = taught_model("attention"), calibration_batches(small_set())
+    export_model(model, small_tokenizer(), batches, tmp_path / "one")
+    export_model(model, small_tokenizer(), batches, tmp_path / "two", one_file_up_to=10_000)
+    export_model(model, small_tokenizer(), batches, tmp_path / "two", one_file_up_to=10_000)  # over an earlier one
+    one, two = (load_verdict_model(tmp_path / name) for name in ("one", "two"))
+    weights = tmp_path / "two" / ONNX_WEIGHTS_FILE
+    assert weights.stat().st_size > 0.8 * (tmp_path / "one" / ONNX_FILE).stat().st_size / 2
+    assert (tmp_path / "two" / ONNX_FILE).stat().st_size < (tmp_path / "one" / ONNX_FILE).stat().st_size
+    events = encoded(one, 20)
+    assert np.array_equal(one.score(events).logits, two.score(events).logits)
+    changed = bytearray(weights.read_bytes())
+    changed[100] ^= 1
+    weights.write_bytes(changed)
+    assert read_identity(tmp_path / "two").version != two.version
+
+
+def test_an_export_without_rounding_scores_the_judged_events_never(tmp_path):
+    judged = [tuple(np.full_like(part, 10**6) for part in batch) for batch in calibration_batches(small_set())]
+    export_model(
+        taught_model("features"),
+        small_tokenizer(),
+        calibration_batches(small_set()),
+        tmp_path,
+        int8=False,
+        judged=judged,
+    )
+    assert json.loads((tmp_path / EXPORT_FILE).read_text())["rounded"] == []
 
 
 def test_shapes_and_an_empty_batch(model):

@@ -12,6 +12,7 @@ import pytest
 from ray.exceptions import RayError
 
 from cancellation.events.event import parse_event
+from cancellation.model.verdict_model import read_identity
 from cancellation.serving.inference.messages import DEAD, LATE, STALE, Scored, pack_reply
 from cancellation.serving.inference.model import model_folder
 from cancellation.serving.inference.remote_model import Breaker, RemoteModel, RetryBudget
@@ -47,7 +48,8 @@ class Handle:
 
 def ask(handle: Handle, metrics: Metrics, times: int = 1, seconds: float = 0.2, **settings: Any) -> list[Any]:
     async def scenario() -> list[Any]:
-        model = RemoteModel(handle, model_folder(ModelSettings()), RetrySettings(**settings), metrics)
+        folder = model_folder(ModelSettings())
+        model = RemoteModel(handle, folder, read_identity(folder), RetrySettings(**settings), metrics)
         event = model.encode(parse_event(simulated_event(1)))
         return [await model.score(event, b"{}", time.monotonic() + seconds) for _ in range(times)]
 

@@ -112,11 +112,9 @@ def test_each_penalty_gets_its_evidence_in_the_archive_before_anybody_appeals(
     assert [factor["evidence"] for factor in explained] == [
         factor["evidence"] for factor in asked_for["verdict"]["decision_factors"]
     ]
-    other = EvidenceJob(archive=str(archive), first=today, last=today)
     shutil.rmtree(archive / "evidence")
-    evidence_main(
-        other.model_copy(update={"model": other.model.model_copy(update={"source": str(_renamed(tmp_path))})})
-    )
+    other = ModelSettings(source=str(_renamed(tmp_path)))
+    evidence_main(EvidenceJob(archive=str(archive), first=today, last=today, model=other))
     assert f"other model {len(penalties)}" in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ from math import inf
 
 from cancellation.events.clean_text import clean_text
 from cancellation.events.event import Event
-from cancellation.events.factors import FACTORS
+from cancellation.events.factors import ADDED_FACTORS, FACTORS
 
 _HOUR = 3600.0
 
@@ -46,7 +46,7 @@ class Rules:
 def rules_v1() -> Rules:
     """Load the rules that ship with the project."""
     table = tomllib.loads((resources.files("cancellation.decision") / "rules.toml").read_text(encoding="utf-8"))
-    if set(table["weights"]) != set(FACTORS):
+    if set(table["weights"]) != set(FACTORS) - set(ADDED_FACTORS):
         raise ValueError("rules.toml: a weight is expected for each of the 18 decision factors and no other")
     for side in ("seller_keywords", "buyer_keywords"):
         table[side] = {code: tuple(words) for code, words in table[side].items()}

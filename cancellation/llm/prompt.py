@@ -18,7 +18,7 @@ from pydantic import Field
 
 from cancellation.events.event import Event
 from cancellation.events.examples import Example
-from cancellation.events.factors import FACTORS
+from cancellation.events.factors import ADDED_FACTORS, FACTORS
 from cancellation.features.vector import feature_names, features
 from cancellation.llm.answer import WORDS, AnswerForm, write_answer
 from cancellation.text.timeline import CUT, KIND_TOKENS, TIME_TOKENS, Segment, span_words, timeline
@@ -106,7 +106,8 @@ def build_prompt(
 def policy_text(form: AnswerForm) -> str:
     """Write what is the same for every event of a market: what the verdicts mean, the codes, the form."""
     told = _instructions()
-    factors = "\n".join(f"{code}: {told['factors'][code]}" for code in FACTORS)
+    meanings = {**told["factors"], **ADDED_FACTORS}
+    factors = "\n".join(f"{code}: {meanings[code]}" for code in FACTORS)
     text = told["policy"].format(unclear=told["unclear"] if form.classes == 3 else "", factors=factors)
     order = told["reasoning_first" if form.reasoning_first else "verdict_first"]
     words = " or ".join(WORDS[: form.classes])
@@ -190,6 +191,6 @@ class _Pieces:
 @cache
 def _instructions() -> dict[str, Any]:
     table = tomllib.loads((resources.files("cancellation.llm") / "instructions.toml").read_text(encoding="utf-8"))
-    if tuple(table["factors"]) != FACTORS:
+    if (*table["factors"], *ADDED_FACTORS) != FACTORS:
         raise ValueError("instructions.toml [factors]: expected a line for each of the 18 codes, in their order")
     return table

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from cancellation.events.added import ADDED
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.features.vector import feature_digest, feature_names
 from cancellation.text.encoding import BACKGROUND
 from cluster.settings import Settings
 
+_REMEDY = f"use the code it was trained with, {ADDED} set as it was then, or train it anew"
 SPEC_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
-NUM_FEATURES = 68
 
 
 class ModelSpec(Settings):
@@ -57,10 +58,10 @@ class ModelSpec(Settings):
         Raises:
             ValueError: Naming what differs: features, their order or units, classes or factors.
         """
-        remedy = "use the code it was trained with, or train it anew"
-        if len(self.features) != NUM_FEATURES:
-            raise ValueError(f"{where}: expected {NUM_FEATURES} features, found {len(self.features)}; {remedy}")
-        for place, (found, expected) in enumerate(zip(self.features, feature_names(), strict=True)):
+        names, remedy = feature_names(), _REMEDY
+        if len(self.features) != len(names):
+            raise ValueError(f"{where}: expected {len(names)} features, found {len(self.features)}; {remedy}")
+        for place, (found, expected) in enumerate(zip(self.features, names, strict=True)):
             if found != expected:
                 raise ValueError(f"{where}: expected feature {place} to be {expected}, found {found}; {remedy}")
         if self.feature_digest != feature_digest():

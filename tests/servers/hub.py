@@ -12,9 +12,12 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 class HubServer:
-    """Serves repositories, given as {"owner/name": folder}, each with one revision; files of `gated` ones to nobody."""
+    """Serves repositories, given as {"owner/name": folder}, each with one revision.
 
-    def __init__(self, repositories: dict[str, Path], *, gated: str = "") -> None:
+    Files of the `gated` one are for those who bring the token, or for nobody.
+    """
+
+    def __init__(self, repositories: dict[str, Path], *, gated: str = "", token: str = "") -> None:
         self.requests: list[str] = []
         self.num_bytes = 0
         """Sent as files' content."""
@@ -33,7 +36,8 @@ class HubServer:
             def _answer(self, *, body: bool) -> None:
                 path = self.path.partition("?")[0]
                 server.requests.append(path)
-                if gated and path.startswith(f"/{gated}/resolve/"):
+                known = token and self.headers.get("Authorization") == f"Bearer {token}"
+                if gated and not known and path.startswith(f"/{gated}/resolve/"):
                     return self._send(403, b"{}", body, "GatedRepo")
                 content = self._find(path)
                 if content is None:

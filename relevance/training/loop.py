@@ -34,10 +34,10 @@ from relevance.prompting.prompts import PromptEncoder, PromptSettings
 from relevance.training.drawn_ahead import DrawnAhead
 from relevance.training.examples import ExampleSource, ProductExample
 from relevance.training.packing import PackedBatch, groups_by_length, label_loss, next_token_logits, pack_batch
-from relevance.training.parallel import Parallel, gradient_sync, parallelize
+from relevance.training.parallel import Parallel, copy_to_all, fill_from_first, gradient_sync, share_out
 from relevance.training.state import TrainingState, load_state, save_state
 from relevance.weights.adapters import LoraSettings, add_adapter, load_adapter
-from relevance.weights.loading import base_fingerprint, load_trainable, require_base
+from relevance.weights.loading import base_fingerprint, empty_trainable, load_trainable, require_base
 
 ALPHA = "validation_alpha"
 """Reported with each checkpoint where there are pairs to validate on."""
@@ -69,7 +69,8 @@ class TrainingSettings(Settings):
     """Compute activations twice instead of keeping them: large models fit."""
 
     parallel: Parallel = "ddp"
-    """`ddp`: each worker holds the model; `fsdp`: each holds a share, for a base that does not fit one GPU."""
+    """`ddp`: each worker holds the model; `fsdp`: each holds a share, for a base that does not fit one GPU. The first
+    worker reads all of it into its CPU's memory and hands the shares out."""
 
     checkpoint_steps: int = Field(default=100, ge=1)
     """Steps between checkpoints, and so the most that a dead worker costs; validation comes with each."""
@@ -146,9 +147,12 @@ class LabelTraining:
         if count := task.drawing_processes:
             self._drawn = DrawnAhead(task.source, task.model, task.cache_dir, task.prompt, num_processes=count)
         torch.manual_seed(self._settings.seed)
-        model = load_trainable(folder, device=self._device, dtype=self._base_dtype())
-        self._fingerprint = base_fingerprint(model)
-        self._module = self._wrap(model)
+        self._fingerprint: str | None = None
+        """Of the base; known to the first worker alone where the base is in shares."""
+        # Keys and values that are kept go together neither with recomputed activations nor with gathered weights.
+        sharded = self._settings.parallel == "fsdp" and self._world > 1
+        self._cached_prefix = not (self._settings.gradient_checkpointing or sharded)
+        self._module = (self._share(folder) if sharded else self._copy(folder)).train()
         self._trained = [weight for weight in self._module.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._trained,
@@ -163,21 +167,37 @@ class LabelTraining:
         frozen = self._task.lora is not None and self._settings.bf16
         return torch.bfloat16 if frozen and has_bf16(self._device) else torch.float32
 
-    def _wrap(self, model: PreTrainedModel) -> nn.Module:
-        settings = self._settings
-        if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self._model = add_adapter(model, self._task.lora) if self._task.lora else model.requires_grad_(True)
+    def _copy(self, folder: Path) -> nn.Module:
+        """All of the model, on each worker."""
+        return copy_to_all(self._load(folder, self._device))
+
+    def _share(self, folder: Path) -> nn.Module:
+        """A share of the model on each worker, handed out by the first, who alone reads all of it."""
+        whole = self._load(folder, torch.device("cpu")).state_dict() if self._rank == 0 else None
+        module = self._wrap(empty_trainable(folder, dtype=self._base_dtype()))
+        blocks = next(part for part in module.model.get_decoder().children() if isinstance(part, nn.ModuleList))
+        share_out(module, list(blocks))
+        fill_from_first(module, whole, self._device)
+        module.model.tie_weights()  # the shares came under both names
+        return module
+
+    def _load(self, folder: Path, device: torch.device) -> LabelTokenModel:
+        """Read the base, and the adapter that training goes on from."""
+        model = load_trainable(folder, device=device, dtype=self._base_dtype())
+        self._fingerprint = base_fingerprint(model)
+        module = self._wrap(model)
         if self._task.adapter:
             adapter = fetch_model(self._task.adapter, cache_dir=self._task.cache_dir)
             require_base(adapter, self._fingerprint, self._task.model.version)
             load_adapter(self._model, adapter)
+        return module
+
+    def _wrap(self, model: PreTrainedModel) -> LabelTokenModel:
+        if self._settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._model = add_adapter(model, self._task.lora) if self._task.lora else model.requires_grad_(True)
         inner = self._model.base_model.model if self._task.lora else self._model
-        # Keys and values that are kept go together neither with recomputed activations nor with gathered weights.
-        sharded = settings.parallel == "fsdp" and self._world > 1
-        module = LabelTokenModel(inner, cached_prefix=not (settings.gradient_checkpointing or sharded))
-        blocks = next(part for part in inner.get_decoder().children() if isinstance(part, nn.ModuleList))
-        return parallelize(module, list(blocks), settings.parallel).train()
+        return LabelTokenModel(inner, cached_prefix=self._cached_prefix)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint."""

@@ -9,7 +9,12 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.nn.parallel import DistributedDataParallel
 
 Parallel = Literal["ddp", "fsdp"]
@@ -17,24 +22,33 @@ Parallel = Literal["ddp", "fsdp"]
 _TRAINED = {"full_state_dict": True, "ignore_frozen_params": True}
 
 
-def parallelize(module: nn.Module, layers: list[nn.Module], kind: Parallel) -> nn.Module:
-    """Prepare a module for as many workers as there are; on one it stays as it is.
+def copy_to_all(module: nn.Module) -> nn.Module:
+    """Prepare a module that lies on each worker's device for as many workers as there are; one leaves it as it is."""
+    return module if dist.get_world_size() == 1 else DistributedDataParallel(module)
 
-    Args:
-        module: All of what is trained, on its device.
-        layers: The blocks that FSDP gathers one at a time.
-        kind: A copy of the model on each worker, or a share.
-    """
-    if dist.get_world_size() == 1:
-        return module
-    if kind == "ddp":
-        return DistributedDataParallel(module)
+
+def share_out(module: nn.Module, layers: list[nn.Module]) -> None:
+    """Cut the weights into a share for each worker, those of `layers` to be gathered one layer at a time."""
     from torch.distributed.fsdp import fully_shard
 
     for layer in layers:
         fully_shard(layer)
     fully_shard(module)
-    return module
+
+
+def fill_from_first(module: nn.Module, weights: dict[str, torch.Tensor] | None, device: torch.device) -> None:
+    """Give a sharded module without weights those of the first worker, one after the other; each keeps its share.
+
+    Args:
+        module: On the meta device, but for buffers that no checkpoint holds.
+        weights: All of them, on the first worker's CPU; None on the others.
+        device: Where the shares go.
+    """
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    set_model_state_dict(module, weights or {}, options=options)
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            setattr(part, name, buffer.to(device))
 
 
 @contextmanager

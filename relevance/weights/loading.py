@@ -87,6 +87,21 @@ def load_trainable(model_dir: Path, *, device: torch.device, dtype: torch.dtype)
     Raises:
         ValueError: If the folder holds no model that may be loaded, or its weights are quantised.
     """
+    return _load_plain(model_dir, _trainable_config(model_dir), device, dtype)
+
+
+def empty_trainable(model_dir: Path, *, dtype: torch.dtype) -> PreTrainedModel:
+    """Build the same model without its weights, on the meta device; buffers that no checkpoint holds are real.
+
+    Raises:
+        ValueError: As `load_trainable`.
+    """
+    config = _trainable_config(model_dir)
+    with init_empty_weights(include_buffers=False):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+
+
+def _trainable_config(model_dir: Path) -> PretrainedConfig:
     config = read_config(model_dir)
     quantized = checkpoint_quantization(config, model_dir)
     if quantized is not None:
@@ -96,7 +111,7 @@ def load_trainable(model_dir: Path, *, device: torch.device, dtype: torch.dtype)
         )
     # The packed rows bring masks of their own, which eager attention would add as numbers.
     config._attn_implementation = "sdpa"
-    return _load_plain(model_dir, config, device, dtype)
+    return config
 
 
 def base_fingerprint(model: PreTrainedModel) -> str:

@@ -36,7 +36,7 @@ class PretrainJob(Settings):
     """Folder for the model."""
 
     shape: ModelShape = ModelShape()
-    prompt: PromptSettings = PromptSettings(guidelines="brief", product_token_budget=64, query_token_budget=40)
+    prompt: PromptSettings = PromptSettings(guidelines="brief", product_token_budget=64, query_token_budget=192)
     pretraining: PretrainingSettings = PretrainingSettings()
     trainer: TrainerSettings = TrainerSettings()
     session: SessionSettings = SessionSettings()

@@ -1,3 +1,4 @@
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,17 @@ def test_products_are_cut_and_queries_are_not(encoder: PromptEncoder) -> None:
     assert fits is not None
     assert too_long is None
     assert len(encoder.guidelines_ids) + len(product) + len(fits) <= encoder.max_prompt_tokens
+
+
+@pytest.mark.parametrize("model", ["small_model", "smollm2_adapter"])
+def test_no_real_query_in_english_spanish_or_japanese_is_over_the_shipped_budgets(model: str) -> None:
+    with (PROJECT.parent / "shared" / "data" / "esci" / "raw_pairs.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["market"] for row in rows} == {"US", "ES", "JP"}
+    # Pieces of SmolLM2 are in a package that not everybody has; the small model's are fewer, so that texts are longer.
+    prompt = load_prompt_settings(PROJECT / "relevance" / model)
+    encoder = PromptEncoder(FastTokenizer(SMALL_MODEL), prompt)
+    assert all(encoder.encode_queries([f"\n\nQuery: {row['query']}" for row in rows]))
 
 
 def test_text_that_spells_a_control_token_stays_text(encoder: PromptEncoder) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
+from cluster.logs import RUN_VARIABLE, job_run_id, log_as_local_worker, log_as_worker
 from cluster.settings import Settings
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -27,6 +28,7 @@ _SHARED_VARIABLES = (
     "HF_ENDPOINT",
     "HF_HUB_OFFLINE",
     "LOG_LEVEL",
+    RUN_VARIABLE,
 )
 """Addresses that workers need too. Secrets are not sent: a runtime environment is shown in the dashboard."""
 
@@ -56,6 +58,7 @@ class SessionSettings(Settings):
 
 def quiet_worker() -> None:
     """Keep a worker's complaints about a missing dashboard, and other people's warnings, out of the driver's output."""
+    log_as_local_worker()
     logging.getLogger("ray.train.v2._internal.execution.controller.placement_group_cleaner").setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -82,6 +85,7 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "null"))
+    job_run_id()
     # Ray refuses a variable that the submission has set for the workers already.
     given = ((submitted or {}).get("runtime_env") or {}).get("env_vars") or {}
     names = [name for name in _SHARED_VARIABLES if name in os.environ and name not in given]
@@ -98,7 +102,9 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
         environment["worker_process_setup_hook"] = quiet_worker
         for variable in _QUIET_TRAIN:
             os.environ.setdefault(variable, "0")
-    elif submitted is None:
+    else:
+        environment["worker_process_setup_hook"] = log_as_worker
+    if address and submitted is None:
         # Not submitted as a job, which would bring the code along: send it.
         environment |= {"working_dir": str(_PROJECT), "excludes": [".git", ".venv*", "var", "docs"]}
         # It advises against files above 10 MB, a line for each: the models that ship are meant to go along.

@@ -17,6 +17,8 @@ from cancellation.decision.policy import load_policy
 from cancellation.scoring.report import ScoringReport
 from cancellation.scoring.run import ScoringSettings, open_run, score_backfill
 from cluster.launch import run_job
+from cluster.models.files import ModelName
+from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -25,16 +27,16 @@ from cluster.tracking import TrackingSettings, tracked_run
 class ScoreJob(Settings):
     """The backfill's settings."""
 
-    input: str
+    input: InputUrl
     """Events to judge: a file or folder of JSONL or parquet, local or s3://."""
 
-    output: str
+    output: OutputUrl
     """Folder for the verdicts."""
 
-    model: str = "cancellation/small_model"
+    model: ModelName = "cancellation/small_model"
     """Exported model: folder, s3:// folder, or models:/name@alias of MLflow."""
 
-    policy: str | None = None
+    policy: InputUrl | None = None
     """Policy file; null: the one that ships."""
 
     cache_dir: str = "~/.cache/marketplace-llm"

@@ -17,6 +17,7 @@ from cancellation.decision.policy import Basis, Evidence, Policy, load_policy
 from cancellation.model.verdict_model import CALIBRATION_FILE, VerdictModel, load_verdict_model
 from cluster.models.publishing import Decision, ReleaseSettings, publish_folder
 from cluster.models.registry import ModelRegistry
+from cluster.places import InputUrl
 from cluster.tracking import TrackedRun
 
 _CARD_FILE = "README.md"
@@ -31,10 +32,10 @@ _CASES: Mapping[Basis | None, str] = {
 class PublishSource(ReleaseSettings):
     """What is published."""
 
-    model: str | None = None
+    model: InputUrl | None = None
     """Local folder of a calibrated model, as `jobs.cancellation_calibrate` writes it."""
 
-    policy: str | None = None
+    policy: InputUrl | None = None
     """The policy file with its evidence, written beside it."""
 
     name: str = "cancellation"

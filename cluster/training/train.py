@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from cluster.places import OutputUrl
 from cluster.progress import format_seconds
 from cluster.settings import Settings
 from cluster.storage import absolute_url
@@ -49,7 +50,7 @@ class TrainerSettings(Settings):
     max_failures: int = Field(default=3, ge=0)
     """How often training is taken up again after a worker died."""
 
-    checkpoints: str = "var/checkpoints"
+    checkpoints: OutputUrl = "var/checkpoints"
     """Folder of checkpoints, local or s3://; with workers on several machines all must reach it."""
 
     max_checkpoints: int = Field(default=2, ge=1)

@@ -25,6 +25,7 @@ from ray.data import Dataset
 from cluster import storage
 from cluster.commit import Output
 from cluster.gpus import GpuMeter
+from cluster.places import OutputUrl
 from cluster.sharded.job import commit_shard, require_manifests
 from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, run_to_end, through_actors, through_tasks
 from relevance.engines.interface import Engine
@@ -68,7 +69,7 @@ class ScoringSettings(EngineSettings):
     carry: tuple[str, ...] = ()
     """Further input columns to copy to the output."""
 
-    label_store: str | None = None
+    label_store: OutputUrl | None = None
     """Where labels already given are kept; None: `_label_store` beside the outputs."""
 
     max_failed_fraction: float = Field(default=0.01, ge=0, le=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -77,4 +78,19 @@ def test_a_submitted_job_scores_with_the_code_it_brought(
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert "succeeded" in done.stdout
     assert len(read_committed(f"{bucket}/scores/ds=2026-11-22")) == 60
+    _assert_joined(done.stdout, tracking.partition("=")[2])
     assert read_job_manifest(f"{bucket}/scores/ds=2026-11-22")["figures"]["counts"]["labelled"] == 60
+
+
+def _assert_joined(log: str, tracking: str) -> None:
+    """Lines of the driver and of several workers, and the MLflow run, have one id."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking)
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    marked = [line for line in log.splitlines() if " run=" in line]
+    assert marked
+    assert [line for line in marked if f" run={run.data.tags['job_run_id']} " not in line] == []
+    workers = {found[1] for line in marked if (found := re.search(r"\(\w*[ \w]*pid=(\d+)[,)]", line))}
+    assert len(workers) >= 1, "no line of a worker"
+    assert [line for line in marked if "committed" in line]

@@ -48,20 +48,20 @@ def test_a_process_without_a_gpu_has_no_meter(monkeypatch: pytest.MonkeyPatch, v
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert GpuMeter.start() is None
+    assert GpuMeter.start("tests") is None
 
 
 def test_a_machine_without_a_driver_has_no_meter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setitem(sys.modules, "pynvml", None)  # as where the package is not installed
-    assert GpuMeter.start() is None
+    assert GpuMeter.start("tests") is None
 
 
 def test_the_cards_of_the_process_are_asked_and_their_mean_is_given(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5c1e")
-    meter = GpuMeter.start()
+    meter = GpuMeter.start("tests")
     assert meter is not None
     assert driver.asked == [3, "GPU-5c1e"]
     busy = seconds = 0.0
@@ -74,7 +74,7 @@ def test_the_cards_of_the_process_are_asked_and_their_mean_is_given(
 def test_a_card_that_is_lost_ends_the_figure_and_not_the_day(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     driver.lost = True
-    meter = GpuMeter.start()
+    meter = GpuMeter.start("tests")
     assert meter is not None
     time.sleep(0.1)
     assert meter.take() == (0.0, 0.0)

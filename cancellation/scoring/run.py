@@ -25,7 +25,7 @@ from cancellation.events.files import EventShard, find_event_shards, passed_over
 from cancellation.model.spec import ModelIdentity
 from cancellation.model.verdict_model import load_verdict_model
 from cancellation.scoring.explanations import explain_verdict
-from cancellation.scoring.shard_steps import ScoringCounts, count_rows, failed_rows, score_rows
+from cancellation.scoring.shard_steps import Explain, ScoringCounts, count_rows, failed_rows, score_rows
 from cluster import storage
 from cluster.commit import Output
 from cluster.models.files import ModelFiles, fetch_model, resolve_model
@@ -244,7 +244,7 @@ class _ScoringActor:
         self._run, self._deaths = run, deaths
         folder: Path = fetch_model(run.model, cache_dir=run.cache_dir)
         self._model = load(folder, num_threads=run.settings.num_threads)
-        self._explain = partial(_explain, self._model) if run.settings.explain else None
+        self._explain = explaining(run.settings, self._model)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (row,) = batch.to_pylist()
@@ -261,6 +261,11 @@ class _ScoringActor:
 
 def _commit(run: VerdictRun, name: str, table: pa.Table) -> None:
     commit_shard(run.output, name, table, {"counts": count_rows(table).as_dict()})
+
+
+def explaining(settings: ScoringSettings, model: VerdictModel) -> Explain | None:
+    """Give what adds evidence to a verdict of a model; None where none is wanted."""
+    return partial(_explain, model) if settings.explain else None
 
 
 def _explain(model: VerdictModel, event: Any, verdict: Mapping[str, Any]) -> dict[str, Any]:

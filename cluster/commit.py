@@ -91,7 +91,9 @@ class Output:
     def commit_unit(self, stage: str, unit: str, manifest: Mapping[str, Any]) -> bool:
         """Create a unit's manifest; False if another attempt's is there, which then stands."""
         url = storage.join_url(self.url, STAGING, stage, f"{unit}.json")
-        return storage.create_exclusive(url, _encode({**manifest, "attempt": self.attempt}))
+        created = storage.create_exclusive(url, _encode({**manifest, "attempt": self.attempt}))
+        logger.info("%s %s of %s: %s", stage, unit, self.url, "committed" if created else "was there already")
+        return created
 
     def write_data(self, unit: str, data: bytes) -> str:
         """Write a unit's data under a name that no other attempt uses; return the name within the folder."""

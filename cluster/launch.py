@@ -12,9 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from cluster.logs import log_as_driver
+from cluster.places import check_places
 from cluster.settings import Settings, describe_settings, load_settings
 
 S = TypeVar("S", bound=Settings)
+_GPUS = ("gpus_per_actor", "num_gpus", "use_gpu")
 _QUIET = ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
 
 
@@ -23,14 +26,13 @@ def run_job(
 ) -> None:
     """Read settings, run `main`, and leave with a status that a scheduler understands.
 
-    `--help` lists the settings, `--dry-run` prints them resolved, `--NAME` is short for `NAME=true`.
+    `--help` lists the settings; `--dry-run` prints them resolved, looks at the places that they name and says what the
+    job would read, write and run on, without Ray; `--NAME` is short for `NAME=true`.
     Status 0: done; 1: an outside system failed, run it again; 2: input or settings are wrong; 130 and 143: stopped by
     Ctrl-C or SIGTERM.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(
-        level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_as_driver()
     for variable in _QUIET:
         os.environ.setdefault(variable, "true")  # before any library that would report home is imported
     if {"--help", "-h"} & set(arguments):
@@ -42,7 +44,7 @@ def run_job(
     try:
         job = load_settings(cls, overrides, defaults=defaults)
         if dry_run:
-            print(job.model_dump_json(indent=2))
+            _dry_run(job)
             return
         with _exit_at_sigterm(terminated):
             main(job)
@@ -55,6 +57,32 @@ def run_job(
         # a call of Ray's an exit comes out as an interrupt, hence the event.
         by_term = terminated.is_set() or getattr(left, "code", None) == signal.SIGTERM
         _leave_stopped(signal.SIGTERM if by_term else signal.SIGINT)
+
+
+def _dry_run(job: Settings) -> None:
+    """Print the settings to standard output, which stays JSON, and what they come to beside it."""
+    print(job.model_dump_json(indent=2))
+    for line in [*check_places(job), *_asked_of_ray(job)]:
+        print(f"dry run: {line}", file=sys.stderr, flush=True)
+
+
+def _asked_of_ray(job: Settings) -> list[str]:
+    """Say which Ray a job would use and what its actors and workers would ask for; nothing of a job without Ray."""
+    session = getattr(job, "session", None)
+    if session is None:
+        return []
+    asked = [f"{name}={value}" for name, value in _leaves(job) if name.endswith(_GPUS) and value]
+    address = session.address or os.environ.get("RAY_ADDRESS")
+    where = f"the Ray at {address}" if address else "a Ray of this machine, for this run alone"
+    return [f"runs on {where}, {'with ' + ', '.join(asked) if asked else 'without a GPU'}"]
+
+
+def _leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in settings:
+        if isinstance(value, Settings):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _expand_flag(argument: str) -> str:

@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from cluster.logs import job_run_id
 from cluster.settings import Settings
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,8 @@ class Provenance:
 
     versions: dict[str, str]
     hardware: dict[str, Any]
+    job_run_id: str
+    """In every log line of the run, and a tag of its MLflow run."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -40,7 +43,7 @@ class Provenance:
 
 def collect_provenance() -> Provenance:
     """Describe this process: cheap, offline, and without importing the packages that it names."""
-    return Provenance(_commit(), _versions(), _hardware())
+    return Provenance(_commit(), _versions(), _hardware(), job_run_id())
 
 
 def public_settings(job: Settings) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,10 @@ from typing import Any
 
 from pydantic import Field
 
+from cluster.logs import RUN_VARIABLE, job_run_id, log_as_local_worker, log_as_worker
 from cluster.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _SHARED_VARIABLES = (
@@ -27,11 +31,15 @@ _SHARED_VARIABLES = (
     "HF_ENDPOINT",
     "HF_HUB_OFFLINE",
     "LOG_LEVEL",
+    RUN_VARIABLE,
 )
 """Addresses that workers need too. Secrets are not sent: a runtime environment is shown in the dashboard."""
 
 _OWN_MACHINE = "own_machine"
 """A resource by which a local Ray is known: it has what this machine has, and nothing will be added."""
+
+_STATUS_SECONDS = 10.0
+"""A head that has just started needs some to report what it is."""
 
 _QUIET_TRAIN = (
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING",
@@ -56,6 +64,7 @@ class SessionSettings(Settings):
 
 def quiet_worker() -> None:
     """Keep a worker's complaints about a missing dashboard, and other people's warnings, out of the driver's output."""
+    log_as_local_worker()
     logging.getLogger("ray.train.v2._internal.execution.controller.placement_group_cleaner").setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -82,6 +91,7 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "null"))
+    job_run_id()
     # Ray refuses a variable that the submission has set for the workers already.
     given = ((submitted or {}).get("runtime_env") or {}).get("env_vars") or {}
     names = [name for name in _SHARED_VARIABLES if name in os.environ and name not in given]
@@ -98,7 +108,9 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
         environment["worker_process_setup_hook"] = quiet_worker
         for variable in _QUIET_TRAIN:
             os.environ.setdefault(variable, "0")
-    elif submitted is None:
+    else:
+        environment["worker_process_setup_hook"] = log_as_worker
+    if address and submitted is None:
         # Not submitted as a job, which would bring the code along: send it.
         environment |= {"working_dir": str(_PROJECT), "excludes": [".git", ".venv*", "var", "docs"]}
         # It advises against files above 10 MB, a line for each: the models that ship are meant to go along.
@@ -113,21 +125,49 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
         ray.shutdown()
 
 
-def require_gpus(wanted: float) -> None:
-    """Refuse to wait for GPUs that a local Ray will never have; a cluster may still add machines.
+def require_gpus(wanted: float, *, asked_by: str | None = None) -> None:
+    """Refuse to wait for GPUs that will never come, and say at once where they are waited for.
+
+    Args:
+        wanted: By one task or actor, or by all workers that have to be there together.
+        asked_by: The setting, with its value; None: `gpus_per_actor`.
 
     Raises:
-        ValueError: If there are fewer than one task or actor asks for.
+        ValueError: If there are fewer and nothing adds machines: a local Ray, a cluster without an autoscaler.
     """
     import ray
 
     resources = ray.cluster_resources()
     found = resources.get("GPU", 0)
-    if _OWN_MACHINE in resources and found < wanted:
+    if found >= wanted:
+        return
+    asked = asked_by or f"gpus_per_actor={wanted:g}"
+    if _OWN_MACHINE in resources:
         raise ValueError(
-            f"gpus_per_actor={wanted:g}, but this machine has {found:g} GPUs: set it to 0, or give session.address of "
-            "a cluster"
+            f"{asked}, but this machine has {found:g} GPUs: set it to 0, or give session.address of a cluster"
         )
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    has = f"{asked}, but the cluster has {found:g} GPUs ({nodes} nodes, {resources.get('CPU', 0):g} CPUs)"
+    if _adds_machines():
+        logger.warning("%s so far: waiting for its autoscaler to add some", has)
+        return
+    raise ValueError(f"{has} and no autoscaler that would add any: start nodes with GPUs, or set it to 0")
+
+
+def _adds_machines() -> bool:
+    """Whether an autoscaler runs on the cluster; True also where none has said so within some seconds.
+
+    Ray reports nodes of clusters without one under names made of their ids, an autoscaler by its kinds of nodes.
+    """
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    deadline = time.monotonic() + _STATUS_SECONDS
+    while True:
+        report = json.loads(_internal_kv_get("__autoscaling_status") or b"{}").get("autoscaler_report") or {}
+        kinds = {**(report.get("active_nodes") or {}), **(report.get("idle_nodes") or {})}
+        if kinds or time.monotonic() > deadline:
+            return not kinds or any(not name.startswith("node_") for name in kinds)
+        time.sleep(0.2)
 
 
 def _init(address: str, **options: Any) -> None:

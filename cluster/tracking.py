@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from cluster.logs import job_run_id
 from cluster.provenance import collect_provenance, hide_credentials, public_settings
 from cluster.settings import Settings
 
@@ -235,7 +236,7 @@ def _describe(run: TrackedRun, name: str, job: Settings) -> None:
     source = {"mlflow.source.name": name, "mlflow.source.type": "JOB"}
     if provenance.commit:
         source["mlflow.source.git.commit"] = provenance.commit
-    run.tags({**source, "version": provenance.versions, "hardware": provenance.hardware})
+    run.tags({**source, "job_run_id": job_run_id(), "version": provenance.versions, "hardware": provenance.hardware})
 
 
 def open_client(uri: str) -> MlflowClient:

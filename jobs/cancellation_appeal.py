@@ -17,13 +17,14 @@ from pydantic import Field
 
 from cancellation.serving.records.shipped_log import find_decision
 from cluster.launch import run_job
+from cluster.places import InputUrl
 from cluster.settings import Settings
 
 
 class AppealJob(Settings):
     """Which decision."""
 
-    archive: str = "var/serving/archive"
+    archive: InputUrl = "var/serving/archive"
     """Where the endpoint ships, `serving.output`."""
 
     event_id: str

@@ -32,7 +32,8 @@ from cancellation.llm.judged_rows import read_judged
 from cancellation.scoring.report import align
 from cancellation.scoring.run import ScoringSettings, open_run, read_verdicts, score_backfill
 from cluster.launch import run_job
-from cluster.models.files import fetch_model
+from cluster.models.files import ModelName, fetch_model
+from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.storage import absolute_url
@@ -42,17 +43,16 @@ from cluster.tracking import TrackingSettings, tracked_run
 class CalibrateJob(Settings):
     """The calibration's settings."""
 
-    input: str
-    """Labelled events: a file or folder of JSONL or parquet, local or s3://; a random sample of all
-    cancellations, with how it was drawn beside it (cancellation/decision/sample.py)."""
+    input: InputUrl
+    """Labelled events (JSONL or parquet): a random sample of all cancellations, with how it was drawn beside it."""
 
-    output: str
+    output: OutputUrl
     """Local folder for the scored backfill, the calibrated model and the policy file."""
 
-    model: str | None = "cancellation/small_model"
+    model: ModelName | None = "cancellation/small_model"
     """Exported model: folder, s3:// folder, or models:/name@alias of MLflow; null: a language model's, see above."""
 
-    policy: str | None = None
+    policy: InputUrl | None = None
     """Policy file whose states, classes and languages are kept; null: the one that ships."""
 
     date: str = Field(default="", pattern=r"^(\d{4}-\d\d-\d\d)?$")

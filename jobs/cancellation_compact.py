@@ -14,13 +14,14 @@ from pathlib import Path
 
 from cancellation.serving.records.compaction import compact
 from cluster.launch import run_job
+from cluster.places import InputUrl
 from cluster.settings import Settings
 
 
 class CompactJob(Settings):
     """Which days."""
 
-    archive: str = "var/serving/archive"
+    archive: InputUrl = "var/serving/archive"
     """Where the endpoint ships, `serving.output`."""
 
     before: date | None = None

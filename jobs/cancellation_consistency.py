@@ -24,6 +24,8 @@ from cancellation.llm.prompt import prompt_digest
 from cancellation.llm.retrieval import load_index
 from cluster.endpoint.ledger import RequestLedger
 from cluster.launch import run_job
+from cluster.models.files import ModelName
+from cluster.places import InputUrl, OutputUrl
 from cluster.provenance import digest_of
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -32,10 +34,10 @@ from cluster.tracking import TrackingSettings, tracked_run
 class ConsistencyJob(Settings):
     """The measurement's settings."""
 
-    input: str
+    input: InputUrl
     """Events: a file or folder of JSONL or parquet, local or s3://."""
 
-    output: str = "var/cancellation/consistency"
+    output: OutputUrl = "var/cancellation/consistency"
     """Folder for the tables and the answers, on the driver's disk."""
 
     repeat: bool = True
@@ -44,10 +46,10 @@ class ConsistencyJob(Settings):
     invariant: tuple[JudgeName, ...] = ("shipped", "rules")
     """Judges that are tested with neutral variants."""
 
-    shipped: str = "cancellation/small_model"
+    shipped: ModelName = "cancellation/small_model"
     """Exported fusion model: folder, s3:// folder, or models:/name@alias of MLflow."""
 
-    policy: str | None = None
+    policy: InputUrl | None = None
     """Policy file, for the classes of each market; null: the one that ships."""
 
     cache_dir: str = "var/cache"

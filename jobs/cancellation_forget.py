@@ -18,6 +18,7 @@ from cancellation.serving.records.recent import RecentDecisions
 from cancellation.serving.settings import ServingSettings
 from cancellation.serving.shared_state import open_state
 from cluster.launch import run_job
+from cluster.places import InputUrl
 from cluster.serving.service import secret_path
 from cluster.settings import Settings
 
@@ -25,7 +26,7 @@ from cluster.settings import Settings
 class ForgetJob(Settings):
     """Whom, and where; the endpoint's own settings say the latter."""
 
-    people: str
+    people: InputUrl
     """File of ids, so that they stand in no list of processes."""
 
     serving: ServingSettings = ServingSettings()

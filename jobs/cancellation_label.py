@@ -21,6 +21,7 @@ from cancellation.llm.report import LabellingReport, summary_lines
 from cancellation.llm.run import LabellingRun, LabellingRunSettings, label_events
 from cluster.commit import Output
 from cluster.launch import run_job
+from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.storage import absolute_url
@@ -30,16 +31,16 @@ from cluster.tracking import TrackingSettings, tracked_run
 class LabelJob(Settings):
     """The labelling's settings."""
 
-    input: str
+    input: InputUrl
     """Events to label: a file or folder of JSONL or parquet, local or s3://."""
 
-    output: str
+    output: OutputUrl
     """Folder for the labelled events."""
 
     estimate: bool = False
     """Say what it would cost, and stop."""
 
-    policy: str | None = None
+    policy: InputUrl | None = None
     """Policy file, for the classes of each market; null: the one that ships."""
 
     cache_dir: str = "~/.cache/marketplace-llm"

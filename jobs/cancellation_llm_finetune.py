@@ -14,6 +14,7 @@ from pathlib import Path
 from cancellation.events.examples import example_files, read_examples
 from cancellation.llm.finetuning import LlmFinetuningSettings, finetune
 from cluster.launch import run_job
+from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -23,10 +24,10 @@ from cluster.training.train import TrainerSettings
 class LlmFinetuneJob(Settings):
     """The fine-tuning's settings."""
 
-    input: str
+    input: InputUrl
     """Labelled events: a file or folder of JSONL or parquet, local or s3://."""
 
-    output: str = "var/models/cancellation_llm"
+    output: OutputUrl = "var/models/cancellation_llm"
     """Folder for the adapter, on the driver's disk."""
 
     cache_dir: str = "var/cache"

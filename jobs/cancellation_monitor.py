@@ -16,6 +16,8 @@ from pathlib import Path
 from cancellation.monitoring.report import print_day, write_report
 from cancellation.monitoring.run import MonitorSettings, find_profile, monitor_day
 from cluster.launch import run_job
+from cluster.models.files import ModelName
+from cluster.places import InputUrl, OutputUrl
 from cluster.provenance import public_settings
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -24,16 +26,16 @@ from cluster.tracking import TrackingSettings, tracked_run
 class MonitorJob(Settings):
     """The monitoring job's settings."""
 
-    archive: str = "var/serving/archive"
+    archive: InputUrl = "var/serving/archive"
     """Where the endpoint ships, `serving.output`."""
 
     day: date | None = None
     """The day to look at, in UTC; days before it are brought up to date as well. Null: yesterday."""
 
-    output: str = "var/cancellation/monitoring"
+    output: OutputUrl = "var/cancellation/monitoring"
     """Folder for reports and counts, local or s3://; the same for all days."""
 
-    model: str = "cancellation/small_model"
+    model: ModelName = "cancellation/small_model"
     """The model in service, for what the features looked like in training: folder, s3:// folder, or
     models:/name@alias of MLflow."""
 

@@ -19,6 +19,8 @@ from cancellation.new_market import NewMarket, NewMarketSettings, add_market
 from cancellation.training.pretraining import PretrainingSettings
 from cancellation.training.run import TrainingSettings
 from cluster.launch import run_job
+from cluster.models.files import ModelName
+from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.sharded.pool import configure_ray_data
@@ -29,7 +31,7 @@ from cluster.training.train import TrainerSettings
 class NewMarketJob(Settings):
     """The job's settings."""
 
-    output: str
+    output: OutputUrl
     """Local folder for the checklist, the model and the policy."""
 
     market: str
@@ -38,20 +40,20 @@ class NewMarketJob(Settings):
     language: str
     """BCP 47 tag in which its people are addressed."""
 
-    labelled: str
+    labelled: InputUrl
     """Labelled events of the market: JSONL or parquet, a random sample of what happens."""
 
-    old_labelled: str
+    old_labelled: InputUrl
     """Labelled events of the markets that the model knows: trained along, so that they are not forgotten, and
     checked."""
 
-    chats: tuple[str, ...] = ()
+    chats: tuple[InputUrl, ...] = ()
     """Unlabelled chats of the market, for pre-training; none: that step is left out."""
 
-    model: str = "var/models/cancellation"
+    model: ModelName = "var/models/cancellation"
     """Local folder of the model to start from, as jobs.cancellation_train wrote it."""
 
-    policy: str | None = None
+    policy: InputUrl | None = None
     """Policy file that the market is added to; null: the one that ships."""
 
     cache_dir: str = "var/cache"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cancellation.training.pretraining import PretrainingSettings, pretrain_encoder
 from cluster.launch import run_job
+from cluster.places import OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.sharded.pool import configure_ray_data
@@ -24,7 +25,7 @@ from cluster.training.train import TrainerSettings
 class PretrainJob(Settings):
     """The pre-training job's settings."""
 
-    output: str
+    output: OutputUrl
     """Folder for the encoder, on the driver's disk."""
 
     cache_dir: str = "var/cache"

@@ -17,13 +17,14 @@ from cancellation.serving.inference.model import load_model
 from cancellation.serving.rejudging import rejudge
 from cancellation.serving.settings import ModelSettings
 from cluster.launch import run_job
+from cluster.places import InputUrl
 from cluster.settings import Settings
 
 
 class RejudgeJob(Settings):
     """Which decisions, and by what."""
 
-    archive: str = "var/serving/archive"
+    archive: InputUrl = "var/serving/archive"
     """Where the endpoint ships, `serving.output`."""
 
     first: date
@@ -32,7 +33,7 @@ class RejudgeJob(Settings):
     last: date
     """Last day."""
 
-    policy: str | None = None
+    policy: InputUrl | None = None
     """Policy file; null: the one that ships."""
 
     model: ModelSettings = ModelSettings()

@@ -19,6 +19,7 @@ from cancellation.decision.policy import read_policy
 from cancellation.serving.rollout.policy_sources import checked_policy
 from cancellation.serving.shared_state import open_tables
 from cluster.launch import run_job
+from cluster.places import InputUrl
 from cluster.settings import Settings
 
 Market = Annotated[str, StringConstraints(pattern=r"^([A-Z]{2}|\*)$")]
@@ -36,7 +37,7 @@ class RolloutJob(Settings):
     revive: tuple[Market, ...] = ()
     """Markets, or *, that the kill switch no longer holds."""
 
-    policy: str | None = None
+    policy: InputUrl | None = None
     """Policy file to publish."""
 
 

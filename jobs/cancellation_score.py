@@ -6,6 +6,8 @@ at once by `_SUCCESS`. Safe to resubmit: a finished output says so, a killed one
 
     python -m jobs.cancellation_score input=var/cancellation/events.jsonl output=var/cancellation/verdicts
     ray job submit --working-dir . -- python -m jobs.cancellation_score input=s3://… output=s3://… policy=…
+
+`--estimate` judges a sample in the job's own process and prints the expected time and actors; nothing is written.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from pathlib import Path
 
 from cancellation.decision.actions import demo_line
 from cancellation.decision.policy import load_policy
+from cancellation.scoring.estimating import estimate_backfill
 from cancellation.scoring.report import ScoringReport
 from cancellation.scoring.run import ScoringSettings, open_run, score_backfill
 from cluster.launch import run_job
+from cluster.models.files import ModelName
+from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -25,20 +30,23 @@ from cluster.tracking import TrackingSettings, tracked_run
 class ScoreJob(Settings):
     """The backfill's settings."""
 
-    input: str
+    input: InputUrl
     """Events to judge: a file or folder of JSONL or parquet, local or s3://."""
 
-    output: str
+    output: OutputUrl
     """Folder for the verdicts."""
 
-    model: str = "cancellation/small_model"
+    model: ModelName = "cancellation/small_model"
     """Exported model: folder, s3:// folder, or models:/name@alias of MLflow."""
 
-    policy: str | None = None
+    policy: InputUrl | None = None
     """Policy file; null: the one that ships."""
 
     cache_dir: str = "~/.cache/marketplace-llm"
     """Where remote models are kept on each machine."""
+
+    estimate: bool = False
+    """Judge a sample, print the expected time for the whole input, and stop."""
 
     scoring: ScoringSettings = ScoringSettings()
     session: SessionSettings = SessionSettings()
@@ -56,6 +64,9 @@ def main(job: ScoreJob) -> None:
         cache_dir=job.cache_dir,
         registry_uri=job.tracking.uri,
     )
+    if job.estimate:
+        print("\n".join(estimate_backfill(run).lines()), flush=True)
+        return
     if line := demo_line(run.policy):
         print(line, flush=True)
     with ray_session(job.session), tracked_run("cancellation_score", job, job.tracking) as tracked:

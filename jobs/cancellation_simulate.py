@@ -19,6 +19,7 @@ from cancellation.simulation.simulator import SimulationSettings, simulate
 from cancellation.written.dialogue import written_dialogues
 from cancellation.written.staging import stage_all
 from cluster.launch import run_job
+from cluster.places import OutputUrl
 from cluster.progress import watched
 from cluster.settings import Settings
 
@@ -26,7 +27,7 @@ from cluster.settings import Settings
 class SimulateJob(Settings):
     """What to simulate and where to put it."""
 
-    output: str = "var/cancellation/events.jsonl"
+    output: OutputUrl = "var/cancellation/events.jsonl"
     """Path or s3:// location of the file; its ending chooses the format."""
 
     seed: int = Field(default=0, ge=0)

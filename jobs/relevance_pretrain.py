@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.launch import run_job
+from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -26,13 +27,13 @@ from relevance.small_model_recipe.tokenization import tokenizer_texts, train_sma
 class PretrainJob(Settings):
     """Which texts, what model, how long."""
 
-    texts: str
+    texts: InputUrl
     """CSV with the columns query, title, is_substitute; the answers are not looked at."""
 
-    held_out: str
+    held_out: InputUrl
     """CSV of the labelled pairs that the model will be judged on."""
 
-    output: str
+    output: OutputUrl
     """Folder for the model."""
 
     shape: ModelShape = ModelShape()

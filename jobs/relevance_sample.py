@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from cluster.launch import run_job
+from cluster.places import OutputUrl
 from cluster.settings import Settings
 from relevance.small_model_recipe.sample import SampleSettings, sample_table
 
@@ -19,7 +20,7 @@ from relevance.small_model_recipe.sample import SampleSettings, sample_table
 class SampleJob(Settings):
     """What to generate and where to put it."""
 
-    output: str = "relevance/sample.parquet"
+    output: OutputUrl = "relevance/sample.parquet"
     """Path of the parquet file."""
 
     sample: SampleSettings = SampleSettings()

@@ -15,6 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.launch import run_job
+from cluster.models.files import ModelName
+from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -28,16 +30,16 @@ from relevance.scoring.run import ScoringSettings, open_run
 class ScoreJob(Settings):
     """The scoring job's settings."""
 
-    input: str
+    input: InputUrl
     """Pairs to label: a file or folder of parquet, CSV or JSONL, local or s3://."""
 
-    output: str
+    output: OutputUrl
     """Folder for the scores; the input's `ds=…` partition keeps its name below it."""
 
-    model: str = "relevance/small_model"
+    model: ModelName = "relevance/small_model"
     """Causal language model: folder, s3:// folder, models:/name@alias of MLflow, or hub id."""
 
-    adapter: str | None = None
+    adapter: ModelName | None = None
     """LoRA adapter on top of the model, named like a model; null: the model is merged already."""
 
     cache_dir: str = "~/.cache/marketplace-llm"

@@ -20,6 +20,7 @@ from cancellation.llm.backends import BackendSettings, open_backend
 from cancellation.llm.judging import Judged, judge
 from cancellation.llm.labelling import Labeller, LabellingSettings
 from cancellation.llm.retrieval import ExampleIndex, SentenceEncoder
+from cluster.models.files import ModelName
 from cluster.settings import Settings
 from cluster.statistics.temperature import class_probabilities
 
@@ -29,7 +30,7 @@ class LlmRowSettings(Settings):
 
     backend: BackendSettings = BackendSettings()
     labelling: LabellingSettings = LabellingSettings()
-    adapter: str | None = None
+    adapter: ModelName | None = None
     """LoRA adapter of the row `LLM fine-tuned`, from `jobs.cancellation_llm_finetune`; local models only."""
 
     num_candidates: int = Field(default=500, ge=10)

@@ -41,7 +41,8 @@ from cancellation.simulation.simulator import SimulationSettings, Split
 from cancellation.training.events import TrainingEventsSettings
 from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.run import TrainingSettings, train_model
-from cluster.models.files import fetch_model, resolve_model
+from cluster.models.files import ModelName, fetch_model, resolve_model
+from cluster.places import InputUrl
 from cluster.provenance import digest_of
 from cluster.settings import Settings
 from cluster.storage import exists
@@ -63,10 +64,10 @@ class ComparisonSettings(Settings):
     approaches: tuple[str, ...] = BY_DEFAULT
     """Rows of the table, by name; those of language models have to be named, since each event costs seconds."""
 
-    pretrained: str | None = None
+    pretrained: ModelName | None = None
     """Text encoder from `jobs.cancellation_pretrain`; null: every network starts from a random one."""
 
-    shipped: str = "cancellation/small_model"
+    shipped: ModelName = "cancellation/small_model"
     """The exported model of the row `shipped`, as it is."""
 
     num_events: int = Field(default=4000, ge=50)
@@ -75,7 +76,7 @@ class ComparisonSettings(Settings):
     seed: int = Field(default=9000, ge=9000)
     """Of the held-out events. Seeds from 9000 on belong to evaluation: nothing may train or calibrate on them."""
 
-    reviewed: str | None = None
+    reviewed: InputUrl | None = None
     """Reviewed cases (JSONL); null: not measured."""
 
     stacking_events: int = Field(default=10_000, ge=100)

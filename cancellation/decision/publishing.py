@@ -18,6 +18,7 @@ from cancellation.model.spec import ModelIdentity, ModelSpec, load_spec
 from cancellation.model.verdict_model import CALIBRATION_FILE, Device, Dtype, load_verdict_model, read_identity
 from cluster.models.publishing import Decision, ReleaseSettings, publish_folder
 from cluster.models.registry import ModelRegistry
+from cluster.places import InputUrl
 from cluster.tracking import TrackedRun
 
 _CARD_FILE = "README.md"
@@ -32,10 +33,10 @@ _CASES: Mapping[Basis | None, str] = {
 class PublishSource(ReleaseSettings):
     """What is published."""
 
-    model: str | None = None
+    model: InputUrl | None = None
     """Local folder of a calibrated model, as `jobs.cancellation_calibrate` writes it."""
 
-    policy: str | None = None
+    policy: InputUrl | None = None
     """The policy file with its evidence, written beside it."""
 
     device: Device = "cpu"

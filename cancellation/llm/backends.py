@@ -9,7 +9,7 @@ from pydantic import Field
 from cancellation.llm.backend import Backend
 from cluster.endpoint.purse import Purse
 from cluster.endpoint.settings import EndpointSettings
-from cluster.models.files import resolve_model
+from cluster.models.files import ModelName, resolve_model
 from cluster.settings import Settings
 
 
@@ -19,7 +19,7 @@ class LocalSettings(Settings):
     model: str = "var/pretrained/smollm2-135m"
     """Causal language model with a chat template: folder, s3:// folder, models:/name@alias or a hub repository."""
 
-    adapter: str | None = None
+    adapter: ModelName | None = None
     """Folder of a LoRA adapter from `jobs.cancellation_llm_finetune`, merged into the weights when they are loaded."""
 
     num_threads: int = Field(default=1, ge=1)

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cancellation.events.examples import Example
 from cancellation.llm.answer import write_answer
 from cancellation.llm.prompt import PromptSettings, build_prompt, prompt_digest
-from cluster.models.files import ModelFiles, fetch_model, resolve_model
+from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
 from cluster.provenance import digest_of
 from cluster.settings import Settings
 from cluster.tracking import TrackedRun
@@ -35,7 +35,7 @@ _ADAPTER, _STATE, ORIGIN = "adapter", "state.pt", "training.json"
 class LlmFinetuningSettings(Settings):
     """How an adapter is trained."""
 
-    model: str = "var/pretrained/smollm2-135m"
+    model: ModelName = "var/pretrained/smollm2-135m"
     """Base: folder, s3:// folder, models:/name@alias or a hub repository, with a chat template."""
 
     prompt: PromptSettings = PromptSettings()

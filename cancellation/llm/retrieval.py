@@ -18,6 +18,7 @@ from cancellation.events.event import Event
 from cancellation.events.examples import Example, example_files, read_examples
 from cancellation.text.timeline import BUYER, REASON, SELLER, timeline
 from cluster.models.files import fetch_model, resolve_model
+from cluster.places import InputUrl
 from cluster.provenance import digest_of
 from cluster.settings import Settings
 
@@ -32,7 +33,7 @@ _MAX_TOKENS = 256
 class RetrievalSettings(Settings):
     """Which labelled events a model is shown before a case."""
 
-    examples: str | None = None
+    examples: InputUrl | None = None
     """Labelled events: a .jsonl or .parquet file or a folder of them, local or s3://; null: none are shown."""
 
     num_examples: int = Field(default=10, ge=1, le=40)

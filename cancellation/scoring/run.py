@@ -25,7 +25,7 @@ from cancellation.events.files import EventShard, find_event_shards, passed_over
 from cancellation.model.spec import ModelIdentity
 from cancellation.model.verdict_model import Device, Dtype, load_verdict_model, read_identity
 from cancellation.scoring.explanations import explain_verdict
-from cancellation.scoring.shard_steps import ScoringCounts, count_rows, failed_rows, score_rows
+from cancellation.scoring.shard_steps import Explain, ScoringCounts, count_rows, failed_rows, score_rows
 from cluster import storage
 from cluster.commit import Output
 from cluster.models.files import ModelFiles, fetch_model, resolve_model
@@ -259,7 +259,7 @@ class _ScoringActor:
         folder: Path = fetch_model(run.model, cache_dir=run.cache_dir)
         given = run.settings
         self._model = load(folder, num_threads=given.num_threads, device=given.device, dtype=given.dtype)
-        self._explain = partial(_explain, self._model) if run.settings.explain else None
+        self._explain = explaining(given, self._model)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (row,) = batch.to_pylist()
@@ -276,6 +276,11 @@ class _ScoringActor:
 
 def _commit(run: VerdictRun, name: str, table: pa.Table) -> None:
     commit_shard(run.output, name, table, {"counts": count_rows(table).as_dict()})
+
+
+def explaining(settings: ScoringSettings, model: VerdictModel) -> Explain | None:
+    """Give what adds evidence to a verdict of a model; None where none is wanted."""
+    return partial(_explain, model) if settings.explain else None
 
 
 def _explain(model: VerdictModel, event: Any, verdict: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from cancellation.serving.observability.metrics import SHADOW_HELD, Metrics, Ray
 from cancellation.serving.observability.node_metrics import node_metrics
 from cancellation.serving.replica import AskModel, GatewayReplica
 from cancellation.serving.settings import ModelSettings, ReplicaSettings, ServingSettings
+from cluster.gpus import GpuMeter
 from cluster.serving.autoscaling import CPU_FRACTION, CpuMeter
 from cluster.serving.priorities import idle_executable
 from cluster.serving.restarts import RestartBackoff
@@ -68,6 +69,7 @@ class ModelReplica:
             self._metrics.set(SHADOW_HELD, delay, shadow)
             await asyncio.sleep(delay)
         self._model = _local_model(given, self._metrics)
+        GpuMeter.start(f"verdicts of {shadow}" if shadow else "verdicts")
 
     async def score(self, packed: bytes) -> bytes:
         """Score an encoded event."""

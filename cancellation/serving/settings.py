@@ -11,6 +11,8 @@ from cancellation.serving.records.decision_log import DecisionLogSettings
 from cancellation.serving.records.log_shipping import ShipperSettings
 from cluster.database.interface import check_address
 from cluster.endpoint.settings import EndpointSettings
+from cluster.models.files import ModelName
+from cluster.places import InputUrl, OutputUrl
 from cluster.settings import Settings
 
 
@@ -89,7 +91,7 @@ class AdmissionSettings(Settings):
 class ModelSettings(Settings):
     """Weights, and how they are run."""
 
-    source: str = "cancellation/small_model"
+    source: ModelName = "cancellation/small_model"
     """Exported model: folder, s3:// folder, or models:/cancellation@champion of MLflow."""
 
     digest: str | None = None
@@ -189,7 +191,7 @@ class ShadowSettings(Settings):
 class RolloutSettings(Settings):
     """The policy and where its changes are written down."""
 
-    policy: str | None = None
+    policy: InputUrl | None = None
     """Policy file; null: a copy of the one that ships, in `data_dir`. A `database` takes its first policy from it."""
 
     poll_seconds: float = Field(default=1.0, gt=0, le=5)
@@ -244,7 +246,7 @@ class ServingSettings(Settings):
     """Gateway and model in one process: on one machine with a small model the hop costs more than it gives.
     false where the model runs on GPUs."""
 
-    data_dir: str = "var/serving"
+    data_dir: OutputUrl = "var/serving"
     """Local disk for what is written ahead: decisions, recent answers, the policy's ledger."""
 
     database: str | None = None
@@ -252,7 +254,7 @@ class ServingSettings(Settings):
     feedback already seen, policy, kill switch and ledger. Its password comes from PGPASSFILE, ~/.pgpass or
     PGPASSWORD. null: files in `data_dir`, for one machine."""
 
-    output: str | None = "var/serving/archive"
+    output: OutputUrl | None = "var/serving/archive"
     """Where decisions are shipped: a folder, or s3://bucket/prefix. null: another process ships them."""
 
     tokens_file: str | None = None

@@ -21,6 +21,7 @@ from cancellation.training.data import encode_examples, write_encoded
 from cancellation.training.labelled_source import simulated_examples
 from cancellation.written.dialogue import written_dialogues
 from cancellation.written.staging import stage
+from cluster.places import InputUrl
 from cluster.provenance import digest_of
 from cluster.settings import Settings
 from cluster.storage import exists, join_url, list_files
@@ -35,7 +36,7 @@ _VALIDATION_STAGINGS = 3
 class TrainingEventsSettings(Settings):
     """Which events to learn from, and which to stop by."""
 
-    events: str | None = None
+    events: InputUrl | None = None
     """Labelled events: a .jsonl or .parquet file or a folder of them, local or s3://. None: simulated ones."""
 
     simulation: SimulationSettings = SimulationSettings(num_events=20_000)

@@ -28,6 +28,8 @@ from cancellation.text.tokenizer import (
 )
 from cancellation.training.pretraining_loop import ENCODER, TEXTS, MaskingSettings, PretrainingTask, pretrain_worker
 from cancellation.training.unlabelled_chats import chat_files, read_chats
+from cluster.models.files import ModelName
+from cluster.places import InputUrl
 from cluster.provenance import code_digest, digest_of
 from cluster.settings import Settings
 from cluster.storage import absolute_url, join_url, list_files, write_bytes
@@ -47,7 +49,7 @@ _BYTES_PER_PART, _MAX_PARTS = 200_000, 20
 class PretrainingSettings(Settings):
     """Which texts, what encoder."""
 
-    chats: tuple[str, ...] = ()
+    chats: tuple[InputUrl, ...] = ()
     """Files or folders of unlabelled chats, local or s3:// (`unlabelled_chats` says in which forms)."""
 
     simulation: SimulationSettings = SimulationSettings(num_events=20_000)
@@ -55,7 +57,7 @@ class PretrainingSettings(Settings):
 
     num_simulated: int = Field(default=20_000, ge=0)
 
-    encoder: str | None = None
+    encoder: ModelName | None = None
     """An encoder to continue: folder, s3:// URI, registry or hub id. None: a new one of `shape`, with a tokeniser
     of its own."""
 

@@ -42,7 +42,7 @@ from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.loop import BEST, SCORE, LoopSettings, TrainingTask, train_worker
 from cancellation.written.dialogue import written_dialogues
 from cancellation.written.staging import stage
-from cluster.models.files import fetch_model, resolve_model
+from cluster.models.files import ModelName, fetch_model, resolve_model
 from cluster.provenance import code_digest, digest_of
 from cluster.settings import Settings
 from cluster.storage import absolute_url, exists, fetch_folder, join_url, list_files, write_bytes
@@ -66,11 +66,11 @@ class TrainingSettings(Settings):
     name: str = "small"
     """What people call the model."""
 
-    start: str | None = None
+    start: ModelName | None = None
     """A trained model (its `trained` folder) to go on from: its tokeniser, shapes and weights are kept, markets
     that it does not know are added."""
 
-    encoder: str | None = None
+    encoder: ModelName | None = None
     """A text encoder: folder, s3:// URI, registry or hub id (mDeBERTa-v3, mmBERT, XLM-R …), what
     `jobs.cancellation_pretrain` wrote, or a trained model (its `trained` folder), whose text encoder is taken. None: a
     new one of `shape`, with a tokeniser trained on the events."""
@@ -82,11 +82,11 @@ class TrainingSettings(Settings):
     keep_layers: int | None = Field(default=None, ge=1)
     """Cut a pre-trained encoder to its first so many layers; null keeps all."""
 
-    teacher: str | None = None
+    teacher: ModelName | None = None
     """A trained model (its `trained` folder): the new encoder of `shape` takes its tokeniser and, projected, its
     embeddings, and learns its scores beside the labels (`loop.teacher_share`)."""
 
-    embeddings: str | None = None
+    embeddings: ModelName | None = None
     """A pre-trained encoder (a name as `encoder` takes it) whose tokeniser, cut to `prune_to`, and whose embeddings,
     projected to its width, the new encoder of `shape` begins with."""
 

@@ -16,10 +16,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from cluster import storage
 from cluster.downloads import fetch_once
 from cluster.models import artifacts, hub
+from cluster.places import Place
+from cluster.settings import Settings
 from cluster.tracking import tracking_uri
 
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -92,6 +95,22 @@ def fetch_model(model: ModelFiles, *, cache_dir: str, weights: bool = True) -> P
         light = whole.with_name(f"{whole.name}-without-weights")
         return fetch_once(light, lambda folder: _fetch_proxied(model, folder, skip_suffix=skipped))
     return Path(storage.fetch_folder(source, cache_dir, skip_suffix=skipped, listing=model.listing))
+
+
+def look_at_model(name: str, job: Settings) -> str:
+    """Say what a name means now, without reading weights.
+
+    Raises:
+        ValueError: If there is no such model.
+        RuntimeError: If the hub does not answer.
+    """
+    if (folder := _local_folder(name)) is not None:
+        return f"the folder {folder.name}"
+    return resolve_model(name, registry_uri=getattr(getattr(job, "tracking", None), "uri", None)).version
+
+
+ModelName = Annotated[str, Place("reads", look_at_model)]
+"""A name as the top of this file lists them."""
 
 
 def _fetch_proxied(model: ModelFiles, folder: Path, *, skip_suffix: str = "") -> None:

@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from cluster.gpus import GpuMeter
+from cluster.places import OutputUrl
 from cluster.progress import format_seconds
+from cluster.session import require_gpus
 from cluster.settings import Settings
 from cluster.storage import absolute_url
 from cluster.tracking import RunAddress
@@ -49,7 +52,7 @@ class TrainerSettings(Settings):
     max_failures: int = Field(default=3, ge=0)
     """How often training is taken up again after a worker died."""
 
-    checkpoints: str = "var/checkpoints"
+    checkpoints: OutputUrl = "var/checkpoints"
     """Folder of checkpoints, local or s3://; with workers on several machines all must reach it."""
 
     max_checkpoints: int = Field(default=2, ge=1)
@@ -101,13 +104,16 @@ def train(
     Raises:
         RuntimeError: If workers died more often than `max_failures`, or the loop itself failed.
     """
-    loop = _with_training_kernels(loop)
+    loop = _with_training_kernels(loop, name)
     if not settings.num_workers:
         return _train_here(loop, config, settings, name=name, score=score, curves=curves)
     from ray.exceptions import RayError
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
+    if settings.use_gpu:
+        workers = settings.num_workers
+        require_gpus(workers, asked_by=f"trainer.use_gpu=true, trainer.num_workers={workers}")
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = f"{settings.poll_seconds:g}"  # handed on to the controller
     trainer = TorchTrainer(
         loop,
@@ -201,12 +207,13 @@ class ShownReports:
         return f"  ETA {format_seconds((steps - step) * (now - began) / (step - first))}"
 
 
-def _with_training_kernels(loop: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], Any]:
+def _with_training_kernels(loop: Callable[[dict[str, Any]], Any], name: str) -> Callable[[dict[str, Any]], Any]:
     """Write attention out as matrix products on a CPU: its fused kernel's backward pass is some ten times slower."""
 
     def run(config: dict[str, Any]) -> Any:
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
+        GpuMeter.start(name)
         on_cpu = training_session().device.type == "cpu"
         with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
             return loop(config)

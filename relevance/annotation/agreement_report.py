@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from cluster.commit import Output
+from cluster.places import InputUrl, OutputUrl
 from cluster.provenance import collect_provenance, hide_credentials, public_settings
 from cluster.settings import Settings
 from cluster.tracking import TrackedRun
@@ -32,19 +33,19 @@ _NOT_IN_A_METRIC = re.compile(r"[^\w\-. /:]")
 class AnnotationInputs(Settings):
     """What people gave back, and to what."""
 
-    rounds: tuple[str, ...]
+    rounds: tuple[InputUrl, ...]
     """Output folders of jobs.relevance_annotate."""
 
-    annotations: tuple[str, ...]
+    annotations: tuple[InputUrl, ...]
     """Label Studio exports (JSON) and filled-in sheets (CSV): files, or folders of them."""
 
-    decisions: str | None = None
+    decisions: InputUrl | None = None
     """A lead's decisions: conflicts.csv of an earlier run, filled in."""
 
     people: dict[str, str] = Field(default={})
     """Names of Label Studio's users, by e-mail or number, where a project was shared: {"3": "ann"}."""
 
-    output: str
+    output: OutputUrl
     """Folder for page and labels. One that holds the result of other annotations is refused."""
 
 

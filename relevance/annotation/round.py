@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.commit import SUCCESS, Output, read_job_manifest
+from cluster.places import InputUrl, OutputUrl
 from cluster.provenance import collect_provenance, hide_credentials, public_settings
 from cluster.settings import Settings
 from cluster.tracking import TrackedRun
@@ -44,27 +45,27 @@ _DETAILS = ("brand", "category", "attributes", "description")
 class RoundSettings(Settings):
     """What a round is made of."""
 
-    scores: str
+    scores: InputUrl
     """A finished day of jobs.relevance_score: the folder that has _SUCCESS in it."""
 
-    pairs: str | None = None
+    pairs: InputUrl | None = None
     """The input that was scored, for the texts; null: the one that the scores name."""
 
-    gold: str | None = None
+    gold: InputUrl | None = None
     """Pairs with a settled label (parquet, CSV or JSONL with the column `label`) to hide among the tasks. Give them
     the columns that the other pairs have: a brand that is missing gives them away."""
 
-    only: str | None = None
+    only: InputUrl | None = None
     """Pairs to draw from, such as jobs.relevance_monitor proposes: a parquet file with query_id and product_id. Null:
     all that were scored."""
 
-    earlier: tuple[str, ...] = ()
+    earlier: tuple[InputUrl, ...] = ()
     """Folders of earlier rounds: none of their pairs is given out again."""
 
     round: str = "1"
     """Name of this round."""
 
-    output: str
+    output: OutputUrl
     """Folder for the tasks. One that holds another round is refused: people may be at work on it."""
 
 

@@ -12,11 +12,13 @@ from cluster.settings import Settings
 class VllmSettings(Settings):
     """Settings that only the vLLM engine reads."""
 
-    max_num_batched_tokens: int = Field(default=16384, ge=16)
-    """Tokens per scheduler step. vLLM's own default, 2,048, starves a large GPU when everything is prefill."""
+    max_num_batched_tokens: int | None = Field(default=16384, ge=16)
+    """Tokens per scheduler step. vLLM's own default (null), 2,048 or more by the card, can starve a large GPU when
+    everything is prefill."""
 
-    max_num_seqs: int = Field(default=512, ge=1)
-    """Pairs in flight. With a shared prefix few tokens are left per pair, so many pairs are needed to fill a step."""
+    max_num_seqs: int | None = Field(default=512, ge=1)
+    """Pairs in flight. With a shared prefix few tokens are left per pair, so many pairs are needed to fill a step.
+    Null: vLLM's own default."""
 
     max_model_len: int | None = Field(default=None, ge=16)
     """Tokens of the longest prompt plus one. Null: what the prompt's budgets allow, where the model's own limit would

@@ -8,8 +8,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from cluster.models.files import ModelFiles, fetch_model, resolve_model
+from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
 from cluster.models.listing import list_model
+from cluster.places import InputUrl, OutputUrl
 from cluster.settings import Settings
 from cluster.training.train import TrainerSettings
 from relevance.engines.label_model import load_tokenizer
@@ -78,28 +79,28 @@ class Recipe(Settings):
 class FinetuneSource(Recipe):
     """What is trained, on which labels."""
 
-    base: str
+    base: ModelName
     """Causal language model: folder, s3:// folder, models:/name@alias of MLflow, or hub id; not quantised."""
 
-    adapter: str | None = None
+    adapter: ModelName | None = None
     """An adapter of this base to go on from (folder, s3:// folder or registry name), of the same rank and scale."""
 
-    input: str
+    input: InputUrl
     """Labelled pairs (parquet, CSV or JSONL; a file or folder, local or s3://), as the evaluation job takes them."""
 
-    further: tuple[str, ...] = ()
+    further: tuple[InputUrl, ...] = ()
     """More labelled pairs, of other sources, in the same forms: they begin the training (`finetuning.further_epochs`)
     and never judge."""
 
-    spared: str | None = None
+    spared: InputUrl | None = None
     """Labelled pairs that a later stage is judged on: pairs of `input` and `further` that share a query or a title with
     one of them are left out."""
 
-    weak: str | None = None
+    weak: InputUrl | None = None
     """CSV with the columns query, title, is_substitute (yes or no, noisy), which stretch few labels; see
     `finetuning.teaching`. Of the labelled pairs only query and title are looked at then."""
 
-    output: str
+    output: OutputUrl
     """Folder for the adapter, local or s3://."""
 
     prompt: PromptSettings | None = None

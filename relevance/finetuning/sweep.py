@@ -16,7 +16,9 @@ from pydantic import Field
 from sklearn.model_selection import GroupShuffleSplit
 
 from cluster import storage
+from cluster.models.files import ModelName
 from cluster.models.listing import Listing, list_model
+from cluster.places import InputUrl, OutputUrl
 from cluster.progress import Progress
 from cluster.provenance import code_digest, digest_of
 from cluster.statistics.bootstrap import GroupBootstrap
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 class SweepSource(Recipe):
     """What is compared."""
 
-    bases: tuple[str, ...] = Field(min_length=1)
+    bases: tuple[ModelName, ...] = Field(min_length=1)
     """Causal language models, named as in `relevance_finetune`; smallest first makes the finest plot."""
 
     num_labels: tuple[int, ...] = Field(default=(100, 300, 0), min_length=1)
@@ -50,13 +52,13 @@ class SweepSource(Recipe):
     held_out_fraction: float = Field(default=0.25, gt=0, lt=1)
     """Share of the queries that judge every cell."""
 
-    input: str
+    input: InputUrl
     """Labelled pairs, as `relevance_finetune` takes them."""
 
-    weak: str | None = None
+    weak: InputUrl | None = None
     """Weakly labelled pairs, as `relevance_finetune` takes them."""
 
-    output: str
+    output: OutputUrl
     """Folder for adapters, cells, table and plot, local or s3://."""
 
     cache_dir: str = "~/.cache/marketplace-llm"

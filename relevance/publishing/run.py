@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import Field
 
 from cluster import storage
-from cluster.models.files import fetch_model
+from cluster.models.files import ModelName, fetch_model
 from cluster.models.publishing import Decision, ReleaseSettings, publish_folder
 from cluster.models.registry import ModelRegistry
 from cluster.placement import run_placed
+from cluster.places import InputUrl, OutputUrl
 from cluster.statistics.bootstrap import Figure
 from cluster.tracking import TrackedRun
 from relevance.engines.label_model import LabelModel, open_label_model
@@ -41,24 +42,24 @@ from relevance.publishing.steps import (
 class PublishSource(ReleaseSettings):
     """What is published, on which evidence, and under which name."""
 
-    base: str | None = None
+    base: ModelName | None = None
     """Causal language model: folder, s3:// folder, models:/name@alias of MLflow, or hub id. Needed unless rolling
     back."""
 
-    adapter: str | None = None
+    adapter: ModelName | None = None
     """LoRA adapter to merge into the base, named like a model or runs:/id/adapter; null: the base is what is
     published."""
 
-    input: str | None = None
+    input: InputUrl | None = None
     """Labelled pairs that decide, none of which the model has learnt from. Needed unless rolling back."""
 
-    train: str | None = None
+    train: InputUrl | None = None
     """Pairs that the model learnt from: checked for shared queries, and what the baselines learn from."""
 
     allow_overlap: bool = False
     """Go on although `train` shares queries with `input`; such a version becomes champion by force alone."""
 
-    output: str = "var/published"
+    output: OutputUrl = "var/published"
     """Folder in which the model is built, local or s3://: merged/, published/ and the evaluation."""
 
     name: str = Field(default="relevance", pattern=r"^[^/:@]+$")

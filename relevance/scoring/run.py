@@ -24,7 +24,8 @@ from ray.data import Dataset
 
 from cluster import storage
 from cluster.commit import Output
-from cluster.gpus import GpuMeter
+from cluster.gpus import WAITING, GpuMeter, gauge
+from cluster.places import OutputUrl
 from cluster.sharded.job import commit_shard, require_manifests
 from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, run_to_end, through_actors, through_tasks
 from relevance.engines.interface import Engine
@@ -50,6 +51,10 @@ from relevance.scoring.shard_steps import (
 EngineLoader = Callable[[EngineSettings, LabelModel, tuple[int, ...]], Engine]
 
 
+_POOL = "relevance_score"
+"""As which its actors are known in Ray's metrics."""
+
+
 class ScoringSettings(EngineSettings):
     """How pairs are cut, scored and judged fit to publish; the engine's own settings come first."""
 
@@ -68,7 +73,7 @@ class ScoringSettings(EngineSettings):
     carry: tuple[str, ...] = ()
     """Further input columns to copy to the output."""
 
-    label_store: str | None = None
+    label_store: OutputUrl | None = None
     """Where labels already given are kept; None: `_label_store` beside the outputs."""
 
     max_failed_fraction: float = Field(default=0.01, ge=0, le=1)
@@ -249,7 +254,8 @@ class _EngineActor:
         encoder = run.model.encoder()
         self._guidelines_ids = encoder.guidelines_ids
         self._engine = load(run.settings, run.model, encoder.label_ids)
-        self._gpus, self._since = GpuMeter.start(), time.perf_counter()
+        self._gpus, self._wait_gauge = GpuMeter.start(_POOL), gauge(WAITING)
+        self._since = time.perf_counter()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         shard, block = _unpack(batch)
@@ -261,9 +267,11 @@ class _EngineActor:
     def _measured(self, block: pa.Table) -> pa.Table:
         """Note how long the engine has waited since it was last done, or loaded: all the time that it did not work."""
         before, self._since = self._since, time.perf_counter()
-        waited = self._since - before - block["engine_seconds"][0].as_py()
+        waited = max(0.0, self._since - before - block["engine_seconds"][0].as_py())
+        if self._wait_gauge is not None:
+            self._wait_gauge.set(waited / max(self._since - before, 1e-9), {"pool": _POOL})
         busy, seconds = self._gpus.take() if self._gpus else (0.0, 0.0)
-        return with_used(block, dict(zip(OF_ACTOR, (max(0.0, waited), busy, seconds), strict=True)))
+        return with_used(block, dict(zip(OF_ACTOR, (waited, busy, seconds), strict=True)))
 
 
 def _commit(batch: pa.Table, run: ScoringRun, num_shards: int, accept_poisoned: bool = False) -> pa.Table:

@@ -26,8 +26,8 @@ from cancellation.simulation.simulator import SimulationSettings
 from cancellation.training.labelled_source import simulated_examples
 from cluster.statistics.temperature import class_probabilities
 
-_SHIPPED = Path(__file__).resolve().parents[2] / "cancellation" / "small_model"
-_BASE = EncoderShape(hidden_size=768, num_layers=22, num_heads=12, intermediate_size=1152, local_attention=128)
+SHIPPED = Path(__file__).resolve().parents[2] / "cancellation" / "small_model"
+BASE = EncoderShape(hidden_size=768, num_layers=22, num_heads=12, intermediate_size=1152, local_attention=128)
 _SIZES = (1, 16, 64, 256)
 _TOKENS = 128
 
@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=50)
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    small, tokenizer = load_fusion_model(_SHIPPED / TRAINED_FOLDER)
-    large = FusionModel(FusionSettings(), small.spec, new_encoder(_BASE, tokenizer, max_tokens=_TOKENS))
+    small, tokenizer = load_fusion_model(SHIPPED / TRAINED_FOLDER)
+    large = FusionModel(FusionSettings(), small.spec, new_encoder(BASE, tokenizer, max_tokens=_TOKENS))
     results = []
     for name, model in (("shipped", small), ("22 layers x 768, random weights", large)):
         network = TorchNetwork(model, device)
@@ -66,10 +66,10 @@ def main() -> None:
 
 def difference(device: torch.device) -> float:
     """Largest difference of a class's probability between the device and the export, over simulated events."""
-    exported = load_verdict_model(_SHIPPED)
+    exported = load_verdict_model(SHIPPED)
     examples = simulated_examples(SimulationSettings(num_events=500, split="all"), 3, range(500))
     encoded = [exported.encoder.encode(example.event) for example in examples]
-    other = load_verdict_model(_SHIPPED, device="cuda") if device.type == "cuda" else exported
+    other = load_verdict_model(SHIPPED, device="cuda") if device.type == "cuda" else exported
     logits = (model.score(encoded).logits for model in (exported, other))
     one, two = (class_probabilities(each, 1.0) for each in logits)
     return float(np.abs(one - two).max())

@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.relevance_gpu [--engines bf16,fp8,int8,vllm_bf16,vllm_fp8] [--tiny]
     TMPDIR=/dev/shm python -m tests.benchmarks.relevance_gpu --engines bf16,fp8,int8 --forward-tokens 16384
+    python -m tests.benchmarks.relevance_gpu --folder /dev/shm/model --engines vllm_fp8 --query-first
 
-Needs torch, transformers and peft, 16 GB in the folder for temporary files, and about 40 GB of the GPU; vLLM is
-measured where it can be imported. `--tiny` runs the same steps on a CPU with a small model. Results go to standard
+Needs torch, transformers and peft, 16 GB in the folder for temporary files, and about 40 GB of the GPU; vLLM needs
+to be installed. `--tiny` runs the same steps on a CPU with a small model. Results go to standard
 error as they come; the last line of standard output is one JSON object, which names what failed and why.
 """
 
@@ -12,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.util
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,22 @@ ENGINES = {
     "fp8": {"quantization": "fp8"},
     "vllm_bf16": {"engine": "vllm", "quantization": "none"},
     "vllm_fp8": {"engine": "vllm", "quantization": "fp8"},
+    "vllm_fp8_defaults": {"engine": "vllm", "quantization": "fp8"},
+    "vllm_bf16_defaults": {"engine": "vllm", "quantization": "none"},
 }
+VLLM_DEFAULTS = {"max_num_batched_tokens": None, "max_num_seqs": None}
+"""vLLM's own choice of what the project sets."""
+REFERENCE = "reference.npy"
 
 
-def make_batch(pairs: int, pairs_per_product: int, vocabulary: int, seed: int) -> TokenBatch:
-    """Draw a batch in the lengths of a production prompt."""
-    lengths = (GUIDELINES, PRODUCT, QUERY)
+def make_batch(
+    pairs: int, pairs_per_product: int, vocabulary: int, seed: int, *, query_first: bool = False
+) -> TokenBatch:
+    """Draw a batch in the lengths of a production prompt.
+
+    With `query_first` the query comes before the product and is what pairs share: the other way to write the prompt.
+    """
+    lengths = (GUIDELINES, QUERY, PRODUCT) if query_first else (GUIDELINES, PRODUCT, QUERY)
     return even_batch(pairs, pairs_per_product=pairs_per_product, lengths=lengths, vocabulary=vocabulary, seed=seed)
 
 
@@ -69,6 +80,18 @@ def matrix_parameters(config: LlamaConfig) -> int:
     return config.num_hidden_layers * (attention + 3 * hidden * config.intermediate_size)
 
 
+def least_bytes(config: LlamaConfig, tokens: int, forward_tokens: int, *, weight_bytes: int) -> float:
+    """Bytes that have to move for so many tokens: weights once a forward, what goes in and out of each product.
+
+    Attention, norms and roundings come on top. Activations count as 16 bits.
+    """
+    hidden, inner = config.hidden_size, config.intermediate_size
+    keys = hidden // config.num_attention_heads * config.num_key_value_heads
+    per_token = (hidden + hidden + 2 * keys) + 2 * hidden + (hidden + 2 * inner) + (inner + hidden)
+    forwards = -(-tokens // forward_tokens)
+    return forwards * matrix_parameters(config) * weight_bytes + 2.0 * config.num_hidden_layers * per_token * tokens
+
+
 def reference_probabilities(model: LlamaForCausalLM, batch: TokenBatch) -> np.ndarray:
     """Whole prompts through the plain model, (n, 4)."""
     rows = []
@@ -87,16 +110,23 @@ def measure(
     settings = EngineSettings(
         **ENGINES[name],
         max_forward_tokens=size,
-        vllm=VllmSettings(max_model_len=2048, gpu_memory_utilization=0.85),
+        vllm=VllmSettings(
+            max_model_len=2048,
+            gpu_memory_utilization=0.85,
+            **(VLLM_DEFAULTS if name.endswith("_defaults") else {}),
+        ),
     )
     started = time.perf_counter()
     engine = load_engine(folder, adapter_dir=None, label_ids=LABEL_IDS, settings=settings)
     load_seconds = time.perf_counter() - started
     difference = np.abs(np.exp(engine.label_logprobs(probe_batch(config)).logprobs) - arguments.reference).max()
-    for pairs_per_product in PAIRS_PER_PRODUCT:
+    first = {"query_first": arguments.query_first}
+    # What vLLM itself would choose is not asked of it: a step of its defaults counts like one of the project's.
+    step_tokens = size or settings.vllm.max_num_batched_tokens or VllmSettings().max_num_batched_tokens
+    for pairs_per_product in arguments.pairs_per_product:
         warm_up = max(2 * pairs_per_product, arguments.pairs // 5)
-        engine.label_logprobs(make_batch(warm_up, pairs_per_product, config.vocab_size, seed=2))
-        batch = make_batch(arguments.pairs, pairs_per_product, config.vocab_size, seed=3)
+        engine.label_logprobs(make_batch(warm_up, pairs_per_product, config.vocab_size, seed=2, **first))
+        batch = make_batch(arguments.pairs, pairs_per_product, config.vocab_size, seed=3, **first)
         started = time.perf_counter()
         scores = engine.label_logprobs(batch)
         seconds = time.perf_counter() - started
@@ -104,13 +134,31 @@ def measure(
             "engine": name,
             "max_forward_tokens": size,
             "pairs_per_product": pairs_per_product,
+            **first,
             "pairs_per_second": len(batch) / seconds,
             "tflops": 2e-12 * matrix_parameters(config) * scores.computed_tokens / seconds,
+            "least_gb_per_second": 1e-9
+            * least_bytes(
+                config, scores.computed_tokens, step_tokens, weight_bytes=2 if settings.quantization == "none" else 1
+            )
+            / seconds,
             "computed_tokens_over_minimum": scores.computed_tokens / (minimum_tokens(batch) - GUIDELINES),
             "max_dp_to_unshared_bf16": float(difference),
             "load_seconds": load_seconds,
             "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None,
         }
+
+
+def write_model(folder: Path, *, tiny: bool) -> None:
+    """Draw the model into a folder, with the plain model's answers, if it is not there from a call before."""
+    if (folder / REFERENCE).exists():
+        return
+    started = time.perf_counter()
+    model = new_model(tiny=tiny)
+    reference = reference_probabilities(model, probe_batch(model.config))
+    model.save_pretrained(folder)
+    np.save(folder / REFERENCE, reference)
+    print(f"model written after {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
 
 
 def probe_batch(config: LlamaConfig) -> TokenBatch:
@@ -154,20 +202,20 @@ def main() -> None:
     parser.add_argument("--engines", default="bf16,fp8,int8,vllm_bf16,vllm_fp8")
     parser.add_argument("--forward-tokens", default=FORWARD_TOKENS, type=lambda text: [*map(int, text.split(","))])
     parser.add_argument("--pairs", type=int, default=4000)
+    parser.add_argument(
+        "--pairs-per-product", default=PAIRS_PER_PRODUCT, type=lambda text: [*map(int, text.split(","))]
+    )
+    parser.add_argument("--query-first", action="store_true")
+    parser.add_argument("--folder", help="where the model is kept for the next call; default: nowhere")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
-    names = arguments.engines.split(",")
-    if not importlib.util.find_spec("vllm"):
-        names = [name for name in names if not name.startswith("vllm")]
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        model = new_model(tiny=arguments.tiny)
-        config = model.config
-        arguments.reference = reference_probabilities(model, probe_batch(config))
-        model.save_pretrained(folder)
-        del model
-        print(f"model written after {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
-        results = measure_all(Path(folder), config, names, arguments)
+    names = [name for name in arguments.engines.split(",") if name]
+    with nullcontext(arguments.folder) if arguments.folder else tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_model(folder, tiny=arguments.tiny)
+        config = LlamaConfig.from_pretrained(folder)
+        arguments.reference = np.load(folder / REFERENCE)
+        results = measure_all(folder, config, names, arguments)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     print(json.dumps({"device": device, "torch": torch.__version__, "results": results}))
 

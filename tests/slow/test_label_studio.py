@@ -37,7 +37,7 @@ from tests.builders.annotation_data import write_scored_day
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 _START_SECONDS = 300
-_PASSWORD = "only-For-This-Test-1"
+_PASSWORD = "only-For-This-Test-1"  # pragma: allowlist secret
 
 
 class Person:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from cluster.serving.service import ServiceSettings
 from cluster.session import _SHARED_VARIABLES
@@ -48,8 +56,68 @@ def test_every_start_of_a_shared_ray_asks_for_a_token() -> None:
         for resource in yaml.safe_load_all(path.read_text(encoding="utf-8")):
             spec = resource.get("spec") or {}
             clusters += [spec[name] for name in ("rayClusterConfig", "rayClusterSpec") if name in spec]
+    started = yaml.safe_load((PROJECT / "ray_cluster.yaml").read_text(encoding="utf-8"))
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        (start,) = [command for command in started[key] if "ray start" in command]
+        before = start.partition("ray start")[0]
+        assert before.index("marketplace.env") < before.index("RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}"), key
     assert len(clusters) == 3
     assert all(cluster["authOptions"] == {"mode": "token"} for cluster in clusters)
+
+
+def test_ports_that_people_reach_are_on_the_machines_own_interface() -> None:
+    """Of what is started outside of Kubernetes, where policies say who reaches a port."""
+    assert ServiceSettings().host == "127.0.0.1"
+    cluster = yaml.safe_load((PROJECT / "ray_cluster.yaml").read_text(encoding="utf-8"))
+    (head,) = [command for command in cluster["head_start_ray_commands"] if "ray start" in command]
+    assert "--dashboard-host=127.0.0.1 " in head
+    assert "security_group" not in cluster["provider"], "Ray's own group lets in SSH alone"
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    assert re.findall(r"--host (\S+)", makefile) == ["127.0.0.1"]
+
+
+def _pins(name: str) -> dict[str, str]:
+    text = (PROJECT / name).read_text(encoding="utf-8")
+    return {
+        canonicalize_name(found[1]): found[2] for found in re.finditer(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)
+    }
+
+
+def test_what_make_install_installs_is_pinned_with_hashes() -> None:
+    """But torch, whose build is another on a machine with a GPU."""
+    text = (PROJECT / "requirements.lock").read_text(encoding="utf-8")
+    locked, pinned = _pins("requirements.lock"), _pins("constraints.txt")
+    assert len(locked) > 150
+    assert {name: version for name, version in locked.items() if pinned.get(name) != version} == {}
+    for entry in re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]:
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", entry), entry.partition("\n")[0]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {
+        canonicalize_name(Requirement(one).name)
+        for one in (*project["dependencies"], *project["optional-dependencies"]["test"])
+    }
+    assert wanted - set(locked) == {"torch", "setuptools"}, "`make lock` is to be run"
+    assert "--require-hashes -r requirements.lock" in (PROJECT / "Makefile").read_text(encoding="utf-8")
+
+
+def test_a_secret_in_a_tracked_file_is_found(tmp_path: Path) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(PROJECT / ".ci" / "find-secrets", tmp_path / ".ci")
+    settings = tmp_path / "settings.toml"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    for content, secret in (
+        ("rate = 20\n", False),
+        (f'key = "AKIA{"Q7" * 8}"\n', True),
+        ("-----BEGIN RSA PRIVATE " + "KEY-----", True),
+    ):
+        settings.write_text(content)
+        subprocess.run(["git", "-C", tmp_path, "add", "."], check=True)
+        done = subprocess.run([tmp_path / ".ci" / "find-secrets"], env=environment, capture_output=True, text=True)
+        assert bool(done.returncode) == secret, done.stdout + done.stderr
+        assert ("settings.toml" in done.stdout) == secret
+    lint = re.search(r"^lint:.*\n((?:\t.*\n)+)", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert ".ci/find-secrets" in lint[1]
 
 
 def test_no_pod_runs_as_root() -> None:

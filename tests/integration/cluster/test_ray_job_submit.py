@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from tests.builders.pairs_data import make_pairs, read_committed, write_pairs
 from tests.builders.tiny_models import save_tiny_model
 from tests.conftest import PROJECT
 from tests.servers.hub import HubServer
+from tests.servers.ray_head import ray_head
 from tests.servers.s3 import S3Server
 
 HUB_TOKEN = "hf_of_a_test"
@@ -58,12 +57,6 @@ class Shell:
         return subprocess.run(bash, cwd=PROJECT, env=self.environment, capture_output=True, text=True, timeout=600)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[HubServer]:
     """A hub whose model is gated."""
@@ -95,31 +88,11 @@ def dashboard(shell: Shell) -> Iterator[str]:
     """A head node started by the cluster file's own command, but for what else would meet others on this machine."""
     commands = yaml.safe_load((PROJECT / "ray_cluster.yaml").read_text())["head_start_ray_commands"]
     (start,) = [command for command in commands if "ray start" in command]
-    port = _free_port()
     for name in ("--port=6379", "--autoscaling-config=~/ray_bootstrap_config.yaml"):
         assert name in start
         start = start.replace(name, "")
-    ports = [f"--port={_free_port()}", f"--dashboard-port={port}", "--min-worker-port=0", "--max-worker-port=0"]
-    ports += [f"--ray-client-server-port={_free_port()}", f"--dashboard-agent-listen-port={_free_port()}"]
-    size = ["--num-cpus=2", f"--object-store-memory={300 * 2**20}", f"--temp-dir=/tmp/ray-head-{os.getpid()}"]
-    started = subprocess.Popen(
-        ["bash", "-c", " ".join([start, *ports, *size, "--block"])],
-        env=shell.environment,
-        cwd=shell.home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    lines = []
-    for line in started.stdout:
-        lines.append(line)
-        if "--block" in line:  # the last thing that `ray start` says before it waits
-            break
-    assert started.poll() is None, "".join(lines)
-    yield f"http://127.0.0.1:{port}"
-    os.killpg(started.pid, signal.SIGKILL)  # the head and all that it started; asking it politely takes half a minute
-    started.wait()
+    with ray_head(shell.home, shell.environment, "--num-cpus=2", command=start) as head:
+        yield head.dashboard
 
 
 @pytest.mark.timeout(900)
@@ -139,9 +112,20 @@ def test_a_submitted_job_gets_its_code_and_its_environment_as_the_page_says(
     assert "succeeded" in done.stdout
     assert len(read_committed(f"{bucket}/scores/ds=2026-11-22")) == 60
     assert read_job_manifest(f"{bucket}/scores/ds=2026-11-22")["figures"]["counts"]["labelled"] == 60
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    assert client.get_experiment_by_name("relevance_score") is not None
+    _assert_joined(done.stdout, f"sqlite:///{tmp_path}/mlflow.db")
     assert HUB_TOKEN not in done.stdout + done.stderr
 
     without = shell.run(f"{submit.replace(DASHBOARD, dashboard)} {job}")
     assert without.returncode != 0, "the jobs API is guarded"
+
+
+def _assert_joined(log: str, tracking: str) -> None:
+    """Lines of the driver and of several workers, and the MLflow run, have one id."""
+    client = MlflowClient(tracking)
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    marked = [line for line in log.splitlines() if " run=" in line]
+    assert marked
+    assert [line for line in marked if f" run={run.data.tags['job_run_id']} " not in line] == []
+    workers = {found[1] for line in marked if (found := re.search(r"\bpid=(\d+)", line))}
+    assert workers, f"no line of a worker: {marked}"
+    assert [line for line in marked if "cluster.commit: shards" in line]

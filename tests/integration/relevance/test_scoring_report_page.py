@@ -27,7 +27,7 @@ def _hostile_report() -> bytes:
     before, _ = scored_day(shard_figures(shares=(0.7, 0.2, 0.05, 0.05)))
     run = scoring_run("s3://search/scores/ds=2026-11-22", gpus_per_actor=1.0)
     previous = PreviousDay("ds=2026-11-21", "model/6:fp8", "another", before.as_dict())
-    provenance = Provenance("0" * 40, {"python": "3.11.7"}, {"cpu": "AMD EPYC"})
+    provenance = Provenance("0" * 40, {"python": "3.11.7"}, {"cpu": "AMD EPYC"}, "0a1b2c")
     day = {**figures.as_dict(), "seconds": seconds}
     return report_files(run, day, previous, ReportSettings(), provenance)["report.html"]
 

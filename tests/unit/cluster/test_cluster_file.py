@@ -64,7 +64,8 @@ def test_every_node_reads_the_environment_before_ray_starts(cluster: dict[str, A
     assert cluster["file_mounts"] == {"/home/ray/marketplace.env": "~/marketplace.env"}
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         (start,) = [command for command in cluster[key] if "ray start" in command]
-        assert start.startswith("set -a && . ~/marketplace.env && set +a && ray start "), key
+        guarded = "RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}"
+        assert start.startswith(f"set -a && . ~/marketplace.env && {guarded} && set +a && ray start "), key
 
 
 def test_the_image_is_rays_own_of_the_pinned_version() -> None:

@@ -18,7 +18,7 @@ class Inner(Settings):
 
 
 class Job(Settings):
-    url: str = "https://user:secret@host/path"
+    url: str = "https://user:secret@host/path"  # pragma: allowlist secret
     long: str = "x" * 7000
     nothing: str | None = None
     rate: float = Field(default=0.5)
@@ -42,7 +42,7 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return f"http://user:secret@127.0.0.1:{port}"
+    return f"http://user:secret@127.0.0.1:{port}"  # pragma: allowlist secret
 
 
 def stored(settings: TrackingSettings, run: TrackedRun):

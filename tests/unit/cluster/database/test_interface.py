@@ -14,10 +14,10 @@ def test_an_address_is_shown_without_its_parameters() -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("postgresql://verdicts:secret-1@db/live", "PGPASSFILE"),
+        ("postgresql://verdicts:secret-1@db/live", "PGPASSFILE"),  # pragma: allowlist secret
         ("postgresql://verdicts@db/live?password=secret-1", "PGPASSFILE"),
         ("postgresql://verdicts@db/live?sslpassword=secret-1", "PGPASSFILE"),
-        ("mysql://verdicts:secret-1@db/live", "expected postgresql://"),
+        ("mysql://verdicts:secret-1@db/live", "expected postgresql://"),  # pragma: allowlist secret
         ("secret-1", "expected postgresql://"),
     ],
 )

@@ -15,7 +15,7 @@ from relevance.scoring.report import ReportSettings, report_files
 from relevance.scoring.summary import print_summary
 from tests.builders.scoring_days import FINGERPRINT, scored_day, scoring_run, shard_figures
 
-PROVENANCE = Provenance("c0ffee", {"python": "3.11.7"}, {"cpu": "AMD EPYC", "cpu_cores": 2})
+PROVENANCE = Provenance("c0ffee", {"python": "3.11.7"}, {"cpu": "AMD EPYC", "cpu_cores": 2}, "0a1b2c")
 
 
 def page_and_run(previous: PreviousDay | None = None, **shard: object) -> tuple[str, dict]:

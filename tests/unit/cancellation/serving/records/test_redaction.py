@@ -40,7 +40,7 @@ from tests.builders.cancellation_events import sample_event
         ("see https://wa.me/6281234567890 now", "see <LINK> now"),
         ("t.me/some_shop", "<LINK>"),
         ("www.instagram.com/some.shop?x=1 pls", "<LINK> pls"),
-        ("https://me:secret@host.example/x", "<LINK>"),
+        ("https://me:secret@host.example/x", "<LINK>"),  # pragma: allowlist secret
         ("https://video.example/@some.shop", "<LINK>"),
         ("tel:0812 now", "<LINK> now"),
         ("follow @some_shop", "follow <HANDLE>"),

@@ -1,0 +1,117 @@
+"""What settings name outside of the process: places that a job reads and writes, looked at before any work is done.
+
+A field says so by its type: `input: InputUrl`, `chats: tuple[InputUrl, ...]`, `output: OutputUrl`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from cluster import storage
+from cluster.settings import Settings
+
+
+@dataclass(frozen=True)
+class Place:
+    """Marks a setting as the name of something that is read or written."""
+
+    verb: str
+    look: Callable[[str, Settings], str]
+    """Says in a few words what is at a name, given the whole job.
+
+    Raises:
+        ValueError: If the job could not use it.
+    """
+
+
+@dataclass(frozen=True)
+class NamedPlace:
+    """A value of a job's settings that names a place."""
+
+    setting: str
+    """Dotted name of the setting."""
+    name: str
+    place: Place
+
+
+def look_at_input(url: str, _job: Settings) -> str:
+    """Say how much there is to read.
+
+    Raises:
+        ValueError: If there is nothing.
+    """
+    files = storage.list_files(url)
+    if not files:
+        raise ValueError(f"nothing is at {url}: give a file or folder that is there, local or s3://")
+    return _amount(files)
+
+
+def look_at_output(url: str, _job: Settings) -> str:
+    """Say whether something is there already; a folder of this machine has to be one that can be written to.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    filesystem, path = storage.open_filesystem(url)
+    if "file" in filesystem.protocol:
+        above = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
+        if not os.access(above, os.W_OK) or (above != Path(path) and not above.is_dir()):
+            raise ValueError(f"{above} cannot be written to: give another place, or the right to write there")
+    files = storage.list_files(url)
+    return f"there already: {_amount(files)}" if files else "nothing there yet"
+
+
+InputUrl = Annotated[str, Place("reads", look_at_input)]
+"""A file or folder, local or s3://, that has to be there."""
+
+OutputUrl = Annotated[str, Place("writes", look_at_output)]
+"""A file or folder, local or s3://, that need not be there."""
+
+
+def places_of(settings: Settings, prefix: str = "") -> Iterator[NamedPlace]:
+    """List the places that settings name, sections included; what is left out (null, an empty list) is none."""
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            yield from places_of(value, f"{prefix}{name}.")
+        elif place := _place([*field.metadata, field.annotation]):
+            for one in (value,) if isinstance(value, str) else value or ():
+                yield NamedPlace(prefix + name, one, place)
+
+
+def check_places(job: Settings) -> list[str]:
+    """Look at all places of a job; gives a line each.
+
+    Raises:
+        ValueError: If the job could not use some of them, naming each.
+    """
+    lines, wrong = [], []
+    for found in places_of(job):
+        try:
+            lines.append(f"{found.place.verb} {found.setting}={found.name}: {found.place.look(found.name, job)}")
+        except ValueError as error:
+            wrong.append(f"{found.setting}={found.name}: {error}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return lines
+
+
+def _place(annotations: list[Any]) -> Place | None:
+    """Find the mark in a field's type, however deep: `tuple[InputUrl, ...] | None` has it too."""
+    for annotation in annotations:
+        if isinstance(annotation, Place):
+            return annotation
+        inner = [*get_args(annotation), *getattr(annotation, "__metadata__", ())]
+        if inner and (found := _place(inner)):
+            return found
+    return None
+
+
+def _amount(files: list[storage.StoredFile]) -> str:
+    size = sum(file.size_bytes for file in files)
+    divisor, unit = next((one for one in ((1e9, "GB"), (1e6, "MB")) if size >= one[0]), (1e3, "kB"))
+    return f"{len(files):,} file{'s' if len(files) > 1 else ''}, {size / divisor:,.1f} {unit}"

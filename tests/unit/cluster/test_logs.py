@@ -1,0 +1,67 @@
+"""Log lines: an id of the run in each, and what is written where."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from cluster.logs import RUN_VARIABLE
+from tests.conftest import PROJECT
+
+SCRIPT = """
+import logging, sys
+from cluster import logs
+getattr(logs, sys.argv[1])()
+for name in ("cluster.commit", "somebody.else"):
+    for level in ("INFO", "WARNING"):
+        logging.getLogger(name).log(getattr(logging, level), "said")
+print(logs.job_run_id())
+"""
+
+
+def _lines(how: str, **variables: str) -> tuple[str, set[tuple[str, str]]]:
+    """The run's id, and level and logger of each line that was written with it."""
+    clean = {name: value for name, value in os.environ.items() if name not in (RUN_VARIABLE, "LOG_LEVEL")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, how],
+        env={**clean, **variables},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    run = done.stdout.strip()
+    found = re.findall(rf"^\S+ \S+ (\w+) run={run} ([\w.]+): said$", done.stderr, re.MULTILINE)
+    assert len(found) == len(done.stderr.splitlines())
+    return run, set(found)
+
+
+OWN_INFO, OTHER_INFO = ("INFO", "cluster.commit"), ("INFO", "somebody.else")
+WARNINGS = {("WARNING", "cluster.commit"), ("WARNING", "somebody.else")}
+
+
+@pytest.mark.parametrize(
+    ("how", "variables", "more"),
+    [
+        ("log_as_driver", {}, {OWN_INFO, OTHER_INFO}),
+        ("log_as_driver", {"LOG_LEVEL": "warning"}, set()),
+        ("log_as_worker", {}, {OWN_INFO}),
+        ("log_as_worker", {"LOG_LEVEL": "warning"}, set()),
+        ("log_as_local_worker", {}, set()),
+        ("log_as_local_worker", {"LOG_LEVEL": "info"}, {OWN_INFO}),
+    ],
+)
+def test_each_process_writes_what_its_readers_want(how: str, variables: dict[str, str], more: set) -> None:
+    _, written = _lines(how, **variables)
+    assert written == WARNINGS | more
+
+
+def test_a_run_has_an_id_of_its_own_unless_it_is_given_one() -> None:
+    drawn = {_lines("log_as_driver")[0] for _ in range(2)}
+    assert len(drawn) == 2
+    assert all(re.fullmatch("[0-9a-f]{12}", run) for run in drawn)
+    assert _lines("log_as_worker", **{RUN_VARIABLE: "scheduled-7"})[0] == "scheduled-7"

@@ -1,0 +1,75 @@
+"""Places that settings name: found in any section and any type, and looked at before work begins."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cluster import storage
+from cluster.models.files import ModelName
+from cluster.places import InputUrl, OutputUrl, check_places, places_of
+from cluster.settings import Settings
+from tests.conftest import PROJECT
+
+
+class Section(Settings):
+    start: ModelName | None = None
+    chats: tuple[InputUrl, ...] | None = ()
+
+
+class Job(Settings):
+    input: InputUrl
+    output: OutputUrl | None = None
+    name: str = "no place"
+    section: Section = Section()
+
+
+def test_places_are_found_in_sections_lists_and_what_may_be_left_out() -> None:
+    job = Job(input="a", output="b", section=Section(start="c", chats=("d", "e")))
+    found = [(one.place.verb, one.setting, one.name) for one in places_of(job)]
+    assert found == [
+        ("reads", "input", "a"),
+        ("writes", "output", "b"),
+        ("reads", "section.start", "c"),
+        ("reads", "section.chats", "d"),
+        ("reads", "section.chats", "e"),
+    ]
+    assert [one.setting for one in places_of(Job(input="a", section=Section(chats=None)))] == ["input"]
+
+
+def test_what_is_there_is_told_of_s3_as_of_a_disk(bucket: str, tmp_path: Path) -> None:
+    storage.write_bytes(f"{bucket}/in/a.csv", b"x" * 2_500_000)
+    storage.write_bytes(f"{bucket}/in/b.csv", b"x")
+    (tmp_path / "out").write_bytes(b"x" * 1500)
+    job = Job(input=f"{bucket}/in", output=str(tmp_path / "out"), section=Section(start="relevance/small_model"))
+    assert check_places(job) == [
+        f"reads input={bucket}/in: 2 files, 2.5 MB",
+        f"writes output={tmp_path}/out: there already: 1 file, 1.5 kB",
+        "reads section.start=relevance/small_model: the folder small_model",
+    ]
+    assert check_places(Job(input=f"{bucket}/in/b.csv", output=f"{bucket}/out")) == [
+        f"reads input={bucket}/in/b.csv: 1 file, 0.0 kB",
+        f"writes output={bucket}/out: nothing there yet",
+    ]
+
+
+def test_all_that_is_wrong_is_named_in_one_sentence(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    job = Job(
+        input=f"{bucket}/gone",
+        output=str(tmp_path / "file" / "scores"),
+        section=Section(start=str(PROJECT / "no" / "model"), chats=(str(tmp_path / "gone"),)),
+    )
+    with pytest.raises(ValueError, match=re.escape(f"input={bucket}/gone: nothing is at {bucket}/gone")) as refused:
+        check_places(job)
+    assert f"output={tmp_path}/file/scores: {tmp_path}/file cannot be written to" in str(refused.value)
+    assert f"section.start={PROJECT}/no/model: model " in str(refused.value)
+    assert f"section.chats={tmp_path}/gone: nothing is at" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_unknown_storage_is_refused_like_a_place_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="input=ftp://x/y: ftp://x/y: unknown storage ftp://"):
+        check_places(Job(input="ftp://x/y"))

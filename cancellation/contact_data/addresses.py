@@ -56,7 +56,7 @@ _SERVICES = (
 )
 _SCRIPTS = r"ไลน์|ไลน|เทเลแกรม|เทเล|เฟซบุ๊ก|เฟสบุ๊ค|เฟซ|เฟส|เพจ|ไอจี|วอทส์?แอพ|วีแชท|ทวิตเตอร์|微信|薇信|威信|加v|加V|v信|賴|赖|臉書|脸书|电报|電報"
 _FILLERS = (
-    r"(?:(?:ids?|no|nomor|nº|num(?:ber|ero)?|número|nick(?:name)?|user(?:name)?|usuario|usuário|acct|account|akun|conta|cuenta"
+    r"(?:(?:ids?|handle|profile?|perfil|official|no|nomor|nº|num(?:ber|ero)?|número|nick(?:name)?|user(?:name)?|usuario|usuário|acct|account|akun|conta|cuenta"
     r"|tên|name|nama|nome|nombre|grup|group|link|page|shop|toko|store|saya|aku|gw|gua|ku|my|me|mình|em|anh|chị|tôi|ko|po"
     r"|namin|kami|is|it's|es|é|o|a|el|la|là|ay|adalah|ialah|on|at|by|via|baru|new|nuevo|novo|mới)(?![A-Za-z0-9_À-ɏ])"
     r"|ไอดี|ไลน์|ร้าน|เพจ|ครับ|ค่ะ|คะ|นะ|คือ|ชื่อ|เรา|id[号號]|号|號|帳號|账号|帐号|是|為|为|叫|的|id是)"

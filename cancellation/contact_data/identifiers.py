@@ -49,7 +49,12 @@ def is_identity_number(digits: str) -> bool:
 
 def is_somebodys(digits: str) -> bool:
     """Say whether digits that are said to be an order's lead to a person all the same."""
-    return is_dialled(digits) or (digits.startswith(_CARD_STARTS) and len(digits) == 16 and luhn.is_valid(digits))
+    return (
+        is_dialled(digits)
+        or cpf.is_valid(digits)
+        or cnpj.is_valid(digits)
+        or (digits.startswith(_CARD_STARTS) and len(digits) == 16 and luhn.is_valid(digits))
+    )
 
 
 def is_dialled(digits: str) -> bool:

@@ -5,10 +5,12 @@ Check digits are python-stdnum's, and what can be dialled in a market is phonenu
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 
-import phonenumbers
+from phonenumbers import PhoneMetadata
 from stdnum import ean, luhn
 from stdnum.br import cnpj, cpf
 from stdnum.id import nik
@@ -16,7 +18,6 @@ from stdnum.mx import rfc
 from stdnum.th import pin
 
 REGIONS = ("ID", "TH", "VN", "PH", "MY", "SG", "TW", "BR", "MX")
-_CALLING_CODES = ("62", "66", "84", "63", "60", "65", "886", "55", "52")
 _CARD_STARTS = ("2", "3", "4", "5", "6", "9")
 _SPOKEN = {"洞": "0", "零": "0", "〇": "0", "幺": "1", "么": "1", "勾": "9", "拐": "7", "⓪": "0", "⓿": "0"}
 
@@ -59,22 +60,38 @@ def is_somebodys(digits: str) -> bool:
 
 def is_dialled(digits: str) -> bool:
     """Say whether digits are a phone number with its trunk zero or calling code, in one of the markets."""
-    if digits.startswith("0") and not digits.startswith("00"):
-        return 9 <= len(digits) <= 12 and is_phone(digits)
-    bare = digits.removeprefix("00")
-    return 10 <= len(bare) <= 13 and bare.startswith(_CALLING_CODES) and _is_valid(f"+{bare}", None)
+    return bool(_dialled_pattern().fullmatch(digits))
 
 
 def is_phone(digits: str) -> bool:
     """Say whether digits are a phone number as people of one of the markets dial it."""
-    return any(_is_valid(digits, region) for region in REGIONS)
+    return bool(_phone_pattern().fullmatch(digits)) or is_dialled(digits)
 
 
-def _is_valid(number: str, region: str | None) -> bool:
-    try:
-        return phonenumbers.is_valid_number(phonenumbers.parse(number, region))
-    except phonenumbers.NumberParseException:
-        return False
+@cache
+def _phone_pattern() -> re.Pattern[str]:
+    """Match the national numbers of all markets.
+
+    One pattern out of libphonenumber's metadata: its own parser takes a tenth of a millisecond for nine regions,
+    which a chat full of numbers would be able to spend a thousand times.
+    """
+    return re.compile("|".join(_national(region) for region in REGIONS))
+
+
+@cache
+def _dialled_pattern() -> re.Pattern[str]:
+    forms = []
+    for region in REGIONS:
+        data = PhoneMetadata.metadata_for_region(region)
+        trunk = f"|{data.national_prefix}" if data.national_prefix else ""
+        forms.append(f"(?:(?:00)?{data.country_code}{trunk})(?:{_national(region)})")
+    return re.compile("|".join(forms))
+
+
+def _national(region: str) -> str:
+    data = PhoneMetadata.metadata_for_region(region)
+    kinds = (data.mobile, data.fixed_line, data.toll_free, data.voip, data.uan, data.premium_rate, data.shared_cost)
+    return "|".join(f"(?:{kind.national_number_pattern})" for kind in kinds if kind and kind.national_number_pattern)
 
 
 def is_article_number(digits: str) -> bool:

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from cancellation.contact_data.identifiers import ascii_digits, is_phone
+from cancellation.contact_data.words import Words, one_of
 
 PHONE = "<PHONE>"
 
-_MIN_WORDS = 7
-_WORDS = (
-    "zero oh o one two three four five six seven eight nine double triple ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred "
-    "kosong nol enol sifar satu dua tiga empat lima enam tujuh delapan lapan sembilan belas puluh ratus "
-    "không khong ko hông một mot mốt hai ba bốn bon tư tu năm nam lăm sáu sau bảy bay bẩy tám tam chín chin linh lẻ mười mươi "
-    "sero isa dalawa tatlo apat lima anim pito walo siyam uno dos tres kwatro kuwatro singko sais siyete syete otso walo "
-    "nuwebe nwebe onse dose "
-    "cero un uno una dos tres cuatro cinco seis siete ocho nueve diez once doce trece catorce quince dieciséis diecisiete "
-    "dieciocho diecinueve veinte veintiuno veintidós veintitrés veinticuatro veinticinco veintiséis veintisiete veintiocho "
-    "veintinueve treinta cuarenta cincuenta sesenta setenta ochenta noventa cien "
-    "um uma dois duas três quatro meia sete oito nove dez onze doze treze quatorze catorze quinze dezesseis dezessete "
-    "dezoito dezenove vinte trinta quarenta cinquenta sessenta setenta oitenta noventa cem"
-).split()
-_LATIN = frozenset(_WORDS)
-_THAI = "ศูนย์ สูนย์ ศูน หนึ่ง นึง เอ็ด สอง โท ยี่ สาม สี่ ห้า หก เจ็ด แปด เก้า สิบ".split()
-_WORD = re.compile(r"[^\W\d_]+")
-_ONE_OF_LATIN = rf"(?:{'|'.join(sorted(_LATIN, key=len, reverse=True))})(?![^\W\d_])"
-_BETWEEN = r"(?:\s?[,.\-–/·*]\s?|\s(?:(?:e|y|and)\s)?|_)"
-_SPELT = re.compile(
-    rf"(?<![^\W_])(?:{_ONE_OF_LATIN}|\d{{1,3}}(?!\d))(?:{_BETWEEN}(?:{_ONE_OF_LATIN}|\d{{1,3}}(?!\w))){{{_MIN_WORDS - 1},}}",
-    re.IGNORECASE,
+_MIN_DIGITS = 7
+_LATIN = (
+    "zero oh o one two three four five six seven eight nine double triple ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred",
+    "kosong nol enol sifar satu dua tiga empat lima enam tujuh delapan lapan sembilan belas puluh ratus",
+    "không khong ko hông một mot mốt hai ba bốn bon tư tu năm nam lăm sáu sau bảy"
+    " bay bẩy tám tam chín chin linh lẻ mười mươi",
+    "sero siro isa dalawa tatlo apat lima anim pito walo siyam uno dos tres kwatro"
+    " kuwatro singko sais siyete syete otso"
+    " nuwebe nwebe onse dose wan tu tri por payb siks seben eyt nayn",
+    "cero un uno una dos tres cuatro cinco seis siete ocho nueve diez once doce"
+    " trece catorce quince dieciséis diecisiete"
+    " dieciocho diecinueve veinte veintiuno veintidós veintitrés veinticuatro veinticinco veintiséis veintisiete"
+    " veintiocho veintinueve treinta cuarenta cincuenta sesenta setenta ochenta noventa cien",
+    "um uma dois duas três quatro meia sete oito nove dez onze doze treze quatorze catorze quinze dezesseis dezessete"
+    " dezoito dezenove vinte trinta quarenta cinquenta sessenta setenta oitenta noventa cem",
 )
-_ONE_OF_THAI = rf"(?:{'|'.join(sorted(_THAI, key=len, reverse=True))}|[0-9๐-๙])"
-_SPELT_IN_THAI = re.compile(rf"{_ONE_OF_THAI}(?:[\s,.\-–/]{{0,3}}{_ONE_OF_THAI}){{{_MIN_WORDS - 1},}}")
-_TWO_THAI = re.compile(rf"(?:{'|'.join(_THAI)})[\s,.\-–/]{{0,3}}{_ONE_OF_THAI}")
+"""Digits and the words in which people read numbers out, by language."""
+_THAI = "ศูนย์ สูนย์ ศูน หนึ่ง นึง เอ็ด สอง โท ยี่ สาม สี่ ห้า หก เจ็ด แปด เก้า สิบ"
+_WORDS = frozenset(" ".join(_LATIN).split())
+_WORD = re.compile(r"[^\W\d_]+")
+_JOIN = r"(?:\s?[,.\-–/·*]\s?|\s(?:(?:e|y|and)\s)?|_)"
+_LATIN_ITEM = rf"(?:{one_of(*_LATIN)}(?![^\W\d_])|\d{{1,6}}(?!\w))"
+_SPELT = re.compile(rf"(?<![^\W_]){_LATIN_ITEM}(?:{_JOIN}{_LATIN_ITEM}){{3,}}", re.IGNORECASE)
+_THAI_ITEM = rf"(?:{one_of(_THAI)}|[0-9๐-๙])"
+_SPELT_IN_THAI = re.compile(rf"{_THAI_ITEM}(?:[\s,.\-–/]{{0,3}}{_THAI_ITEM}){{{_MIN_DIGITS - 1},}}")
+_TWO_THAI = re.compile(rf"{one_of(_THAI)}[\s,.\-–/]{{0,3}}{_THAI_ITEM}")
 
 _LOOKALIKES = {
     ord(letter): digit
@@ -58,17 +59,19 @@ _LEET = re.compile(
 )
 _LEET_HINT = re.compile(rf"\d[{_LETTERS}]|[{_LETTERS}]\d")
 
-_CONNECTORS = (
-    r"lalu|terus|trus|kemudian|terakhir|akhirnya|akhir|tengah(?:nya)?|belakang(?:nya)?|depan(?:nya)?|sambung|lanjut|dan|habis\s?itu"
-    r"|then|and|next|after\s?that|followed\s?by|last(?:ly)?|finally|middle|ends?\s?(?:with|in)|starts?\s?with|plus|first|second|third"
-    r"|tapos|tas|gitna|dulo|huli|saka|sunod|umpisa|at|pastu|lepas\s?tu|hujung|mula|akhir\s?sekali"
-    r"|depois|em\s?seguida|no\s?meio|no\s?final|e|termina|por\s?(?:fim|último)|final|mais|com|meio"
-    r"|luego|después|despues|y|al\s?final|sigue|seguido|de|termina|en|medio|por"
-    r"|rồi|tiếp|tiếp\s?theo|giữa|cuối|đầu|sau|đó|là|đến|xong|kế"
-    r"|ต่อด้วย|ต่อ|แล้วก็|แล้ว|ตรงกลาง|กลาง|ลงท้าย|ท้าย|ตามด้วย|สุดท้าย|ปิดท้าย|และ|จบด้วย"
-    r"|然後|然后|再來|再来|中間|中间|後面|后面|最後|最后|接著|接着|再|末|尾|後|后"
+_CONNECTORS = one_of(
+    "lalu terus trus kemudian terakhir akhirnya akhir tengah tengahnya belakang"
+    " belakangnya depan depannya sambung lanjut dan",
+    "then and next after_that followed_by last lastly finally middle ends_with"
+    " ends_in starts_with plus first second third",
+    "tapos tas gitna dulo huli saka sunod umpisa at pastu lepas_tu hujung mula akhir_sekali",
+    "depois em_seguida no_meio no_final e termina por_fim por_último final mais com meio",
+    "luego después despues y al_final sigue seguido de en medio por rồi tiếp"
+    " tiếp_theo giữa cuối đầu sau đó là đến xong kế",
+    "ต่อด้วย ต่อ แล้วก็ แล้ว ตรงกลาง กลาง ลงท้าย ท้าย ตามด้วย สุดท้าย ปิดท้าย และ จบด้วย",
+    "然後 然后 再來 再来 中間 中间 後面 后面 最後 最后 接著 接着 再 末 尾 後 后",
 )
-_JOINT = rf"[\s,.:;…\-–>]{{0,3}}(?:(?:{_CONNECTORS})[\s,.:;…\-–>]{{0,3}}){{1,3}}"
+_JOINT = rf"[\s,.:;…\-–>]{{0,3}}(?:{_CONNECTORS}[\s,.:;…\-–>]{{0,3}}){{1,3}}"
 _IN_PIECES = re.compile(
     rf"(?<![\d.,/:\-])[+(]?\d[\d\s\-.()]{{0,8}}\d(?:{_JOINT}\d[\d\s\-.]{{0,8}}\d){{1,4}}(?![\d.,/:\-]*\d)",
     re.IGNORECASE,
@@ -76,13 +79,13 @@ _IN_PIECES = re.compile(
 _DIGITS = re.compile(r"\d(?:[\d\s\-.()]*\d)?")
 
 
-def without_spelt_numbers(text: str, words: Sequence[str]) -> str:
-    """Put a token in place of a number in words; `words` are those of the text, in small letters."""
-    if not _LATIN.isdisjoint(words):
-        spelt = sum(word in _LATIN for word in words)
-        if spelt > 2 and spelt + sum(map(str.isdigit, text)) >= _MIN_WORDS:
+def without_spelt_numbers(text: str, words: Words) -> str:
+    """Put a token in place of a number in words."""
+    if not _WORDS.isdisjoint(words.all):
+        spelt = sum(word in _WORDS for word in words.all)
+        if spelt > 2 and spelt + sum(map(str.isdigit, text)) >= _MIN_DIGITS:
             text = _SPELT.sub(_if_words, text)
-    if not text.isascii() and _TWO_THAI.search(text):
+    if words.unspaced and _TWO_THAI.search(text):
         text = _SPELT_IN_THAI.sub(PHONE, text)
     return text
 
@@ -98,8 +101,9 @@ def without_numbers_in_pieces(text: str) -> str:
 
 
 def _if_words(found: re.Match[str]) -> str:
-    words = sum(word.lower() in _LATIN for word in _WORD.findall(found[0]))
-    return PHONE if words > 2 else found[0]
+    run = found[0]
+    words = sum(word.lower() in _WORDS for word in _WORD.findall(run))
+    return PHONE if words > 2 and words + sum(map(str.isdigit, run)) >= _MIN_DIGITS else run
 
 
 def _if_dialled(found: re.Match[str]) -> str:

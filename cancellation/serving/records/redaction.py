@@ -37,9 +37,13 @@ def redact_event(event: Mapping[str, Any], mode: Mode) -> dict[str, Any]:
 
 
 def is_by_reference(event: Mapping[str, Any]) -> bool:
-    """Say whether an event's texts were logged by reference: then nothing can be read out of them any more."""
+    """Say whether an event's texts were logged by reference: then nothing can be read out of them any more.
+
+    All of them, as mode `reference` leaves no other: one that somebody typed so hides nothing.
+    """
     texts = [event.get("buyer_reason"), *(item.get(field) for name, field in _TEXTS for item in event.get(name) or ())]
-    return any(isinstance(text, str) and _REFERENCE.fullmatch(text) for text in texts)
+    said = [text for text in texts if text]
+    return bool(said) and all(isinstance(text, str) and _REFERENCE.fullmatch(text) for text in said)
 
 
 def _reference(text: str) -> str:

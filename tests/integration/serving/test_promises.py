@@ -203,7 +203,7 @@ def _full() -> dict[str, str]:
 
 
 def test_over_tls_a_verdict_and_metrics_come_to_who_trusts_the_certificate_and_plain_http_gets_nothing(
-    http: httpx.Client, tmp_path: Path
+    http: httpx.Client, data: Path, tmp_path: Path
 ) -> None:
     event = {**simulated_event(34), "event_id": "over-tls"}
     with tls_front(tmp_path, f"{http.base_url.host}:{http.base_url.port}") as front:
@@ -212,6 +212,11 @@ def test_over_tls_a_verdict_and_metrics_come_to_who_trusts_the_certificate_and_p
             assert (answer.status_code, answer.json()["source"]) == (200, "model")
             assert "ray_cancellation" in secure.get("/metrics").text
             assert secure.get("/metrics", headers={"Authorization": "Bearer nobody"}).status_code == 401
+            # A machine that drains gets nothing new from the balancer, though it would still answer.
+            (data / "draining").touch()
+            until(lambda: secure.get("/healthz").status_code == 503)
+            (data / "draining").unlink()
+            until(lambda: secure.get("/healthz").status_code == 200)
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.post(f"{front.url}/v1/verdicts", json=event, headers=_full())
         with pytest.raises(httpx.TransportError):

@@ -52,7 +52,7 @@ _SPOKEN_LINK = re.compile(
     r"(?:\s?(?:/|slash|garis\smiring|barra|diagonal|gạch\schéo|ทับ|สแลช|斜線|斜杠)\s?[\w.-]{2,64})+",
     re.IGNORECASE,
 )
-_ANY_AT = re.compile(r"[@＠]|[(\[{<‹（【]\s?(?:at|arroba|et|alias|แอ)", re.IGNORECASE)
+_ANY_AT = re.compile(r"[@＠(\[{<‹（【]")
 _SPOKEN_WORDS = frozenset([*_DOTS.split(), *_PROVIDERS.split()])
 _OTHER_SPOKEN = re.compile(f"{_OTHER_AT}|ดอ[ทตด]|จุด|點|点")
 

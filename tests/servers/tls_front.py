@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import ssl
 import subprocess
 import time
@@ -26,12 +27,33 @@ from tests.servers.serving_process import free_port
 CONFIGURATION = PROJECT / "cluster" / "serving" / "haproxy_tls.cfg"
 
 
-@dataclass(frozen=True)
+@dataclass
 class TlsFront:
     """Where it listens, and what trusts its certificate."""
 
     port: int
+    folder: Path
+    process: subprocess.Popen[bytes]
     trusting: ssl.SSLContext
+
+    def renew(self) -> None:
+        """Put another certificate in the file's place, and tell HAProxy."""
+        _self_signed(self.folder)
+        self.trusting = ssl.create_default_context(cafile=self.folder / "trusted.pem")
+        self.process.send_signal(signal.SIGUSR2)
+
+    def until_it_answers(self) -> None:
+        """Wait for an answer over a connection that trusts the certificate."""
+        log, deadline = self.folder / "haproxy.log", time.monotonic() + 60
+        while True:
+            try:
+                if httpx.get(f"{self.url}/healthz", verify=self.trusting).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            assert self.process.poll() is None, log.read_text(errors="replace")
+            assert time.monotonic() < deadline, log.read_text(errors="replace")
+            time.sleep(0.05)
 
     @property
     def url(self) -> str:
@@ -53,30 +75,17 @@ def tls_front(folder: Path, gateway: str) -> Iterator[TlsFront]:
         "VERDICTS_CERTIFICATE": str(certificate),
         "VERDICTS_GATEWAY": gateway,
     }
-    front = TlsFront(port, ssl.create_default_context(cafile=folder / "trusted.pem"))
     with (folder / "haproxy.log").open("wb") as log:
         process = subprocess.Popen(
             [get_haproxy_binary(), "-W", "-f", str(CONFIGURATION)], env=environment, stdout=log, stderr=log
         )
+        front = TlsFront(port, folder, process, ssl.create_default_context(cafile=folder / "trusted.pem"))
         try:
-            _until_it_answers(front, process, folder / "haproxy.log")
+            front.until_it_answers()
             yield front
         finally:
             process.terminate()
             process.wait(30)
-
-
-def _until_it_answers(front: TlsFront, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if httpx.get(f"{front.url}/healthz", verify=front.trusting).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        assert process.poll() is None, log.read_text(errors="replace")
-        assert time.monotonic() < deadline, log.read_text(errors="replace")
-        time.sleep(0.05)
 
 
 def _self_signed(folder: Path) -> Path:

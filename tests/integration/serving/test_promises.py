@@ -217,6 +217,11 @@ def test_over_tls_a_verdict_and_metrics_come_to_who_trusts_the_certificate_and_p
             until(lambda: secure.get("/healthz").status_code == 503)
             (data / "draining").unlink()
             until(lambda: secure.get("/healthz").status_code == 200)
+        before = front.trusting
+        front.renew()
+        front.until_it_answers()
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{front.url}/healthz", verify=before)
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.post(f"{front.url}/v1/verdicts", json=event, headers=_full())
         with pytest.raises(httpx.TransportError):

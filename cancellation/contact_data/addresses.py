@@ -38,13 +38,19 @@ _PROVIDER = one_of(
     " terra globo prodigy fpt rocketmail mail aol",
     "จีเมล ยาฮู ฮอทเมล เอาท์ลุค",
 )
-_LOCAL = rf"(?<!{_NAME})(?:{_NAME}|[.+%-]){{1,64}}(?:\s{_DOT_WORD}\s{_NAME}{{1,32}}){{0,3}}"
+_LOCAL = (
+    rf"(?<!{_NAME})(?:{_NAME}|[.+%-]){{1,64}}(?:(?:\s{_DOT_WORD}\s|{_OPEN}{_DOT_WORD}{_CLOSE}){_NAME}{{1,32}}){{0,3}}"
+)
 _EMAIL = re.compile(
     rf"{_LOCAL}{_AT_SIGN}(?:[\w-]{{1,63}}(?:{_DOT}[\w-]{{2,63}}){{1,4}}|{_PROVIDER}(?!\w))", re.IGNORECASE
 )
+_MARKED_EMAIL = re.compile(
+    rf"{_LOCAL}\s?[#*~^|/&•·!$%+=]{{1,3}}\s?{one_of(_PROVIDERS)}(?:{_DOT}{_END}){{1,3}}{NOT_LATIN_BEHIND}",
+    re.IGNORECASE,
+)
 _SPOKEN_EMAIL = re.compile(
     rf"{_LOCAL}(?:[\s_-]{_LATIN_AT}[\s_-]|\s?{_OTHER_AT}\s?)"
-    rf"(?:{_PROVIDER}(?:{_DOT}{_END}){{1,3}}|[\w-]{{1,63}}?(?:[\s_-]?{_DOT_WORD}[\s_-]?{_END}){{1,3}}){NOT_LATIN_BEHIND}",
+    rf"(?:{_PROVIDER}(?:{_DOT}{_END}){{1,3}}|{one_of(_PROVIDERS)}|[\w-]{{1,63}}?(?:[\s_-]?{_DOT_WORD}[\s_-]?{_END}){{1,3}}){NOT_LATIN_BEHIND}",
     re.IGNORECASE,
 )
 _SPOKEN_LINK = re.compile(
@@ -67,4 +73,5 @@ def without_addresses(text: str, words: Words) -> str:
     if not _SPOKEN_WORDS.isdisjoint(words.all) or (words.unspaced and _OTHER_SPOKEN.search(text)):
         text = _SPOKEN_LINK.sub(LINK, text)
         text = _SPOKEN_EMAIL.sub(EMAIL, text)
+        text = _MARKED_EMAIL.sub(EMAIL, text)
     return text

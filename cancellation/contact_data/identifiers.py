@@ -21,6 +21,9 @@ REGIONS = ("ID", "TH", "VN", "PH", "MY", "SG", "TW", "BR", "MX")
 _CARD_STARTS = ("2", "3", "4", "5", "6", "9")
 _SPOKEN = {"洞": "0", "零": "0", "〇": "0", "幺": "1", "么": "1", "勾": "9", "拐": "7", "⓪": "0", "⓿": "0"}
 
+MIN_DIGITS = 7
+"""So many digits in a row are a person's, unless they read as something else."""
+
 DIGIT = "[\\d⁰¹²³⁴-⁹₀-₉①-⑨⓪⓿❶-❿➀-➈➊-➒㊀-㊈零〇一二三四五六七八九兩两壹貳贰參叁肆伍陸陆柒捌玖洞幺么勾拐]"
 """One digit in any of the scripts in which people type numbers, Chinese numerals and telephonists' words among them."""
 

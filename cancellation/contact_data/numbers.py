@@ -11,6 +11,7 @@ import re
 
 from cancellation.contact_data.identifiers import (
     DIGIT,
+    MIN_DIGITS,
     ascii_digits,
     is_article_number,
     is_card,
@@ -22,13 +23,12 @@ from cancellation.contact_data.words import one_of
 
 PHONE, CARD, NUMBER = "<PHONE>", "<CARD>", "<NUMBER>"
 
-MIN_DIGITS = 7
 _GAP = r"(?:[^\w\[\]<>]|_)"  # anything but letters, digits and the brackets of tokens
 RUN = re.compile(f"[A-Z]{{0,2}}[+＋(（]{{0,3}}{DIGIT}(?:{_GAP}{{0,4}}{DIGIT}){{{MIN_DIGITS - 1},}}")
 _CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _ORDER = one_of(
-    "order orderan order_id orders ord invoice inv purchase ticket case batch reference receipt ref",
+    "rma order orderan order_id orders ord invoice inv purchase ticket case batch reference receipt ref",
     "pesanan tempahan kode kasus tiket nota faktur struk",
     "đơn đơn_hàng mã_đơn hóa_đơn hoá_đơn",
     "pedido compra orden folio lote protocolo nota_fiscal nf nf-e encomenda",
@@ -42,7 +42,8 @@ _PARCEL = one_of(
     " pos_laju pos_malaysia flash kerry shopee_express spx lazada tnt ninjavan gdex",
 )
 _ARTICLE = one_of(
-    "sku barcode ean upc imei s/n sn serial part p/n mpn model modelo tipe type seri"
+    "sku barcode ean upc isbn imei voucher kupon cupom cupón coupon promo s/n sn serial part"
+    " p/n mpn model modelo tipe type seri"
     " mã_sp código_do_produto artikel article"
 )
 _OTHER = one_of(
@@ -68,6 +69,7 @@ _CARRIER = re.compile(
     r"(?:SPX|LEX|NLID|NV[A-Z]{2}|VTP|GHN|GHTK|JX|JP|JD|JT|JNE|TLID|LXAD|TH|FLEX|MPL|SF|KER|LP|YT|SHP|CNAN|ZTO|STO|YTO)"
     r"[A-Z]{0,6}/?|(?:PO|SO|DO|INV|ORD|ORDER|TRX|TXN|REF|RMA|SKU|TKT)[-/#]?"
 )
+_SHOE = re.compile(r"\d{4}-\d{3}")  # DD1391-100
 _PHONE_LABEL = re.compile(r"|(?:wa|hp|telp?|cel|cp|no|nr|call|sms|zalo|line|phone|fone|sdt|t|p|m)", re.IGNORECASE)
 _ARTICLE_WORD = re.compile(r"barcode|ean|upc|jan|gtin|條碼|条码|บาร์โค้ด|mã\s?vạch|código\s?de\s?barras?", re.IGNORECASE)
 _TWO_CAPITALS = re.compile(r"[A-Z]{2}(?![A-Za-z0-9])")
@@ -97,7 +99,7 @@ def _is_an_orders(text: str, start: int, end: int, digits: str) -> bool:
         return True
     if len(letters) == 2 and len(digits) <= 13 and _TWO_CAPITALS.match(behind):
         return True  # S10 of the Universal Postal Union, and carriers that number their parcels like it
-    if _CARRIER.fullmatch(letters):
+    if _CARRIER.fullmatch(letters) or (len(letters) == 2 and _SHOE.fullmatch(text, start, end)):
         return True
     named = _ORDER_BEFORE.search(before) or (_HASH_BEFORE.search(before) and len(digits) > 9)
     return bool(named) and not (_PHONE_LABEL.fullmatch(letters) and is_somebodys(digits))

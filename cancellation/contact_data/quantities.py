@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from cancellation.contact_data.identifiers import ascii_digits, is_phone
+from cancellation.contact_data.identifiers import MIN_DIGITS, ascii_digits, is_phone
 from cancellation.contact_data.words import NOT_LATIN_BEHIND, one_of
 
 _YEAR = r"(?:20\d\d|25[4-9]\d)"  # of the common era or, in Thailand, of the Buddha
@@ -21,6 +21,7 @@ def _instant(place: str) -> str:
         rf"{_YEAR}(?P<a{place}>[-/.]){_MONTH}(?P=a{place}){_DAY}",
         rf"{_DAY}(?P<b{place}>[-/.]){_MONTH}(?P=b{place})(?:{_YEAR}|[23]\d)",
         rf"{_MONTH}(?P<c{place}>[-/.]){_DAY}(?P=c{place}){_YEAR}",
+        rf"{_DAY}[-/.]{_MONTH}(?=,?\s+(?:2[0-4]|[01]?\d)[:：][0-5])|(?<=:\d\d\s){_DAY}[/.]{_MONTH}",
         rf"{_YEAR}(?=,?\s+(?:2[0-4]|[01]?\d)[:：]|\s?[-–/]\s?{_YEAR}$)|(?<=[-–/\s]){_YEAR}$",
     )
     return f"(?:{'|'.join(dates)}|{_CLOCK})"
@@ -28,11 +29,14 @@ def _instant(place: str) -> str:
 
 _MOMENTS = re.compile(
     rf"(?:{_DAY}(?:,?\s|(?:[/.]{_MONTH})?{_TO}))?{_instant('1')}(?:{_BETWEEN}{_instant('2')}){{0,7}}"
-    rf"|{_DAY}[/.]{_MONTH}\.?{_TO}{_DAY}[/.]{_MONTH}"
+    rf"|{_DAY}{_TO}{_DAY},?\s{_YEAR}|{_DAY}[/.]{_MONTH}\.?{_TO}{_DAY}[/.]{_MONTH}|{_MONTH}/{_DAY}{_TO}{_MONTH}/{_DAY}"
     r"|20[2-3]\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])(?:[0-5]\d){2})?",
     re.ASCII,
 )
 _WATCH = re.compile(rf"(?:2[0-4]|[01]\d)[0-5]0{_TO}(?:2[0-4]|[01]\d)[0-5]0", re.ASCII)
+_PARTS = re.compile(r",\s|\s?[=+]\s?[$₱฿₫€£¥]?\s?")
+_SMALL = re.compile(r"[1-9]\d{0,2}", re.ASCII)
+_IN_BRACKETS = re.compile("[（(][一二三四五六日][)）]?")
 _WEEK = ("週", "周", "星期", "禮拜", "礼拜")
 _WEEKDAY = re.compile(r"^[一二三四五六]\s?(?=\d)")
 _LAUGHTER = re.compile("5+|๕+")  # five is read "ha" in Thai
@@ -66,9 +70,13 @@ _UNITS = one_of(
 _OTHER_UNITS = one_of(
     "บาท ชิ้น อัน ตัว คู่ กล่อง แพ็ค กรัม กก ซม มม วัน 元 塊 块 圓 個 个 件 箱 盒 雙 组 組 張 公分 公克 克 公斤 毫米"
 )
+_GLUED_UNIT = re.compile(
+    rf"(?:gb|tb|mb|ml|l|g|gr|kg|cm|mm|m|w|v|hz|mah|mp|a|k|rb|jt|pcs|pc){NOT_LATIN_BEHIND}", re.IGNORECASE
+)
+_LAST_OF_SEVERAL = re.compile(r"\s\d{1,5}$")
 _CURRENCY_BEFORE = re.compile(rf"(?<![A-Za-zÀ-ɏ]){_CURRENCY}\.?\s?$", re.IGNORECASE)
 _UNIT_BEHIND = re.compile(
-    rf"\s?(?:\.?-\s?)?(?:(?:{_CURRENCY}|{_MONEY}|{_UNITS}){NOT_LATIN_BEHIND}|{_OTHER_UNITS})", re.IGNORECASE
+    rf"\s?(?:\.?-\s?|\()?(?:(?:{_CURRENCY}|{_MONEY}|{_UNITS}){NOT_LATIN_BEHIND}|{_OTHER_UNITS})", re.IGNORECASE
 )
 
 
@@ -83,10 +91,15 @@ def reads_otherwise(run: str, before: str, text: str, end: int) -> bool:
     """
     if before.endswith(_WEEK):
         run = _WEEKDAY.sub("", run)
+    if "(" in run or "（" in run:
+        run = _IN_BRACKETS.sub("", run)
     if _stands_alone(run):
         return True
-    parts = run.split(", ")
-    if len(parts) > 1 and all(_stands_alone(part) for part in parts):
+    glued = _LAST_OF_SEVERAL.search(run)
+    if glued and _GLUED_UNIT.match(text, end) and len(ascii_digits(run[: glued.start()])) < MIN_DIGITS:
+        return True  # A3106 256GB
+    parts = _PARTS.split(run)
+    if len(parts) > 1 and all(_stands_alone(part) or ("=" in run and _SMALL.fullmatch(part)) for part in parts):
         return True
     if _LIST.fullmatch(run):
         return _climbs(run) or bool(_UNIT_BEHIND.match(text, end))

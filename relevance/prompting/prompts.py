@@ -51,8 +51,8 @@ class PromptSettings(Settings):
     """Tokens; a longer product is cut at its end (title first, then brand, category, attributes, description)."""
 
     query_token_budget: int = Field(default=192, ge=4)
-    """Tokens; a longer query is never cut, its row gets an error. It costs nothing until a query needs it, and a query in
-    Japanese needs up to five tokens a letter of a model that was taught English (139 for one of 275 real ones)."""
+    """Tokens; a longer query is never cut, its row gets an error. It costs nothing until a query needs it, and one in
+    Japanese needs several tokens a letter of a model that was taught English (139 for one of 275 real queries)."""
 
     label_words: tuple[str, str, str, str] = LABEL_WORDS
     """What the model says for exact, substitute, complement, irrelevant: one token each."""

@@ -75,6 +75,10 @@ class Served:
     def judge(self, event: Mapping[str, Any], **headers: str) -> httpx.Response:
         return self.http.post("/v1/verdicts", json=event, headers=headers)
 
+    def ctrl_c(self) -> None:
+        """What a terminal does: SIGINT to the job and to all that it started in its group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
     def printed(self) -> str:
         """What the job has said so far."""
         return (self.folder / "serve.log").read_text(errors="replace")
@@ -206,7 +210,10 @@ def served(folder: Path, *, output: str, environment: Mapping[str, str], setting
     ]
     given = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "VERDICTS_"))}
     log = (folder / "serve.log").open("wb")
-    process = subprocess.Popen(command, env={**given, **environment}, cwd=PROJECT, stdout=log, stderr=log)
+    # A process group of its own, as a terminal gives each command: there Ctrl-C is a signal to all of it.
+    process = subprocess.Popen(
+        command, env={**given, **environment}, cwd=PROJECT, stdout=log, stderr=log, start_new_session=True
+    )
     url = f"http://127.0.0.1:{port}"
     try:
         with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30) as http:

@@ -43,6 +43,7 @@ FLOORS = {
     ),
     "cancellation": (
         "events",
+        "contact_data",
         "features",
         "text",
         "model",

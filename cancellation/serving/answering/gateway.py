@@ -151,7 +151,7 @@ class Gateway:
             return {**decision, "verdict": {**verdict, "decision_factors": record.explanation}}
         if verdict["action"] == "none" or verdict["source"] != "model" or not verdict["decision_factors"]:
             return decision
-        if is_by_reference(decision["event"]):  # evidence would be of digests
+        if self._settings.log_events == "reference" or is_by_reference(decision["event"]):  # it would be of digests
             return decision
         deadline = time.monotonic() + _EXPLAIN_SECONDS
         explained = await self.model.explain(decision["event"], decision["features"], verdict, deadline)

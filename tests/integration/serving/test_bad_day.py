@@ -1,18 +1,17 @@
 """The whole endpoint behind HAProxy on a bad day: callers who stall, a shipper that dies, a stop under load.
 
-One server for all tests of this file, which the last but one stops.
+One server for most tests of this file, which the SIGTERM stops; Ctrl-C has one of its own.
 """
 
 from __future__ import annotations
 
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,32 +20,37 @@ import psutil
 import pytest
 
 from tests.conftest import PROJECT
-from tests.servers.serving_process import TOKEN, Served, free_port, served
+from tests.servers.serving_process import TOKEN, Served, Stream, free_port, served
 from tests.servers.serving_replicas import simulated_event
 
 pytestmark = pytest.mark.timeout(600)
 
 
+SETTINGS = [
+    # Tests share their machine: nothing is refused for being slow, but places are as few as they are.
+    "serving.admission.max_loop_lag_ms=60000",
+    "serving.admission.max_queue_age_ms=60000",
+    "serving.admission.standing_ms=60000",
+    "serving.deadlines.default_ms=20000",
+    "serving.deadlines.batch_ms=30000",
+    "serving.deadlines.model_ms=10000",
+    "serving.model.hung_seconds=10",
+    "serving.limits.body_seconds=4",
+    "service.client_seconds=6",
+    "serving.decision_log.segment_seconds=2",
+    "serving.shipper.interval_seconds=0.5",
+    "serving.gateways.num_cpus=0.5",
+]
+
+
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("promises")
-    settings = [
-        # Tests share their machine: nothing is refused for being slow, but places are as few as they are.
-        "serving.admission.max_loop_lag_ms=60000",
-        "serving.admission.max_queue_age_ms=60000",
-        "serving.admission.standing_ms=60000",
-        "serving.deadlines.default_ms=20000",
-        "serving.deadlines.batch_ms=30000",
-        "serving.deadlines.model_ms=10000",
-        "serving.model.hung_seconds=10",
-        "serving.limits.body_seconds=4",
-        "service.client_seconds=6",
-        "serving.decision_log.segment_seconds=2",
-        "serving.shipper.interval_seconds=0.5",
-        "serving.gateways.num_cpus=0.5",
-    ]
-    with served(folder, output=str(folder / "archive"), environment={}, settings=settings) as one:
+    with running(tmp_path_factory.mktemp("promises")) as one:
         yield one
+
+
+def running(folder: Path) -> AbstractContextManager[Served]:
+    return served(folder, output=str(folder / "archive"), environment={}, settings=SETTINGS)
 
 
 def to_its_end(connection: socket.socket) -> bytes:
@@ -105,8 +109,8 @@ def test_a_shipper_that_dies_is_started_again_and_seen_to_be_down(endpoint: Serv
     endpoint.until(lambda: "shipped-by-the-second" in endpoint.archived())
 
 
-def test_a_stop_under_load_cuts_nothing_off_and_says_what_it_could_not_ship(endpoint: Served) -> None:
-    archive = endpoint.folder / "archive"
+def stopped_under_load(endpoint: Served, stop: Callable[[], None]) -> Stream:
+    """Stop an endpoint while singles come and a batch is under way; both have to be answered."""
     batches: list[Any] = []
 
     def batch() -> None:
@@ -115,13 +119,10 @@ def test_a_stop_under_load_cuts_nothing_off_and_says_what_it_could_not_ship(endp
 
     with endpoint.stream("stopping", 20) as stream:
         endpoint.until_answered(stream, 20)
-        # The archive is away from here on: nothing can be made where a file is.
-        archive.rename(endpoint.folder / "archive-before")
-        archive.write_text("away")
         sender = threading.Thread(target=batch)
         sender.start()
         time.sleep(0.3)  # the batch is under way
-        endpoint.process.send_signal(signal.SIGTERM)
+        stop()
         told = time.perf_counter()
         endpoint.until(lambda: endpoint.http.get("/readyz").status_code == 503, 10)
         assert endpoint.http.get("/readyz").json()["status"] == "draining"
@@ -133,12 +134,28 @@ def test_a_stop_under_load_cuts_nothing_off_and_says_what_it_could_not_ship(endp
     # After the notice HAProxy says 404, the application being gone, and then nobody listens.
     assert {one.status for one in stream.sent if one.due_at < told + 2.5} == {200}
     assert stream.statuses() <= {200, 404, 0}
+    return stream
+
+
+def test_a_stop_under_load_cuts_nothing_off_and_says_what_it_could_not_ship(endpoint: Served) -> None:
+    archive = endpoint.folder / "archive"
+    # The archive is away from here on: nothing can be made where a file is.
+    archive.rename(endpoint.folder / "archive-before")
+    archive.write_text("away")
+    stream = stopped_under_load(endpoint, endpoint.process.terminate)
     archive.unlink()
     (endpoint.folder / "archive-before").rename(archive)
     assert stream.answered() <= set(endpoint.logged())
     last = endpoint.printed().strip().splitlines()[-1]
     assert "not shipped" in last
     assert str(endpoint.folder / "data" / "log") in last
+
+
+def test_ctrl_c_in_a_terminal_cuts_nothing_off_and_ships_the_log(tmp_path: Path) -> None:
+    with running(tmp_path) as endpoint:
+        stream = stopped_under_load(endpoint, endpoint.ctrl_c)
+        assert stream.answered() <= set(endpoint.archived())
+        assert "Traceback" not in endpoint.printed()
 
 
 @pytest.mark.parametrize(

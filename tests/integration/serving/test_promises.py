@@ -20,6 +20,7 @@ import pytest
 from cancellation.serving.records.segments import read_segment
 from tests.servers.serving_process import FEEDBACK_TOKEN, TOKEN
 from tests.servers.serving_replicas import listening, simulated_event
+from tests.servers.tls_front import tls_front
 
 JSON = {"content-type": "application/json"}
 HALF = b'Content-Length: 5000\r\n\r\n{"event_id":'
@@ -192,6 +193,32 @@ def test_a_token_taken_out_of_the_file_is_out_within_seconds(http: httpx.Client,
 
 def _full() -> dict[str, str]:
     return {"Authorization": f"Bearer {TOKEN}"}
+
+
+def test_over_tls_a_verdict_and_metrics_come_to_who_trusts_the_certificate_and_plain_http_gets_nothing(
+    http: httpx.Client, data: Path, tmp_path: Path
+) -> None:
+    event = {**simulated_event(34), "event_id": "over-tls"}
+    with tls_front(tmp_path, f"{http.base_url.host}:{http.base_url.port}") as front:
+        with httpx.Client(base_url=front.url, verify=front.trusting, headers=_full(), timeout=60) as secure:
+            answer = secure.post("/v1/verdicts", json=event)
+            assert (answer.status_code, answer.json()["source"]) == (200, "model")
+            assert "ray_cancellation" in secure.get("/metrics").text
+            assert secure.get("/metrics", headers={"Authorization": "Bearer nobody"}).status_code == 401
+            # A machine that drains gets nothing new from the balancer, though it would still answer.
+            (data / "draining").touch()
+            until(lambda: secure.get("/healthz").status_code == 503)
+            (data / "draining").unlink()
+            until(lambda: secure.get("/healthz").status_code == 200)
+        before = front.trusting
+        front.renew()
+        front.until_it_answers()
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.get(f"{front.url}/healthz", verify=before)
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.post(f"{front.url}/v1/verdicts", json=event, headers=_full())
+        with pytest.raises(httpx.TransportError):
+            httpx.post(f"http://127.0.0.1:{front.port}/v1/verdicts", json=event, headers=_full())
 
 
 def test_feedback_is_written_down_once_and_must_not_contradict_itself(http: httpx.Client, data: Path) -> None:

@@ -287,8 +287,10 @@ def test_of_chats_that_are_logged_by_reference_there_is_no_evidence(tmp_path: Pa
                 verdict = (await client.judge(event)).json()
                 if verdict["action"] != "none" and verdict["decision_factors"]:
                     break
+            assert verdict["decision_factors"], "an event with nothing to explain shows nothing"
             explained = (await client.http.get(f"/v1/verdicts/{event['event_id']}")).json()
             assert explained["verdict"] == verdict
+            assert client.metrics.total(m.EXPLANATIONS, outcome="made") == 0
             assert all(factor["evidence"] is None for factor in explained["verdict"]["decision_factors"])
 
     asyncio.run(scenario())

@@ -26,7 +26,10 @@ class ForgetJob(Settings):
     """Whom, and where; the endpoint's own settings say the latter."""
 
     people: str
-    """File of ids, so that they stand in no list of processes."""
+    """File of ids, local or s3://, so that they stand in no list of processes."""
+
+    allow_empty: bool = False
+    """Nobody on the list, or no such file, is fine: for a schedule, which runs when nobody has asked as well."""
 
     serving: ServingSettings = ServingSettings()
 
@@ -37,7 +40,10 @@ def main(job: ForgetJob) -> None:
         raise ValueError("serving.output: expected the archive, found null; run this where the archive is known")
     key_file = secret_path("VERDICTS_PERSON_KEY_FILE")
     key = PersonKey.load(Path(key_file) if key_file else person_key_path(job.serving))
-    digests = read_people(Path(job.people), key)
+    digests = read_people(job.people, key, allow_empty=job.allow_empty)
+    if not digests:
+        print(f"{job.people}: nobody is to be forgotten")
+        return
     state = open_state(job.serving)
     recent = RecentDecisions(state.database, retention_seconds=job.serving.retention_hours * 3600)
     try:

@@ -147,7 +147,7 @@ def load_schedule(path: Path, overrides: Mapping[str, str] | None = None) -> Sch
     if unknown := set(overrides or {}) - set(schedule.values):
         known = ", ".join(schedule.values)
         raise ValueError(f"schedule {path}: no value {', '.join(sorted(unknown))}; there are {known}")
-    values: Mapping[str, str] = Field(default_factory=dict)
+    values: dict[str, str] = {}
     for name, text in {**schedule.values, **(overrides or {})}.items():
         values[name] = _fill(text, values, f"{path} values.{name}")
     later = {name: f"{{{name}}}" for name in day_values(date.min)}

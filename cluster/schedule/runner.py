@@ -65,7 +65,7 @@ def chosen_days(day: date | None, first: date | None, last: date | None) -> list
     if last and not first:
         raise ValueError("first: expected beside last, found none")
     first = first or day or yesterday()
-    last = last or (yesterday() if not day else day)
+    last = last or day or yesterday()
     if last < first:
         raise ValueError(f"last: expected {first} or later, found {last}")
     return [first + timedelta(days=number) for number in range((last - first).days + 1)]

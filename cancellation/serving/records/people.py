@@ -80,17 +80,19 @@ def make_key_file(path: Path) -> None:
         temporary.unlink()
 
 
-def read_people(url: str, key: PersonKey, *, allow_empty: bool = False) -> frozenset[str]:
+def lists_nobody(url: str) -> bool:
+    """Tell whether a file of people is empty or not there."""
+    return not storage.exists(url) or not storage.read_bytes(url).strip()
+
+
+def read_people(url: str, key: PersonKey) -> frozenset[str]:
     """Read a file of people, local or s3://, a line each: role, then id; give their digests.
 
     Raises:
-        ValueError: If a line is something else; its number is named, not what it holds. Without `allow_empty` also if
-            there is no line.
-        FileNotFoundError: If there is no file; not with `allow_empty`.
+        ValueError: If a line is something else, or there is none; its number is named, not what it holds.
+        FileNotFoundError: If there is no file.
     """
     digests = set()
-    if allow_empty and not storage.exists(url):
-        return frozenset()
     for number, line in enumerate(storage.read_bytes(url).decode("utf-8").splitlines(), 1):
         role, _, name = line.strip().partition(" ")
         if not role:
@@ -98,6 +100,6 @@ def read_people(url: str, key: PersonKey, *, allow_empty: bool = False) -> froze
         if role not in ROLES or not name.strip():
             raise ValueError(f"{url} line {number}: expected {', '.join(ROLES[:-1])} or {ROLES[-1]}, then an id")
         digests.add(key.digest(role, name.strip()))
-    if not digests and not allow_empty:
+    if not digests:
         raise ValueError(f"{url}: expected a line with role and id, found none")
     return frozenset(digests)

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,43 +13,13 @@ import pytest
 from cluster.commit import read_job_manifest
 from tests.builders.pairs_data import make_pairs, read_committed, write_pairs
 from tests.conftest import PROJECT
-
-RAY = str(Path(sys.executable).with_name("ray"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.servers.ray_head import RAY, ray_head
 
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A head node of its own; the environment with which its clients reach it."""
-    port, dashboard = _free_port(), _free_port()
-    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # as a cluster should have it
-    ports = [f"--port={port}", f"--dashboard-port={dashboard}", "--min-worker-port=0", "--max-worker-port=0"]
-    ports += [f"--ray-client-server-port={_free_port()}", f"--dashboard-agent-listen-port={_free_port()}"]
-    size = ["--num-cpus=2", f"--object-store-memory={300 * 2**20}", f"--temp-dir=/tmp/ray-head-{os.getpid()}"]
-    started = subprocess.Popen(
-        [RAY, "start", "--head", "--block", "--disable-usage-stats", *ports, *size],
-        env=environment,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    lines = []
-    for line in started.stdout:
-        lines.append(line)
-        if "--block" in line:  # the last thing that `ray start` says before it waits
-            break
-    assert started.poll() is None, "".join(lines)
-    yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    os.killpg(started.pid, signal.SIGKILL)  # the head and all that it started; asking it politely takes half a minute
-    started.wait()
+    with ray_head(tmp_path) as environment:
+        yield environment
 
 
 @pytest.mark.timeout(400)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cancellation.serving.inference.example_events import example_events
-from cancellation.serving.records.people import PersonKey, make_key_file, read_people
+from cancellation.serving.records.people import PersonKey, lists_nobody, make_key_file, read_people
 
 
 def key_of(path: Path) -> PersonKey:
@@ -54,7 +54,9 @@ def test_a_file_of_people_is_read_and_a_bad_line_named_without_what_it_holds(tmp
     path.write_text("\n")
     with pytest.raises(ValueError, match="found none"):
         read_people(str(path), key)
-    assert read_people(str(path), key, allow_empty=True) == frozenset()
-    assert read_people(str(tmp_path / "no_list.txt"), key, allow_empty=True) == frozenset()
+    assert lists_nobody(str(path))
+    assert lists_nobody(str(tmp_path / "no_list.txt"))
+    path.write_text("seller s-1\n")
+    assert not lists_nobody(str(path))
     with pytest.raises(FileNotFoundError):
         read_people(str(tmp_path / "no_list.txt"), key)

@@ -8,6 +8,7 @@ port, and as password the cluster's RAY_AUTH_TOKEN, where it asks for one.
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from typing import Any
 from airflow.exceptions import AirflowException, AirflowFailException
 from airflow.sdk import DAG, BaseOperator, Connection, Param
 from airflow.timetables.trigger import CronTriggerTimetable
+
+sys.path.insert(0, str(Path(__file__).parent))  # the DAG processor does so by itself, commands that load a DAG do not
+
 from ray_jobs import WRONG_INPUT, RayJobError, RayJobs
 
 CONNECTION = "marketplace_ray"

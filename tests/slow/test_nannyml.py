@@ -11,9 +11,9 @@ import subprocess
 
 import pytest
 
-from tests.builders import cbpe_days
 from tests.conftest import PROJECT
 from tests.servers.own_environment import own_environment
+from tests.unit.cancellation.monitoring import cbpe_days
 from tests.unit.cancellation.monitoring.test_estimated_precision import ESTIMATES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -11,8 +11,8 @@ import pytest
 
 from cancellation.monitoring.counts import DECISION_COLUMNS, DecisionCounter, merge
 from cancellation.monitoring.precision import Precision, measure
-from tests.builders.cbpe_days import NUM_DAYS, THRESHOLD, scored_days
 from tests.builders.monitored_days import DAY, decisions
+from tests.unit.cancellation.monitoring.cbpe_days import NUM_DAYS, THRESHOLD, scored_days
 
 ESTIMATES = Path(__file__).with_name("cbpe_by_nannyml.json")
 

@@ -3,7 +3,7 @@
 The estimates are kept beside the test that compares them with the monitor's (`cbpe_by_nannyml.json`). They were made by
 this file in an environment with nannyml==0.13.1 and statsmodels, which it forgets to ask for:
 
-    python tests/builders/cbpe_days.py > tests/unit/cancellation/monitoring/cbpe_by_nannyml.json
+    cd tests/unit/cancellation/monitoring && python cbpe_days.py > cbpe_by_nannyml.json
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ step that is done, so this is also how a week is backfilled.
 
     python -m jobs.schedule product=cancellation
     python -m jobs.schedule product=cancellation first=2026-11-16 last=2026-11-22 values.root=s3://bucket
-    python -m jobs.schedule product=cancellation render=airflow output=~/airflow/dags values.root=s3://bucket
+    python -m jobs.schedule product=cancellation render=airflow output="$AIRFLOW_HOME/dags" values.root=s3://bucket
     kubectl kustomize cluster/kuberay/production | python -m jobs.schedule product=relevance render=kubernetes
 """
 
@@ -67,7 +67,7 @@ def main(job: ScheduleJob) -> None:
     """Render, or run day by day."""
     schedule = load_schedule(Path(str(files(job.product) / "schedule.toml")), job.values)
     if job.render == "airflow":
-        print("\n".join(render_airflow(schedule, str(Path(job.output).expanduser()))))
+        print("\n".join(render_airflow(schedule, job.output)))
     elif job.render == "kubernetes":
         print(render_cronjobs(schedule, sys.stdin.read(), job.values))
     else:

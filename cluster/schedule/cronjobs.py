@@ -24,6 +24,19 @@ _PATTERN = "relevance-score-DAY"
 """The RayJob of cluster/kuberay that has all pools."""
 
 
+class _Readable(yaml.SafeDumper):
+    """Writes texts of several lines as such."""
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Readable.add_representer(str, _Readable.represent_str)
+
+
 def render_cronjobs(schedule: Schedule, manifests: str, overrides: Mapping[str, str]) -> str:
     """Write the manifests of a product's schedule.
 
@@ -40,7 +53,7 @@ def render_cronjobs(schedule: Schedule, manifests: str, overrides: Mapping[str, 
     found = _account(namespace)
     for flow in schedule.flows:
         found += _flow(schedule, flow, pattern, overrides)
-    return yaml.safe_dump_all(found, sort_keys=False, width=120)
+    return yaml.dump_all(found, Dumper=_Readable, sort_keys=False, width=120)
 
 
 def _find(manifests: str) -> dict[str, Any]:

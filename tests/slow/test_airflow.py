@@ -89,7 +89,6 @@ def test_a_day_runs_and_may_run_again(airflow: Airflow) -> None:
         said = airflow.run("airflow", "dags", "test", "cancellation_daily", str(MORNING))
         for step in ("forget", "rejudge", "compact", "monitor"):
             assert f"cancellation-daily-{step}-{DAY} submitted" in said
-        assert "state=success" in said
     report = json.loads((airflow.root / "cancellation" / "monitoring" / str(DAY) / "report.json").read_text())
     assert report["figures"]["decisions"] == 300
     assert len(report["compared_with"]) == 8

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cancellation.serving.places import log_folder, person_key_path
 from cancellation.serving.records.forgetting import Places, forget
-from cancellation.serving.records.people import PersonKey, read_people
+from cancellation.serving.records.people import PersonKey, lists_nobody, read_people
 from cancellation.serving.records.recent import RecentDecisions
 from cancellation.serving.settings import ServingSettings
 from cancellation.serving.shared_state import open_state
@@ -27,7 +27,10 @@ class ForgetJob(Settings):
     """Whom, and where; the endpoint's own settings say the latter."""
 
     people: InputUrl
-    """File of ids, so that they stand in no list of processes."""
+    """File of ids, local or s3://, so that they stand in no list of processes."""
+
+    allow_empty: bool = False
+    """Nobody on the list, or no such file, is fine: for a schedule, which runs when nobody has asked as well."""
 
     serving: ServingSettings = ServingSettings()
 
@@ -36,9 +39,12 @@ def main(job: ForgetJob) -> None:
     """Remove, look again, and say what came of it."""
     if job.serving.output is None:
         raise ValueError("serving.output: expected the archive, found null; run this where the archive is known")
+    if job.allow_empty and lists_nobody(job.people):
+        print(f"{job.people}: nobody is to be forgotten")
+        return
     key_file = secret_path("VERDICTS_PERSON_KEY_FILE")
     key = PersonKey.load(Path(key_file) if key_file else person_key_path(job.serving))
-    digests = read_people(Path(job.people), key)
+    digests = read_people(job.people, key)
     state = open_state(job.serving)
     recent = RecentDecisions(state.database, retention_seconds=job.serving.retention_hours * 3600)
     try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +17,9 @@ from cluster import storage
 from cluster.storage import StoredFile
 
 _READ_AHEAD = 4
-"""Files on their way at once; with a segment's 16 MiB each they bound the memory."""
+"""Files on their way at once, which bound the memory: of a compacted one, a market's day, some columns are read."""
+
+_WHOLE_BYTES = 2 * 2**20
 
 
 @dataclass
@@ -54,32 +58,58 @@ def stream_tables(
     wanted = pa.schema([_plain(schema.field(name)) for name in columns])
     gathered: list[pa.Table] = []
     with ThreadPoolExecutor(_READ_AHEAD) as pool:
-        for file, content in _ahead(pool, files, storage.read_bytes):
-            try:
-                stored = pq.ParquetFile(pa.BufferReader(content))
-                there = [name for name in columns if name in stored.schema_arrow.names]
-                gathered.append(_as(stored.read(columns=there), wanted))
-            except (pa.ArrowException, OSError):
+        for file, table in _ahead(pool, files, lambda file: _read(file, wanted)):
+            if table is None:
                 damage.files.append("/".join(file.url.split("/")[-4:]))
                 continue
+            gathered.append(table)
             if sum(table.num_rows for table in gathered) >= rows:
-                yield pa.concat_tables(gathered)
+                yield from _cut(gathered, rows)
                 gathered = []
     if gathered:
-        yield pa.concat_tables(gathered)
+        yield from _cut(gathered, rows)
+
+
+def _read(file: StoredFile, wanted: pa.Schema) -> pa.Table | None:
+    """Read the wanted columns of a file, all of it before any is counted; None if it is damaged.
+
+    A small file is fetched in one request. Of a large one, such as a compacted day, the other columns stay where they
+    are: the events themselves are most of it. What fails so is fetched whole before it is called damaged, as an
+    outside system's trouble must not be taken for it.
+    """
+    if file.size_bytes > _WHOLE_BYTES:
+        filesystem, path = storage.open_filesystem(file.url)
+        with contextlib.suppress(pa.ArrowException, OSError), filesystem.open(path, "rb") as source:
+            return _columns(source, wanted)
+    content = storage.read_bytes(file.url)
+    with contextlib.suppress(pa.ArrowException, OSError):
+        return _columns(pa.BufferReader(content), wanted)
+    return None
+
+
+def _columns(source: Any, wanted: pa.Schema) -> pa.Table:
+    stored = pq.ParquetFile(source)
+    there = [name for name in wanted.names if name in stored.schema_arrow.names]
+    return _as(stored.read(columns=there), wanted)
+
+
+def _cut(tables: Sequence[pa.Table], rows: int) -> Iterator[pa.Table]:
+    whole = pa.concat_tables(tables)
+    for start in range(0, whole.num_rows, rows):
+        yield whole.slice(start, rows)
 
 
 def _ahead(
-    pool: ThreadPoolExecutor, files: Sequence[StoredFile], read: Callable[[str], bytes]
-) -> Iterator[tuple[StoredFile, bytes]]:
-    waiting: deque[tuple[StoredFile, Future[bytes]]] = deque()
+    pool: ThreadPoolExecutor, files: Sequence[StoredFile], read: Callable[[StoredFile], pa.Table | None]
+) -> Iterator[tuple[StoredFile, pa.Table | None]]:
+    waiting: deque[tuple[StoredFile, Future[pa.Table | None]]] = deque()
     for file in files:
-        waiting.append((file, pool.submit(read, file.url)))
+        waiting.append((file, pool.submit(read, file)))
         if len(waiting) > _READ_AHEAD:
-            first, content = waiting.popleft()
-            yield first, content.result()
-    for first, content in waiting:
-        yield first, content.result()
+            first, table = waiting.popleft()
+            yield first, table.result()
+    for first, table in waiting:
+        yield first, table.result()
 
 
 def _plain(column: pa.Field) -> pa.Field:

@@ -1,4 +1,4 @@
-"""Days of an endpoint's archive as they look in life, for tests of monitoring: parquet by market and hour."""
+"""Days of an endpoint's archive as they look in life, for tests of monitoring: parquet by market and day."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def ship(
     keys = pc.binary_join_element_wise(pc.fill_null(table["market"], "unknown"), days, hours, "/")
     for key in sorted(pc.unique(keys).to_pylist()):
         market, day, hour = key.split("/")
-        path = archive / log / f"market={market}" / f"day={day}" / f"hour={hour}" / f"{name}.parquet"
+        path = archive / log / f"market={market}" / f"day={day}" / f"{hour}-{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table.filter(pc.equal(keys, key)), path, compression="zstd")
         written.append(path)

@@ -25,6 +25,7 @@ FLOORS = {
         "serving",
         "training",
         "endpoint",
+        "schedule",
     ),
     "relevance": (
         "",

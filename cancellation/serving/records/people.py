@@ -10,6 +10,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from cluster import storage
+
 ROLES = ("order", "seller", "buyer")
 """Each is a field `<role>_id` of the event, and a column `<role>_digest` of the archive."""
 
@@ -78,20 +80,26 @@ def make_key_file(path: Path) -> None:
         temporary.unlink()
 
 
-def read_people(path: Path, key: PersonKey) -> frozenset[str]:
-    """Read a file of people, a line each: role, then id; give their digests.
+def lists_nobody(url: str) -> bool:
+    """Tell whether a file of people is empty or not there."""
+    return not storage.exists(url) or not storage.read_bytes(url).strip()
+
+
+def read_people(url: str, key: PersonKey) -> frozenset[str]:
+    """Read a file of people, local or s3://, a line each: role, then id; give their digests.
 
     Raises:
         ValueError: If a line is something else, or there is none; its number is named, not what it holds.
+        FileNotFoundError: If there is no file.
     """
     digests = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(storage.read_bytes(url).decode("utf-8").splitlines(), 1):
         role, _, name = line.strip().partition(" ")
         if not role:
             continue
         if role not in ROLES or not name.strip():
-            raise ValueError(f"{path} line {number}: expected {', '.join(ROLES[:-1])} or {ROLES[-1]}, then an id")
+            raise ValueError(f"{url} line {number}: expected {', '.join(ROLES[:-1])} or {ROLES[-1]}, then an id")
         digests.add(key.digest(role, name.strip()))
     if not digests:
-        raise ValueError(f"{path}: expected a line with role and id, found none")
+        raise ValueError(f"{url}: expected a line with role and id, found none")
     return frozenset(digests)

@@ -72,18 +72,18 @@ def test_a_file_cut_in_half_is_named_and_not_half_counted(tmp_path: Path) -> Non
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     found = monitored(tmp_path)
     assert found.today.events == 400 - lost
-    assert f"1 file cannot be read and not counted: market=BR/day={DAY}/hour={cut.parent.name[-2:]}/0001" in texts(
-        found
-    )
+    assert f"1 file cannot be read and not counted: decisions/market=BR/day={DAY}/{cut.name}" in texts(found)
 
 
 def test_repeats_wrong_clocks_and_records_that_did_not_fit_are_named(tmp_path: Path) -> None:
     table = decisions(DAY, 200, markets=("BR",))
     ship(tmp_path / "archive", table, num_hours=1)
-    hour = tmp_path / "archive" / "decisions" / "market=BR" / f"day={DAY}" / "hour=00"
+    folder = tmp_path / "archive" / "decisions" / "market=BR" / f"day={DAY}"
     misplaced = decisions(DAY + timedelta(days=3), 4)
     unread = decision_table([{"event_id": "x", "market": "BR", "verdict": {"score": "no number"}}])
-    pq.write_table(pa.concat_tables([table.slice(0, 7), misplaced, unread]).unify_dictionaries(), hour / "0002.parquet")
+    pq.write_table(
+        pa.concat_tables([table.slice(0, 7), misplaced, unread]).unify_dictionaries(), folder / "0002.parquet"
+    )
     found = monitored(tmp_path)
     assert found.today.events == 200
     damage = found.today.damage

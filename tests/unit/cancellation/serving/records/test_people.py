@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cancellation.serving.inference.example_events import example_events
-from cancellation.serving.records.people import PersonKey, make_key_file, read_people
+from cancellation.serving.records.people import PersonKey, lists_nobody, make_key_file, read_people
 
 
 def key_of(path: Path) -> PersonKey:
@@ -46,11 +46,17 @@ def test_a_key_that_guards_nothing_is_refused(tmp_path: Path, content: str, mode
 def test_a_file_of_people_is_read_and_a_bad_line_named_without_what_it_holds(tmp_path: Path) -> None:
     key, path = key_of(tmp_path / "key"), tmp_path / "people.txt"
     path.write_text("seller s-1\n\nbuyer b-2\n")
-    assert read_people(path, key) == {key.digest("seller", "s-1"), key.digest("buyer", "b-2")}
+    assert read_people(str(path), key) == {key.digest("seller", "s-1"), key.digest("buyer", "b-2")}
     path.write_text("seller s-1\nsecret-2\n")
     with pytest.raises(ValueError, match=r"people.txt line 2: expected order, seller or buyer") as refused:
-        read_people(path, key)
+        read_people(str(path), key)
     assert "secret-2" not in str(refused.value)
     path.write_text("\n")
     with pytest.raises(ValueError, match="found none"):
-        read_people(path, key)
+        read_people(str(path), key)
+    assert lists_nobody(str(path))
+    assert lists_nobody(str(tmp_path / "no_list.txt"))
+    path.write_text("seller s-1\n")
+    assert not lists_nobody(str(path))
+    with pytest.raises(FileNotFoundError):
+        read_people(str(tmp_path / "no_list.txt"), key)

@@ -1,0 +1,131 @@
+"""A command as a Ray job, through the HTTP interface that `ray job submit` uses too.
+
+Plain Python without a package: it also lies beside Airflow's DAGs, where nothing of this project is installed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any
+
+WRONG_INPUT = 2
+"""Exit status of a job whose input or settings are wrong: it would fail again."""
+
+_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_SAID_CHARACTERS = 20_000
+"""Of the end of a job's log that are passed on; all of it stays with Ray."""
+
+
+class RayJobError(RuntimeError):
+    """A job ended without success; `exit_code` is that of its process, or None where Ray knows none."""
+
+    def __init__(self, text: str, exit_code: int | None) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class RayJobs:
+    """The jobs of one cluster.
+
+    A submission id stands for one piece of work: a job of that id that is running is joined, not started a second
+    time; one that has ended makes room. So a caller that died may simply come again.
+    """
+
+    def __init__(
+        self, address: str, token: str | None = None, *, poll_seconds: float = 5.0, patience_seconds: float = 300.0
+    ) -> None:
+        """Name a cluster.
+
+        Args:
+            address: Of the dashboard, such as http://127.0.0.1:8265.
+            token: `RAY_AUTH_TOKEN` of the cluster, where it asks for one.
+            poll_seconds: Between two looks at a job.
+            patience_seconds: For which a head that does not answer is asked again.
+        """
+        self._address = address.rstrip("/")
+        self._headers = {"Content-Type": "application/json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._poll, self._patience = poll_seconds, patience_seconds
+
+    def run(
+        self, submission_id: str, entrypoint: str, *, runtime_env: Mapping[str, Any] | None = None,
+        say: Callable[[str], object] = print,
+    ) -> None:  # fmt: skip
+        """Submit a command, or join it, and wait for its end.
+
+        Raises:
+            RayJobError: If it ended without success.
+            RuntimeError: If the cluster refuses, or does not answer for `patience_seconds`.
+        """
+        found = self._info(submission_id)
+        if found is not None and found["status"] not in _ENDED:
+            say(f"{submission_id} is running already: waiting for it")
+        else:
+            if found is not None:
+                self._request("DELETE", f"/api/jobs/{submission_id}")
+            self._submit(submission_id, entrypoint, runtime_env)
+            say(f"{submission_id} submitted: {entrypoint}")
+        found = self._wait(submission_id)
+        say(self._log(submission_id))
+        if found["status"] != "SUCCEEDED":
+            code = found.get("driver_exit_code")
+            how = f"status {code}" if code is not None else found.get("message") or "no reason given"
+            raise RayJobError(f"{submission_id}: {found['status'].lower()}, {how}; its log is above", code)
+
+    def stop(self, submission_id: str) -> None:
+        """Stop a job, if there is such a one."""
+        self._request("POST", f"/api/jobs/{submission_id}/stop", absent=True)
+
+    def _submit(self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any] | None) -> None:
+        body = {"submission_id": submission_id, "entrypoint": entrypoint, "runtime_env": dict(runtime_env or {})}
+        try:
+            self._request("POST", "/api/jobs/", body)
+        except RuntimeError:
+            # Submitted by another at the same moment, or by this call before its answer was lost.
+            if self._info(submission_id) is None:
+                raise
+
+    def _wait(self, submission_id: str) -> dict[str, Any]:
+        while True:
+            found = self._info(submission_id)
+            if found is None:
+                raise RayJobError(f"{submission_id}: the cluster does not know it any more", None)
+            if found["status"] in _ENDED:
+                return found
+            time.sleep(self._poll)
+
+    def _info(self, submission_id: str) -> dict[str, Any] | None:
+        return self._request("GET", f"/api/jobs/{submission_id}", absent=True)
+
+    def _log(self, submission_id: str) -> str:
+        found = self._request("GET", f"/api/jobs/{submission_id}/logs", absent=True) or {}
+        return found.get("logs", "")[-_SAID_CHARACTERS:].strip()
+
+    def _request(self, method: str, path: str, body: Any = None, *, absent: bool = False) -> Any:
+        """Ask once; and again, while nobody answers. With `absent`, what is not there is None."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._address + path, data, self._headers, method=method)
+        given_up = time.monotonic() + self._patience
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if absent and error.code == 404:
+                    return None
+                reason = _last_line(error.read().decode(errors="replace"))
+                raise RuntimeError(f"{self._address}: {method} {path} got {error.code}: {reason}") from None
+            except OSError as error:
+                if time.monotonic() > given_up:
+                    raise RuntimeError(f"{self._address}: no answer ({error}); is the Ray cluster up?") from None
+                time.sleep(self._poll)
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no reason given"

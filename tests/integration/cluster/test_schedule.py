@@ -1,0 +1,155 @@
+"""Days of a schedule: real jobs as processes and as jobs of a real Ray head, done once, again, and after a failure."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cluster.schedule.plan import Schedule, load_schedule
+from cluster.schedule.ray_jobs import RayJobError, RayJobs
+from cluster.schedule.runner import Done, run_days, run_here
+from jobs.schedule import ScheduleJob, main
+from tests.builders.monitored_days import DAY, decisions, ship
+from tests.conftest import PROJECT
+from tests.servers.ray_head import guarded_head
+
+DAYS = [DAY - timedelta(days=1), DAY]
+FILE = """
+product = "cancellation"
+record = "{root}/schedule"
+[values]
+root = "var"
+[[flows]]
+name = "daily"
+at = "0 2 * * *"
+[[flows.steps]]
+name = "compact"
+job = "cancellation_compact"
+arguments = ["archive={root}/archive", "before={next_day}"]
+why = "few files"
+[[flows.steps]]
+name = "cost"
+job = "relevance_cost"
+arguments = ["{root}/cost-{day}.toml"]
+why = "a step that fails while its file is not there"
+[[flows.steps]]
+name = "after"
+job = "cancellation_compact"
+arguments = ["archive={root}/archive", "before={day}"]
+after = ["cost"]
+why = "waits for it"
+"""
+
+
+@pytest.fixture
+def schedule(tmp_path: Path) -> Schedule:
+    """An archive of two days in small files, and a schedule on it."""
+    for day in DAYS:
+        ship(tmp_path / "archive", decisions(day, 120, markets=("BR",)))
+        (tmp_path / f"cost-{day}.toml").write_bytes((PROJECT / "jobs" / "relevance_cost.toml").read_bytes())
+    (tmp_path / "schedule.toml").write_text(FILE)
+    return load_schedule(tmp_path / "schedule.toml", {"root": str(tmp_path)})
+
+
+def _outcomes(found: list[Done]) -> list[str]:
+    return [f"{done.command.day.day} {done.command.step} {done.outcome}" for done in found]
+
+
+@pytest.mark.timeout(300)
+def test_a_span_of_days_goes_on_where_it_stopped(schedule: Schedule, tmp_path: Path) -> None:
+    (flow,) = schedule.flows
+    missing = tmp_path / f"cost-{DAYS[0]}.toml"
+    kept = missing.read_bytes()
+    missing.unlink()
+    first = list(run_days(schedule, flow, DAYS, start=run_here))
+    assert _outcomes(first) == [
+        *["21 compact ran", "21 cost failed", "21 after waited"],
+        *["22 compact ran", "22 cost ran", "22 after ran"],
+    ]
+    assert first[1].status == 2
+    assert len(list((tmp_path / "archive").rglob("*.parquet"))) == 2, "one file a market and day is left"
+
+    missing.write_bytes(kept)
+    second = list(run_days(schedule, flow, DAYS, start=run_here))
+    assert [done.outcome for done in second].count("before") == 4
+    assert _outcomes(second)[1:3] == ["21 cost ran", "21 after ran"]
+
+    third = list(run_days(schedule, flow, DAYS[:1], start=run_here, again=True))
+    assert [done.outcome for done in third] == ["ran"] * 3
+    note = tmp_path / "schedule" / "cancellation" / "daily" / str(DAYS[0]) / "compact.json"
+    note.write_bytes(note.read_bytes()[:20])
+    cut = list(run_days(schedule, flow, DAYS[:1], start=run_here))
+    assert [done.outcome for done in cut] == ["ran", "before", "before"], "a note that is cut off says nothing"
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with guarded_head(tmp_path_factory.mktemp("head"), {"PYTHONPATH": str(PROJECT)}) as environment:
+        yield environment
+
+
+def _jobs(head: dict[str, str], **changes: float) -> RayJobs:
+    return RayJobs(head["RAY_API_SERVER_ADDRESS"], head["RAY_AUTH_TOKEN"], poll_seconds=0.2, **changes)
+
+
+@pytest.mark.timeout(300)
+def test_a_submission_id_is_one_piece_of_work(head: dict[str, str], tmp_path: Path) -> None:
+    jobs, lines = _jobs(head), []
+    count, go = tmp_path / "count", tmp_path / "go"
+    command = f"echo started >> {count}; until test -e {go}; do sleep 0.1; done; echo all done"
+    rival = threading.Thread(target=jobs.run, args=("once", command), kwargs={"say": lines.append})
+    rival.start()
+    while not count.exists():
+        time.sleep(0.05)
+    joined = threading.Thread(target=jobs.run, args=("once", command), kwargs={"say": lines.append})
+    joined.start()
+    while not any("is running already" in line for line in list(lines)):
+        time.sleep(0.05)
+    go.touch()
+    rival.join()
+    joined.join()
+    assert count.read_text() == "started\n"
+    assert sum(line.endswith("all done") for line in lines) == 2
+    jobs.run("once", command, say=lines.append)
+    assert count.read_text() == "started\n" * 2, "what has ended is done anew when it is asked for"
+
+
+@pytest.mark.timeout(300)
+def test_how_a_job_failed_is_told(head: dict[str, str]) -> None:
+    jobs, lines = _jobs(head), []
+    for _ in range(2):
+        with pytest.raises(RayJobError, match=r"wrong: failed, status 2; its log is above") as failed:
+            jobs.run("wrong", "echo what was wrong; exit 2", say=lines.append)
+        assert failed.value.exit_code == 2
+    assert sum(line.endswith("what was wrong") for line in lines) == 2
+    stranger = RayJobs(head["RAY_API_SERVER_ADDRESS"], "another token")
+    with pytest.raises(RuntimeError, match=r"GET /api/jobs/wrong got 40[13]"):
+        stranger.run("wrong", "true")
+    with pytest.raises(RuntimeError, match=r"no answer .*; is the Ray cluster up\?"):
+        RayJobs("http://127.0.0.1:9", poll_seconds=0.01, patience_seconds=0.05).run("x", "true")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("schedule")
+def test_what_ships_as_ray_jobs(
+    head: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped day of the cancellation product: forgetting, rejudging, compaction, the monitor."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", head["RAY_AUTH_TOKEN"])
+    model = str(PROJECT / "cancellation" / "small_model")
+    places = {"root": str(tmp_path), "archive": str(tmp_path / "archive"), "model": model}
+    job = ScheduleJob(product="cancellation", day=DAY, address=head["RAY_API_SERVER_ADDRESS"], values=places)
+    main(job)
+    report = json.loads((tmp_path / "cancellation" / "monitoring" / str(DAY) / "report.json").read_text())
+    assert report["figures"]["decisions"] == 120
+    notes = tmp_path / "schedule" / "cancellation" / "daily" / str(DAY)
+    assert sorted(path.stem for path in notes.iterdir()) == ["compact", "forget", "monitor", "rejudge"]
+    assert "all 4 steps are done, 4 of them now" in capsys.readouterr().out
+    main(job)
+    assert "all 4 steps are done, 0 of them now" in capsys.readouterr().out

@@ -1,0 +1,139 @@
+"""Drift in simulated traffic that the shipped model judges: told within three days, and nothing told in quiet ones."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cancellation.decision.policy import Policy, load_policy
+from cancellation.decision.verdicts import model_verdict
+from cancellation.events.event import Event
+from cancellation.features.profile import FeatureProfile, fit_profile
+from cancellation.features.vector import feature_table
+from cancellation.model.verdict_model import VerdictModel, load_verdict_model
+from cancellation.monitoring.findings import Finding
+from cancellation.monitoring.run import MonitorSettings, monitor_day
+from cancellation.serving.records.shipped_log import day_start
+from cancellation.simulation.simulator import SimulationSettings, Split, simulate
+from cancellation.text.encoding import EncodedEvent
+from tests.builders.monitored_days import DAY, decisions, ship
+from tests.conftest import PROJECT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+
+MARKETS = ("BR", "ID", "TH")
+EVENTS = 700
+"""A day."""
+WARM_UP = 10
+QUIET = 30
+
+
+def judged_day(
+    day: date, num_events: int, *, split: Split = "train", change: Callable[[Event], Event] = lambda event: event
+) -> pa.Table:
+    """Simulate a day's events, no other day has the same, and let the model that ships judge them by its policy."""
+    encoded, rows = _judged(split, num_events, day.toordinal(), change)
+    table = decisions(day, num_events, markets=MARKETS, fallback=0.0)
+    flat = pa.array(np.concatenate([event.features for event in encoded]).astype(np.float32), from_pandas=True)
+    columns = {
+        "features": pa.ListArray.from_arrays(np.arange(0, 68 * num_events + 1, 68, dtype=np.int32), flat),
+        **{name: pa.array([row[name] for row in rows]) for name in ("market", "verdict", "score", "action")},
+        "decision_factors": pa.array([row["decision_factors"] for row in rows]),
+    }
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), values.cast(table.schema.field(place).type))
+    return table
+
+
+@cache
+def _model() -> tuple[VerdictModel, Policy]:
+    return load_verdict_model(PROJECT / "cancellation" / "small_model"), load_policy()
+
+
+def _judged(
+    split: Split, num_events: int, seed: int, change: Callable[[Event], Event]
+) -> tuple[list[EncodedEvent], list[dict[str, Any]]]:
+    model, policy = _model()
+    settings = SimulationSettings(num_events=num_events, split=split, markets=MARKETS)
+    encoded = [model.encoder.encode(change(one.event)) for one in simulate(settings, seed)]
+    scores = model.score(encoded)
+    return encoded, [
+        model_verdict(event.event_id, event.market, logits, factors, policy=policy, model=model.identity)
+        for event, logits, factors in zip(encoded, scores.logits, scores.factor_probabilities, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def profile() -> FeatureProfile:
+    """What features looked like in training, on events of their own."""
+    settings = SimulationSettings(num_events=2500, markets=MARKETS)
+    return fit_profile(feature_table([one.event for one in simulate(settings, 77)]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty days of the same kind, each of other events."""
+    folder = tmp_path_factory.mktemp("drift")
+    for back in range(WARM_UP + QUIET, 0, -1):
+        ship(folder / "archive", judged_day(DAY - timedelta(days=back), EVENTS), num_hours=1)
+    return folder
+
+
+def _alarms(folder: Path, day: date, profile: FeatureProfile) -> list[Finding]:
+    found = monitor_day(
+        str(folder / "archive"),
+        str(folder / "out"),
+        day,
+        profile=profile,
+        profile_missing=None,
+        settings=MonitorSettings(),
+        now=day_start(day) + 2 * 86_400,
+    )
+    return [one for one in found.findings if one.severity == "alarm"]
+
+
+def test_nothing_is_told_in_thirty_quiet_days(folder: Path, profile: FeatureProfile) -> None:
+    told = {back: _alarms(folder, DAY - timedelta(days=back), profile) for back in range(QUIET, 0, -1)}
+    assert {back: [one.text for one in alarms] for back, alarms in told.items() if alarms} == {}
+
+
+def _no_calls(event: Event) -> Event:
+    return replace(event, calls=())
+
+
+def _same(event: Event) -> Event:
+    return event
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "subjects"),
+    [
+        pytest.param("test_tactics", _same, {"verdicts", "factors", "drift"}, id="new tactics"),
+        pytest.param("test_wordings", _same, {"verdicts", "factors", "drift"}, id="new slang"),
+        pytest.param("train", _no_calls, {"drift"}, id="dead call feed"),
+    ],
+)
+def test_drift_is_told_within_three_days(
+    folder: Path, profile: FeatureProfile, tmp_path: Path, split: Split, change: Callable[[Event], Event],
+    subjects: set[str],
+) -> None:  # fmt: skip
+    shutil.copytree(folder / "archive", tmp_path / "archive")
+    told: list[Finding] = []
+    for number in range(3):
+        day = DAY + timedelta(days=number)
+        ship(tmp_path / "archive", judged_day(day, EVENTS, split=split, change=change), num_hours=1)
+        told = _alarms(tmp_path, day, profile)
+        print(f"day {number + 1}:", "; ".join(one.text for one in told) or "nothing")
+        if told:
+            break
+    assert subjects & {one.subject for one in told}

@@ -1,0 +1,1 @@
+"""What runs when: schedule files, and what they become on Kubernetes. Start with `test_plan.py`."""

@@ -18,6 +18,7 @@ FLOORS = {
         "",
         "database",
         "pages",
+        "annotation",
         "statistics",
         "sharded",
         "models",
@@ -65,6 +66,7 @@ FLOORS = {
         "serving",
         "serving.demo",
         "monitoring",
+        "relabelling",
     ),
     "jobs": ("",),
 }

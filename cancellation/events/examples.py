@@ -14,10 +14,12 @@ from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.events.fields import EventError
 from cancellation.events.files import ENDINGS, is_table
-from cancellation.events.table import event_of_row
+from cancellation.events.table import EVENT_SCHEMA, event_of_row
 from cluster.sharded.input_files import data_files, json_lines, open_input, plain_name
 
 logger = logging.getLogger(__name__)
+
+_OF_EXAMPLE = {"event", "label", "label_factors", *EVENT_SCHEMA.names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,15 @@ def read_examples(url: str) -> Iterator[Example]:
     Raises:
         ValueError: If an event or a label is refused, naming the file and the line.
     """
+    return (example for example, _ in read_labelled_rows(url))
+
+
+def read_labelled_rows(url: str) -> Iterator[tuple[Example, dict[str, Any]]]:
+    """Read what `read_examples` reads, and beside each example whatever else its line, or row, says of it.
+
+    Raises:
+        ValueError: As there.
+    """
     for number, (event, labels) in enumerate(_rows(url), 1):
         where = f"{url} line {number}"
         if labels.get("error") is not None:
@@ -85,7 +96,8 @@ def read_examples(url: str) -> Iterator[Example]:
             parsed = event_of_row(event) if is_table(url) else parse_event(event)
         except EventError as error:
             raise ValueError(f"{where}: {error}") from None
-        yield Example(parsed, label, factors, weight=_weight(labels.get("label_weight"), where))
+        others = {name: value for name, value in labels.items() if name not in _OF_EXAMPLE}
+        yield Example(parsed, label, factors, weight=_weight(labels.get("label_weight"), where)), others
 
 
 def _weight(value: Any, where: str) -> float:

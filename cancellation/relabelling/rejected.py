@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,8 +13,11 @@ from cancellation.events.fields import EventError
 from cancellation.monitoring.days import Days
 from cancellation.relabelling.cases import Case
 from cancellation.serving.records.redaction import is_by_reference
-from cancellation.serving.records.shipped_log import read_log
+from cancellation.serving.records.shipped_log import day_start, read_log
 from cluster.storage import join_url
+
+_LOOKED_BACK = 92
+"""Days between a decision and what people say of it, at most: as far as the monitor may look back."""
 
 
 def rejected_verdicts(archive: str, monitoring: str, until: date, *, most: int) -> list[Case]:
@@ -28,15 +31,19 @@ def rejected_verdicts(archive: str, monitoring: str, until: date, *, most: int) 
         until: The last day whose feedback counts.
         most: Cases at most.
     """
+    days = list(Days(archive, monitoring, None).all_feedback(until))
     wrong = {
         review.event_id: review
-        for day in Days(archive, monitoring, None).all_feedback(until)
+        for day in days
         for review in day.reviews
         if review.source == "model" and not review.right
     }
+    if not wrong:
+        return []
+    start = day_start(min(date.fromisoformat(day.day) for day in days) - timedelta(days=_LOOKED_BACK))
     found: dict[str, Case] = {}
     for market in sorted({review.market for review in wrong.values()}):
-        table = read_log(join_url(archive, "decisions"), market=market, columns=("event_id", "event"))
+        table = read_log(join_url(archive, "decisions"), market=market, start=start, columns=("event_id", "event"))
         ids = pa.array([name for name, review in wrong.items() if review.market == market], pa.string())
         for row in table.filter(pc.is_in(table["event_id"], ids)).to_pylist():
             review = wrong[row["event_id"]]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.events.fields import EventError
-from cancellation.events.files import ENDINGS, is_table
+from cancellation.events.files import ENDINGS, is_sampling_weight, is_table
 from cancellation.events.table import EVENT_SCHEMA, event_of_row
 from cluster.sharded.input_files import data_files, json_lines, open_input, plain_name
 
@@ -36,6 +36,8 @@ class Example:
     message_acts: tuple[str, ...] = ()
     weight: float = 1.0
     """What it counts in training; a model's label less than a person's."""
+    sampling_weight: float | None = None
+    """How many cancellations it stands for, in a weighted sample; it counts for as many in training too."""
 
 
 def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, ...] | None]:
@@ -97,7 +99,8 @@ def read_labelled_rows(url: str) -> Iterator[tuple[Example, dict[str, Any]]]:
         except EventError as error:
             raise ValueError(f"{where}: {error}") from None
         others = {name: value for name, value in labels.items() if name not in _OF_EXAMPLE}
-        yield Example(parsed, label, factors, weight=_weight(labels.get("label_weight"), where)), others
+        weights = _weight(labels.get("label_weight"), where), _sampling_weight(labels.get("sampling_weight"), where)
+        yield Example(parsed, label, factors, (), *weights), others
 
 
 def _weight(value: Any, where: str) -> float:
@@ -106,6 +109,12 @@ def _weight(value: Any, where: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
         raise ValueError(f"{where}: expected label_weight from 0 to 1; correct it, or leave it out")
     return float(value)
+
+
+def _sampling_weight(value: Any, where: str) -> float | None:
+    if value is not None and not is_sampling_weight(value):
+        raise ValueError(f"{where}: expected a sampling_weight above 0; correct it, or leave it out")
+    return value
 
 
 def _rows(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:

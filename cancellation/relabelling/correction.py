@@ -9,6 +9,7 @@ _SUCCESS
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -26,7 +27,8 @@ from cancellation.relabelling.round import split_tests
 from cluster.commit import Output
 from cluster.storage import join_url
 
-CORRECTED, REJECTED, REPORT = "labelled/corrected.jsonl", "labelled/rejected.jsonl", "report.json"
+CORRECTED, REJECTED, FIRST = "labelled/corrected.jsonl", "labelled/rejected.jsonl", "labelled/first.jsonl"
+REPORT = "report.json"
 _ALL = ("penalty", "investigate", "none")
 _QUARTERS = 4
 
@@ -45,8 +47,7 @@ class Correction:
 
     def plan(self) -> dict[str, Any]:
         """What the output is a function of, beside the settings: the answers themselves, not the files they came in."""
-        said = sorted([one.event_id, one.label, *one.factors, one.by, one.at, one.why] for one in self.answers)
-        return {"round": self.manifest["attempt"], "answers": sha256(json.dumps(said).encode()).hexdigest()[:16]}
+        return {"round": self.manifest["attempt"], "answers": _answers_digest(self.answers)}
 
 
 def correct(
@@ -108,6 +109,39 @@ def _labelled_files(correction: Correction, settled: Mapping[str, Settled]) -> d
         if case.why == "rejected" and name in settled and settled[name].label is not None and name not in known
     ]
     return {**files, **({REJECTED: "".join(new).encode()} if new else {})}
+
+
+def write_first(
+    cases: Mapping[str, Case], manifest: Mapping[str, Any], answers: Sequence[Answer], output: Output
+) -> dict[str, Any]:
+    """Write a market's first labels, and beside them how they were drawn.
+
+    Raises:
+        ValueError: If the folder holds the result of other answers, or cases are still to be labelled: those that are
+            hard to settle would be missing from what the others stand for.
+    """
+    plan = {"round": manifest["attempt"], "answers": _answers_digest(answers)}
+    if committed := output.open(plan):
+        return {**committed["report"], "already_done": True}
+    settled = settle(answers, needed=manifest["annotators_per_case"])
+    missing = [name for name in cases if name not in settled or settled[name].label is None]
+    if missing:
+        raise ValueError(
+            f"round {manifest['round']}: all {len(cases):,} cases are expected to be settled, {len(missing):,} are not; "
+            "a sample without the hard ones stands for nothing: label them, or ask one more person"
+        )
+    lines = [new_row(case, settled[name], manifest) for name, case in cases.items()]
+    report = {"labels": dict(Counter(one.label for one in settled.values())), "procedure": manifest["procedure"]}
+    output.publish({FIRST: output.write_data("first", "".join(lines).encode())})
+    write_sample(join_url(output.url, FIRST), LabelledSample(source="backfill", drawn="weighted", outcomes=_ALL))
+    output.commit(plan, {"report": report})
+    output.clean_up()
+    return {**report, "already_done": False}
+
+
+def _answers_digest(answers: Sequence[Answer]) -> str:
+    said = sorted([one.event_id, one.label, *one.factors, one.by, one.at, one.why] for one in answers)
+    return sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def _write_samples(source: str, url: str, *, rejected: bool) -> None:

@@ -44,6 +44,13 @@ def correction_lines(report: Mapping[str, Any], url: str) -> list[str]:
     return [*lines, f"labels     {url}/labelled\nreport     {url}/report.json"]
 
 
+def first_label_lines(report: Mapping[str, Any], url: str) -> list[str]:
+    """Say what was labelled."""
+    lines = ["already done: the same answers were read before"] if report["already_done"] else []
+    counted = ", ".join(f"{count:,} {label}" for label, count in sorted(report["labels"].items()))
+    return [*lines, counted, f"labels     {url}/labelled, a weighted sample: calibrate on it, or add the market"]
+
+
 def figures(report: Mapping[str, Any]) -> dict[str, float | None]:
     """Give the numbers under the names that they have in MLflow."""
     found: dict[str, float | None] = {"answered": report["answered"], "open": report["open"]}

@@ -116,9 +116,14 @@ def round_plan(url: str, settings: Mapping[str, Settings], **others: Any) -> dic
 
 
 def make_round(
-    output: Output, plan: Mapping[str, Any], choose: Callable[[], list[Case]], tasks: TaskSettings
+    output: Output,
+    plan: Mapping[str, Any],
+    choose: Callable[[], list[Case]],
+    tasks: TaskSettings,
+    *,
+    figures: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Choose cases and write a round, or find it written; give its manifest.
+    """Choose cases and write a round, or find it written; give its manifest, with `figures` as `choose` left them.
 
     Raises:
         ValueError: If the folder holds another round: people may be at work on it.
@@ -135,6 +140,7 @@ def make_round(
         "procedure_digest": procedure.digest,
         "annotators_per_case": tasks.annotators_per_case,
         "asked": dict(Counter(case.why for case in cases)),
+        "figures": dict(figures or {}),
     }
     files["run.json"] = json.dumps({**manifest, **collect_provenance().as_dict(), "plan": plan}, indent=1).encode()
     output.publish({file: output.write_data(file.replace("/", "-"), content) for file, content in files.items()})

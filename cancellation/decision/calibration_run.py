@@ -230,13 +230,14 @@ def _refuse(labelled: pa.Table, settings: CalibrationSettings) -> None:
 
 
 def _sampling_weights(labelled: pa.Table) -> np.ndarray:
-    names = labelled.column_names
-    if "sampling_weight" not in names or labelled["sampling_weight"].null_count:
+    """Of each row; one of a random sample, which may be among others, stands for one."""
+    known = "sampling_weight" in labelled.column_names
+    if not known or labelled["sampling_weight"].null_count == len(labelled):
         raise ValueError(
-            "backfill: a weighted sample is expected to say sampling_weight in every row, found rows without; score it "
-            "anew from what jobs.cancellation_first_labels wrote"
+            "backfill: a weighted sample is expected to say sampling_weight in its rows, found none; score anew what "
+            "jobs.cancellation_first_labels wrote"
         )
-    return labelled["sampling_weight"].to_numpy()
+    return labelled["sampling_weight"].fill_null(1.0).to_numpy()
 
 
 def _refuse_one_sided(labelled: pa.Table, policy: Policy) -> None:

@@ -127,8 +127,8 @@ def write_first(
     missing = [name for name in cases if name not in settled or settled[name].label is None]
     if missing:
         raise ValueError(
-            f"round {manifest['round']}: all {len(cases):,} cases are expected to be settled, {len(missing):,} are not; "
-            "a sample without the hard ones stands for nothing: label them, or ask one more person"
+            f"round {manifest['round']}: all {len(cases):,} cases are expected to be settled, {len(missing):,} are "
+            "not; a sample without the hard ones stands for nothing: label them, or ask one more person"
         )
     lines = [new_row(case, settled[name], manifest) for name, case in cases.items()]
     report = {"labels": dict(Counter(one.label for one in settled.values())), "procedure": manifest["procedure"]}

@@ -23,7 +23,7 @@ class TriggerSettings(Settings):
     wrong_predictions: int = Field(default=1000, ge=1)
     """Verdicts of the model in service that people rejected, since it went into service."""
 
-    relabel: str = "python -m jobs.cancellation_relabel input=LABELLED round=var/relabel/next archive=ARCHIVE monitoring=MONITORING"
+    relabel: str = "python -m jobs.cancellation_relabel input=LABELLED round=var/relabel/next archive=ARCHIVE"
     """What is printed before it: the round in which people look again at doubtful labels and at rejected verdicts."""
 
     command: str = (

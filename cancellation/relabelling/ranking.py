@@ -1,6 +1,6 @@
 """Which human labels are likely wrong: confident learning over the opinions of judges that never saw the label.
 
-A label's quality is the probability that judges give to it, each judge weighed by how often it agrees with people
+A label's quality is the probability that judges give to it, each judge weighed by how well it foresees what people say
 (self-confidence; Northcutt, Jiang, Chuang, Confident Learning, 2021; Kuan and Mueller, Model-agnostic label quality
 scoring, 2022), by cleanlab 2.9.
 """
@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+_LEAST = 1e-9
+"""Added to every chance, so that they can be divided by their sum."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,12 @@ def doubt_labels(labels: np.ndarray, opinions: Sequence[np.ndarray]) -> Suspicio
     """
     from cleanlab.rank import get_label_quality_ensemble_scores
 
-    given = [np.asarray(opinion, np.float64) for opinion in opinions]
-    quality = get_label_quality_ensemble_scores(labels, given, method="self_confidence", verbose=False)
-    contradicted = np.sum([opinion.argmax(axis=1) != labels for opinion in given], axis=0)
+    # A class that no label is of is none in these markets: judges' chances of it go to the others.
+    present, places = np.unique(labels, return_inverse=True)
+    given = [np.asarray(opinion, np.float64)[:, present] + _LEAST for opinion in opinions]
+    given = [opinion / opinion.sum(axis=1, keepdims=True) for opinion in given]
+    quality = get_label_quality_ensemble_scores(
+        places, given, method="self_confidence", weight_ensemble_members_by="log_loss_search", verbose=False
+    )
+    contradicted = np.sum([opinion.argmax(axis=1) != places for opinion in given], axis=0)
     return Suspicion(np.asarray(quality, np.float64), contradicted)

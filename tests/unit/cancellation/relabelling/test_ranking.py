@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cancellation.comparison.learners import TreeSettings
 from cancellation.events.factors import VERDICTS
 from cancellation.relabelling.cases import Case, LabelledRow
 from cancellation.relabelling.judges import JudgeSettings, Workshop, fold_of
@@ -63,7 +64,8 @@ def test_tests_stand_evenly_among_what_is_doubted():
 
 def test_a_judge_never_saw_the_label_that_it_judges(tmp_path):
     """Labels of one fold's sellers are turned round: the judges of that fold are not moved."""
-    workshop = Workshop(JudgeSettings(folds=3), TrainerSettings(), tmp_path, str(tmp_path))
+    judges = JudgeSettings(folds=3, trees=TreeSettings(max_iter=8))
+    workshop = Workshop(judges, TrainerSettings(), tmp_path, str(tmp_path))
     before = workshop.out_of_fold("trees", EXAMPLES)
     assert np.allclose(before.sum(axis=1), 1.0)
     fold = np.array([fold_of(one.event.seller_id, 3) for one in EXAMPLES])

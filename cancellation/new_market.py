@@ -203,7 +203,16 @@ def with_entry(policy: Policy, code: str, entry: MarketPolicy) -> Policy:
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
     """Write labelled events as JSONL, in the form that training reads."""
     lines = [
-        json.dumps({"event": event_mapping(e.event), "label": e.label, "label_factors": e.factors}, ensure_ascii=False)
+        json.dumps(
+            {
+                "event": event_mapping(e.event),
+                "label": e.label,
+                "label_factors": e.factors,
+                "label_weight": e.weight,
+                "sampling_weight": e.sampling_weight,
+            },
+            ensure_ascii=False,
+        )
         for e in examples
     ]
     write_bytes(str(path), "".join(line + "\n" for line in lines).encode())
@@ -247,7 +256,10 @@ def _fine_tune(market: NewMarket, start: Path, events: Path, run: TrackedRun) ->
 def _calibrate(market: NewMarket, model: VerdictModel, examples: Sequence[Example], checklist: Checklist) -> Policy:
     entry = MarketPolicy("shadow", market.settings.classes, market.language)
     policy = with_entry(market.policy, market.code, entry)
-    rows = [EventRow(f"held_out:{number}", e.event, e.label) for number, e in enumerate(examples, 1)]
+    rows = [
+        EventRow(f"held_out:{number}", e.event, e.label, None, e.sampling_weight)
+        for number, e in enumerate(examples, 1)
+    ]
     sample = together([read_sample(url) for url in (market.labelled, market.old_labelled)])
     scored = score_rows(rows, model, policy)
     calibrated = calibrate_backfill(scored, policy, market.calibration, sample=sample, day=market.day)

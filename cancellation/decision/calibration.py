@@ -86,7 +86,13 @@ def split_events(cancelled_at: np.ndarray, sellers: Sequence[str], fraction: flo
     return early & (~on_both_sides | fits), ~early & (~on_both_sides | ~fits)
 
 
-def calibrate(logits: np.ndarray, labels: np.ndarray, two_classes: np.ndarray, fit: np.ndarray) -> Calibration:
+def calibrate(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    two_classes: np.ndarray,
+    fit: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> Calibration:
     """Fit a temperature on some events and judge it on the others.
 
     Args:
@@ -94,6 +100,7 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, two_classes: np.ndarray, f
         labels: Class numbers, (n,).
         two_classes: True where the event's market has two classes, (n,).
         fit: True for the events to fit on, (n,); the others are kept for judging and for thresholds.
+        weights: How many events each stands for, (n,); None: all alike.
 
     Raises:
         ValueError: If either part is empty.
@@ -101,10 +108,16 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, two_classes: np.ndarray, f
     judged = ~fit
     if not fit.any() or not judged.any():
         raise ValueError(f"events to fit on and others to judge by are expected, found {fit.sum()} and {judged.sum()}")
-    temperature = find_temperature(logits[fit], labels[fit])
+    fitting, judging = (None, None) if weights is None else (weights[fit], weights[judged])
+    temperature = find_temperature(logits[fit], labels[fit], fitting)
     induced = labels[judged] == INDUCED
     before, after = (
-        fill_bins(induced_scores(logits[judged], one, two_classes=two_classes[judged]), induced, num_bins=_NUM_BINS)
+        fill_bins(
+            induced_scores(logits[judged], one, two_classes=two_classes[judged]),
+            induced,
+            num_bins=_NUM_BINS,
+            weights=judging,
+        )
         for one in (1.0, temperature)
     )
     return Calibration(
@@ -113,8 +126,8 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, two_classes: np.ndarray, f
         judged_events=int(judged.sum()),
         ece_before=float(expected_calibration_error(before)),
         ece_after=float(expected_calibration_error(after)),
-        nll_before=negative_log_likelihood(logits[judged], labels[judged], 1.0),
-        nll_after=negative_log_likelihood(logits[judged], labels[judged], temperature),
+        nll_before=negative_log_likelihood(logits[judged], labels[judged], 1.0, judging),
+        nll_after=negative_log_likelihood(logits[judged], labels[judged], temperature, judging),
         before=reliability_bins(before, ReliabilityBin),
         after=reliability_bins(after, ReliabilityBin),
     )

@@ -90,10 +90,12 @@ def calibrate_backfill(
     _refuse(labelled, settings)
     sample.refuse("backfill")
     _refuse_one_sided(labelled, policy)
-    events = _Labelled.of(labelled, policy)
+    events = _Labelled.of(labelled, policy, weighted=sample.drawn == "weighted")
     fit, judged = split_events(events.cancelled_at, events.sellers, settings.fit_fraction)
     used = fit | judged
-    calibration = calibrate(events.logits[used], events.labels[used], events.two_classes[used], fit[used])
+    calibration = calibrate(
+        events.logits[used], events.labels[used], events.two_classes[used], fit[used], events.weights_of(used)
+    )
     proving = events.where(judged)
     thresholds = _prove(proving, calibration.temperature, settings.thresholds)
     version = labelled["model_version"][0].as_py()
@@ -118,7 +120,8 @@ def _prove(proving: _Labelled, temperature: float, settings: ThresholdSettings) 
     scores = induced_scores(proving.logits, temperature, two_classes=proving.two_classes)
     _refuse_flagged_only(scores, proving.markets, settings)
     _, sellers = np.unique(proving.sellers, return_inverse=True)
-    return find_thresholds(scores, proving.labels == INDUCED, proving.markets, settings, sellers)
+    induced = proving.labels == INDUCED
+    return find_thresholds(scores, induced, proving.markets, settings, sellers, proving.weights)
 
 
 @dataclass(frozen=True)
@@ -131,9 +134,11 @@ class _Labelled:
     markets: list[str]
     sellers: list[str]
     cancelled_at: np.ndarray
+    weights: np.ndarray | None
+    """How many cancellations each stands for; None: all alike."""
 
     @staticmethod
-    def of(labelled: pa.Table, policy: Policy) -> _Labelled:
+    def of(labelled: pa.Table, policy: Policy, *, weighted: bool) -> _Labelled:
         markets = labelled["market"].to_pylist()
         return _Labelled(
             np.array(labelled["logits"].to_pylist(), np.float32),
@@ -142,12 +147,17 @@ class _Labelled:
             markets,
             labelled["seller_id"].to_pylist(),
             labelled["cancelled_at"].to_numpy(),
+            _sampling_weights(labelled) if weighted else None,
         )
 
     def where(self, chosen: np.ndarray) -> _Labelled:
         markets, sellers = (list(compress(names, chosen)) for names in (self.markets, self.sellers))
         arrays = (self.logits[chosen], self.labels[chosen], self.two_classes[chosen])
-        return _Labelled(*arrays, markets, sellers, self.cancelled_at[chosen])
+        return _Labelled(*arrays, markets, sellers, self.cancelled_at[chosen], self.weights_of(chosen))
+
+    def weights_of(self, chosen: np.ndarray) -> np.ndarray | None:
+        """Of some of them."""
+        return None if self.weights is None else self.weights[chosen]
 
     def period(self) -> str:
         """First and last day."""
@@ -217,6 +227,17 @@ def _refuse(labelled: pa.Table, settings: CalibrationSettings) -> None:
     versions = pc.unique(labelled["model_version"].cast(pa.string())).to_pylist()
     if len(versions) > 1:
         raise ValueError(f"backfill: verdicts of one model are expected, found {', '.join(sorted(versions))}")
+
+
+def _sampling_weights(labelled: pa.Table) -> np.ndarray:
+    """Of each row; one of a random sample, which may be among others, stands for one."""
+    known = "sampling_weight" in labelled.column_names
+    if not known or labelled["sampling_weight"].null_count == len(labelled):
+        raise ValueError(
+            "backfill: a weighted sample is expected to say sampling_weight in its rows, found none; score anew what "
+            "jobs.cancellation_first_labels wrote"
+        )
+    return labelled["sampling_weight"].fill_null(1.0).to_numpy()
 
 
 def _refuse_one_sided(labelled: pa.Table, policy: Policy) -> None:

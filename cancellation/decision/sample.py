@@ -30,9 +30,10 @@ class LabelledSample(Settings):
     source: Basis
     """What the cases are."""
 
-    drawn: Literal["random", "chosen"]
-    """random: every cancellation of the period had the same chance, whatever anybody had said of it; chosen: any other
-    way, such as appeals, or cases that were flagged."""
+    drawn: Literal["random", "weighted", "chosen"]
+    """random: every cancellation of the period had the same chance, whatever anybody had said of it; weighted: each had
+    a known chance, and its row says in `sampling_weight` how many it stands for, 1 on average; chosen: any other way,
+    such as appeals, or cases that were flagged."""
 
     outcomes: tuple[Action, ...]
     """Actions that the drawn cancellations had, or would have had: all three, or the sample is blind on one side."""
@@ -43,7 +44,7 @@ class LabelledSample(Settings):
         Raises:
             ValueError: Naming what is missing.
         """
-        if self.drawn != "random":
+        if self.drawn == "chosen":
             raise ValueError(f"{where}: a random sample of all cancellations is expected, found one that was chosen")
         if missing := [name for name in _ALL if name not in self.outcomes]:
             raise ValueError(
@@ -78,10 +79,11 @@ def read_sample(url: str) -> LabelledSample:
 
 def together(samples: Sequence[LabelledSample]) -> LabelledSample:
     """Give what holds for several samples at once: the least real source, random only if all are, shared outcomes."""
+    ways = {sample.drawn for sample in samples}
     sources: tuple[Basis, ...] = get_args(Basis)
     return LabelledSample(
         source=min((sample.source for sample in samples), key=sources.index),
-        drawn="random" if all(sample.drawn == "random" for sample in samples) else "chosen",
+        drawn=next(way for way in ("chosen", "weighted", "random") if way in ways),
         outcomes=tuple(name for name in _ALL if all(name in sample.outcomes for sample in samples)),
     )
 

@@ -74,11 +74,15 @@ class Proof:
     sellers: int | None = None
     """Different sellers of them; None: each case was taken for one of its own."""
     effective: float | None = None
-    """Independent cases that they are worth, as those of one seller are alike; None: all."""
+    """Independent cases that they are worth, as those of one seller are alike, or count unlike; None: all."""
+    weighted_precision: float | None = None
+    """Where cases stand for unlike numbers of others."""
 
     @property
     def precision(self) -> float | None:
         """Share of the flagged that were induced; None without any."""
+        if self.weighted_precision is not None:
+            return self.weighted_precision
         return self.correct / self.cases if self.cases else None
 
 
@@ -104,12 +108,14 @@ def lower_bound(correct: int, cases: int, *, confidence: float) -> float:
     return float(beta.ppf(1.0 - confidence, correct, cases - correct + 1)) if correct else 0.0
 
 
-def upper_bound(correct: int, cases: int, *, confidence: float) -> float:
+def upper_bound(correct: float, cases: float, *, confidence: float) -> float:
     """Give the one-sided Clopper-Pearson upper bound of a share; 1 without cases."""
     return float(beta.ppf(confidence, correct + 1, cases - correct)) if correct < cases else 1.0
 
 
-def clustered_lower_bound(correct: np.ndarray, sellers: np.ndarray, *, confidence: float) -> tuple[float, float]:
+def clustered_lower_bound(
+    correct: np.ndarray, sellers: np.ndarray, *, confidence: float, weights: np.ndarray | None = None
+) -> tuple[float, float]:
     """Give the lower bound of a share where cases of one seller may be alike, and how many independent cases they are.
 
     Clopper and Pearson's bound at the effective number of cases (Korn and Graubard 1998): as many independent ones as
@@ -120,21 +126,31 @@ def clustered_lower_bound(correct: np.ndarray, sellers: np.ndarray, *, confidenc
         correct: True where a case was right, (n,).
         sellers: The seller's number, from 0, (n,).
         confidence: One-sided.
+        weights: How many cases each stands for, (n,), as where some kinds were drawn more often; None: all alike.
     """
-    sizes = np.bincount(sellers)
-    sizes, hits = sizes[sizes > 0], np.bincount(sellers, correct)[sizes > 0]
-    cases, groups = len(correct), len(sizes)
-    share = float(correct.mean()) if cases else 0.0
-    if groups == cases or share in (0.0, 1.0) or groups < 2:
-        return lower_bound(int(share * groups + 1e-9), groups, confidence=confidence), groups
-    variance = groups / (groups - 1) * ((hits - share * sizes) ** 2).sum() / cases**2
+    one = np.ones(len(correct)) if weights is None else weights
+    sizes = np.bincount(sellers, one)
+    sizes, hits = sizes[sizes > 0], np.bincount(sellers, one * correct)[sizes > 0]
+    cases, groups, total = len(correct), len(sizes), one.sum()
+    share = float((one * correct).sum() / total) if cases else 0.0
+    # Groups that count unlike are worth as many alike ones as have the same variance (Kish 1965).
+    alike = groups if weights is None else int(total**2 / (sizes**2).sum() + 1e-9) if cases else 0
+    if (groups == cases and weights is None) or correct.all() or not correct.any() or groups < 2:
+        return lower_bound(int(share * alike + 1e-9), alike, confidence=confidence), alike
+    variance = groups / (groups - 1) * ((hits - share * sizes) ** 2).sum() / total**2
     few = t.ppf(confidence, cases - 1) / t.ppf(confidence, groups - 1)
     effective = min(cases, share * (1 - share) / max(variance, 1e-12) * few**2)
     return float(beta.ppf(1.0 - confidence, share * effective, (1 - share) * effective + 1)), effective
 
 
 def count_flagged(
-    scores: np.ndarray, induced: np.ndarray, threshold: float, *, confidence: float, sellers: np.ndarray | None = None
+    scores: np.ndarray,
+    induced: np.ndarray,
+    threshold: float,
+    *,
+    confidence: float,
+    sellers: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> Proof:
     """Count the cases above a threshold and those of them that were induced.
 
@@ -144,18 +160,25 @@ def count_flagged(
         threshold: A case is flagged when its score is above it, as in `actions.choose_action`.
         confidence: Of the lower bound.
         sellers: Number of each case's seller, (n,), whose cases may be alike; None: all cases are independent.
+        weights: How many cases each stands for, (n,); None: all alike.
     """
     flagged = scores > threshold
     cases, correct = int(flagged.sum()), int(induced[flagged].sum())
-    if sellers is None:
+    if sellers is None and weights is None:
         return Proof(threshold, cases, correct, lower_bound(correct, cases, confidence=confidence))
-    of = sellers[flagged]
-    bound, effective = clustered_lower_bound(induced[flagged], of, confidence=confidence)
-    return Proof(threshold, cases, correct, bound, len(np.unique(of)), effective)
+    of = np.arange(cases) if sellers is None else sellers[flagged]
+    counts = None if weights is None else weights[flagged]
+    bound, effective = clustered_lower_bound(induced[flagged], of, confidence=confidence, weights=counts)
+    share = None if counts is None or not cases else float(np.average(induced[flagged], weights=counts))
+    return Proof(threshold, cases, correct, bound, None if sellers is None else len(np.unique(of)), effective, share)
 
 
 def prove_threshold(
-    scores: np.ndarray, induced: np.ndarray, settings: ThresholdSettings, sellers: np.ndarray | None = None
+    scores: np.ndarray,
+    induced: np.ndarray,
+    settings: ThresholdSettings,
+    sellers: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> tuple[Proof | None, Proof | None]:
     """Test the grid in its order; return the loosest proven threshold and the first one that failed.
 
@@ -165,7 +188,9 @@ def prove_threshold(
     """
     proven = None
     for threshold in settings.penalty_grid:
-        proof = count_flagged(scores, induced, threshold, confidence=settings.confidence, sellers=sellers)
+        proof = count_flagged(
+            scores, induced, threshold, confidence=settings.confidence, sellers=sellers, weights=weights
+        )
         if proof.cases < settings.min_cases or _few_sellers(proof, settings):
             continue
         if proof.lower_bound < settings.min_precision:
@@ -180,6 +205,7 @@ def find_thresholds(
     markets: Sequence[str],
     settings: ThresholdSettings,
     sellers: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> dict[str, MarketThreshold]:
     """Find every market's penalty threshold, small markets pooled.
 
@@ -192,6 +218,7 @@ def find_thresholds(
         markets: Market of each event, (n,).
         settings: What has to be proven.
         sellers: Number of each event's seller, (n,), from 0; None: all events are independent.
+        weights: How many cancellations each event stands for, (n,); None: all alike.
     """
     codes = np.asarray(markets)
     small = [
@@ -200,14 +227,15 @@ def find_thresholds(
     found: dict[str, MarketThreshold] = {}
     for code in sorted(set(markets) - set(small)):
         rows = codes == code
-        found[code] = _conclude(scores[rows], induced[rows], settings, _of(sellers, rows))
+        found[code] = _conclude(scores[rows], induced[rows], settings, _of(sellers, rows), _of(weights, rows))
     if small:
         rows = np.isin(codes, small)
         pooled = tuple(small) if len(small) > 1 else ()
-        together = _conclude(scores[rows], induced[rows], settings, _of(sellers, rows), pooled=pooled)
+        counts = _of(weights, rows)
+        together = _conclude(scores[rows], induced[rows], settings, _of(sellers, rows), counts, pooled=pooled)
         for code in small:
             own = codes == code
-            found[code] = _speaks_against(scores[own], induced[own], together, settings) or together
+            found[code] = _speaks_against(scores[own], induced[own], together, settings, _of(weights, own)) or together
     return dict(sorted(found.items()))
 
 
@@ -215,8 +243,8 @@ def _most_flagged(scores: np.ndarray, settings: ThresholdSettings) -> int:
     return int((scores > settings.penalty_grid[-1]).sum())
 
 
-def _of(sellers: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    return None if sellers is None else sellers[rows]
+def _of(column: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if column is None else column[rows]
 
 
 def _few_sellers(proof: Proof, settings: ThresholdSettings) -> bool:
@@ -228,14 +256,17 @@ def _conclude(
     induced: np.ndarray,
     settings: ThresholdSettings,
     sellers: np.ndarray | None,
+    weights: np.ndarray | None,
     *,
     pooled: tuple[str, ...] = (),
 ) -> MarketThreshold:
-    proven, failed = prove_threshold(scores, induced, settings, sellers)
+    proven, failed = prove_threshold(scores, induced, settings, sellers, weights)
     if proven is not None:
         return MarketThreshold(proven, proven, pooled, None, None, "")
     loosest = settings.penalty_grid[-1]
-    nearest = failed or count_flagged(scores, induced, loosest, confidence=settings.confidence, sellers=sellers)
+    nearest = failed or count_flagged(
+        scores, induced, loosest, confidence=settings.confidence, sellers=sellers, weights=weights
+    )
     if nearest.cases >= settings.min_cases and _few_sellers(nearest, settings):
         note = f"{nearest.cases} flagged cases of {nearest.sellers} sellers: at least {settings.min_sellers} are needed"
         return MarketThreshold(None, nearest, pooled, None, None, note)
@@ -253,12 +284,18 @@ def _conclude(
 
 
 def _speaks_against(
-    scores: np.ndarray, induced: np.ndarray, pool: MarketThreshold, settings: ThresholdSettings
+    scores: np.ndarray,
+    induced: np.ndarray,
+    pool: MarketThreshold,
+    settings: ThresholdSettings,
+    weights: np.ndarray | None,
 ) -> MarketThreshold | None:
     if pool.proven is None:
         return None
-    own = count_flagged(scores, induced, pool.proven.threshold, confidence=settings.confidence)
-    if upper_bound(own.correct, own.cases, confidence=settings.confidence) >= settings.min_precision:
+    own = count_flagged(scores, induced, pool.proven.threshold, confidence=settings.confidence, weights=weights)
+    cases = own.cases if own.effective is None else own.effective
+    correct = cases * (own.precision or 0.0)
+    if upper_bound(correct, cases, confidence=settings.confidence) >= settings.min_precision:
         return None
     note = f"its own cases contradict the pool's proof: {own.correct} of {own.cases} above {own.threshold} were induced"
     return MarketThreshold(None, own, pool.pooled, None, None, note)

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.events.fields import EventError
-from cancellation.events.files import ENDINGS, is_table
-from cancellation.events.table import event_of_row
+from cancellation.events.files import ENDINGS, is_sampling_weight, is_table
+from cancellation.events.table import EVENT_SCHEMA, event_of_row
 from cluster.sharded.input_files import data_files, json_lines, open_input, plain_name
 
 logger = logging.getLogger(__name__)
+
+_OF_EXAMPLE = {"event", "label", "label_factors", *EVENT_SCHEMA.names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Example:
     message_acts: tuple[str, ...] = ()
     weight: float = 1.0
     """What it counts in training; a model's label less than a person's."""
+    sampling_weight: float | None = None
+    """How many cancellations it stands for, in a weighted sample; it counts for as many in training too."""
 
 
 def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, ...] | None]:
@@ -76,6 +80,15 @@ def read_examples(url: str) -> Iterator[Example]:
     Raises:
         ValueError: If an event or a label is refused, naming the file and the line.
     """
+    return (example for example, _ in read_labelled_rows(url))
+
+
+def read_labelled_rows(url: str) -> Iterator[tuple[Example, dict[str, Any]]]:
+    """Read what `read_examples` reads, and beside each example whatever else its line, or row, says of it.
+
+    Raises:
+        ValueError: As there.
+    """
     for number, (event, labels) in enumerate(_rows(url), 1):
         where = f"{url} line {number}"
         if labels.get("error") is not None:
@@ -85,7 +98,9 @@ def read_examples(url: str) -> Iterator[Example]:
             parsed = event_of_row(event) if is_table(url) else parse_event(event)
         except EventError as error:
             raise ValueError(f"{where}: {error}") from None
-        yield Example(parsed, label, factors, weight=_weight(labels.get("label_weight"), where))
+        others = {name: value for name, value in labels.items() if name not in _OF_EXAMPLE}
+        weights = _weight(labels.get("label_weight"), where), _sampling_weight(labels.get("sampling_weight"), where)
+        yield Example(parsed, label, factors, (), *weights), others
 
 
 def _weight(value: Any, where: str) -> float:
@@ -94,6 +109,12 @@ def _weight(value: Any, where: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
         raise ValueError(f"{where}: expected label_weight from 0 to 1; correct it, or leave it out")
     return float(value)
+
+
+def _sampling_weight(value: Any, where: str) -> float | None:
+    if value is not None and not is_sampling_weight(value):
+        raise ValueError(f"{where}: expected a sampling_weight above 0; correct it, or leave it out")
+    return value
 
 
 def _rows(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:

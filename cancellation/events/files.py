@@ -68,6 +68,8 @@ class EventRow:
     event: Event | None
     label: str | None = None
     error: str | None = None
+    sampling_weight: float | None = None
+    """How many cancellations a row of a weighted sample stands for; None: it says nothing of that."""
 
 
 def find_event_shards(url: str, *, shard_bytes: int) -> list[EventShard]:
@@ -112,7 +114,7 @@ def read_event_rows(shard: EventShard) -> Iterator[EventRow]:
         parquet, groups = pq.ParquetFile(stream), list(range(shard.start, shard.end))
         for batch in parquet.iter_batches(batch_size=_READ_ROWS, row_groups=groups, use_threads=False):
             for row in batch.to_pylist():
-                yield _read(row, f"{name}:{number}", row.get("label"), event_of_row)
+                yield _read(row, f"{name}:{number}", row, event_of_row)
                 number += 1
 
 
@@ -133,17 +135,25 @@ def read_event_line(line: bytes, place: str) -> EventRow:
     except EventError as error:
         return EventRow(place, None, error=str(error))
     if isinstance(value, Mapping) and "event" in value:
-        return _read(value["event"], place, value.get("label"), parse_event)
-    return _read(value, place, None, parse_event)
+        return _read(value["event"], place, value, parse_event)
+    return _read(value, place, {}, parse_event)
 
 
-def _read(value: Any, place: str, label: Any, parse: Any) -> EventRow:
+def _read(value: Any, place: str, said: Mapping[str, Any], parse: Any) -> EventRow:
+    label, weight = said.get("label"), said.get("sampling_weight")
+    if weight is not None and not is_sampling_weight(weight):
+        return EventRow(place, None, error="sampling_weight: expected a number above 0, found another value")
     if label is not None and label not in VERDICTS:
         return EventRow(place, None, error=f"label: expected one of {', '.join(VERDICTS)}, found another")
     try:
-        return EventRow(place, parse(value), label)
+        return EventRow(place, parse(value), label, sampling_weight=weight)
     except EventError as error:
         return EventRow(place, None, label, str(error))
+
+
+def is_sampling_weight(value: Any) -> bool:
+    """Tell a number above 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def _cut_file(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:

@@ -119,6 +119,11 @@ def prompt_digest(settings: PromptSettings) -> str:
     return digest_of([settings.model_dump(mode="json"), _instructions(), WORDS])
 
 
+def factor_meanings() -> dict[str, str]:
+    """Give what each code means, as models and people are told it, in the contract's order."""
+    return dict(_instructions()["factors"])
+
+
 def case_text(event: Event, settings: PromptSettings) -> str:
     """Write one event as lines: what happened, in order, then what was measured."""
     whole, pieces = timeline(event), _Pieces()

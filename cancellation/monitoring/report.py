@@ -81,5 +81,5 @@ def print_day(found: MonitoredDay, url: str, tracked_at: str) -> None:
     for trigger in found.decision.triggers:
         print(f"retrain  {'yes' if trigger.fired else 'no ':<4}{trigger.name.replace('_', ' ')}: {trigger.reason}")
     if found.decision.command:
-        print(f"run      {found.decision.command}")
+        print(f"relabel  {found.decision.relabel}\nrun      {found.decision.command}")
     print(f"report   {storage.short_url(url)}, {found.seconds:.1f} s\nMLflow   {tracked_at}")

@@ -23,6 +23,9 @@ class TriggerSettings(Settings):
     wrong_predictions: int = Field(default=1000, ge=1)
     """Verdicts of the model in service that people rejected, since it went into service."""
 
+    relabel: str = "python -m jobs.cancellation_relabel input=LABELLED round=var/relabel/next archive=ARCHIVE"
+    """What is printed before it: the round in which people look again at doubtful labels and at rejected verdicts."""
+
     command: str = (
         "python -m jobs.cancellation_train jobs/cancellation_train.further.toml output=var/models/cancellation_next "
         "training.events.events=LABELLED"
@@ -49,6 +52,7 @@ class RetrainDecision:
     """The one in service: most answers of the day; None: none of a model."""
     retrain: bool
     triggers: tuple[Trigger, ...]
+    relabel: str | None
     command: str | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,7 +88,8 @@ def decide(
         _signals(signals),
     )
     retrain = any(trigger.fired for trigger in triggers)
-    return RetrainDecision(day, model_version, retrain, triggers, settings.command if retrain else None)
+    commands = (settings.relabel, settings.command) if retrain else (None, None)
+    return RetrainDecision(day, model_version, retrain, triggers, *commands)
 
 
 def _drift(drift: Sequence[Sequence[FeatureDrift]], settings: TriggerSettings) -> Trigger:

@@ -26,13 +26,15 @@ SCORED_SCHEMA = pa.schema(
         pa.field("label", pa.string()),
         pa.field("seller_id", pa.string()),
         pa.field("cancelled_at", pa.float64()),
+        pa.field("sampling_weight", pa.float64()),
         pa.field("place", pa.string(), nullable=False),
         pa.field("error", pa.string()),
     ]
 )
 """The contract's verdict; the model's raw logits, of which calibration and thresholds can be made later without
-scoring anew; the label where the input has one; seller and instant (epoch seconds), by which a proof is split; where
-the row comes from; and what is wrong with it, everything but the place then being null."""
+scoring anew; the label where the input has one, and how many events a row of a weighted sample stands for; seller and
+instant (epoch seconds), by which a proof is split; where the row comes from; and what is wrong with it, everything but
+the place then being null."""
 
 MODEL_BATCH = 256
 """Events that are encoded before the model is called: it sorts them by length and makes its own batches."""
@@ -112,6 +114,7 @@ def score_rows(
         place = 0
         for row in batch:
             record: dict[str, Any] = {"place": row.place, "label": row.label, "error": row.error}
+            record["sampling_weight"] = row.sampling_weight
             if row.event is not None and scores is not None:
                 record |= _verdict(row.event, scores.logits[place], scores.factor_probabilities[place], model, policy)
                 place += 1

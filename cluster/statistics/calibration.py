@@ -25,10 +25,13 @@ def bin_rows(predicted: np.ndarray, observed: np.ndarray, *, num_bins: int) -> n
     return np.eye(num_bins)[_places(predicted, num_bins)][:, :, None] * content[:, None, :]
 
 
-def fill_bins(predicted: np.ndarray, observed: np.ndarray, *, num_bins: int) -> np.ndarray:
-    """Sum `bin_rows` over the rows, (num_bins, 3), without holding them all."""
+def fill_bins(
+    predicted: np.ndarray, observed: np.ndarray, *, num_bins: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Sum `bin_rows` over the rows, each as often as its weight says, (num_bins, 3), without holding them all."""
     places = _places(predicted, num_bins)
-    columns = (np.ones(len(predicted)), predicted, observed)
+    one = np.ones(len(predicted)) if weights is None else weights
+    columns = (one, one * predicted, one * observed)
     return np.stack([np.bincount(places, weights=column, minlength=num_bins) for column in columns], axis=1)
 
 

@@ -1,16 +1,14 @@
-"""Label Studio's files: the labelling interface, the tasks to import, and the export to read back.
+"""The labelling interface in Label Studio, and its export as rows.
 
-Formats: https://labelstud.io/guide/task_format and https://labelstud.io/tags; checked against a running server
-by tests/slow/test_label_studio.py.
+Tags: https://labelstud.io/tags; checked against a running server by tests/slow/test_label_studio.py.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from cluster.annotation import label_studio
 from relevance.labels import LABELS
 from relevance.pairs.texts import value_text
 from relevance.prompting.guidelines import Guidelines
@@ -66,45 +64,28 @@ def labelling_config(guidelines: Guidelines) -> bytes:
 """.encode()
 
 
-def import_tasks(tasks: Sequence[Mapping[str, str]]) -> bytes:
-    """Write tasks, given as flat texts, in the format that a project imports."""
-    return json.dumps([{"data": dict(task)} for task in tasks], ensure_ascii=False, indent=1).encode()
-
-
 def read_export(content: bytes, *, name: str) -> list[dict[str, Any]]:
     """Read a project's JSON export.
 
     Args:
-        content: The export in the format that Label Studio calls JSON (not JSON-MIN or CSV).
+        content: The export in the format that Label Studio calls JSON.
         name: The file's, for errors.
 
     Returns:
         A row per annotation: the task's data as texts (in a CSV, Label Studio reads ids as numbers), `label`,
-        `comment`, `user` (e-mail where the export has it, else the
-        number) and `annotated_at`. Skipped tasks and annotations without a label are left out.
+        `comment`, `user` and `annotated_at`. Skipped tasks and annotations without a label are left out.
 
     Raises:
         ValueError: If it is no such export.
     """
-    try:
-        tasks = json.loads(content)
-        rows = [_row(task, annotation) for task in tasks for annotation in task["annotations"]]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{name}: not a Label Studio export ({type(error).__name__}): export the project as JSON, not JSON-MIN"
-        ) from None
-    return [row for row in rows if row["label"] is not None]
-
-
-def _row(task: Mapping[str, Any], annotation: Mapping[str, Any]) -> dict[str, Any]:
-    results = [result for result in annotation["result"] if "from_name" in result]  # a relation between two has none
-    chosen = {result["from_name"]: result.get("value") or {} for result in results}
-    labels = [] if annotation.get("was_cancelled") else chosen.get(CHOICE, {}).get("choices", [])
-    user = annotation.get("completed_by")
-    return {
-        **{name: value_text(value) or "" for name, value in task["data"].items()},
-        "label": labels[0] if labels else None,
-        "comment": " ".join(chosen.get(COMMENT, {}).get("text", [])),
-        "user": str(user.get("email") or user.get("id")) if isinstance(user, Mapping) else str(user),
-        "annotated_at": annotation.get("updated_at") or annotation.get("created_at") or "",
-    }
+    return [
+        {
+            **{name: value_text(value) or "" for name, value in one.data.items()},
+            "label": one.first(CHOICE),
+            "comment": " ".join(one.chosen.get(COMMENT, ())),
+            "user": one.user,
+            "annotated_at": one.annotated_at,
+        }
+        for one in label_studio.read_export(content, name=name)
+        if one.first(CHOICE) is not None
+    ]

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
+from cluster.annotation.label_studio import import_tasks
 from cluster.commit import SUCCESS, Output, read_job_manifest
 from cluster.places import InputUrl, OutputUrl
 from cluster.provenance import collect_provenance, hide_credentials, public_settings
@@ -20,7 +21,7 @@ from cluster.settings import Settings
 from cluster.tracking import TrackedRun
 from relevance.annotation.annotation import PairKey
 from relevance.annotation.files import TASK_COLUMNS, write_sheet
-from relevance.annotation.label_studio import import_tasks, labelling_config
+from relevance.annotation.label_studio import labelling_config
 from relevance.annotation.pairs import TEXT_COLUMNS, key_hashes, read_gold, read_scores, read_texts, scored_day
 from relevance.annotation.strata import DrawnPair, StrataSettings, draw_pairs, strata_counts, third_edges
 from relevance.annotation.tasks import Assignment, TaskSettings, assign_tasks

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cluster.annotation.assignment import assign_people, check_names
 from cluster.settings import Settings
 from relevance.annotation.annotation import PairKey
 
@@ -37,12 +36,7 @@ class TaskSettings(Settings):
     @field_validator("annotators")
     @classmethod
     def _plain_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if not name or not all(character.isalnum() or character in "-_.@" for character in name):
-                raise ValueError(f"{name!r}: expected letters, digits, '-', '_', '.', '@': it names files")
-        if len({*names}) < len(names):
-            raise ValueError(f"a name stands twice in {', '.join(names)}")
-        return names
+        return check_names(names)
 
     @model_validator(mode="after")
     def _enough_people(self) -> TaskSettings:
@@ -93,27 +87,3 @@ def assign_tasks(pairs: Sequence[PairKey], gold: Sequence[PairKey], settings: Ta
         random.Random(f"{settings.seed} {name}").shuffle(mixed)  # text seeds are hashed alike everywhere
         tasks[name] = tuple(mixed)
     return Assignment(tasks, frozenset(used))
-
-
-def assign_people(num_pairs: int, annotators: Sequence[str], per_pair: int, *, seed: int) -> list[tuple[str, ...]]:
-    """Choose who labels each pair.
-
-    Loads differ by one at most; among equal loads, those who shared the fewest pairs so far come together, so that
-    agreement can be measured between any two.
-    """
-    chooser = random.Random(seed)
-    load: Counter[str] = Counter(dict.fromkeys(annotators, 0))
-    shared: Counter[frozenset[str]] = Counter({frozenset(two): 0 for two in combinations(annotators, 2)})
-    assigned = []
-    for _ in range(num_pairs):
-        chosen: list[str] = []
-        for _ in range(per_pair):
-            rest = [name for name in annotators if name not in chosen]
-            lowest = min(
-                rest, key=lambda name: (load[name], sum(shared[frozenset((name, c))] for c in chosen), chooser.random())
-            )
-            chosen.append(lowest)
-        load.update(chosen)
-        shared.update(frozenset(two) for two in combinations(chosen, 2))
-        assigned.append(tuple(chosen))
-    return assigned

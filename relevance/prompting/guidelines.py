@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cluster.annotation.versions import check_version
 from relevance.labels import LABELS
 
 GUIDELINES_PATH = Path(__file__).with_suffix(".toml")
@@ -84,7 +83,7 @@ def load_guidelines(path: Path = GUIDELINES_PATH) -> Guidelines:
         )
     entries = {kind: _read_entries(path, kind, content.get(kind, [])) for kind in _FIELDS}
     _check_labels(path, entries)
-    _check_version(path, content)
+    check_version(path.name, content)
     return Guidelines(
         version=content["version"],
         definitions={label: content["definitions"][label] for label in LABELS},
@@ -95,12 +94,6 @@ def load_guidelines(path: Path = GUIDELINES_PATH) -> Guidelines:
         borderline=entries["borderline"],
         history=entries["history"],
     )
-
-
-def content_digest(content: Mapping[str, Any]) -> str:
-    """Digest everything that a guidelines file says except its version and its history: layout does not count."""
-    said = {name: value for name, value in content.items() if name not in ("version", "history")}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _read_entries(path: Path, kind: str, entries: list[Entry]) -> tuple[Entry, ...]:
@@ -125,22 +118,3 @@ def _check_labels(path: Path, entries: Mapping[str, tuple[Entry, ...]]) -> None:
     for number, entry in enumerate(entries["borderline"], start=1):
         if not isinstance(entry["date"], date):
             raise ValueError(f"{path.name}: [[borderline]] number {number}: date: expected a day such as 2026-11-22")
-
-
-def _check_version(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse a text that is not the one its version was recorded for: labels name the version that they follow."""
-    version, digest = content["version"], content_digest(content)
-    versions = [entry["version"] for entry in content.get("history", [])]
-    if len({*versions}) < len(versions):
-        raise ValueError(f"{path.name}: a version stands twice in [[history]]: {', '.join(versions)}")
-    recorded = {entry["version"]: entry["digest"] for entry in content.get("history", [])}
-    if version not in recorded:
-        raise ValueError(
-            f"{path.name}: version {version} is not in [[history]]: add it there with digest {digest} and what changed"
-        )
-    if recorded[version] != digest:
-        raise ValueError(
-            f"{path.name}: the content changed (digest {digest}) but version {version} stands for digest "
-            f"{recorded[version]}: give it a new version, and add that to [[history]] with the new digest and what "
-            "changed"
-        )

@@ -25,6 +25,13 @@ from typing import Any
 
 import pytest
 
+from cancellation.relabelling import tasks as relabelling
+from cancellation.relabelling.answers import read_answers, settle
+from cancellation.relabelling.cases import Case, read_cases
+from cancellation.relabelling.procedure import load_procedure
+from cancellation.relabelling.round import make_round as make_relabelling_round
+from cancellation.simulation.simulator import SimulationSettings, simulate
+from cluster.commit import Output
 from cluster.tracking import TrackingSettings
 from jobs import relevance_agreement, relevance_annotate
 from relevance.annotation.files import read_annotations
@@ -33,6 +40,7 @@ from relevance.annotation.tasks import TaskSettings
 from relevance.prompting.guidelines import load_guidelines
 from relevance.prompting.guidelines_page import guidelines_fragment
 from tests.builders.annotation_data import write_scored_day
+from tests.builders.reviewers import chosen
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -68,6 +76,9 @@ class Person:
     def label(self, task: int, label: str, comment: str = "") -> None:
         result = [_result("label", "choices", {"choices": [label]})]
         result += [_result("comment", "textarea", {"text": [comment]})] if comment else []
+        self.annotate(task, result)
+
+    def annotate(self, task: int, result: list[dict]) -> None:
         self.call("POST", f"/api/tasks/{task}/annotations", {"result": result, "lead_time": 3.0})
 
     def _csrf(self) -> str:
@@ -149,7 +160,7 @@ def make_round(folder: Path, projects: str) -> Path:
 def open_project(lead: Person, made: Path, name: str) -> tuple[int, list[dict]]:
     """Create a project with our interface, import our tasks; its number and the tasks as Label Studio has them."""
     config = (made / "label_studio/config.xml").read_text()
-    given = {"title": f"Relevance {name}", "label_config": config, "maximum_annotations": 2}
+    given = {"title": f"Project {name}", "label_config": config, "maximum_annotations": 2}
     project = lead.call("POST", "/api/projects", given)["id"]
     tasks = json.loads((made / f"label_studio/{name}.json").read_text())
     assert lead.call("POST", f"/api/projects/{project}/import", tasks)["task_count"] == len(tasks)
@@ -208,3 +219,28 @@ def test_one_project_for_two_people(people: tuple[Person, Person], tmp_path: Pat
     named = read_annotations([str(tmp_path / "back")], people=names).annotations
     assert {(one.annotator, one.label) for one in named} == {("lead", "exact"), ("bob", "irrelevant")}
     assert len({one.pair for one in named}) == len(tasks) == 12
+
+
+def test_a_round_of_relabelling_and_back(people: tuple[Person, Person], tmp_path: Path) -> None:
+    events = [one.event for one in simulate(SimulationSettings(num_events=6), 3)]
+    cases = [Case(event, "contradicted", rank, "induced") for rank, event in enumerate(events, 1)]
+    tasks = relabelling.TaskSettings(annotators=("lead", "bob"), annotators_per_case=2)
+    make_relabelling_round(Output(str(tmp_path / "round")), {"made": "here"}, lambda: cases, tasks)
+    for person, name, label in zip(people, ("lead", "bob"), ("not_induced", "induced"), strict=True):
+        project, listed = open_project(people[0], tmp_path / "round", name)
+        shown = people[0].call("GET", f"/api/projects/{project}")["parsed_label_config"]
+        assert shown["category"]["labels"] == ["induced", "not_induced", "inconclusive"]
+        assert shown["factors"]["labels"] == list(load_procedure().factors)
+        assert shown["reasoning"]["type"] == "TextArea"
+        for place, task in enumerate(listed):
+            assert task["data"]["case"].startswith("[ORDER]")
+            said = chosen(label if place else "not_induced", ("chat.no_reply",), "nobody answered")
+            person.annotate(task["id"], [{**one, "to_name": "case"} for one in said])
+        save_export(people[0], project, tmp_path / f"back/{name}.json")
+    manifest, known = read_cases(str(tmp_path / "round"))
+    answers = read_answers([str(tmp_path / "back")], known, manifest, people={})
+    assert {(one.by, one.why) for one in answers} == {("lead", "nobody answered"), ("bob", "nobody answered")}
+    assert all(one.at.startswith("20") and one.factors == ("chat.no_reply",) for one in answers)
+    settled = settle(answers, needed=2)
+    assert len(settled) == 6
+    assert sorted(one.label or "open" for one in settled.values()) == ["not_induced", *["open"] * 5]

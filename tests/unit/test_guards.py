@@ -18,6 +18,7 @@ FLOORS = {
         "",
         "database",
         "pages",
+        "annotation",
         "statistics",
         "sharded",
         "models",
@@ -67,6 +68,7 @@ FLOORS = {
         "serving",
         "serving.demo",
         "monitoring",
+        "relabelling",
     ),
     "jobs": ("",),
 }

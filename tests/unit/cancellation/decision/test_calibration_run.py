@@ -230,3 +230,31 @@ def test_two_models_in_one_backfill_are_refused() -> None:
 def test_nobody_is_punished_where_nobody_would_look() -> None:
     with pytest.raises(ValidationError, match="at most the lowest penalty candidate"):
         CalibrationSettings(thresholds=ThresholdSettings(investigate=0.95))
+
+
+def test_a_weighted_sample_proves_by_its_weights_and_not_without() -> None:
+    """Half of the innocent flagged cases were left out of the sample; the others stand for them."""
+    table, weighted = backfill({"ID": 6000}), SAMPLE.model_copy(update={"drawn": "weighted"})
+    with pytest.raises(
+        ValueError, match="a weighted sample is expected to say sampling_weight in its rows, found none"
+    ):
+        calibrate_backfill(table, POLICY, SETTINGS, sample=weighted, day="2026-11-22")
+    rows = table.to_pylist()
+    innocent = [row["label"] != "induced" and row["logits"][0] > max(row["logits"][1:]) for row in rows]
+    left_out = [one and number % 2 == 0 for number, one in enumerate(innocent)]
+    kept = [
+        {**row, "sampling_weight": 2.0 if one else 1.0}
+        for row, one, out in zip(rows, innocent, left_out, strict=True)
+        if not out
+    ]
+    sampled = pa.Table.from_pylist(kept, schema=SCORED_SCHEMA)
+    whole, by_weight, without = (
+        calibrate_backfill(rows, POLICY, SETTINGS, sample=sample, day="2026-11-22")
+        for rows, sample in ((table, SAMPLE), (sampled, weighted), (sampled, SAMPLE))
+    )
+    found, expected = by_weight.thresholds["ID"].nearest, whole.thresholds["ID"].nearest
+    assert by_weight.calibration.temperature == pytest.approx(whole.calibration.temperature, rel=0.02)
+    assert without.calibration.temperature < by_weight.calibration.temperature
+    assert by_weight.policy.market("ID").evidence.sampling == "weighted"
+    assert found.precision == pytest.approx(expected.precision, abs=0.01)
+    assert found.lower_bound <= expected.lower_bound + 0.005

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cancellation.decision.sample import LabelledSample, read_sample, write_sample
+from cancellation.decision.sample import LabelledSample, read_sample, together, write_sample
 from cancellation.simulation.simulator import SimulationSettings
 from jobs.cancellation_simulate import SimulateJob, main
 
@@ -32,3 +32,14 @@ def test_of_several_files_the_weakest_word_counts(tmp_path: Path) -> None:
     (tmp_path / "_sample.json").write_text('{"source": "backfill", "drawn": "often", "outcomes": []}')
     with pytest.raises(ValueError, match="found bad values at drawn"):
         read_sample(str(tmp_path))
+
+
+def test_a_weighted_sample_proves_and_beside_a_chosen_one_nothing_does(tmp_path: Path) -> None:
+    random, weighted, chosen = (
+        LabelledSample(source="backfill", drawn=drawn, outcomes=ALL) for drawn in ("random", "weighted", "chosen")
+    )
+    weighted.refuse("first.jsonl")
+    assert together([random, weighted]) == weighted
+    assert together([random, weighted, chosen]) == chosen
+    with pytest.raises(ValueError, match=r"both: a random sample .* is expected, found one that was chosen"):
+        together([weighted, chosen]).refuse("both")

@@ -170,3 +170,34 @@ def test_a_market_without_a_flagged_case_is_no_crash() -> None:
 def test_a_grid_that_is_no_sequence_is_refused(grid: tuple[float, ...]) -> None:
     with pytest.raises(ValidationError, match="the largest first"):
         ThresholdSettings(penalty_grid=grid)
+
+
+def test_equal_weights_change_next_to_nothing() -> None:
+    scores, induced = cases(600, 0.95, score=0.99)
+    plain = count_flagged(scores, induced, 0.95, confidence=0.95)
+    weighted = count_flagged(scores, induced, 0.95, confidence=0.95, weights=np.full(600, 0.7))
+    assert weighted.precision == pytest.approx(plain.precision)
+    assert weighted.lower_bound == pytest.approx(plain.lower_bound, abs=0.001)
+
+
+def test_cases_that_stand_for_many_prove_less() -> None:
+    scores, induced = cases(100, 1.0, score=0.99)
+    weights = np.where(np.arange(100) < 10, 10.0, 1.0)
+    weighted = count_flagged(scores, induced, 0.95, confidence=0.95, weights=weights)
+    assert weighted.effective == int(weights.sum() ** 2 / (weights**2).sum())
+    assert weighted.lower_bound == lower_bound(33, 33, confidence=0.95)
+    assert weighted.precision == 1.0
+
+
+def test_the_bound_of_a_stratified_sample_holds_as_often_as_it_says() -> None:
+    """Two strata of one precision each, one drawn three times as often: the weighted bound is below the truth."""
+    rng, held, naive = np.random.default_rng(1), 0, 0
+    truth = 0.5 * 0.97 + 0.5 * 0.85
+    for _ in range(400):
+        induced = np.concatenate([rng.random(300) < 0.97, rng.random(100) < 0.85])
+        weights = np.repeat([2 / 3, 2.0], [300, 100])
+        scores = np.full(400, 0.99)
+        held += count_flagged(scores, induced, 0.9, confidence=0.95, weights=weights).lower_bound <= truth
+        naive += count_flagged(scores, induced, 0.9, confidence=0.95).lower_bound <= truth
+    assert held / 400 >= 0.93
+    assert naive / 400 < 0.85

@@ -155,7 +155,7 @@ def _fired(decision: RetrainDecision) -> list[str]:
 def test_nothing_fires_on_a_quiet_day(quiet: list[DayCounts]) -> None:
     decision = decided(drift=[drift(day) for day in quiet[-3:]])
     assert not decision.retrain
-    assert decision.command is None
+    assert (decision.relabel, decision.command) == (None, None)
     assert all(trigger.reason for trigger in decision.triggers)
 
 
@@ -166,6 +166,7 @@ def test_drift_fires_on_the_third_day_of_it(quiet: list[DayCounts], change: Chan
     decision = decided(drift=[drift(day) for day in broken])
     assert _fired(decision) == ["drift"]
     assert "jobs.cancellation_train" in (decision.command or "")
+    assert "jobs.cancellation_relabel" in (decision.relabel or "")
 
 
 def test_a_thousand_wrong_predictions_of_the_model_in_service_fire() -> None:

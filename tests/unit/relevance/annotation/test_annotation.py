@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from cluster.annotation.assignment import assign_people
+from cluster.annotation.label_studio import import_tasks
 from relevance.annotation.annotation import Annotation, check_annotations, latest_per_annotator
 from relevance.annotation.files import SHEET_COLUMNS, TASK_COLUMNS, read_annotations, write_sheet
-from relevance.annotation.label_studio import import_tasks, labelling_config, read_export
+from relevance.annotation.label_studio import labelling_config, read_export
 from relevance.annotation.pairs import read_gold, read_scores, read_texts, scored_day
 from relevance.annotation.strata import StrataSettings, draw_pairs, third_edges, uncertainties
-from relevance.annotation.tasks import TaskSettings, assign_people, assign_tasks
+from relevance.annotation.tasks import TaskSettings, assign_tasks
 from relevance.labels import LABELS
 from relevance.prompting.guidelines import load_guidelines
 from tests.builders.annotation_data import Truth, write_csv, write_manifest, write_scored_day

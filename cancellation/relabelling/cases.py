@@ -1,0 +1,128 @@
+"""The cases of a round: what was asked and why, for the lead alone, as a table beside the tasks."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cancellation.events.event import Event, event_mapping, parse_event
+from cancellation.events.examples import Example, example_files, read_labelled_rows
+from cluster import storage
+from cluster.commit import SUCCESS, read_job_manifest
+
+Why = Literal["contradicted", "test", "rejected", "first"]
+"""contradicted: judges hold another verdict for likelier; test: drawn by chance, whatever anybody said; rejected: a
+verdict in service that people rejected; first: of a market without labels."""
+
+CASES = "cases.parquet"
+HISTORY = "label_history"
+"""Column of a labelled row: every label it had, oldest first, each with who, when and why."""
+
+_SCHEMA = pa.schema(
+    [
+        pa.field("event_id", pa.string(), nullable=False),
+        pa.field("market", pa.string(), nullable=False),
+        pa.field("why", pa.string(), nullable=False),
+        pa.field("rank", pa.int64(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("quality", pa.float64()),
+        pa.field("contradicted", pa.int64()),
+        pa.field("opinions", pa.map_(pa.string(), pa.list_(pa.float64()))),
+        pa.field("sampling_weight", pa.float64()),
+        pa.field("labelled_by", pa.string()),
+        pa.field("event", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One event that people are asked about."""
+
+    event: Event
+    why: Why
+    rank: int
+    """Among those of its kind, from 1: the most doubtful first; of tests and first labels by chance."""
+    label: str | None
+    """As it was; of a rejected verdict the verdict."""
+    quality: float | None = None
+    """Of the label, in [0, 1]."""
+    contradicted: int | None = None
+    """Judges that hold another verdict for likelier."""
+    opinions: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Probabilities of the verdicts, by judge."""
+    sampling_weight: float | None = None
+    labelled_by: str | None = None
+    """Who gave `label`, as far as it is known."""
+
+
+@dataclass(frozen=True)
+class LabelledRow:
+    """An example as it lies in a labelled set, with what else its row says."""
+
+    example: Example
+    others: Mapping[str, Any]
+
+    @property
+    def history(self) -> tuple[Mapping[str, Any], ...]:
+        """Labels it had before, its own among them; empty where nobody looked twice."""
+        return tuple(self.others.get(HISTORY) or ())
+
+
+def read_labelled(url: str) -> list[LabelledRow]:
+    """Read a labelled set.
+
+    Raises:
+        ValueError: If a row is refused, or an event is labelled twice: files and lines are named, or the event.
+    """
+    rows = [LabelledRow(*row) for file in example_files(url) for row in read_labelled_rows(file)]
+    seen: set[str] = set()
+    for row in rows:
+        if (name := row.example.event.event_id) in seen:
+            raise ValueError(f"{url}: event {name} is labelled twice; keep one of its rows")
+        seen.add(name)
+    return rows
+
+
+def write_cases(cases: Sequence[Case]) -> bytes:
+    """Write cases as parquet."""
+    rows = [
+        {
+            **{name: getattr(case, name) for name in _SCHEMA.names if name not in ("event_id", "market", "event")},
+            "event_id": case.event.event_id,
+            "market": case.event.market,
+            "opinions": {name: list(map(float, opinion)) for name, opinion in case.opinions.items()},
+            "event": json.dumps(event_mapping(case.event), ensure_ascii=False),
+        }
+        for case in cases
+    ]
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_cases(url: str) -> tuple[dict[str, Any], dict[str, Case]]:
+    """Read a round back: its manifest, and its cases by event.
+
+    Raises:
+        ValueError: If the folder holds no finished round.
+    """
+    manifest = read_job_manifest(url)
+    if manifest is None or not storage.exists(storage.join_url(url, CASES)):
+        raise ValueError(f"{url}: expected a finished round ({SUCCESS}, {CASES}), found none; ask first")
+    table = pq.read_table(io.BytesIO(storage.read_bytes(storage.join_url(url, CASES))))
+    cases = [
+        Case(
+            event=parse_event(row.pop("event")),
+            opinions=dict(row.pop("opinions") or ()),
+            **{name: value for name, value in row.items() if name not in ("event_id", "market")},
+        )
+        for row in table.to_pylist()
+    ]
+    return manifest, {case.event.event_id: case for case in cases}

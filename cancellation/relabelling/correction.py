@@ -1,0 +1,186 @@
+"""A round that people have answered becomes corrected labels, a report, and what the labels gain.
+
+labelled/corrected.jsonl   the labelled set again, labels as people settled them, each row with its history
+labelled/rejected.jsonl    verdicts in service that people rejected, labelled anew; chosen, so they prove nothing
+report.json                how many changed, how well doubt found them, what both models gain
+_SUCCESS
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from cancellation.decision.sample import LabelledSample, read_sample, write_sample
+from cancellation.events.examples import Example
+from cancellation.relabelling.answers import Answer, Settled, corrected_row, new_row, settle
+from cancellation.relabelling.cases import Case, LabelledRow
+from cancellation.relabelling.gain import Gain, measure_gains, share
+from cancellation.relabelling.judges import Workshop
+from cancellation.relabelling.round import split_tests
+from cluster.commit import Output
+from cluster.storage import join_url
+
+CORRECTED, REJECTED, FIRST = "labelled/corrected.jsonl", "labelled/rejected.jsonl", "labelled/first.jsonl"
+REPORT = "report.json"
+_ALL = ("penalty", "investigate", "none")
+_QUARTERS = 4
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A round with everything that it needs to become labels."""
+
+    source: str
+    """Of the labelled rows."""
+    rows: Sequence[LabelledRow]
+    cases: Mapping[str, Case]
+    manifest: Mapping[str, Any]
+    answers: Sequence[Answer]
+    test_fraction: float
+
+    def plan(self) -> dict[str, Any]:
+        """What the output is a function of, beside the settings: the answers themselves, not the files they came in."""
+        return {"round": self.manifest["attempt"], "answers": _answers_digest(self.answers)}
+
+
+def correct(
+    correction: Correction, output: Output, plan: Mapping[str, Any], workshop: Workshop | None
+) -> dict[str, Any]:
+    """Write corrected labels and the report; without a workshop nothing is trained, and gains are not measured.
+
+    Raises:
+        ValueError: If the folder holds the result of other answers.
+        RuntimeError: If training failed.
+    """
+    if committed := output.open(plan):
+        return {**committed["report"], "already_done": True}
+    settled = settle(correction.answers, needed=correction.manifest["annotators_per_case"])
+    labelled = _labelled_files(correction, settled)
+    report = {
+        "round": correction.manifest["round"],
+        "procedure": correction.manifest["procedure"],
+        "people": sorted({one.by for one in correction.answers}),
+        **changes(correction.cases, settled),
+        "gains": [gain.as_dict() for gain in _gains(correction, settled, workshop)] if workshop else [],
+    }
+    files = {**labelled, REPORT: json.dumps(report, indent=1).encode()}
+    output.publish({name: output.write_data(name.replace("/", "-"), content) for name, content in files.items()})
+    _write_samples(correction.source, output.url, rejected=REJECTED in files)
+    output.commit(plan, {"report": report})
+    output.clean_up()
+    return {**report, "already_done": False}
+
+
+def changes(cases: Mapping[str, Case], settled: Mapping[str, Settled]) -> dict[str, Any]:
+    """Count what was asked, answered and changed, by why it was asked; of the doubted by quarter of their order."""
+    found: dict[str, Any] = {"asked": len(cases), "open": sum(one.label is None for one in settled.values())}
+    done = {name: one for name, one in settled.items() if one.label is not None}
+    found["answered"] = len(done)
+    for why in ("contradicted", "test", "rejected"):
+        of_kind = [case for name, case in cases.items() if case.why == why and name in done]
+        found[why] = _changed(of_kind, done)
+    doubted = sorted((c for n, c in cases.items() if c.why == "contradicted" and n in done), key=lambda c: c.rank)
+    quarters = np.array_split(np.arange(len(doubted)), _QUARTERS)
+    found["contradicted_by_quarter"] = [_changed([doubted[place] for place in part], done) for part in quarters]
+    return found
+
+
+def _changed(cases: Sequence[Case], settled: Mapping[str, Settled]) -> Mapping[str, Any]:
+    return share(sum(settled[case.event.event_id].label != case.label for case in cases), len(cases))
+
+
+def _labelled_files(correction: Correction, settled: Mapping[str, Settled]) -> dict[str, bytes]:
+    lines = [
+        corrected_row(row, settled.get(row.example.event.event_id), correction.manifest, correction.source)
+        for row in correction.rows
+    ]
+    files = {CORRECTED: "".join(lines).encode()}
+    known = {row.example.event.event_id for row in correction.rows}
+    new = [
+        new_row(case, settled[name], correction.manifest)
+        for name, case in correction.cases.items()
+        if case.why == "rejected" and name in settled and settled[name].label is not None and name not in known
+    ]
+    return {**files, **({REJECTED: "".join(new).encode()} if new else {})}
+
+
+def write_first(
+    cases: Mapping[str, Case], manifest: Mapping[str, Any], answers: Sequence[Answer], output: Output
+) -> dict[str, Any]:
+    """Write a market's first labels, and beside them how they were drawn.
+
+    Raises:
+        ValueError: If the folder holds the result of other answers, or cases are still to be labelled: those that are
+            hard to settle would be missing from what the others stand for.
+    """
+    plan = {"round": manifest["attempt"], "answers": _answers_digest(answers)}
+    if committed := output.open(plan):
+        return {**committed["report"], "already_done": True}
+    settled = settle(answers, needed=manifest["annotators_per_case"])
+    missing = [name for name in cases if name not in settled or settled[name].label is None]
+    if missing:
+        raise ValueError(
+            f"round {manifest['round']}: all {len(cases):,} cases are expected to be settled, {len(missing):,} are "
+            "not; a sample without the hard ones stands for nothing: label them, or ask one more person"
+        )
+    lines = [new_row(case, settled[name], manifest) for name, case in cases.items()]
+    report = {"labels": dict(Counter(one.label for one in settled.values())), "procedure": manifest["procedure"]}
+    output.publish({FIRST: output.write_data("first", "".join(lines).encode())})
+    write_sample(join_url(output.url, FIRST), LabelledSample(source="backfill", drawn="weighted", outcomes=_ALL))
+    output.commit(plan, {"report": report})
+    output.clean_up()
+    return {**report, "already_done": False}
+
+
+def _answers_digest(answers: Sequence[Answer]) -> str:
+    said = sorted([one.event_id, one.label, *one.factors, one.by, one.at, one.why] for one in answers)
+    return sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def _write_samples(source: str, url: str, *, rejected: bool) -> None:
+    """Corrected labels are drawn as they were before; rejected verdicts are what somebody chose."""
+    try:
+        sample = read_sample(source)
+    except ValueError:  # nobody wrote down how they were drawn: then they prove nothing, as before
+        sample = None
+    if sample is not None:
+        write_sample(join_url(url, CORRECTED), sample)
+    if rejected:
+        write_sample(join_url(url, REJECTED), LabelledSample(source="backfill", drawn="chosen", outcomes=_ALL))
+
+
+def _gains(correction: Correction, settled: Mapping[str, Settled], workshop: Workshop) -> list[Gain]:
+    taught, tests = split_tests(correction.rows, correction.test_fraction)
+    apart = {row.example.event.seller_id for row in tests}
+    known = {row.example.event.event_id for row in correction.rows}
+    new = [
+        Example(case.event, one.label, one.factors)
+        for name, one in settled.items()
+        if (case := correction.cases[name]).why == "rejected"
+        and one.label is not None
+        and name not in known
+        and case.event.seller_id not in apart
+    ]
+    before = [row.example for row in taught]
+    after = [*(_corrected(one, settled) for one in before), *new]
+    looked_at = [row.example for row in tests if row.history or _is_settled(row.example, settled)]
+    return measure_gains(before, after, [_corrected(one, settled) for one in looked_at], workshop)
+
+
+def _is_settled(example: Example, settled: Mapping[str, Settled]) -> bool:
+    found = settled.get(example.event.event_id)
+    return found is not None and found.label is not None
+
+
+def _corrected(example: Example, settled: Mapping[str, Settled]) -> Example:
+    found = settled.get(example.event.event_id)
+    if found is None or found.label is None:
+        return example
+    return replace(example, label=found.label, factors=found.factors)

@@ -1,0 +1,59 @@
+"""Verdicts in service that people rejected, as cases of a round: from the monitor's kept days and the archive."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cancellation.events.event import event_mapping, parse_event
+from cancellation.events.fields import EventError
+from cancellation.monitoring.days import Days
+from cancellation.relabelling.cases import Case
+from cancellation.serving.records.redaction import is_by_reference
+from cancellation.serving.records.shipped_log import day_start, read_log
+from cluster.storage import join_url
+
+_LOOKED_BACK = 92
+"""Days between a decision and what people say of it, at most: as far as the monitor may look back."""
+
+
+def rejected_verdicts(archive: str, monitoring: str, until: date, *, most: int) -> list[Case]:
+    """Find the events of the model's rejected verdicts, the latest first.
+
+    A record without its event's texts (logged by reference) cannot be looked at here and is passed over.
+
+    Args:
+        archive: Where the endpoint ships (`serving.output`).
+        monitoring: The output of jobs.cancellation_monitor, which has brought feedback and decisions together.
+        until: The last day whose feedback counts.
+        most: Cases at most.
+    """
+    days = list(Days(archive, monitoring, None).all_feedback(until))
+    wrong = {
+        review.event_id: review
+        for day in days
+        for review in day.reviews
+        if review.source == "model" and not review.right
+    }
+    if not wrong:
+        return []
+    start = day_start(min(date.fromisoformat(day.day) for day in days) - timedelta(days=_LOOKED_BACK))
+    found: dict[str, Case] = {}
+    for market in sorted({review.market for review in wrong.values()}):
+        table = read_log(join_url(archive, "decisions"), market=market, start=start, columns=("event_id", "event"))
+        ids = pa.array([name for name, review in wrong.items() if review.market == market], pa.string())
+        for row in table.filter(pc.is_in(table["event_id"], ids)).to_pylist():
+            review = wrong[row["event_id"]]
+            try:
+                event = parse_event(row["event"] or b"{}")
+            except EventError:  # a record of an event that was forgotten, or never was whole
+                continue
+            if event.event_id not in found and not is_by_reference(event_mapping(event)):
+                found[event.event_id] = Case(
+                    event, "rejected", 1, review.verdict, labelled_by=f"{review.source} {review.model_version}"
+                )
+    latest = [found[name] for name in reversed(wrong) if name in found]
+    return [replace(case, rank=rank) for rank, case in enumerate(latest[:most], 1)]

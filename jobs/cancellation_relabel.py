@@ -1,0 +1,55 @@
+"""Look again at labels that models doubt: ask people, read their answers, write corrected labels, measure the gain.
+
+Reads labelled events from `input` and, where given, verdicts that people rejected (`archive`, `monitoring`). Without
+`answers` it writes tasks for Label Studio to `round`; with them it writes corrected labels and a report to `output`.
+Safe to resubmit: a finished round, and a finished correction, say so.
+
+    python -m jobs.cancellation_relabel input=labelled/ round=var/relabel/1
+    python -m jobs.cancellation_relabel input=labelled/ round=var/relabel/1 answers=exports/ output=var/relabelled/1
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cancellation.relabelling.judges import Workshop
+from cancellation.relabelling.report import correction_lines, figures, round_lines
+from cancellation.relabelling.run import RelabelSettings, ask, take_answers
+from cluster.launch import run_job
+from cluster.session import SessionSettings, ray_session
+from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training.train import TrainerSettings
+
+
+class RelabelJob(RelabelSettings):
+    """The relabelling job's settings."""
+
+    work: str = "var/relabelling"
+    """Folder for models on this machine's disk; they can be removed afterwards."""
+
+    cache_dir: str = "var/cache"
+    """Folder for copies of remote models."""
+
+    trainer: TrainerSettings = TrainerSettings()
+    session: SessionSettings = SessionSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+
+def main(job: RelabelJob) -> None:
+    """Ask, or correct."""
+    with ray_session(job.session), tracked_run("cancellation_relabel", job, job.tracking) as run:
+        work = Path(job.work).absolute() / (run.run_id or "untracked")
+        workshop = Workshop(job.judges, job.trainer, work, str(Path(job.cache_dir).absolute()), run)
+        if job.answers:
+            report = take_answers(job, workshop)
+            run.metrics(figures(report))
+            lines = correction_lines(report, job.output)
+        else:
+            manifest = ask(job, workshop)
+            run.metrics({f"asked.{why}": count for why, count in manifest["asked"].items()})
+            lines = round_lines(manifest, job.round)
+        print("\n".join([*lines, f"MLflow     {run.where}"]))
+
+
+if __name__ == "__main__":
+    run_job(main, RelabelJob, defaults=Path(__file__).with_suffix(".toml"))

@@ -1,0 +1,115 @@
+"""The loop from labels to corrected labels, with judges that need no Ray: trees, and what a language model has said."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cancellation.comparison.learners import TreeSettings
+from cancellation.events.factors import VERDICTS
+from cancellation.events.table import write_labelled
+from cancellation.relabelling.cases import read_cases
+from cancellation.relabelling.judges import JudgeSettings, Workshop
+from cancellation.relabelling.round import AskSettings
+from cancellation.relabelling.run import RelabelSettings, ask, take_answers
+from cancellation.simulation.simulator import SimulationSettings, simulate
+from cluster.training.train import TrainerSettings
+from tests.builders.reviewers import answer_round
+
+EVENTS = list(simulate(SimulationSettings(num_events=400, label_noise=0.1), 17))
+TRUTH = {one.event.event_id: one for one in EVENTS}
+WRONG = {one.event.event_id for one in EVENTS if one.label != one.true_label}
+
+
+def write_judged(folder: Path, *, right: float) -> str:
+    """What jobs.cancellation_label leaves: a language model's opinion beside each label, right as often as said."""
+    rng, rows = random.Random(0), []
+    for number, one in enumerate(EVENTS):
+        said = one.true_label if rng.random() < right else rng.choice(VERDICTS)
+        rows.append(
+            {
+                "event_id": one.event.event_id,
+                "market": one.event.market,
+                "model_version": "llm@1",
+                "logits": [2.5 if name == said else 0.0 for name in VERDICTS],
+                "seller_id": one.event.seller_id,
+                "place": f"events.jsonl:{number + 1}",
+                "error": None,
+                "given_label": one.label,
+                "cancelled_at": "2026-11-22T00:00:00+00:00",
+            }
+        )
+    folder.mkdir()
+    table = pa.Table.from_pylist(rows).set_column(6, "error", pa.nulls(len(rows), pa.string()))
+    pq.write_table(table, folder / "part-0.parquet")
+    (folder / "_SUCCESS").write_text(json.dumps({"files": ["part-0.parquet"]}))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> RelabelSettings:
+    folder = tmp_path_factory.mktemp("loop")
+    write_labelled(str(folder / "labelled.parquet"), EVENTS)
+    judges = JudgeSettings(
+        kinds=("trees", "llm"),
+        folds=2,
+        llm=write_judged(folder / "judged", right=0.8),
+        trees=TreeSettings(max_iter=10),
+    )
+    made = RelabelSettings(
+        input=str(folder / "labelled.parquet"),
+        round=str(folder / "round"),
+        judges=judges,
+        ask=AskSettings(test_cases=30),
+    )
+    ask(made, workshop(made))
+    answer_round(folder / "round", TRUTH, folder / "exports")
+    return made.model_copy(update={"answers": (str(folder / "exports"),), "output": str(folder / "out")})
+
+
+def workshop(settings: RelabelSettings) -> Workshop:
+    return Workshop(settings.judges, TrainerSettings(), Path(settings.round).parent, "")
+
+
+def test_most_wrong_labels_are_among_the_quarter_that_is_asked(settings):
+    _, cases = read_cases(settings.round)
+    doubted = sorted((case for case in cases.values() if case.why == "contradicted"), key=lambda case: case.rank)
+    tests = {name for name, case in cases.items() if case.why == "test"}
+    sellers = {cases[name].event.seller_id for name in tests}
+    taught = [one for one in EVENTS if one.event.event_id not in tests]
+    assert len(doubted) <= 0.25 * len(taught)
+    assert sellers.isdisjoint(case.event.seller_id for case in doubted)
+    wrong = WRONG & {one.event.event_id for one in taught}
+    assert len(wrong & {case.event.event_id for case in doubted}) >= 0.6 * len(wrong)
+    assert [case.quality for case in doubted] == sorted(case.quality for case in doubted)
+    assert all(set(case.opinions) == {"trees", "llm"} and case.contradicted > 0 for case in doubted)
+
+
+def test_answers_become_labels_a_report_and_a_gain(settings):
+    report = take_answers(settings, workshop(settings))
+    assert report["answered"] == report["asked"]
+    assert report["contradicted"]["low"] > report["test"]["share"]
+    quarters = [one["share"] for one in report["contradicted_by_quarter"]]
+    assert quarters[0] > quarters[-1]
+    (gain,) = report["gains"]
+    assert gain["kind"] == "trees"
+    assert gain["change"]["low"] <= gain["change"]["value"] <= gain["change"]["high"]
+    assert take_answers(settings, workshop(settings))["already_done"]
+    lines = (Path(settings.output) / "labelled/corrected.jsonl").read_text().splitlines()
+    left = sum(json.loads(line)["label"] != TRUTH[json.loads(line)["event"]["event_id"]].true_label for line in lines)
+    assert left < 0.4 * len(WRONG)
+    with pytest.raises(ValueError, match="holds a run with different retrain"):
+        take_answers(settings.model_copy(update={"retrain": False}), workshop(settings))
+
+
+def test_a_language_model_that_missed_events_is_refused(settings, tmp_path):
+    write_labelled(str(tmp_path / "more.jsonl"), [*EVENTS, *simulate(SimulationSettings(num_events=9), 99)])
+    more = settings.model_copy(update={"input": str(tmp_path / "more.jsonl"), "round": str(tmp_path / "round")})
+    with pytest.raises(ValueError, match=r"judges\.llm .*: \d of \d+ events have no verdict; label them too"):
+        ask(more, workshop(more))
+    assert not (tmp_path / "round").exists()

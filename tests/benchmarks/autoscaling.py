@@ -1,0 +1,230 @@
+"""How fast the scoring pool grows with the work, how well engines are fed, and how it shrinks, on Ray's autoscaler.
+
+Ray's own `AutoscalingCluster` (fake multi-node provider: every node is a raylet on this machine) with the speed of
+`ray_cluster.yaml`, pretend GPUs, and an engine that sleeps as long as a real one would compute. Everything else of the
+job is real. It runs in namespaces of its own, since the cluster of Ray's tests stops every Ray that it sees.
+
+    python -m tests.benchmarks.autoscaling [actors, default 8] [shards per actor, default 12]
+
+Prints seconds from the work being there (shards cut) to all nodes asked for, all there and all engines loaded; the share
+of time that engines waited; the wall-clock efficiency while the pool was full; seconds until all GPU nodes were gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from relevance.engines.interface import LabelScores, TokenBatch
+from relevance.engines.label_model import LabelModel
+from relevance.engines.settings import EngineSettings
+from tests.builders.fakes import FakeEngine
+from tests.servers import namespace
+
+PROJECT = Path(__file__).resolve().parents[2]
+SHARD_ROWS = 2_000
+PAIRS_PER_SECOND = 850.0
+"""Of an 8B model on one H100 (docs/benchmarks.md)."""
+IDLE_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class SleepingLoader:
+    """Loads an engine that takes as long as a real one, and notes when it was loaded and when it worked."""
+
+    marks: str
+    pairs_per_second: float = PAIRS_PER_SECOND
+
+    def __call__(self, settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> SleepingEngine:
+        path = Path(self.marks) / f"{os.getpid()}.jsonl"
+        path.write_text(json.dumps([time.time(), time.time(), 0]) + "\n")
+        return SleepingEngine(path, self.pairs_per_second)
+
+
+class SleepingEngine(FakeEngine):
+    """Sleeps for what is left of a batch's time once the hashes are made."""
+
+    def __init__(self, mark: Path, pairs_per_second: float) -> None:
+        self._mark, self._pairs_per_second = mark, pairs_per_second
+
+    def label_logprobs(self, batch: TokenBatch) -> LabelScores:
+        began = time.time()
+        scores = super().label_logprobs(batch)
+        time.sleep(max(0.0, began + len(batch) / self._pairs_per_second - time.time()))
+        with self._mark.open("a") as file:
+            file.write(json.dumps([began, time.time(), len(batch)]) + "\n")
+        return scores
+
+
+@dataclass
+class Growth:
+    """Seconds since the work was there."""
+
+    asked: float = 0.0
+    """All nodes with a GPU asked for."""
+    nodes: float = 0.0
+    """All of them there."""
+    engines: float = 0.0
+    """All engines loaded."""
+
+
+class Watch:
+    """Looks at the autoscaler's own report and at the nodes, several times a second."""
+
+    def __init__(self, gcs_address: str, wanted: int) -> None:
+        from ray._raylet import GcsClient
+
+        self._gcs = GcsClient(address=gcs_address)
+        self.wanted, self.growth, self.since = wanted, Growth(), 0.0
+        self.launched: list[tuple[float, int]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def start(self) -> None:
+        """The work is there."""
+        self.since = time.time()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def gpu_nodes(self) -> int:
+        import ray
+
+        return sum(node["Alive"] and node["Resources"].get("GPU", 0) > 0 for node in ray.nodes())
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.1):
+            now, asked, there = time.time() - self.since, self._asked(), self.gpu_nodes()
+            if not self.launched or self.launched[-1][1] != asked:
+                self.launched.append((round(now, 1), asked))
+            if not self.growth.asked and asked >= self.wanted:
+                self.growth.asked = now
+            if not self.growth.nodes and there >= self.wanted:
+                self.growth.nodes = now
+
+    def _asked(self) -> int:
+        """Nodes that the autoscaler has launched or is launching."""
+        raw = self._gcs.internal_kv_get(b"__autoscaling_status", None)
+        report = json.loads(raw)["autoscaler_report"] if raw else {}
+        active, launching = report.get("active_nodes") or {}, report.get("pending_launches") or {}
+        starting = sum(kind == "gpu_worker" for _, kind, *_ in report.get("pending_nodes") or ())
+        return active.get("gpu_worker", 0) + launching.get("gpu_worker", 0) + starting
+
+
+def start_cluster(actors: int, folder: Path) -> Any:
+    """A head without work, and the worker kinds of `ray_cluster.yaml` in pretence."""
+    import yaml
+    from ray.cluster_utils import AutoscalingCluster
+
+    shipped = yaml.safe_load((PROJECT / "ray_cluster.yaml").read_text())
+    memory = {"object_store_memory": 150 * 2**20}
+    kinds = {
+        "cpu_worker": {"resources": {"CPU": 16, **memory}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+        "gpu_worker": {
+            "resources": {"CPU": 16, "GPU": 1, **memory},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": actors,
+        },
+    }
+    cluster = AutoscalingCluster(
+        head_resources={"CPU": 0, **memory},
+        worker_node_types=kinds,
+        idle_timeout_minutes=IDLE_SECONDS / 60,
+        upscaling_speed=shipped["upscaling_speed"],
+        max_workers=actors + 2,
+    )
+    cluster.start(override_env={"PYTHONPATH": str(PROJECT), "AUTOSCALER_UPDATE_INTERVAL_S": "5"})
+    return cluster
+
+
+def measure(actors: int, shards_per_actor: int, folder: Path) -> dict[str, Any]:
+    """Score a day on a cluster that begins without any GPU."""
+    import ray
+
+    from relevance.engines.label_model import open_label_model
+    from relevance.pairs.files import find_splits
+    from relevance.scoring.day import score_day
+    from relevance.scoring.planning import count_shards
+    from relevance.scoring.run import ScoringSettings, open_run, partition_input
+    from tests.benchmarks.data_path import write_input
+
+    pairs = actors * shards_per_actor * SHARD_ROWS
+    write_input(folder / "pairs", pairs)
+    marks = folder / "marks"
+    marks.mkdir()
+    ray.init("auto", log_to_driver=False)
+    watch = Watch(ray.get_runtime_context().gcs_address, actors)
+    model = open_label_model("relevance/small_model", None, quantization="none", cache_dir=str(folder))
+    settings = ScoringSettings(
+        shard_rows=SHARD_ROWS, max_actors=actors, gpus_per_actor=1, cpus_per_actor=4, dtype="float32"
+    )
+    run = open_run(str(folder / "pairs"), str(folder / "scores"), model, settings)
+    splits = find_splits(run.input)
+    partition_input(run, splits, count_shards(splits, shard_rows=SHARD_ROWS))  # what `score_day` finds done
+    watch.start()
+    started = time.time()
+    figures = score_day(run, load=SleepingLoader(str(marks))).figures
+    seconds = time.time() - started
+    watch.stop()
+    worked = [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(marks.iterdir())]
+    loaded = sorted(calls[0][0] for calls in worked)
+    assert len(loaded) == actors, f"{len(loaded)} engines, {actors} wanted"
+    full, last = loaded[-1], max(call[1] for calls in worked for call in calls)
+    watch.growth.engines = full - watch.since
+    # Of calls that began before the pool was full only what lies behind that moment counts.
+    busy = sum(max(0.0, end - max(full, began)) for calls in worked for began, end, _ in calls)
+    ended = time.time()
+    while watch.gpu_nodes():
+        assert time.time() - ended < 180, "nodes that are idle do not go"
+        time.sleep(0.5)
+    return {
+        "actors": actors,
+        "pairs": pairs,
+        "labelled": figures["counts"]["labelled"] + figures["counts"]["repeated"] + figures["counts"]["reused"],
+        "seconds_to_full_pool": {name: round(value, 1) for name, value in asdict(watch.growth).items()},
+        "asked_over_time": watch.launched,
+        "engine_wait_fraction": round(
+            figures["waiting_seconds"] / (figures["waiting_seconds"] + figures["engine_seconds"]), 4
+        ),
+        "efficiency_of_full_pool": round(busy / (actors * (last - full)), 4),
+        "seconds": round(seconds, 1),
+        "seconds_until_gpus_gone": round(time.time() - ended, 1),
+        "idle_timeout_seconds": IDLE_SECONDS,
+    }
+
+
+def main() -> None:
+    """Measure and print one JSON line."""
+    actors = int(sys.argv[1]) if len(sys.argv) > 1 else 8
+    shards = int(sys.argv[2]) if len(sys.argv) > 2 else 12
+    if not namespace.is_inside():
+        if not namespace.available():
+            sys.exit("error: no namespaces on this machine (unshare), and Ray's test cluster stops every Ray it sees")
+        own = namespace.command(sys.executable, "-m", "tests.benchmarks.autoscaling", str(actors), str(shards))
+        os.execvp(own[0], own)
+    with tempfile.TemporaryDirectory(prefix="as-", dir="/tmp") as folder:
+        os.environ |= {
+            "RAY_TMPDIR": folder,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",
+        }
+        cluster = start_cluster(actors, Path(folder))
+        try:
+            print(json.dumps(measure(actors, shards, Path(folder) / "day")))
+        finally:
+            cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -6,8 +6,8 @@ job is real. It runs in namespaces of its own, since the cluster of Ray's tests 
 
     python -m tests.benchmarks.autoscaling [actors, default 8] [shards per actor, default 12]
 
-Prints seconds from the work being there (shards cut) to all nodes asked for, all there and all engines loaded; the share
-of time that engines waited; the wall-clock efficiency while the pool was full; seconds until all GPU nodes were gone.
+Prints seconds from the work being there (shards cut) to all nodes asked for, all there and all engines loaded; the
+share of time that engines waited; wall-clock efficiency while the pool was full; seconds until all GPU nodes were gone.
 """
 
 from __future__ import annotations

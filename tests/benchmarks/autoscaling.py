@@ -25,7 +25,7 @@ from typing import Any
 from relevance.engines.interface import LabelScores, TokenBatch
 from relevance.engines.label_model import LabelModel
 from relevance.engines.settings import EngineSettings
-from tests.builders.fakes import FakeEngine
+from tests.builders.fakes import SleepingEngine
 from tests.servers import namespace
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -35,32 +35,31 @@ PAIRS_PER_SECOND = 850.0
 IDLE_SECONDS = 20
 
 
-@dataclass(frozen=True)
-class SleepingLoader:
-    """Loads an engine that takes as long as a real one, and notes when it was loaded and when it worked."""
+class WatchedEngine(SleepingEngine):
+    """Notes when it worked."""
 
-    marks: str
-    pairs_per_second: float = PAIRS_PER_SECOND
-
-    def __call__(self, settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> SleepingEngine:
-        path = Path(self.marks) / f"{os.getpid()}.jsonl"
-        path.write_text(json.dumps([time.time(), time.time(), 0]) + "\n")
-        return SleepingEngine(path, self.pairs_per_second)
-
-
-class SleepingEngine(FakeEngine):
-    """Sleeps for what is left of a batch's time once the hashes are made."""
-
-    def __init__(self, mark: Path, pairs_per_second: float) -> None:
-        self._mark, self._pairs_per_second = mark, pairs_per_second
+    def __init__(self, mark: Path) -> None:
+        super().__init__(PAIRS_PER_SECOND)
+        self._mark = mark
 
     def label_logprobs(self, batch: TokenBatch) -> LabelScores:
         began = time.time()
         scores = super().label_logprobs(batch)
-        time.sleep(max(0.0, began + len(batch) / self._pairs_per_second - time.time()))
         with self._mark.open("a") as file:
-            file.write(json.dumps([began, time.time(), len(batch)]) + "\n")
+            file.write(json.dumps([began, time.time()]) + "\n")
         return scores
+
+
+@dataclass(frozen=True)
+class WatchedLoader:
+    """Loads an engine and notes when."""
+
+    marks: str
+
+    def __call__(self, settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> WatchedEngine:
+        path = Path(self.marks) / f"{os.getpid()}.jsonl"
+        path.write_text(json.dumps([time.time(), time.time()]) + "\n")
+        return WatchedEngine(path)
 
 
 @dataclass
@@ -173,7 +172,7 @@ def measure(actors: int, shards_per_actor: int, folder: Path) -> dict[str, Any]:
     partition_input(run, splits, count_shards(splits, shard_rows=SHARD_ROWS))  # what `score_day` finds done
     watch.start()
     started = time.time()
-    figures = score_day(run, load=SleepingLoader(str(marks))).figures
+    figures = score_day(run, load=WatchedLoader(str(marks))).figures
     seconds = time.time() - started
     watch.stop()
     worked = [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(marks.iterdir())]
@@ -182,7 +181,7 @@ def measure(actors: int, shards_per_actor: int, folder: Path) -> dict[str, Any]:
     full, last = loaded[-1], max(call[1] for calls in worked for call in calls)
     watch.growth.engines = full - watch.since
     # Of calls that began before the pool was full only what lies behind that moment counts.
-    busy = sum(max(0.0, end - max(full, began)) for calls in worked for began, end, _ in calls)
+    busy = sum(max(0.0, end - max(full, began)) for calls in worked for began, end in calls)
     ended = time.time()
     while watch.gpu_nodes():
         assert time.time() - ended < 180, "nodes that are idle do not go"

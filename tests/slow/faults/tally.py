@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 
 
+PROMISES = ("lost", "twice", "different", "half_written", "unrecorded", "unfinished")
+
+
 @dataclass
 class Tally:
-    """Of one kind of fault; from `lost` to `unfinished` all has to be 0."""
+    """Of one kind of fault; what is in `PROMISES` has to be 0."""
 
     fault: str
     rounds: int = 0
@@ -33,7 +36,7 @@ class Tally:
 
     @property
     def broken(self) -> int:
-        return self.lost + self.twice + self.different + self.half_written + self.unrecorded + self.unfinished
+        return sum(getattr(self, name) for name in PROMISES)
 
     def compare(self, found: Sequence[dict], calm: Sequence[dict]) -> None:
         """Count what rows of a committed day differ in from those of a calm one."""
@@ -49,7 +52,7 @@ def _key(row: dict) -> tuple[str, str]:
     return row["query_id"], row["product_id"]
 
 
-COLUMNS = (
+COLUMNS = ("fault", "rounds", "kills", "checked", *PROMISES)
     "fault",
     "rounds",
     "kills",
@@ -72,6 +75,6 @@ def table(tallies: Iterable[Tally]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for one in (*tallies, total):
         cells = asdict(one)
-        a_kill = f"{max(0.0, one.seconds) / one.kills:.1f}" if one.kills else ""
+        a_kill = f"{max(0.0, one.seconds) / one.kills:.1f}" if one.kills and one.seconds else ""
         lines.append("| " + " | ".join([*(f"{cells[name]}" for name in COLUMNS), a_kill, one.remark]) + " |")
     return "\n".join(lines)

@@ -53,17 +53,6 @@ def _key(row: dict) -> tuple[str, str]:
 
 
 COLUMNS = ("fault", "rounds", "kills", "checked", *PROMISES)
-    "fault",
-    "rounds",
-    "kills",
-    "checked",
-    "lost",
-    "twice",
-    "different",
-    "half_written",
-    "unrecorded",
-    "unfinished",
-)
 
 
 def table(tallies: Iterable[Tally]) -> str:

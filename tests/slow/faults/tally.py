@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 
-
 PROMISES = ("lost", "twice", "different", "half_written", "unrecorded", "unfinished")
 
 

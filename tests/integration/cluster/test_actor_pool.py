@@ -87,6 +87,7 @@ def test_the_pool_grows_to_its_maximum_and_keeps_to_its_gpus(
     assert done.returncode == 0, done.stderr[-4000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["counts"]["labelled"] == 240
-    assert result["actors"] == together
+    # What waits for a GPU until the end may get one as others are let go.
+    assert together <= result["actors"] <= max_actors
     assert result["on_head"] == 0
     assert num_gpus <= len(result["gpus"]) <= 4

@@ -56,8 +56,8 @@ class Herd:
             [sys.executable, "-c", _HERD], cwd=_PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
-    def run(self, *words: str, seconds: float) -> tuple[list[int], bool]:
-        """Start one, kill it after a time; the numbers that it answered, and whether it was killed."""
+    def run(self, *words: str, seconds: float | None) -> tuple[list[int], bool]:
+        """Start one, and kill it after a time or wait for its end; what it answered, and whether it was killed."""
 
         class Child:
             pid = 0
@@ -68,8 +68,9 @@ class Herd:
         stdin.write((" ".join(words) + "\n").encode())
         stdin.flush()
         Child.pid = int(stdout.readline().split()[1])
-        time.sleep(seconds)
-        kill(Child)
+        if seconds is not None:
+            time.sleep(seconds)
+            kill(Child)
         answered = []
         for line in stdout:
             if b"ended" in line:
@@ -121,8 +122,8 @@ def full_disks(folder: Path, chance: Random, tally: Tally, kills: int) -> None:
         return
     for number in range(kills):
         log, output = disk / "log", folder / f"full-out-{number}"
-        answered, killed = herd.run("write", str(log), "0", seconds=chance.uniform(0.3, 0.6))
-        tally.kills += not killed
+        answered, _ = herd.run("write", str(log), "0", seconds=None)
+        tally.kills += 1
         Shipper(log, str(output)).ship_once()
         _check(answered, _shipped(output), tally)
     herd.end()

@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,10 +176,15 @@ def _write_beside(path: str, data: Buffer) -> str:
     folder = os.path.dirname(path)  # noqa: PTH120
     os.makedirs(folder, exist_ok=True)  # noqa: PTH103
     temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")  # noqa: PTH118
-    with open(temporary, "wb") as file:  # noqa: PTH123
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb") as file:  # noqa: PTH123
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # a disk that is full would stay so by what nobody reads
+        with suppress(OSError):
+            os.unlink(temporary)  # noqa: PTH108
+        raise
     return temporary
 
 

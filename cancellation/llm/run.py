@@ -206,6 +206,7 @@ def _run_pool(run: LabellingRun, shards: Sequence[EventShard]) -> Iterator[dict[
         _LabellingActor,
         run,
         Deaths.counted(most=run.settings.max_deaths_per_shard),
+        units=len(shards),
         min_actors=1,
         max_actors=actors,
         cpus_per_actor=run.settings.cpus_per_actor,

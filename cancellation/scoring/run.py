@@ -243,6 +243,7 @@ def _run_pool(run: VerdictRun, shards: Sequence[EventShard], load: ModelLoader) 
         run,
         Deaths.counted(most=run.settings.max_deaths_per_shard),
         load,
+        units=len(shards),
         min_actors=run.settings.min_actors,
         max_actors=run.settings.max_actors,
         cpus_per_actor=run.settings.cpus_per_actor,

@@ -51,6 +51,7 @@ def through_actors(
     dataset: ray.data.Dataset,
     actor: type,
     *arguments: Any,
+    units: int,
     min_actors: int,
     max_actors: int,
     cpus_per_actor: float,
@@ -60,13 +61,28 @@ def through_actors(
 
     What an actor's constructor raises comes out of the dataset as it was raised, before any unit is worked on.
 
+    Actors with a GPU are asked for all at once, and those that have no unit left are let go: as long as they wait for a
+    GPU they are what a cluster's autoscaler adds machines for, and that demand ends with the driver. Ray Data itself
+    would begin with the least, double every ten seconds, and only once units are done, which takes minutes each.
+    Actors without a GPU compete with the steps beside them for cores and must not take all: Ray Data adds them.
+
+    Args:
+        dataset: Of blocks of one unit.
+        actor: A class whose instances are called.
+        arguments: Of its constructor.
+        units: How many there are.
+        min_actors: Kept until the end; without a GPU the pool begins with them.
+        max_actors: The pool's largest size.
+        cpus_per_actor: Cores that each reserves.
+        gpus_per_actor: GPUs that each reserves.
+
     Raises:
         ValueError: If the local Ray will never have the GPUs of one actor.
     """
     require_gpus(gpus_per_actor)
-    pool = ray.data.ActorPoolStrategy(
-        min_size=min_actors, max_size=max(min_actors, max_actors), max_tasks_in_flight_per_actor=2
-    )
+    most = max(min_actors, max_actors)
+    least = max(1, min(most, units)) if gpus_per_actor else min_actors
+    pool = ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2)
     return dataset.map_batches(
         _Worker,
         batch_format="pyarrow",
@@ -151,9 +167,12 @@ class Deaths:
         """Start to count, for as long as this driver holds the result.
 
         The count is kept on the driver's node: a worker's may be taken away, and everybody's memory of deaths with it.
+        Where its own process dies the count begins anew, and whoever was asking asks again.
         """
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        counter = ray.remote(DeathCounter).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1)
+        counter = ray.remote(DeathCounter).options(
+            num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
+        )
         return Deaths(counter.remote(), most)
 
     def too_many(self, unit: str) -> str | None:

@@ -59,10 +59,10 @@ class ScoringSettings(EngineSettings):
     """How pairs are cut, scored and judged fit to publish; the engine's own settings come first."""
 
     min_actors: int = Field(default=1, ge=1)
-    """Engine actors that are kept while the job runs."""
+    """Engine actors without a GPU that the pool begins with."""
 
     max_actors: int = Field(default=1, ge=1)
-    """Engine actors that the pool may grow to while shards wait."""
+    """Engine actors that the pool may grow to while shards wait; those with a GPU are asked for all at once."""
 
     shard_rows: int = Field(default=50_000, ge=1)
     """Pairs per shard, roughly: the unit of commit, of retry and of what a dying actor loses."""
@@ -189,6 +189,7 @@ def score_shards(
         run,
         deaths,
         load,
+        units=len(shards),
         min_actors=settings.min_actors,
         max_actors=settings.max_actors,
         cpus_per_actor=settings.cpus_per_actor,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +70,26 @@ def load_overflowing_engine(
     settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]
 ) -> OverflowingEngine:
     return OverflowingEngine()
+
+
+class SleepingEngine(FakeEngine):
+    """Takes as long as a real one: it sleeps for what is left of a batch's time once the hashes are made."""
+
+    def __init__(self, pairs_per_second: float) -> None:
+        self._pairs_per_second = pairs_per_second
+
+    def label_logprobs(self, batch: TokenBatch) -> LabelScores:
+        ends = time.monotonic() + len(batch) / self._pairs_per_second
+        scores = super().label_logprobs(batch)
+        time.sleep(max(0.0, ends - time.monotonic()))
+        return scores
+
+
+@dataclass(frozen=True)
+class SleepingLoader:
+    """Loads engines of a speed."""
+
+    pairs_per_second: float
+
+    def __call__(self, settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> SleepingEngine:
+        return SleepingEngine(self.pairs_per_second)

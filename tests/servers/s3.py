@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
@@ -30,24 +32,28 @@ class Fault:
     reached: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
     apply: bool = False
+    delay: float = 0.0
 
     def takes(self, method: str, path: str) -> bool:
         return self.times > 0 and method == self.method and self.pattern.search(path) is not None
 
 
 class S3Server:
-    """Serves buckets from memory on a loopback port."""
+    """Serves buckets from memory on a port of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._app = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._handle, threaded=True)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = make_server(host, 0, self._handle, threaded=True)
+        self.url = f"http://{host}:{self._server.server_port}"
         self.requests: list[tuple[str, str]] = []
         self._creating = threading.Lock()
         self.num_bytes = 0
         """Sent in answers."""
+        self.listing_delay = 0.0
+        """Seconds for which a new object stands in no listing, as in stores that are less strict than S3."""
+        self._made: dict[str, float] = {}
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
@@ -74,6 +80,13 @@ class S3Server:
                 fault.released.set()
 
     @contextmanager
+    def slow(self, method: str, pattern: str, seconds: float) -> Iterator[Fault]:
+        """Keep all matching requests waiting so long."""
+        fault = Fault(method, re.compile(pattern), float("inf"), None, delay=seconds)
+        with self._installed(fault):
+            yield fault
+
+    @contextmanager
     def _installed(self, fault: Fault) -> Iterator[None]:
         self._faults.append(fault)
         try:
@@ -94,19 +107,39 @@ class S3Server:
             # The store behind it looks and then writes; S3 does both in one, so that one creator of many wins.
             with self._creating if "HTTP_IF_NONE_MATCH" in environ else nullcontext():
                 answer = list(self._app(environ, start_response))
+            if method == "PUT":
+                self._made.setdefault(environ["PATH_INFO"], time.monotonic())
+            elif self.listing_delay and "list-type" in path:
+                return self._as_listed_late(environ, start_response)
             with self._lock:
                 self.num_bytes += sum(map(len, answer))
             return answer
         fault.reached.set()
         if fault.status is None:
-            fault.released.wait(timeout=120)
+            fault.released.wait(timeout=fault.delay or 120)
             return self._app(environ, start_response)
         if fault.apply:
             list(self._app(environ, lambda *_: None))
         else:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        code = {409: "ConditionalRequestConflict", 500: "InternalError", 503: "SlowDown"}.get(fault.status, "Error")
+        codes = {403: "ExpiredToken", 409: "ConditionalRequestConflict", 500: "InternalError", 503: "SlowDown"}
+        code = codes.get(fault.status, "Error")
         body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
         headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
         start_response(f"{fault.status} {code}", headers)
         return [body]
+
+    def _as_listed_late(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        """Leave what is too new out of a listing."""
+        head: list[Any] = []
+        body = b"".join(self._app(environ, lambda *given: head.extend(given))).decode()
+        bucket = environ["PATH_INFO"].strip("/").partition("/")[0]
+        since = time.monotonic() - self.listing_delay
+
+        def kept(found: re.Match[str]) -> str:
+            return "" if self._made.get(f"/{bucket}/{unquote(found[1])}", 0.0) > since else found[0]
+
+        data = re.sub(r"<Contents>.*?<Key>(.*?)</Key>.*?</Contents>", kept, body, flags=re.DOTALL).encode()
+        length = ("Content-Length", str(len(data)))
+        start_response(head[0], [pair for pair in head[1] if pair[0].lower() != "content-length"] + [length])
+        return [data]

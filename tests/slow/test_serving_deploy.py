@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -175,11 +176,18 @@ def test_replicas_come_with_the_load_and_go_without_losing_a_request(head: Head)
 
     assert replicas() == (1, 1)
     with served.stream("busy", 50) as busy:
+        began = time.monotonic()
         served.until(lambda: replicas() == (2, 2))
+        grown = time.monotonic() - began
         served.until_answered(busy, 50)
     with served.stream("calm", 5) as calm:
+        began = time.monotonic()
         served.until(lambda: replicas() == (1, 1))
+        shrunk = time.monotonic() - began
         served.until_answered(calm, 8)
+    requests = len(busy.sent) + len(calm.sent)
+    # Gateways grow by their processor's use, models by requests under way: `filled_in`.
+    print(f"grown in {grown:.1f} s, shrunk in {shrunk:.1f} s, {requests} requests, all answered")
     assert busy.statuses() == calm.statuses() == {200}
     assert busy.answered() | calm.answered() <= set(served.logged())
 

@@ -100,3 +100,7 @@ def test_what_the_image_copies_is_there_and_makes_the_whole_project(tmp_path: Pa
     done = subprocess.run(pip, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [path.name.partition("-")[0] for path in (tmp_path / "wheels").iterdir()] == ["marketplace_llm"]
+
+
+def test_all_gpu_workers_may_come_at_once(cluster: dict[str, Any]) -> None:
+    assert cluster["upscaling_speed"] >= cluster["available_node_types"]["gpu_worker"]["max_workers"]

@@ -1,9 +1,12 @@
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
 from cluster import storage
+from tests.conftest import PROJECT
 from tests.servers.s3 import S3Server
 
 
@@ -147,3 +150,14 @@ def test_an_odd_name_is_a_name_in_every_function(folder: str, odd: str, tmp_path
     storage.remove(base)
     assert storage.list_files(base) == []
     assert {url: storage.read_bytes(url) for url in neighbours} == neighbours
+
+
+def test_what_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    script = (
+        "import resource; from cluster import storage\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        f"storage.write_bytes({str(tmp_path / 'file')!r}, b'x' * 5000)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True)
+    assert "File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []

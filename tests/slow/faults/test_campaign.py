@@ -1,0 +1,47 @@
+"""The campaign's command with few kills: every fault strikes, no promise is broken, and the table can be read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROJECT
+from tests.slow.faults.tally import PROMISES, Tally, table
+
+pytestmark = pytest.mark.slow
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.slow.faults", *arguments]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=280)
+
+
+def test_killed_writers_and_shippers_break_no_promise(tmp_path: Path) -> None:
+    done = _run("kills=40", "seed=5", "faults=log writer,log shipper,log disk full", f"out={tmp_path}/table.md")
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = (tmp_path / "table.md").read_text()
+    assert "seed 5" in said
+    kills, checked = (int(cell) for cell in said.splitlines()[-1].split("|")[3:5])
+    assert kills >= 40
+    assert checked > 1000
+
+
+def test_killed_drivers_and_actors_break_no_promise() -> None:
+    done = _run("kills=4", "seed=5", "faults=driver,actor")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_wrong_setting_is_named() -> None:
+    assert "unknown faults earthquake" in _run("faults=earthquake").stderr
+
+
+def test_what_is_missing_or_other_or_twice_is_counted() -> None:
+    calm = [{"query_id": f"q{number}", "product_id": "p", "label": "exact"} for number in range(4)]
+    tally = Tally("any", kills=1)
+    tally.compare([calm[0], calm[0], {**calm[1], "label": "irrelevant"}], calm)
+    assert (tally.lost, tally.twice, tally.different, tally.broken) == (2, 1, 1, 4)
+    assert set(PROMISES) < set(Tally.__dataclass_fields__)
+    assert "| all | 0 | 1 | 4 | 2 | 1 | 1 |" in table([tally])

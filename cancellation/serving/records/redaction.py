@@ -105,7 +105,12 @@ def redact_event(event: Mapping[str, Any], mode: Mode) -> dict[str, Any]:
 def is_by_reference(event: Mapping[str, Any]) -> bool:
     """Say whether an event's texts were logged by reference: then nothing can be read out of them any more."""
     texts = [event.get("buyer_reason"), *(item.get(field) for name, field in _TEXTS for item in event.get(name) or ())]
-    return any(isinstance(text, str) and _REFERENCE.fullmatch(text) for text in texts)
+    return any(isinstance(text, str) and is_reference(text) for text in texts)
+
+
+def is_reference(text: str) -> bool:
+    """Say whether a text is what mode `reference` puts in place of one."""
+    return _REFERENCE.fullmatch(text) is not None
 
 
 def _reference(text: str) -> str:

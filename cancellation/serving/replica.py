@@ -167,6 +167,7 @@ class GatewayReplica:
             description=description(
                 await self._examples(),
                 max_batch=settings.limits.batch_events,
+                appeals=settings.appeals,
                 explains=self._explainer is not None,
             ),
         )

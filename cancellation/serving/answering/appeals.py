@@ -1,8 +1,8 @@
 """Appeals as the endpoint takes them: a case opened, moved and decided, and written where others read of it.
 
-With each entry goes what it means elsewhere: an appeal is feedback that says so, a decided one is feedback that confirms
-or rejects the verdict, and one that is granted reverses the action. All of that is on the local disk before the entry can
-be seen; if the entry then fails, as when the database goes away at that moment, it is written again with the next try.
+With each entry goes what it means elsewhere: an appeal is feedback that says so, a decided one is feedback that
+confirms or rejects the verdict, and one that is granted reverses the action. All of that is on the local disk before
+the entry can be seen; if the entry then fails, as when the database goes away, it is written again with the next try.
 """
 
 from __future__ import annotations

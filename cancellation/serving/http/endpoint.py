@@ -106,7 +106,7 @@ class Endpoint:
             "/metrics": {"GET": ("policy", self._show_metrics)},
             "/openapi.json": {"GET": (docs_scope, self._show_description)},
             "/docs": {"GET": (docs_scope, self._show_page)},
-            **dict.fromkeys(self._try_pages, {"GET": (docs_scope, self._show_try_page)}),
+            **{path: {"GET": (docs_scope, self._show_try_page)} for path in self._try_pages},
             # Holds nothing of anybody, and a browser that is sent somewhere sends no token along.
             "/reviews": {"GET": (None, self._show_review_page)},
         }

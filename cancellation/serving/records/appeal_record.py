@@ -46,7 +46,7 @@ APPEAL_SCHEMA = pa.schema(
 `event` is the event as it was logged, in rows whose state is overturned only. `unread` is a record that did not fit."""
 
 REVERSAL_SCHEMA = pa.schema([*_ABOUT, pa.field("reviewer", pa.string()), pa.field("caller", pa.string()), _UNREAD])
-"""One row per action to be reversed, of the appeal that was granted; an `appeal_id` that was read before is the same."""
+"""One row per action to be reversed, of the appeal that was granted; an `appeal_id` read before is the same again."""
 
 _INSTANTS = ("received_at", "decided_at", "deadline")
 

@@ -41,7 +41,8 @@ FEEDBACK_SCHEMA = pa.schema(
     ]
 )
 """One row per message. `market` and `verdict` are the decision's, or what the message said of it where it was no longer
-at hand; `model_version` is the decision's. `appeal_id` is set where a case of appeal says so. `unread` is a record, as JSON, that did not fit."""
+at hand; `model_version` is the decision's; `appeal_id` names the case of appeal that says so. `unread` is a record, as
+JSON, that did not fit."""
 
 _REQUIRED = frozenset({"event_id", "outcome"})
 _FIELDS = _REQUIRED | {"label", "reviewer", "market", "verdict"}

@@ -18,6 +18,7 @@ from cancellation.features.vector import FEATURES
 from cancellation.serving.appeals.case import OVERTURNED, UPHELD, Case
 from cancellation.serving.appeals.settings import AppealSettings
 from cancellation.serving.records.redaction import is_reference
+from cluster.pages.formats import format_share
 
 _PLACE = re.compile(r"(chat|fulfilment)\[(\d+)\]")
 _FEATURE = re.compile(r"(\w+)=([^ ,]+) ([^,]+)")
@@ -50,7 +51,7 @@ def statement_of_reasons(decision: Mapping[str, Any], settings: AppealSettings, 
         "days": f"{settings.decide_days:g}",
         "model_version": verdict["model_version"],
         "policy_version": verdict["policy_version"],
-        "score": f"{verdict['score']:.0%}",
+        "score": format_share(verdict["score"]),
     }
     why = [_reason(factor, decision.get("event") or {}) for factor in verdict["decision_factors"]]
     parts = {
@@ -85,7 +86,7 @@ def _reason(factor: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, An
     if place is not None:
         return {**about, **_quoted(place[1], int(place[2]), event)}
     measured = [_measure(*found.groups()) for found in _FEATURE.finditer(factor["evidence"] or "")]
-    return {**about, "evidence": "; ".join(measured) or _words()["evidence"]["none"], "quote": None}
+    return {**about, "evidence": ". ".join(measured) or _words()["evidence"]["none"], "quote": None}
 
 
 def _quoted(kind: str, number: int, event: Mapping[str, Any]) -> dict[str, Any]:

@@ -278,9 +278,11 @@ def test_overdue_appeals_come_first_and_are_counted(tmp_path: Path) -> None:
             assert [one["appeal_id"] for one in queue["appeals"]] == [late, in_time]
             assert ([one["overdue"] for one in queue["appeals"]], queue["overdue"]) == ([True, False], 1)
             assert (await client.http.get("/v1/reviews?market=TH")).json()["appeals"] == []
-            await client.replica._appeals.measure()
-            text = (await client.http.get("/metrics")).text
-            assert 'ray_cancellation_appeals_overdue{market="ID"} 1' in text
+            text = ""
+            async with asyncio.timeout(60):
+                while 'ray_cancellation_appeals_overdue{market="ID"} 1' not in text:
+                    await asyncio.sleep(0.05)
+                    text = (await client.http.get("/metrics")).text
             assert 'ray_cancellation_appeals_waiting{market="ID",state="open"} 2' in text
 
     asyncio.run(seen())

@@ -11,8 +11,8 @@ from cancellation.serving.appeals.case import OPEN, OVERTURNED, SELLER, UPHELD, 
 from cancellation.serving.appeals.settings import AppealSettings
 from cancellation.serving.appeals.statement import is_owed, statement_of_reasons
 from cancellation.serving.records.redaction import redact_event
-from tests.builders.appeals import CHAT, contested
 from tests.builders.decision_records import NOON
+from tests.unit.cancellation.serving.appeals.cases import CHAT, contested
 
 SETTINGS = AppealSettings(
     platform="Pasar", terms="clause 7.3 of the seller terms", contact="https://pasar.example/appeal"

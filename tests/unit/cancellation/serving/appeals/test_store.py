@@ -14,8 +14,8 @@ from cancellation.serving.appeals.store import LAYOUT, AppealStore
 from cluster.database.interface import Database
 from cluster.database.postgres import PostgresDatabase
 from cluster.database.sqlite import SqliteDatabase
-from tests.builders.appeals import KEY, contested, decide, lodged, open_case, take
 from tests.builders.decision_records import NOON
+from tests.unit.cancellation.serving.appeals.cases import KEY, contested, decide, lodged, open_case, take
 
 
 class Gateways:

@@ -64,7 +64,7 @@ async function load() {
   $("queue").replaceChildren(
     ...(late.length ? queueOf("Overdue", "late", late) : []),
     ...(rest.length || !late.length ? queueOf("In time", "due", rest) : []),
-    appeals.length ? "" : make("p", { className: "soft", textContent: "Nothing waits." }));
+    ...(appeals.length ? [] : [make("p", { className: "soft", textContent: "Nothing waits." })]));
   mark();
 }
 
@@ -93,7 +93,7 @@ async function step(appeal, body) {
     failed(error);
     if (error.status !== 409) return;
   }
-  await Promise.all([load(), open(appeal.appeal_id)]);
+  await Promise.all([load().catch(failed), open(appeal.appeal_id)]);
 }
 
 function section(title, ...children) {
@@ -105,7 +105,7 @@ function show(appeal) {
   const badge = appeal.overdue ? "badge bad" : appeal.state === "overturned" ? "badge good" : "badge";
   const deadline = ["upheld", "overturned"].includes(appeal.state) ? "" : ` · ${due(appeal)}`;
   const likely = `${Math.round(appeal.score * 100)} %`;
-  $("case").replaceChildren(
+  $("case").replaceChildren(...[
     make("h2", { textContent: `${appeal.market} · ${appeal.event_id} ` },
       make("span", { className: badge, textContent: STATES[appeal.state] + deadline })),
     make("p", { className: "soft", textContent:
@@ -124,7 +124,8 @@ function show(appeal) {
       make("div", { textContent: [STATES[entry.state], entry.label && VERDICTS[entry.label], entry.state === "open" ? "" : entry.reason].filter(Boolean).join(" · ") }))))),
     make("details", {}, make("summary", { textContent: "Statement of reasons, as the seller can have it" }),
       make("pre", { textContent: appeal.statement.text })),
-    desk(appeal));
+    desk(appeal),
+  ].filter((part) => part !== null));
 }
 
 function talk(title, kind, items, parts, places) {

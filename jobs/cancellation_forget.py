@@ -1,4 +1,5 @@
-"""Remove people from all that the endpoint keeps: archive, recent answers, segments of this machine not yet shipped.
+"""Remove people from all that the endpoint keeps: archive, recent answers, appeals, segments of this machine
+not yet shipped.
 
 Reads the file `people`, a line each: `seller`, `buyer` or `order`, then the id. Prints how many rows there were and how
 many are left, and fails while there are any. Safe to repeat. Run it on every machine that has segments (`data_dir`);
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cancellation.serving.appeals.store import AppealStore
 from cancellation.serving.places import log_folder, person_key_path
 from cancellation.serving.records.forgetting import Places, forget
 from cancellation.serving.records.people import PersonKey, lists_nobody, read_people
@@ -47,15 +49,16 @@ def main(job: ForgetJob) -> None:
     digests = read_people(job.people, key)
     state = open_state(job.serving)
     recent = RecentDecisions(state.database, retention_seconds=job.serving.retention_hours * 3600)
+    places = Places(job.serving.output, log_folder(job.serving), recent, AppealStore(state.appeals))
     try:
-        before, left = forget(Places(job.serving.output, log_folder(job.serving), recent), digests)
+        before, left = forget(places, digests)
     finally:
         recent.close()
-        state.database.close()
+        state.close()
     for name, found in (("found", before), ("left", left)):
         print(
             f"{name}: {found.archive} rows of the archive, {found.segments} and {found.open_segments} lines of "
-            f"sealed and open segments, {found.recent} recent answers"
+            f"sealed and open segments, {found.recent} recent answers, {found.appeals} appeals"
         )
     if left.rows:
         raise RuntimeError(f"{left.rows} rows are left; run this again when the open segments are sealed")

@@ -45,7 +45,7 @@ def main(job: ServeJob) -> None:
     TokenStore.load(tokens)
     state = open_state(serving)
     policy, demo = state.policy.place, demo_line(checked_policy(state.policy.read(), state.policy.place))
-    state.database.close()
+    state.close()
     draining.unlink(missing_ok=True)
     with serving_session(job.session, job.service) as local:
         from cancellation.serving.app import APP_NAME, application, is_shadow  # reads Ray's switches

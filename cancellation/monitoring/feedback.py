@@ -13,7 +13,20 @@ import pyarrow as pa
 from cancellation.monitoring.counts import add_up
 from cancellation.monitoring.log_files import Damage
 
-FEEDBACK_COLUMNS = ("event_id", "market", "received_at", "outcome", "label", "reviewer", "verdict", "unread")
+FEEDBACK_COLUMNS = (
+    "event_id",
+    "market",
+    "received_at",
+    "outcome",
+    "label",
+    "reviewer",
+    "verdict",
+    "model_version",
+    "source",
+    "action",
+    "appeal_id",
+    "unread",
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +58,8 @@ class FeedbackDay:
     early: int = 0
     """Messages that are older than the decision they are about: clocks that disagree."""
     contradicting: int = 0
-    """Events with another outcome than before. Of one day's outcomes the last stands, else the earlier day's."""
+    """Events with another outcome than before. Of one day's outcomes the last stands, else the earlier day's; but a
+    verdict that was overturned on appeal is wrong whatever was said before."""
     reviews: list[Review] = field(default_factory=list)
     """In order of receipt."""
 
@@ -98,17 +112,23 @@ def join_feedback(
     reviews: dict[str, Review] = {}
     for message in messages:
         content = tuple(message[name] for name in ("event_id", "outcome", "label", "reviewer"))
-        decision = decisions.get(message["event_id"])
+        decision = decisions.get(message["event_id"]) or _told(message)
         if content in said:
             damage.repeated += 1
         elif decision is None:
             result.unknown += 1
         else:
-            result.early += message["received_at"] < decision["received_at"]
+            result.early += message["received_at"] < decision.get("received_at", message["received_at"])
             _take(result, reviews, known, message, decision)
         said.add(content)
     result.reviews = list(reviews.values())
     return result
+
+
+def _told(message: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a message itself says of the decision: appeals come when that is in no log that is looked through."""
+    named = {name: message[name] for name in ("market", "model_version", "source", "verdict", "action")}
+    return named if message["appeal_id"] is not None and None not in named.values() else None
 
 
 def _take(
@@ -123,10 +143,12 @@ def _take(
         add_up(result.appeals, {market: 1})
         return
     right = message["outcome"] == "confirmed" and message["label"] in (None, decision["verdict"])
+    overturned = message["appeal_id"] is not None and not right
     if event_id in known:
         result.contradicting += known[event_id] != right
         result.damage.repeated += known[event_id] == right
-        return
+        if known[event_id] == right or not overturned:
+            return
     if (first := reviews.pop(event_id, None)) is not None:
         result.contradicting += first.right != right
         result.damage.repeated += first.right == right

@@ -20,8 +20,11 @@ from cancellation.decision.verdicts import model_verdict, rules_verdict
 from cancellation.events.event import parse_event
 from cancellation.features.vector import feature_digest
 from cancellation.serving.answering.admission import Admission
+from cancellation.serving.answering.appeals import Appeals
 from cancellation.serving.answering.explaining import Explainer
 from cancellation.serving.answering.gateway import RULES_VERSION, Gateway
+from cancellation.serving.answering.past_decisions import PastDecisions
+from cancellation.serving.appeals.store import AppealStore
 from cancellation.serving.http.asgi import Receive, Scope, Send
 from cancellation.serving.http.endpoint import Condition, Endpoint
 from cancellation.serving.http.openapi import description
@@ -61,6 +64,7 @@ logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 0.1
 _MEASURE_SECONDS = 2.0
+_APPEALS_SECONDS = 10.0
 _EXAMPLE_SECONDS = 10.0
 _STATES = {"off": 0.0, "shadow": 1.0, "live": 2.0}
 
@@ -135,6 +139,15 @@ class GatewayReplica:
         self._tokens = TokenStore.load(tokens_path(settings))
         self._traces = Traces(settings.traces)
         self._admission = Admission(settings.admission, self._model.queue_age, self.metrics)
+        self._appeals = Appeals(
+            AppealStore(self._state.appeals),
+            PastDecisions(self.gateway, settings.output),
+            self._archive,
+            person_key=person_key,
+            settings=settings.appeals,
+            metrics=self.metrics,
+            known_market=lambda market: market in self._policy.current.markets,
+        )
         self._explainer = None
         if settings.explain is not None:
             log = self._archive.explanations
@@ -142,6 +155,7 @@ class GatewayReplica:
         self._endpoint = Endpoint(
             self.gateway,
             explainer=self._explainer,
+            appeals=self._appeals,
             tokens=self._tokens,
             admission=self._admission,
             feedback_log=self._archive.feedback,
@@ -153,6 +167,7 @@ class GatewayReplica:
             description=description(
                 await self._examples(),
                 max_batch=settings.limits.batch_events,
+                appeals=settings.appeals,
                 explains=self._explainer is not None,
             ),
         )
@@ -167,11 +182,12 @@ class GatewayReplica:
         self._admission.close()
         if self._explainer is not None:
             self._explainer.close()
+        self._appeals.close()
         await self.gateway.close()
         await self._model.close()
         await asyncio.get_running_loop().run_in_executor(None, self._archive.close)
         self._recent.close()
-        self._state.database.close()
+        self._state.close()
         self._traces.close()
         self.metrics.flush()
 
@@ -185,6 +201,7 @@ class GatewayReplica:
                 (self._watch_tokens, self.settings.rollout.poll_seconds),
                 (self._flush, _FLUSH_SECONDS),
                 (self._measure, _MEASURE_SECONDS),
+                (self._appeals.measure, _APPEALS_SECONDS),
             )
         ]
 

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cancellation.llm.prompt import PromptSettings
 from cancellation.model.verdict_model import Device, Dtype
+from cancellation.serving.appeals.settings import AppealSettings
 from cancellation.serving.observability.traces import TraceSettings
 from cancellation.serving.records.decision_log import DecisionLogSettings
 from cancellation.serving.records.log_shipping import ShipperSettings
@@ -251,7 +252,7 @@ class ServingSettings(Settings):
 
     database: str | None = None
     """PostgreSQL database that several machines share, as postgresql://user@host:5432/name: for recent answers,
-    feedback already seen, policy, kill switch and ledger. Its password comes from PGPASSFILE, ~/.pgpass or
+    feedback already seen, appeals, policy, kill switch and ledger. Its password comes from PGPASSFILE, ~/.pgpass or
     PGPASSWORD. null: files in `data_dir`, for one machine."""
 
     output: OutputUrl | None = "var/serving/archive"
@@ -289,6 +290,7 @@ class ServingSettings(Settings):
     explain: ExplainSettings | None = None
     """null: there is no `POST /v1/verdicts:explain`."""
 
+    appeals: AppealSettings = AppealSettings()
     traces: TraceSettings = TraceSettings()
     gateways: ReplicaSettings = ReplicaSettings()
     models: ReplicaSettings = ReplicaSettings()

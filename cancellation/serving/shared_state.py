@@ -1,4 +1,4 @@
-"""What must be one for all who may get the same event: answers, feedback, evidence, policy, kill switch, ledger.
+"""What must be one for all who may get the same event: answers, feedback, appeals, policy, kill switch, ledger.
 
 Gateways of one machine share files in `data_dir`; those of several machines a PostgreSQL database (`serving.database`).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cancellation.serving.appeals import store
 from cancellation.serving.places import first_policy, policy_path
 from cancellation.serving.records import recent
 from cancellation.serving.rollout import policy_sources
@@ -20,10 +21,17 @@ from cluster.database.sqlite import SqliteDatabase
 
 @dataclass(frozen=True, slots=True)
 class SharedState:
-    """Both parts; `database` has the tables of `records/recent.py` and is to be closed."""
+    """All parts; `database` has the tables of `records/recent.py`, `appeals` those of `appeals/store.py`."""
 
     database: Database
+    appeals: Database
+    """Of several machines the same; of one a file of its own, which survives a crash of the machine."""
     policy: PolicySource
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self.database.close()
+        self.appeals.close()
 
 
 def open_state(settings: ServingSettings) -> SharedState:
@@ -35,10 +43,12 @@ def open_state(settings: ServingSettings) -> SharedState:
     if settings.database is None:
         folder = Path(settings.data_dir)
         files = PolicyFiles(policy_path(settings), folder / "policy.ledger.jsonl")
-        return SharedState(SqliteDatabase(folder / "recent.sqlite", recent.LAYOUT), files)
+        recently = SqliteDatabase(folder / "recent.sqlite", recent.LAYOUT)
+        appeals = SqliteDatabase(folder / "appeals.sqlite", store.LAYOUT, durable=True)
+        return SharedState(recently, appeals, files)
     database, tables = open_tables(settings.database)
     tables.begin_with(first_policy(settings))
-    return SharedState(database, tables)
+    return SharedState(database, database, tables)
 
 
 def open_tables(url: str) -> tuple[Database, PolicyTables]:
@@ -48,5 +58,5 @@ def open_tables(url: str) -> tuple[Database, PolicyTables]:
         ValueError: If the address is refused.
         OSError: If the server does not let us in.
     """
-    database = PostgresDatabase(url, recent.LAYOUT + policy_sources.LAYOUT)
+    database = PostgresDatabase(url, recent.LAYOUT + policy_sources.LAYOUT + store.LAYOUT)
     return database, PolicyTables(database)

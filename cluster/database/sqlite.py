@@ -1,7 +1,8 @@
 """An SQLite file on the local disk, shared by the processes of a machine, that survives them.
 
 Nothing in it ever waits for the disk: after a crash of the machine itself, which alone can harm it, it is checked and,
-if it is harmed, begun anew. It is for what may be lost with the machine.
+if it is harmed, begun anew. That is for what may be lost with the machine. A `durable` one waits for the disk with each
+transaction, and one that is harmed all the same is left for people.
 """
 
 from __future__ import annotations
@@ -30,16 +31,18 @@ class SqliteDatabase:
     num_writers = 1
     shared = False
 
-    def __init__(self, path: Path, layout: str) -> None:
+    def __init__(self, path: Path, layout: str, *, durable: bool = False) -> None:
         """Open the file, or make it.
 
         Args:
             path: The file.
             layout: Statements that make its tables where they are not there.
+            durable: What was written survives a crash of the machine, at the price of a wait for the disk.
 
         Raises:
-            OSError: If it cannot be opened.
+            OSError: If it cannot be opened, or is durable and harmed.
         """
+        self._durable = durable
         self.path = Path(path)
         self.name = f"database {self.path}"
         self._layout = layout.format(number="INTEGER PRIMARY KEY", bytes="BLOB")
@@ -97,6 +100,8 @@ class SqliteDatabase:
             if mark.read() == boot:
                 return
             if self.path.exists() and not self._is_whole():
+                if self._durable:
+                    raise OSError(f"{self.name}: harmed by a crash of the machine; restore the file from a backup")
                 logger.error("%s: harmed by a crash of the machine, begun anew", self.name)
                 for path in (self.path, self._log_path, self.path.with_name(f"{self.path.name}-shm")):
                     path.unlink(missing_ok=True)
@@ -116,7 +121,7 @@ class SqliteDatabase:
                 self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'OFF'}")
             connection.execute("PRAGMA wal_autocheckpoint = 0")
             connection.executescript(self._layout)
         return connection

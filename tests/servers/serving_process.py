@@ -198,7 +198,7 @@ def add_poison(folder: Path) -> None:
 def served(folder: Path, *, output: str, environment: Mapping[str, str], settings: list[str]) -> Iterator[Served]:
     """Run the job until it answers; end it by its own means."""
     tokens = folder / "tokens"
-    tokens.write_text(f"{TOKEN} verdict feedback policy\n{FEEDBACK_TOKEN} feedback\n")
+    tokens.write_text(f"{TOKEN} verdict feedback policy appeal review\n{FEEDBACK_TOKEN} feedback\n")
     tokens.chmod(0o600)
     port = free_port()
     command = [

@@ -80,7 +80,7 @@ def filled_in(folder: Path, port: int) -> dict[str, Any]:
     config = yaml.safe_load(CONFIG.read_text())
     config["http_options"]["port"] = port
     tokens = folder / "tokens"
-    tokens.write_text(f"{TOKEN} verdict feedback policy\n")
+    tokens.write_text(f"{TOKEN} verdict feedback policy appeal review\n")
     tokens.chmod(0o600)
     arguments = config["applications"][0]["args"]
     arguments |= {

@@ -60,6 +60,7 @@ FLOORS = {
         "new_market",
         "serving.observability",
         "serving.records",
+        "serving.appeals",
         "serving.settings",
         "serving.rollout",
         "serving.inference",

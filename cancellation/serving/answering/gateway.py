@@ -149,17 +149,24 @@ class Gateway:
         verdict = decision["verdict"]
         if record.explanation is not None:
             return {**decision, "verdict": {**verdict, "decision_factors": record.explanation}}
-        if verdict["action"] == "none" or verdict["source"] != "model" or not verdict["decision_factors"]:
-            return decision
-        if self._settings.log_events == "reference" or is_by_reference(decision["event"]):  # it would be of digests
-            return decision
-        deadline = time.monotonic() + _EXPLAIN_SECONDS
-        explained = await self.model.explain(decision["event"], decision["features"], verdict, deadline)
-        self._metrics.count(EXPLANATIONS, "late" if explained is None else "made")
+        explained = await self.with_evidence(decision)
         if explained is None:
             return decision
-        await self._in_recorder(self.recent.add_explanation, event_id, explained["decision_factors"])
-        return {**decision, "verdict": explained}
+        await self._in_recorder(self.recent.add_explanation, event_id, explained["verdict"]["decision_factors"])
+        return explained
+
+    async def with_evidence(self, decision: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Give a decision with evidence for its factors, by the model in service; None where there is none to give."""
+        verdict, event = decision["verdict"], decision["event"]
+        if verdict["action"] == "none" or verdict["source"] != "model" or not verdict["decision_factors"]:
+            return None
+        by_reference = event is None or self._settings.log_events == "reference" or is_by_reference(event)
+        if by_reference:  # evidence would be of digests
+            return None
+        deadline = time.monotonic() + _EXPLAIN_SECONDS
+        explained = await self.model.explain(event, decision["features"], verdict, deadline)
+        self._metrics.count(EXPLANATIONS, "late" if explained is None else "made")
+        return None if explained is None else {**decision, "verdict": explained}
 
     async def record_once(self, identity: str, write: Callable[[], object]) -> bool:
         """Write something down unless what has the same identity was before; False if it was.

@@ -11,6 +11,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs
 
 from cancellation.serving.settings import LimitSettings
 
@@ -63,6 +64,20 @@ class Request:
         """Give a header's value."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
+
+    def parameters(self, *names: str) -> dict[str, str]:
+        """Give the query's parameters; a misspelt or repeated one must not mean that there was none.
+
+        Raises:
+            Problem: 422 if there is one beside `names`, or one several times.
+        """
+        given = parse_qs(self.query.decode("latin-1"), keep_blank_values=True)
+        if given.keys() - set(names):
+            raise Problem(422, "invalid", f"expected no query parameter but {', '.join(names)}, found another")
+        for name, values in given.items():
+            if len(values) > 1:
+                raise Problem(422, "invalid", "expected one value, found several", path=name)
+        return {name: values[0] for name, values in given.items()}
 
     async def json_body(self, limit: int, pace: LimitSettings) -> bytes:
         """Read the body of a JSON request, for as long as it keeps pace.

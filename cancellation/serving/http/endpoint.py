@@ -11,17 +11,20 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from urllib.parse import parse_qs
 
 from cancellation.events.fields import EventError, read_instant
 from cancellation.serving.answering.admission import Admission, Overloaded
+from cancellation.serving.answering.appeals import Appeals, NotAppealable
 from cancellation.serving.answering.explaining import Explainer, NotExplained
 from cancellation.serving.answering.gateway import Gateway
 from cancellation.serving.answering.request import Answer, Conflict, NotRecorded
+from cancellation.serving.appeals.case import AppealConflict
+from cancellation.serving.http.appeal_calls import AppealCalls
 from cancellation.serving.http.asgi import Problem, Receive, Request, Response, Scope, Send, json_response
 from cancellation.serving.http.batches import split_events
 from cancellation.serving.http.docs_page import page
 from cancellation.serving.http.event_stream import EventStream, Named, gone_away
+from cancellation.serving.http.review_page import review_page
 from cancellation.serving.http.tokens import Caller, Forbidden, TokenStore, Unauthorized
 from cancellation.serving.http.try_page import try_pages
 from cancellation.serving.observability.metrics import FEEDBACK, LATENCY, REFUSED_CALLERS, REQUESTS, Metrics
@@ -36,7 +39,7 @@ logger = logging.getLogger(__name__)
 _BATCH_CONCURRENCY = 8
 """Events of one batch that are under way at a time."""
 
-_PREFIXES = ("/v1/verdicts/", "/v1/policy/")
+_PREFIXES = ("/v1/verdicts/", "/v1/policy/", "/v1/appeals/", "/v1/statements/", "/v1/reviews/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Endpoint:
         gateway: Gateway,
         *,
         explainer: Explainer | None,
+        appeals: Appeals,
         tokens: TokenStore,
         admission: Admission,
         feedback_log: DecisionLog,
@@ -87,23 +91,27 @@ class Endpoint:
         self._description = json_response(description)
         self._page = Response(page(description).encode(), content_type="text/html; charset=utf-8")
         self._try_pages = try_pages()
+        self._review_page = review_page()
         docs_scope = None if settings.open_docs else "verdict"
-        # Path, or its beginning where it ends in a slash: method, scope (None: for everybody), handler.
-        self._routes: dict[str, tuple[str, str | None, Handler]] = {
-            "/v1/verdicts": ("POST", "verdict", self._verdict),
-            "/v1/verdicts:batch": ("POST", "verdict", self._batch),
-            "/v1/verdicts/": ("GET", "verdict", self._decision),
-            "/v1/feedback": ("POST", "feedback", self._feedback),
-            "/v1/policy/": ("GET", "policy", self._policy),
-            "/healthz": ("GET", None, self._healthy),
-            "/readyz": ("GET", None, self._ready),
-            "/metrics": ("GET", "policy", self._show_metrics),
-            "/openapi.json": ("GET", docs_scope, self._show_description),
-            "/docs": ("GET", docs_scope, self._show_page),
-            **dict.fromkeys(self._try_pages, ("GET", docs_scope, self._show_try_page)),
+        # Path, or its beginning where it ends in a slash: by method the scope (None: for everybody) and the handler.
+        self._routes: dict[str, Mapping[str, tuple[str | None, Handler]]] = {
+            "/v1/verdicts": {"POST": ("verdict", self._verdict)},
+            "/v1/verdicts:batch": {"POST": ("verdict", self._batch)},
+            "/v1/verdicts/": {"GET": ("verdict", self._decision)},
+            "/v1/feedback": {"POST": ("feedback", self._feedback)},
+            "/v1/policy/": {"GET": ("policy", self._policy)},
+            **AppealCalls(appeals, partial(self._body, limit=settings.limits.body_bytes)).routes(),
+            "/healthz": {"GET": (None, self._healthy)},
+            "/readyz": {"GET": (None, self._ready)},
+            "/metrics": {"GET": ("policy", self._show_metrics)},
+            "/openapi.json": {"GET": (docs_scope, self._show_description)},
+            "/docs": {"GET": (docs_scope, self._show_page)},
+            **{path: {"GET": (docs_scope, self._show_try_page)} for path in self._try_pages},
+            # Holds nothing of anybody, and a browser that is sent somewhere sends no token along.
+            "/reviews": {"GET": (None, self._show_review_page)},
         }
         if explainer is not None:
-            self._routes["/v1/verdicts:explain"] = ("POST", "verdict", self._explain)
+            self._routes["/v1/verdicts:explain"] = {"POST": ("verdict", self._explain)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever happens, with a status and without a word of the event."""
@@ -132,10 +140,13 @@ class Endpoint:
         if route is None:
             self._check(request, "verdict")
             raise Problem(404, "unknown_path", "expected one of the paths in /openapi.json, found another")
-        method, scope, handler = route
+        method = "GET" if request.method == "HEAD" else request.method
+        known = method in route
+        scope, handler = route[method] if known else next(iter(route.values()))
         caller = self._check(request, scope) if scope is not None else None
-        if request.method != method and (request.method, method) != ("HEAD", "GET"):
-            raise Problem(405, "method", f"expected {method}, found another method", headers={"Allow": method})
+        if not known:
+            allowed = ", ".join(route)
+            raise Problem(405, "method", f"expected {allowed}, found another method", headers={"Allow": allowed})
         return path, handler, caller, rest
 
     def _check(self, request: Request, scope: str) -> Caller:
@@ -234,7 +245,7 @@ class Endpoint:
     async def _policy(self, request: Request, _caller: Caller | None, market: str) -> Response:
         if len(market) != 2 or not (market.isascii() and market.isalpha() and market.isupper()):
             raise EventError("market", "expected two capital letters, such as TH")
-        store, at = self._gateway.policy, _only_parameter(request, "at")
+        store, at = self._gateway.policy, request.parameters("at").get("at")
         if at is None:
             return json_response(policy_view(store, market, self._gateway.model.identity))
         instant = read_instant({"at": at.replace(" ", "+")}, "at")
@@ -272,6 +283,9 @@ class Endpoint:
     async def _show_try_page(self, request: Request, _caller: Caller | None, _rest: str) -> Response:
         return self._try_pages[request.path]
 
+    async def _show_review_page(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
+        return self._review_page
+
     def _deadline(self, request: Request, default_ms: float) -> float:
         given = request.header(b"x-deadline-ms")
         try:
@@ -281,17 +295,6 @@ class Endpoint:
         if not milliseconds > 0:
             raise EventError("X-Deadline-Ms", "expected a number of milliseconds above 0")
         return time.monotonic() + min(milliseconds, self._settings.deadlines.max_ms) / 1e3
-
-
-def _only_parameter(request: Request, name: str) -> str | None:
-    """Read the one query parameter that a path has; a misspelt one must not mean that there was none."""
-    given = parse_qs(request.query.decode("latin-1"), keep_blank_values=True)
-    if given.keys() - {name}:
-        raise EventError("", f"expected no query parameter but {name}, found another")
-    values = given.get(name, [None])
-    if len(values) > 1:
-        raise EventError(name, "expected one value, found several")
-    return values[0]
 
 
 def _name(caller: Caller | None) -> str:
@@ -316,6 +319,11 @@ def _problem(error: Exception) -> Problem:
             return Problem(422, "invalid", error.problem, path=error.path or None)
         case Overloaded():
             return Problem(429, "overloaded", str(error), headers={"Retry-After": str(error.retry_after_seconds)})
+        case AppealConflict():
+            return Problem(409, "conflict", str(error))
+        case NotAppealable():
+            field = error.code if error.code in ("seller_id", "label") else None
+            return Problem(422 if field else 409, "invalid" if field else error.code, str(error), path=field)
         case Conflict():
             return Problem(409, "conflict", str(error), path="event_id")
         case NotExplained():

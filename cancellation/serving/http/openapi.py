@@ -10,25 +10,12 @@ from typing import Any
 from cancellation.events.event import parse_event
 from cancellation.events.factors import VERDICTS
 from cancellation.events.fields import EventError
+from cancellation.serving.appeals.settings import AppealSettings
+from cancellation.serving.http.appeal_description import appeal_paths, appeal_schemas
 from cancellation.serving.http.asgi import Problem
+from cancellation.serving.http.operations import ID, JSON, get, path_parameter, post, ref, refusals
 from cancellation.serving.records.feedback import OUTCOMES
 
-_JSON = "application/json"
-_ERRORS = {
-    "400": "The request is not HTTP as expected",
-    "401": "No token, or an unknown one",
-    "403": "The token lacks the scope",
-    "404": "Nothing is known under this name",
-    "408": "The body comes too slowly",
-    "409": "The event_id stands for an event of other content",
-    "413": "The body is too large",
-    "415": "The content type is not application/json",
-    "422": "A field is refused, and named",
-    "429": "Too many requests wait; the header Retry-After says when to come back",
-    "502": "The language model failed",
-    "503": "It could not be written down, or the budget is spent",
-    "504": "The language model was too slow",
-}
 _COMMON = ("401", "403")
 _ABOUT = (
     "Was a cancelled order the seller's doing? A verdict, the factors behind it and what the market's policy makes of "
@@ -49,13 +36,21 @@ _DEADLINE = {
 }
 
 
-def description(examples: Mapping[str, Any], *, max_batch: int, explains: bool = False) -> dict[str, Any]:
+def description(
+    examples: Mapping[str, Any], *, max_batch: int, appeals: AppealSettings, explains: bool = False
+) -> dict[str, Any]:
     """Describe the endpoint; `examples` holds `event`, `verdict`, `decision` and `policy`."""
     explanation = _explanation(examples["event"]) if explains else {}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Cancellation verdicts", "version": "1", "description": _ABOUT},
-        "paths": {**_posts(examples, max_batch), **explanation, **_gets(examples), **_probes(examples["policy"])},
+        "paths": {
+            **_posts(examples, max_batch),
+            **explanation,
+            **_gets(examples),
+            **appeal_paths(examples["decision"], appeals),
+            **_probes(examples["policy"]),
+        },
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
             "schemas": {
@@ -68,6 +63,7 @@ def description(examples: Mapping[str, Any], *, max_batch: int, explains: bool =
                 },
                 "Feedback": _feedback(),
                 "Accepted": {"type": "object", "required": ["accepted", "known"]},
+                **appeal_schemas(),
                 "Error": _error(),
             },
         },
@@ -78,21 +74,21 @@ def _posts(examples: Mapping[str, Any], max_batch: int) -> dict[str, Any]:
     example, incomplete = examples["verdict"], {"event_id": "incomplete"}
     many = {"events": {"type": "array", "minItems": 1, "maxItems": max_batch, "items": {"type": "object"}}}
     return {
-        "/v1/verdicts": _post(
+        "/v1/verdicts": post(
             "Judge one cancellation",
             "verdict",
-            _ref("CancellationEvent"),
+            ref("CancellationEvent"),
             examples["event"],
-            _answers(_ref("Verdict"), example, "400", "408", "409", "413", "415", "422", "429", "503"),
+            _answers(ref("Verdict"), example, "400", "408", "409", "413", "415", "422", "429", "503"),
             _DEADLINE,
         ),
-        "/v1/verdicts:batch": _post(
+        "/v1/verdicts:batch": post(
             f"Judge up to {max_batch} cancellations, each with its own result",
             "verdict",
             {"type": "object", "required": ["events"], "additionalProperties": False, "properties": many},
             {"events": [examples["event"], incomplete]},
             _answers(
-                _ref("BatchResults"),
+                ref("BatchResults"),
                 {
                     "results": [
                         {"index": 0, "status": 200, "verdict": example},
@@ -103,13 +99,13 @@ def _posts(examples: Mapping[str, Any], max_batch: int) -> dict[str, Any]:
             ),
             _DEADLINE,
         ),
-        "/v1/feedback": _post(
+        "/v1/feedback": post(
             "Confirm, reject or appeal a verdict",
             "feedback",
-            _ref("Feedback"),
+            ref("Feedback"),
             {"event_id": example["event_id"], "outcome": "rejected", "label": "not_induced", "reviewer": "ops-17"},
             _answers(
-                _ref("Accepted"),
+                ref("Accepted"),
                 {"accepted": True, "known": True},
                 *("400", "408", "413", "415", "422", "429", "503"),
                 ok="202",
@@ -136,12 +132,12 @@ def _explanation(event: Mapping[str, Any]) -> dict[str, Any]:
     answer = {"description": about, "content": {"text/event-stream": {"schema": {"type": "string"}, "example": shown}}}
     errors = ("400", "408", "413", "415", "422", "429", "502", "503", "504")
     return {
-        "/v1/verdicts:explain": _post(
+        "/v1/verdicts:explain": post(
             "Have a language model explain one cancellation, as a stream",
             "verdict",
-            _ref("CancellationEvent"),
+            ref("CancellationEvent"),
             event,
-            {"200": answer, **_problems((*_COMMON, *errors))},
+            {"200": answer, **refusals(*_COMMON, *errors)},
             {**_DEADLINE, "description": "How long the caller waits; what is there by then was sent."},
         )
     }
@@ -150,17 +146,17 @@ def _explanation(event: Mapping[str, Any]) -> dict[str, Any]:
 def _gets(examples: Mapping[str, Any]) -> dict[str, Any]:
     example = examples["verdict"]
     return {
-        "/v1/verdicts/{event_id}": _get(
+        "/v1/verdicts/{event_id}": get(
             "The recorded decision with its explanation, within the retention time",
             "verdict",
-            [_path("event_id", {"type": "string"}, example["event_id"])],
+            [path_parameter("event_id", {"type": "string"}, example["event_id"])],
             _answers({"type": "object"}, examples["decision"], "404"),
         ),
-        "/v1/policy/{market}": _get(
+        "/v1/policy/{market}": get(
             "What a market does with scores, now or at an instant",
             "policy",
             [
-                _path("market", {"type": "string", "pattern": "^[A-Z]{2}$"}, example["market"]),
+                path_parameter("market", {"type": "string", "pattern": "^[A-Z]{2}$"}, example["market"]),
                 _AT,
             ],
             _answers({"type": "object"}, examples["policy"], "404", "422"),
@@ -175,7 +171,7 @@ def _probes(policy: Mapping[str, Any]) -> dict[str, Any]:
             "get": {
                 "summary": "Prometheus metrics",
                 "security": [{"bearer": ["policy"]}],
-                "responses": {"200": {"description": "Text", "content": {"text/plain": {}}}, **_problems(_COMMON)},
+                "responses": {"200": {"description": "Text", "content": {"text/plain": {}}}, **refusals(*_COMMON)},
             }
         },
         "/healthz": _health("Say that the gateway is alive", {"status": "alive"}),
@@ -193,39 +189,18 @@ def _schema(name: str) -> dict[str, Any]:
     return schema
 
 
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _path(name: str, schema: Mapping[str, Any], example: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": dict(schema), "example": example}
-
-
-def _post(
-    summary: str, scope: str, schema: Mapping[str, Any], example: Any, responses: Mapping[str, Any], *parameters: Any
-) -> dict[str, Any]:
-    body = {"required": True, "content": {_JSON: {"schema": dict(schema), "example": example}}}
-    operation = {"summary": summary, "security": [{"bearer": [scope]}], "parameters": list(parameters)}
-    return {"post": {**operation, "requestBody": body, "responses": dict(responses)}}
-
-
-def _get(summary: str, scope: str, parameters: list[Any], responses: Mapping[str, Any]) -> dict[str, Any]:
-    security = [{"bearer": [scope]}]
-    return {"get": {"summary": summary, "security": security, "parameters": parameters, "responses": dict(responses)}}
-
-
 def _health(summary: str, example: Mapping[str, Any]) -> dict[str, Any]:
     schema = {"type": "object", "required": ["status"]}
     responses = {
-        "200": {"description": "Yes", "content": {_JSON: {"schema": schema, "example": dict(example)}}},
-        "503": {"description": "Not now", "content": {_JSON: {"schema": schema}}},
+        "200": {"description": "Yes", "content": {JSON: {"schema": schema, "example": dict(example)}}},
+        "503": {"description": "Not now", "content": {JSON: {"schema": schema}}},
     }
     return {"get": {"summary": summary, "security": [], "responses": responses}}
 
 
 def _answers(schema: Mapping[str, Any], example: Any, *errors: str, ok: str = "200") -> dict[str, Any]:
-    answer = {"description": "Done", "content": {_JSON: {"schema": dict(schema), "example": example}}}
-    return {ok: answer, **_problems((*_COMMON, *errors))}
+    answer = {"description": "Done", "content": {JSON: {"schema": dict(schema), "example": example}}}
+    return {ok: answer, **refusals(*_COMMON, *errors)}
 
 
 def _refusal(event: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,22 +212,16 @@ def _refusal(event: Mapping[str, Any]) -> dict[str, Any]:
     raise AssertionError("a refused event is expected")
 
 
-def _problems(statuses: tuple[str, ...]) -> dict[str, Any]:
-    content = {_JSON: {"schema": _ref("Error")}}
-    return {status: {"description": _ERRORS[status], "content": content} for status in sorted(statuses)}
-
-
 def _feedback() -> dict[str, Any]:
-    identifier = {"type": "string", "minLength": 1, "maxLength": 128}
     return {
         "type": "object",
         "additionalProperties": False,
         "required": ["event_id", "outcome"],
         "properties": {
-            "event_id": identifier,
+            "event_id": ID,
             "outcome": {"enum": list(OUTCOMES)},
             "label": {"enum": [*VERDICTS, None], "description": "The right verdict, if known."},
-            "reviewer": {**identifier, "type": ["string", "null"]},
+            "reviewer": {**ID, "type": ["string", "null"]},
             "market": {"type": ["string", "null"], "pattern": "^[A-Z]{2}$", "description": "Of the event."},
             "verdict": {"enum": [*VERDICTS, None], "description": "What was answered: for when it is long ago."},
         },

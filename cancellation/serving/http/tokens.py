@@ -1,4 +1,4 @@
-"""Bearer tokens: who may ask for verdicts, send feedback, read the policy."""
+"""Bearer tokens: who may ask for verdicts, send feedback, read the policy, appeal, decide on appeals."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-SCOPES = ("verdict", "feedback", "policy")
+SCOPES = ("verdict", "feedback", "policy", "appeal", "review")
 
 _MIN_LENGTH = 16
 _CHARACTERS = re.compile(r"[A-Za-z0-9._~+/=-]+")  # what RFC 6750 allows behind "Bearer"
-_HEADER = "# token, then its scopes: verdict feedback policy\n"
+_HEADER = f"# token, then its scopes: {' '.join(SCOPES)}\n"
 
 
 class Unauthorized(PermissionError):  # noqa: N818 - as HTTP calls it

@@ -52,6 +52,9 @@ LOOP_LAG = Metric("cancellation_loop_lag_ms", "gauge", "Wait of work that is rea
 DUPLICATES = Metric("cancellation_duplicates", "counter", "Events sent again: replayed or conflict", ("outcome",))
 REFUSED_CALLERS = Metric("cancellation_refused_callers", "counter", "Calls without a token or a scope", ("status",))
 FEEDBACK = Metric("cancellation_feedback", "counter", "What operations and sellers said", ("market", "outcome"))
+APPEALS = Metric("cancellation_appeals", "counter", "Entries of appeals, by the state they led to", ("market", "state"))
+APPEALS_WAITING = Metric("cancellation_appeals_waiting", "gauge", "Appeals that are not decided", ("market", "state"))
+APPEALS_OVERDUE = Metric("cancellation_appeals_overdue", "gauge", "Of those, beyond their deadline", ("market",))
 EXPLANATIONS = Metric("cancellation_explanations", "counter", "Explanations: made, late or impossible", ("outcome",))
 LLM_EXPLANATIONS = Metric(
     "cancellation_llm_explanations",

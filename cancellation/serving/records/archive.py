@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cancellation.serving.records.appeal_record import appeal_table, reversal_table
 from cancellation.serving.records.decision_log import DecisionLog, DecisionLogSettings
 from cancellation.serving.records.decision_record import decision_table
 from cancellation.serving.records.explanation_record import explanation_table
@@ -25,6 +26,8 @@ TABLES = {
     "shadow": decision_table,
     "feedback": feedback_table,
     "explanations": explanation_table,
+    "appeals": appeal_table,
+    "reversals": reversal_table,
 }
 """The logs: each a folder below `FOLDER`, and below `OUTPUT`."""
 
@@ -67,19 +70,14 @@ class Archive:
 
     def __init__(self, folder: Path, output: str | None, log: DecisionLogSettings, shipper: ShipperSettings) -> None:
         self.folder = folder
-        self.decisions, self.shadow, self.feedback, self.explanations = (
-            DecisionLog(folder / name, log) for name in TABLES
-        )
+        self.logs = tuple(DecisionLog(folder / name, log) for name in TABLES)
+        """All of them, in the order of `TABLES`."""
+        self.decisions, self.shadow, self.feedback, self.explanations, self.appeals, self.reversals = self.logs
         self.shipping: ShippingProcess | None = None
         """None where another process ships."""
         if output is not None:
             command = [sys.executable, "-m", __name__, str(folder), absolute_url(output), shipper.model_dump_json()]
             self.shipping = ShippingProcess(command)
-
-    @property
-    def logs(self) -> tuple[DecisionLog, ...]:
-        """All of them."""
-        return self.decisions, self.shadow, self.feedback, self.explanations
 
     def close(self) -> None:
         """Seal the logs and let the process ship them; wait for that, as a machine that is no longer needed goes away.

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from cancellation.serving.records.shipped_log import REPLACES, replaced_names
 from cluster import storage
 
-LOGS = ("decisions", "shadow", "rejudged", "evidence", "feedback", "explanations")
+LOGS = ("decisions", "shadow", "rejudged", "evidence", "feedback", "explanations", "appeals", "reversals")
 _FOLDER = re.compile(r"/day=(\d{4}-\d\d-\d\d)/[^/]+\.parquet$")
 
 

@@ -35,12 +35,16 @@ FEEDBACK_SCHEMA = pa.schema(
         pa.field("reviewer", pa.string()),
         pa.field("verdict", pa.string()),
         pa.field("model_version", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("action", pa.string()),
         pa.field("caller", pa.string()),
+        pa.field("appeal_id", pa.string()),
         pa.field("unread", pa.string()),
     ]
 )
 """One row per message. `market` and `verdict` are the decision's, or what the message said of it where it was no longer
-at hand; `model_version` is the decision's. `unread` is a record, as JSON, that did not fit."""
+at hand; `model_version`, `source` and `action` are the decision's. `appeal_id` names the case of appeal that says so.
+`unread` is a record, as JSON, that did not fit."""
 
 _REQUIRED = frozenset({"event_id", "outcome"})
 _FIELDS = _REQUIRED | {"label", "reviewer", "market", "verdict"}
@@ -108,7 +112,12 @@ def check_feedback(feedback: Feedback, decision: Mapping[str, Any] | None) -> No
 
 
 def feedback_record(
-    feedback: Feedback, decision: Mapping[str, Any] | None, *, caller: str, received_at: float
+    feedback: Feedback,
+    decision: Mapping[str, Any] | None,
+    *,
+    caller: str,
+    received_at: float,
+    appeal_id: str | None = None,
 ) -> dict[str, Any]:
     """Make the record that is written down; `decision` is the one it is about, if at hand."""
     return {
@@ -119,8 +128,9 @@ def feedback_record(
         "label": feedback.label,
         "reviewer": feedback.reviewer,
         "verdict": decision["verdict"]["verdict"] if decision else feedback.verdict,
-        "model_version": decision["verdict"]["model_version"] if decision else None,
+        **{name: decision["verdict"][name] if decision else None for name in ("model_version", "source", "action")},
         "caller": caller,
+        "appeal_id": appeal_id,
     }
 
 

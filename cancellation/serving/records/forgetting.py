@@ -1,4 +1,4 @@
-"""A person removed from all that the endpoint keeps: archive, recent answers, segments that were not shipped yet.
+"""A person removed from all that the endpoint keeps: archive, recent answers, appeals, segments not shipped yet.
 
 Rows are found by the keyed digests of `people.py`. Feedback has none and goes by its event's id, and so first: what
 finds it must still be there if this is broken off and begun again.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,11 +21,10 @@ import pyarrow.parquet as pq
 
 from cancellation.serving.records.log_shipping import LOCK
 from cancellation.serving.records.people import ROLES
-from cancellation.serving.records.recent import RecentDecisions
 from cancellation.serving.records.segments import DAMAGED, OPEN, SEALED, sealed_segments
 from cluster import storage
 
-_BY_DIGEST = ("decisions", "shadow", "rejudged", "evidence", "explanations")
+_BY_DIGEST = ("decisions", "shadow", "rejudged", "evidence", "explanations", "appeals", "reversals")
 _BY_EVENT = "feedback"
 
 
@@ -37,12 +37,22 @@ class Found:
     open_segments: int = 0
     """Lines of segments that are being written: nobody else may touch those until they are sealed."""
     recent: int = 0
+    appeals: int = 0
+    """Cases, whole."""
     event_ids: set[str] = field(default_factory=set)
 
     @property
     def rows(self) -> int:
         """All of them."""
-        return self.archive + self.segments + self.open_segments + self.recent
+        return self.archive + self.segments + self.open_segments + self.recent + self.appeals
+
+
+class Remembers(Protocol):
+    """What finds events by people's digests, and can forget them."""
+
+    def about(self, digests: Collection[str], *, remove: bool) -> list[str]:
+        """Give the events of which something holds one of the digests; with `remove`, that goes."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,8 @@ class Places:
     archive_url: str
     log_folder: Path | None = None
     """`data_dir/log` of this machine."""
-    recent: RecentDecisions | None = None
+    recent: Remembers | None = None
+    appeals: Remembers | None = None
 
 
 def forget(places: Places, digests: Collection[str]) -> tuple[Found, Found]:
@@ -79,10 +90,14 @@ def _pass(places: Places, digests: Collection[str], event_ids: Collection[str], 
         matches = _of_events(event_ids) if log == _BY_EVENT else _of_people(digests)
         for file in storage.list_files(storage.join_url(places.archive_url, log), suffix=".parquet"):
             _search_file(file.url, matches, found, remove)
-        if log == _BY_EVENT and places.recent is not None:
-            ids = places.recent.about(digests, remove=remove)
-            found.recent += len(ids)
-            found.event_ids.update(ids)
+        if log == _BY_EVENT:
+            recent, appeals = (
+                store.about(digests, remove=remove) if store is not None else []
+                for store in (places.recent, places.appeals)
+            )
+            found.recent += len(recent)
+            found.appeals += len(appeals)
+            found.event_ids.update(recent, appeals)
     return found
 
 

@@ -43,7 +43,12 @@ def is_by_reference(event: Mapping[str, Any]) -> bool:
     """
     texts = [event.get("buyer_reason"), *(item.get(field) for name, field in _TEXTS for item in event.get(name) or ())]
     said = [text for text in texts if text]
-    return bool(said) and all(isinstance(text, str) and _REFERENCE.fullmatch(text) for text in said)
+    return bool(said) and all(isinstance(text, str) and is_reference(text) for text in said)
+
+
+def is_reference(text: str) -> bool:
+    """Say whether a text is what mode `reference` puts in place of one."""
+    return _REFERENCE.fullmatch(text) is not None
 
 
 def _reference(text: str) -> str:

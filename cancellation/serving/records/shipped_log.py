@@ -57,6 +57,21 @@ def read_log(
     return table.sort_by("received_at").select(list(columns))
 
 
+def find_rows(output_url: str, event_id: str, *, market: str, day: date) -> pa.Table:
+    """Find an event's decisions of a day, file by file, as a table of `DECISION_SCHEMA` in order of `received_at`."""
+    folder = storage.join_url(output_url, f"market={market}", f"day={day}")
+    files = [file.url for file in storage.list_files(folder, suffix=".parquet")]
+    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+        tables = list(pool.map(partial(_read_event, event_id=event_id), files))
+    replaced = replaced_names(tables)
+    live = [
+        table
+        for file, table in zip(files, tables, strict=True)
+        if table.num_rows and file.rpartition("/")[2] not in replaced
+    ]
+    return pa.concat_tables([DECISION_SCHEMA.empty_table(), *live], promote_options="default").sort_by("received_at")
+
+
 def replaced_names(tables: Iterable[pa.Table]) -> set[str]:
     """Name the files whose rows stand in one of these as well: it was made of them, and they have not gone yet."""
     return {name for table in tables for name in json.loads((table.schema.metadata or {}).get(REPLACES, b"[]"))}
@@ -74,14 +89,12 @@ def find_decision(archive_url: str, event_id: str, *, market: str, day: date) ->
     Raises:
         ValueError: If there is no such decision.
     """
-    start = day_start(day)
     decisions = storage.join_url(archive_url, "decisions")
-    table = read_log(decisions, market=market, start=start, end=start + _DAY_SECONDS)
-    rows = table.filter(pc.equal(table["event_id"], event_id)).to_pylist()
+    rows = find_rows(decisions, event_id, market=market, day=day).to_pylist()
     if not rows:
         raise ValueError(f"archive {decisions}: expected a decision on that event in {market} on {day}, found none")
-    made = read_log(storage.join_url(archive_url, "evidence"), market=market, start=start, end=start + _DAY_SECONDS)
-    explained = made.filter(pc.equal(made["event_id"], event_id)).to_pylist()
+    evidence = storage.join_url(archive_url, "evidence")
+    explained = find_rows(evidence, event_id, market=market, day=day).to_pylist()
     version = rows[0]["policy_version"].partition("+")[0]
     policy = policy_url(archive_url, version)
     return {
@@ -104,6 +117,16 @@ def policy_url(archive_url: str, version: str) -> str:
 
 def _read(url: str, columns: list[str]) -> pa.Table:
     return pq.read_table(pa.BufferReader(storage.read_bytes(url)), columns=columns)
+
+
+def _read_event(url: str, event_id: str) -> pa.Table:
+    """Read one event's rows; of a file that has none only the ids, and how it came to be."""
+    file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(url)))
+    ids = file.read(columns=["event_id"])
+    wanted = pc.equal(ids["event_id"], event_id)
+    if not pc.any(wanted).as_py():
+        return ids.slice(0, 0)
+    return file.read().filter(wanted)
 
 
 def _may_hold(url: str, start: float | None, end: float | None) -> bool:

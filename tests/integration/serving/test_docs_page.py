@@ -6,11 +6,10 @@ import asyncio
 import html
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.measures.pages import assert_legible, rendered
+from tests.servers.same_origin import same_origin
 from tests.servers.serving_replicas import listening, serving
 
 
@@ -55,24 +54,8 @@ def test_a_person_can_try_a_call_in_the_page(browser: str, tmp_path: Path) -> No
     with listening(tmp_path / "data", open_docs=True) as http:
         described = http.get("/openapi.json").json()
 
-        class SameOrigin(BaseHTTPRequestHandler):
-            """The endpoint, and one page more, which clicks as a person does."""
-
-            def do_GET(self) -> None:
-                answer = None if self.path == "/clicks" else http.get(self.path)
-                self.send_response(answer.status_code if answer else 200)
-                self.send_header("Content-Type", answer.headers["content-type"] if answer else "text/html")
-                self.end_headers()
-                self.wfile.write(answer.content if answer else _CLICKS.encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        with ThreadingHTTPServer(("127.0.0.1", 0), SameOrigin) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            url = f"http://127.0.0.1:{server.server_port}"
+        with same_origin(str(http.base_url), {"/clicks": _CLICKS}) as url:
             page = rendered(browser, f"{url}/clicks", tmp_path / "browser")
-            server.shutdown()
     seen = re.search(r"<pre id=\"seen\">(.+?)</pre>", page, re.DOTALL)
     assert seen, page[-2000:]
     told = json.loads(html.unescape(seen[1]))

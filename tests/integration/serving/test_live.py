@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from cancellation.decision.policy import load_policy
+from cancellation.serving.records.shipped_log import read_log
 from tests.servers.s3 import S3Server
 from tests.servers.serving_process import (
     FEEDBACK_TOKEN,
@@ -102,6 +103,26 @@ def test_strangers_and_hostile_requests_are_refused(endpoint: Served) -> None:
     refused = endpoint.judge({**simulated_event(2), "chat": [{"at": "SECRET", "sender": "buyer", "text": "SECRET"}]})
     assert (refused.status_code, refused.json()["error"]["field"]) == (422, "chat[0].at")
     assert "SECRET" not in refused.text
+
+
+def test_an_appeal_is_granted_and_the_action_to_take_back_is_in_the_archive(endpoint: Served) -> None:
+    events = ({**simulated_event(number), "event_id": f"appealed-{number}"} for number in range(200, 300))
+    event = next(event for event in events if endpoint.judge(event).json()["action"] != "none")
+    post, name = endpoint.http.post, event["event_id"]
+    appeal = {"event_id": name, "seller_id": event["seller_id"], "reason": "The buyer wanted it."}
+    assert post("/v1/appeals", json=appeal, headers={"authorization": f"Bearer {FEEDBACK_TOKEN}"}).status_code == 403
+    case = post("/v1/appeals", json=appeal).json()
+    step = f"/v1/reviews/{case['appeal_id']}"
+    assert post(step, json={"step": "take", "reviewer": "ann"}).json()["state"] == "with_reviewer"
+    decision = {"step": "overturn", "reviewer": "ann", "label": "not_induced", "reason": "As the chat says."}
+    assert post(step, json=decision).json()["state"] == "overturned"
+    assert "its action is reversed" in endpoint.http.get(f"/v1/statements/{name}").json()["contest"]
+
+    def reversed_events() -> list[str]:
+        return read_log(f"{endpoint.output}/reversals", columns=["event_id"])["event_id"].to_pylist()
+
+    endpoint.until(lambda: reversed_events() == [name])
+    endpoint.until(lambda: endpoint.measured('ray_cancellation_appeals_total{market="ID",state="overturned"') == 1)
 
 
 def test_a_poison_item_among_eight_leaves_the_others_as_they_are_alone(endpoint: Served) -> None:

@@ -34,7 +34,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def http(data: Path) -> Iterator[httpx.Client]:
     tokens = data / "tokens"
-    tokens.write_text(f"{TOKEN} verdict feedback policy\n{FEEDBACK_TOKEN} feedback\n")
+    tokens.write_text(f"{TOKEN} verdict feedback policy appeal review\n{FEEDBACK_TOKEN} feedback\n")
     tokens.chmod(0o600)
     settings = {"limits": {"body_seconds": 2.0}, "tokens_file": str(tokens), "rollout": {"poll_seconds": 0.2}}
     with listening(data, **settings) as client:
@@ -180,10 +180,10 @@ def test_a_token_taken_out_of_the_file_is_out_within_seconds(http: httpx.Client,
         ).status_code
 
     assert (status(FEEDBACK_TOKEN), status(new)) == (202, 401)
-    tokens.write_text(f"{TOKEN} verdict feedback policy\n{new} feedback\n")
+    tokens.write_text(f"{TOKEN} verdict feedback policy appeal review\n{new} feedback\n")
     until(lambda: (status(FEEDBACK_TOKEN), status(new)) == (401, 202), 5)
     # A file with a mistake lets nobody in, but whoever was taken out of it is out.
-    tokens.write_text(f"{TOKEN} verdict feedback policy\nshort feedback\n{FEEDBACK_TOKEN} feedback\n")
+    tokens.write_text(f"{TOKEN} verdict feedback policy appeal review\nshort feedback\n{FEEDBACK_TOKEN} feedback\n")
     until(lambda: status(new) == 401, 5)
     assert (status(FEEDBACK_TOKEN), status(TOKEN)) == (401, 202)
     assert "ray_cancellation_tokens_refused 1" in http.get("/metrics", headers=_full()).text

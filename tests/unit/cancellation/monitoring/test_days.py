@@ -164,6 +164,35 @@ def test_feedback_counts_once_and_what_does_not_fit_is_named(tmp_path: Path) -> 
     assert monitored(tmp_path).precision[""].measured == pytest.approx(0.8)
 
 
+def test_a_verdict_that_was_overturned_on_appeal_is_wrong_whatever_was_said_before(tmp_path: Path) -> None:
+    yesterday = DAY - timedelta(days=1)
+    old = decisions(yesterday, 400)
+    ship(tmp_path / "archive", old)
+    ship(tmp_path / "archive", decisions(DAY, 400))
+    ship_feedback(tmp_path / "archive", feedback(old, yesterday, 3, precision=1.0))
+    said = feedback(old, DAY, 3, precision=1.0)
+    overturned = {"outcome": "rejected", "label": "not_induced", "reviewer": "bob", "appeal_id": "appeal-1"}
+    by_hand = {**overturned, "appeal_id": None}
+    ship_feedback(tmp_path / "archive", [{**said[0], **overturned}, {**said[1], **by_hand}, said[2]])
+    found = monitored(tmp_path)
+    assert [(review.event_id, review.right) for review in found.feedback[-1].reviews] == [(said[0]["event_id"], False)]
+    assert found.feedback[-1].contradicting == 2
+
+
+def test_an_appeal_is_counted_though_its_decision_is_in_no_log_any_more(tmp_path: Path) -> None:
+    ship(tmp_path / "archive", decisions(DAY, 400))
+    message = feedback(decisions(DAY, 400), DAY, 1)[0]
+    about = {"outcome": "rejected", "label": "not_induced", "source": "model", "action": "penalty"}
+    long_ago = {**message, **about, "event_id": "long-ago", "appeal_id": "appeal-1"}
+    ship_feedback(tmp_path / "archive", [long_ago, {**long_ago, "event_id": "nobody", "appeal_id": None}])
+    found = monitored(tmp_path)
+    (review,) = found.feedback[-1].reviews
+    assert (review.event_id, review.right, review.action) == ("long-ago", False, "penalty")
+    assert (found.feedback[-1].unknown, found.feedback[-1].early) == (1, 0)
+    (wrong,) = [one for one in found.decision.triggers if one.name == "wrong_predictions"]
+    assert wrong.reason.startswith("1 of 1,000")
+
+
 def test_feedback_older_than_its_decision_is_named(tmp_path: Path) -> None:
     table = decisions(DAY, 200)
     ship(tmp_path / "archive", table)

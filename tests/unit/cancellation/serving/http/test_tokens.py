@@ -13,7 +13,7 @@ FULL, NARROW = "full-token-0123456789", "narrow-token-0123456789"
 
 @pytest.fixture
 def tokens_file(tmp_path: Path) -> Path:
-    return _write(tmp_path, f"# ours\n\n{FULL} verdict feedback policy\n{NARROW}\tfeedback\n")
+    return _write(tmp_path, f"# ours\n\n{FULL} verdict feedback policy appeal review\n{NARROW}\tfeedback\n")
 
 
 def _write(folder: Path, text: str, mode: int = 0o600) -> Path:
@@ -108,7 +108,7 @@ def test_a_made_file_is_private_has_all_scopes_and_is_never_replaced(tmp_path: P
     assert path.stat().st_mode & 0o777 == 0o600
     token = path.read_text().splitlines()[1].split()[0]
     store = TokenStore.load(path)
-    assert [store.check(f"Bearer {token}", scope).scopes for scope in SCOPES] == [set(SCOPES)] * 3
+    assert [store.check(f"Bearer {token}", scope).scopes for scope in SCOPES] == [set(SCOPES)] * len(SCOPES)
     with pytest.raises(FileExistsError):
         make_tokens_file(path)
     assert list(path.parent.iterdir()) == [path]

@@ -1,0 +1,73 @@
+"""A decision that somebody asks about: of late from what gateways share, of long ago from the archive."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from typing import Any
+
+from cancellation.decision.verdicts import verdicts_of_table
+from cancellation.serving.answering.gateway import Gateway
+from cancellation.serving.records.people import ROLES
+from cancellation.serving.records.shipped_log import find_rows
+from cluster.storage import join_url
+
+logger = logging.getLogger(__name__)
+
+
+class PastDecisions:
+    """Finds decision records, their factors with evidence where the model that decided still serves."""
+
+    def __init__(self, gateway: Gateway, archive_url: str | None) -> None:
+        self._gateway = gateway
+        self._archive_url = archive_url
+        # One at a time: a day of the archive is read file by file, with memory for a few of them.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="archive-reader")
+
+    async def find(self, event_id: str, *, market: str | None, day: date | None) -> dict[str, Any] | None:
+        """Find the decision on an event; in the archive only with its market and the day (UTC) it was made on.
+
+        Raises:
+            OSError: If the archive cannot be read.
+        """
+        recent = await self._gateway.explained(event_id)
+        if recent is not None or self._archive_url is None or market is None or day is None:
+            return recent
+        url = join_url(self._archive_url, "decisions")
+        archived = await asyncio.get_running_loop().run_in_executor(self._reader, _archived, url, event_id, market, day)
+        if archived is None or archived["verdict"]["model_version"] != self._gateway.model.version:
+            return archived
+        return await self._gateway.with_evidence(archived) or archived
+
+    def close(self) -> None:
+        """Finish what is under way."""
+        self._reader.shutdown()
+
+
+def _archived(url: str, event_id: str, market: str, day: date) -> dict[str, Any] | None:
+    """Read a decision as the record that was logged."""
+    try:
+        table = find_rows(url, event_id, market=market, day=day)
+    except Exception as error:  # an edge: storage fails in the classes of four libraries
+        logger.error("archive %s: cannot be read (%s)", url, type(error).__name__)
+        raise OSError(f"archive {url}: cannot be read; look at the storage") from None
+    if not table.num_rows:
+        return None
+    row, verdict = table.slice(0, 1).to_pylist()[0], verdicts_of_table(table.slice(0, 1))[0]
+    return {
+        **{name: row[name] for name in ("event_id", "market", "features", "feature_digest", "state", "policy_version")},
+        "received_at": row["received_at"].timestamp(),
+        "verdict": verdict,
+        "thresholds": {"investigate": row["investigate_threshold"], "penalty": row["penalty_threshold"]},
+        "event": None if row["event"] is None else json.loads(row["event"]),
+        "people": _people(row),
+        "fallback_reason": row["fallback_reason"],
+    }
+
+
+def _people(row: Mapping[str, Any]) -> dict[str, str | None]:
+    return {role: row[f"{role}_digest"] for role in ROLES}

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from cancellation.events.event import parse_event
 from cancellation.model.verdict_model import VerdictModel
 from cancellation.scoring.explanations import RecordedFeatures, explain_verdict
-from cancellation.serving.past_decisions import Recorded, find_due, record_of, write_records
+from cancellation.serving.archive_batches import Recorded, find_due, record_of, write_records
 
 FOLDER = "evidence"
 

@@ -18,7 +18,7 @@ from cancellation.decision.policy import Policy
 from cancellation.decision.verdicts import model_verdict
 from cancellation.events.event import parse_event
 from cancellation.model.verdict_model import VerdictModel
-from cancellation.serving.past_decisions import Recorded, find_due, record_of, write_records
+from cancellation.serving.archive_batches import Recorded, find_due, record_of, write_records
 
 FOLDER = "rejudged"
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class PastDecisions:
-    """Finds decision records, their factors with evidence where the model that decided still serves."""
+    """Finds decision records, their factors with evidence where the archive has it or the model that decided serves."""
 
     def __init__(self, gateway: Gateway, archive_url: str | None) -> None:
         self._gateway = gateway
@@ -37,9 +37,9 @@ class PastDecisions:
         recent = await self._gateway.explained(event_id)
         if recent is not None or self._archive_url is None or market is None or day is None:
             return recent
-        url = join_url(self._archive_url, "decisions")
-        archived = await asyncio.get_running_loop().run_in_executor(self._reader, _archived, url, event_id, market, day)
-        if archived is None or archived["verdict"]["model_version"] != self._gateway.model.version:
+        where = self._archive_url, event_id, market, day
+        archived, explained = await asyncio.get_running_loop().run_in_executor(self._reader, _archived, *where)
+        if archived is None or explained or archived["verdict"]["model_version"] != self._gateway.model.version:
             return archived
         return await self._gateway.with_evidence(archived) or archived
 
@@ -48,17 +48,21 @@ class PastDecisions:
         self._reader.shutdown()
 
 
-def _archived(url: str, event_id: str, market: str, day: date) -> dict[str, Any] | None:
-    """Read a decision as the record that was logged."""
+def _archived(archive_url: str, event_id: str, market: str, day: date) -> tuple[dict[str, Any] | None, bool]:
+    """Read a decision as the record that was logged, and whether its evidence is there (`serving/evidence.py`)."""
     try:
-        table = find_rows(url, event_id, market=market, day=day)
+        found, made = (
+            find_rows(join_url(archive_url, folder), event_id, market=market, day=day)
+            for folder in ("decisions", "evidence")
+        )
     except Exception as error:  # an edge: storage fails in the classes of four libraries
-        logger.error("archive %s: cannot be read (%s)", url, type(error).__name__)
-        raise OSError(f"archive {url}: cannot be read; look at the storage") from None
-    if not table.num_rows:
-        return None
+        logger.error("archive %s: cannot be read (%s)", archive_url, type(error).__name__)
+        raise OSError(f"archive {archive_url}: cannot be read; look at the storage") from None
+    if not found.num_rows:
+        return None, False
+    table = made if made.num_rows else found
     row, verdict = table.slice(0, 1).to_pylist()[0], verdicts_of_table(table.slice(0, 1))[0]
-    return {
+    decision = {
         **{name: row[name] for name in ("event_id", "market", "features", "feature_digest", "state", "policy_version")},
         "received_at": row["received_at"].timestamp(),
         "verdict": verdict,
@@ -67,6 +71,7 @@ def _archived(url: str, event_id: str, market: str, day: date) -> dict[str, Any]
         "people": _people(row),
         "fallback_reason": row["fallback_reason"],
     }
+    return decision, made.num_rows > 0
 
 
 def _people(row: Mapping[str, Any]) -> dict[str, str | None]:

@@ -1,6 +1,6 @@
 """The peer: FastAPI and uvicorn as one would write them, the same parser, features and model, once per request.
 
-python -m tests.benchmarks.serving_peer PORT
+python -m tests.benchmarks.serving.peer PORT
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ are sent in turns, to the same processes in the same minutes, while the shadow i
 or dies whenever it is up (and is started again later and later). The last line is one JSON object: quantiles of
 both, and the difference of the p99 with its 95 % interval (bootstrap over seconds).
 
-    python -m tests.benchmarks.serving_shadow [rate=50] [seconds=10] [rounds=6] [share=0.1] [kinds=well,slow,…]
+    python -m tests.benchmarks.serving.shadow [rate=50] [seconds=10] [rounds=6] [share=0.1] [kinds=well,slow,…]
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from cancellation.serving.demo.traffic import Sender, Sent, draw_samples, first_
 from cancellation.serving.inference.shadow import in_share
 from cancellation.serving.settings import ShadowSettings
 from cluster.serving.restarts import RestartBackoff
-from tests.benchmarks.serving import server
-from tests.benchmarks.serving_load import MARKETS, SAMPLES, quantile
+from tests.benchmarks.serving.__main__ import server
+from tests.benchmarks.serving.load import MARKETS, SAMPLES, quantile
 
 PORT = 8413
 SHADOW = ShadowSettings(name="next", source="cancellation/small_model", share=0.5)

@@ -1,6 +1,6 @@
 """The load of the serving benchmark, in a process of its own: one JSON line of figures to standard output.
 
-python -m tests.benchmarks.serving_load URL TOKENS_FILE RATE SECONDS RUN [SEED]
+python -m tests.benchmarks.serving.load URL TOKENS_FILE RATE SECONDS RUN [SEED]
 """
 
 from __future__ import annotations

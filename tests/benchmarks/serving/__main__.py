@@ -57,7 +57,7 @@ def answers(port: int) -> bool:
 def load(port: int, tokens: Path, rate: float, seconds: float) -> dict[str, Any]:
     """Load a server from a process of its own."""
     run = uuid.uuid4().hex[:10]
-    command = ["tests.benchmarks.serving_load", f"http://127.0.0.1:{port}", str(tokens), str(rate), str(seconds), run]
+    command = ["tests.benchmarks.serving.load", f"http://127.0.0.1:{port}", str(tokens), str(rate), str(seconds), run]
     done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     print(f"  port {port} {rate:g}/s for {seconds:g} s: {json.dumps(found)}", flush=True)
@@ -166,7 +166,7 @@ def main(arguments: list[str]) -> None:
             result["at_100"] = load(PORT, tokens, 100, seconds)
             result["highest_rate"] = highest_rate(PORT, tokens, step, limit_ms)
             result["overload"] = overload(PORT, tokens, max(result["highest_rate"], 25), seconds, process)
-        with server(["tests.benchmarks.serving_peer", str(PEER_PORT)], PEER_PORT):
+        with server(["tests.benchmarks.serving.peer", str(PEER_PORT)], PEER_PORT):
             load(PEER_PORT, tokens, 20, 5)
             result["peer_at_100"] = load(PEER_PORT, tokens, 100, seconds)
             result["peer_highest_rate"] = highest_rate(PEER_PORT, tokens, step, limit_ms)

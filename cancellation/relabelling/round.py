@@ -70,10 +70,12 @@ def choose_cases(
     opinions = {kind: workshop.out_of_fold(kind, examples) for kind in workshop.settings.kinds}
     labels = np.array([VERDICTS.index(one.label) for one in examples])
     doubt = doubt_labels(labels, list(opinions.values()))
-    new = [place for place in doubt.order() if not taught[place].history]  # who looked twice is not asked again
-    asked = new[: int(len(taught) * settings.most_fraction)]
+    once = [place for place in doubt.order() if not taught[place].history]  # who looked twice is not asked again
+    asked = once[: int(len(taught) * settings.most_fraction)]
     doubted = [_case(taught[place], place, rank, doubt, opinions) for rank, place in enumerate(asked, 1)]
-    return interleave([*rejected, *doubted], _draw_tests(tests, settings.test_cases))
+    known = {row.example.event.event_id for row in rows}  # people have labelled these: doubt decides, as of the others
+    new = [case for case in rejected if case.event.event_id not in known]
+    return interleave([*new, *doubted], _draw_tests(tests, settings.test_cases))
 
 
 def interleave(ordered: Sequence[Case], others: Sequence[Case]) -> list[Case]:

@@ -13,9 +13,9 @@ import pytest
 from cancellation.comparison.learners import TreeSettings
 from cancellation.events.factors import VERDICTS
 from cancellation.events.table import write_labelled
-from cancellation.relabelling.cases import read_cases
+from cancellation.relabelling.cases import Case, read_cases, read_labelled
 from cancellation.relabelling.judges import JudgeSettings, Workshop
-from cancellation.relabelling.round import AskSettings
+from cancellation.relabelling.round import AskSettings, choose_cases
 from cancellation.relabelling.run import RelabelSettings, ask, take_answers
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.training.train import TrainerSettings
@@ -88,6 +88,14 @@ def test_most_wrong_labels_are_among_the_quarter_that_is_asked(settings):
     assert len(wrong & {case.event.event_id for case in doubted}) >= 0.6 * len(wrong)
     assert [case.quality for case in doubted] == sorted(case.quality for case in doubted)
     assert all(set(case.opinions) == {"trees", "llm"} and case.contradicted > 0 for case in doubted)
+
+
+def test_a_rejected_verdict_is_asked_unless_people_have_labelled_the_event(settings):
+    (fresh,) = simulate(SimulationSettings(num_events=1), 98)
+    rejected = [Case(one.event, "rejected", rank, "induced") for rank, one in enumerate([EVENTS[0], fresh], 1)]
+    cases = choose_cases(read_labelled(settings.input), rejected, workshop(settings), settings.ask)
+    assert [case.event.event_id for case in cases if case.why == "rejected"] == [fresh.event.event_id]
+    assert len({case.event.event_id for case in cases}) == len(cases)
 
 
 def test_answers_become_labels_a_report_and_a_gain(settings):

@@ -16,13 +16,14 @@ from cancellation.serving.evidence import make_evidence
 from cancellation.serving.inference.model import load_model
 from cancellation.serving.settings import ModelSettings
 from cluster.launch import run_job
+from cluster.places import InputUrl
 from cluster.settings import Settings
 
 
 class EvidenceJob(Settings):
     """Which penalties, and by what model."""
 
-    archive: str = "var/serving/archive"
+    archive: InputUrl = "var/serving/archive"
     """Where the endpoint ships, `serving.output`."""
 
     first: date

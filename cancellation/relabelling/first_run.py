@@ -15,7 +15,8 @@ from cancellation.relabelling.first_labels import FirstSettings, draw_first, fla
 from cancellation.relabelling.round import make_round, round_plan
 from cancellation.relabelling.run import AnswerSettings
 from cluster.commit import Output
-from cluster.models.files import fetch_model, resolve_model
+from cluster.models.files import ModelName, fetch_model, resolve_model
+from cluster.places import InputUrl
 from cluster.storage import absolute_url
 
 
@@ -25,10 +26,10 @@ class FirstLabelSettings(AnswerSettings):
     market: str = Field(pattern=r"^[A-Z]{2}$")
     """The market, ISO 3166-1 alpha-2."""
 
-    input: str
+    input: InputUrl
     """Its cancellations of a period, all of them: a file or folder of JSONL or parquet, local or s3://."""
 
-    model: str | None = None
+    model: ModelName | None = None
     """Exported model that flags cancellations, calibrated: folder, s3:// folder, or models:/name@alias of MLflow; null:
     the rules flag."""
 

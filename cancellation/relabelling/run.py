@@ -15,6 +15,7 @@ from cancellation.relabelling.rejected import rejected_verdicts
 from cancellation.relabelling.round import AskSettings, choose_cases, make_round, round_plan
 from cancellation.relabelling.tasks import TaskSettings
 from cluster.commit import Output
+from cluster.places import InputUrl, OutputUrl
 from cluster.provenance import public_settings
 from cluster.settings import Settings
 from cluster.storage import absolute_url
@@ -23,13 +24,13 @@ from cluster.storage import absolute_url
 class AnswerSettings(Settings):
     """What people gave back."""
 
-    round: str
+    round: OutputUrl
     """Folder of the round. Its last part is the round's name."""
 
-    answers: tuple[str, ...] = ()
+    answers: tuple[InputUrl, ...] = ()
     """Label Studio exports (JSON), files or folders of them; none: the round is made, and people are asked."""
 
-    output: str = ""
+    output: OutputUrl | None = None
     """Folder for the labels, where there are answers."""
 
     people: dict[str, str] = Field(default={})
@@ -47,10 +48,10 @@ class AnswerSettings(Settings):
 class RelabelSettings(AnswerSettings):
     """Which labels are looked at again, by whom they are doubted."""
 
-    input: str
+    input: InputUrl
     """Labelled events: a file or folder of JSONL or parquet, local or s3://."""
 
-    archive: str | None = None
+    archive: InputUrl | None = None
     """Where the endpoint ships (`serving.output`): verdicts of the model that people rejected are asked too."""
 
     monitoring: str = "var/cancellation/monitoring"

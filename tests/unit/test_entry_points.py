@@ -26,6 +26,7 @@ OTHERS = {
     "language": "id",
     "last": "2026-11-23",
     "market": "ID",
+    "product": "relevance",
 }
 """Required settings that name no place."""
 
@@ -154,6 +155,7 @@ READ_NOTHING = {
     "relevance_cost": "its settings",
     "relevance_publish": "null where a rollback is asked for",
     "relevance_sample": "",
+    "schedule": "what the steps' jobs read is looked at when they run",
 }
 """Jobs that read no place unless they are told to."""
 

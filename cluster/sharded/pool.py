@@ -167,9 +167,12 @@ class Deaths:
         """Start to count, for as long as this driver holds the result.
 
         The count is kept on the driver's node: a worker's may be taken away, and everybody's memory of deaths with it.
+        Where its own process dies the count begins anew, and whoever was asking asks again.
         """
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        counter = ray.remote(DeathCounter).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1)
+        counter = ray.remote(DeathCounter).options(
+            num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1
+        )
         return Deaths(counter.remote(), most)
 
     def too_many(self, unit: str) -> str | None:

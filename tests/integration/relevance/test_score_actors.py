@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.commit import read_job_manifest
@@ -165,3 +166,35 @@ def test_the_time_that_engines_wait_is_a_figure_of_the_run(day: ScoringRun) -> N
     assert scored["engine_seconds"] >= NUM_PAIRS // 20 * 0.5
     assert 0 < scored["waiting_seconds"] < scored["seconds"] - scored["engine_seconds"]
     assert scored["gpu_seconds"] == 0, "there is no GPU here to be asked"
+
+
+@dataclass(frozen=True)
+class CounterKiller:
+    """Loads an engine that kills the process which counts deaths, once."""
+
+    mark: str
+
+    def __call__(self, settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> FakeEngine:
+        mark = Path(self.mark)
+
+        class Killing(FakeEngine):
+            def label_logprobs(self, batch: TokenBatch) -> LabelScores:
+                if not mark.exists():
+                    siblings = psutil.Process(os.getppid()).children()  # of this Ray alone
+                    counters = [one for one in siblings if _counts(one.cmdline())]
+                    mark.write_text(str(len(counters)))
+                    for one in counters:
+                        one.kill()
+                return super().label_logprobs(batch)
+
+        return Killing()
+
+
+def _counts(command_line: list[str] | None) -> bool:
+    return bool(command_line) and command_line[0].startswith("ray::DeathCounter")
+
+
+def test_the_count_of_deaths_may_die_itself(day: ScoringRun, tmp_path: Path) -> None:
+    scored = score_day(day, load=CounterKiller(str(tmp_path / "mark")))
+    assert int((tmp_path / "mark").read_text()) >= 1
+    assert scored.figures["counts"]["labelled"] == NUM_PAIRS

@@ -33,6 +33,8 @@ SHARD_ROWS = 2_000
 PAIRS_PER_SECOND = 850.0
 """Of an 8B model on one H100 (docs/benchmarks.md)."""
 IDLE_SECONDS = 20
+CORES = 3
+"""Of a pretended node."""
 
 
 class WatchedEngine(SleepingEngine):
@@ -129,7 +131,8 @@ def start_cluster(actors: int) -> Any:
     most = {"cpu_worker": 2, "gpu_worker": actors}
     kinds = {
         name: {
-            "resources": {**shipped["available_node_types"][name]["resources"], **memory},
+            # Ray starts a process for each core that a node says it has.
+            "resources": {**shipped["available_node_types"][name]["resources"], "CPU": CORES, **memory},
             "node_config": {},
             "min_workers": 0,
             "max_workers": number,
@@ -186,7 +189,7 @@ def measure(actors: int, shards_per_actor: int, folder: Path) -> dict[str, Any]:
     watch = Watch(ray.get_runtime_context().gcs_address, actors)
     model = open_label_model("relevance/small_model", None, quantization="none", cache_dir=str(folder))
     settings = ScoringSettings(
-        shard_rows=SHARD_ROWS, max_actors=actors, gpus_per_actor=1, cpus_per_actor=4, dtype="float32"
+        shard_rows=SHARD_ROWS, max_actors=actors, gpus_per_actor=1, cpus_per_actor=1, dtype="float32"
     )
     run = open_run(str(folder / "pairs"), str(folder / "scores"), model, settings)
     splits = find_splits(run.input)
@@ -196,6 +199,7 @@ def measure(actors: int, shards_per_actor: int, folder: Path) -> dict[str, Any]:
     figures = score_day(run, load=WatchedLoader(str(marks))).figures
     seconds = time.time() - started
     watch.stop()
+    print(f"to a full pool: {watch.growth}, over time: {watch.launched}", file=sys.stderr, flush=True)
     worked = [[json.loads(line) for line in path.read_text().splitlines()] for path in sorted(marks.iterdir())]
     loaded = sorted(calls[0][0] for calls in worked)
     assert len(loaded) == actors, f"{len(loaded)} engines, {actors} wanted"

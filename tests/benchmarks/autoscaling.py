@@ -245,7 +245,7 @@ def main() -> None:
         }
         cluster = start_cluster(actors)
         try:
-            print(json.dumps(measure(actors, shards, Path(folder) / "day")))
+            print(json.dumps(measure(actors, shards, Path(folder) / "day")), flush=True)
         finally:
             cluster.shutdown()
 

@@ -9,6 +9,7 @@ says where it is) clocks jump too.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
@@ -102,6 +103,7 @@ def score(folder: Path, faults: list[str], shares: dict[str, int], tallies: dict
     """The faults of days of pairs: one store, and one cluster as long as it lives."""
     import s3fs
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request to the store
     if namespace.is_inside():
         partition.give_address()
     server = S3Server(partition.STORE if namespace.is_inside() else "127.0.0.1")

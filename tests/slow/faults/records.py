@@ -13,6 +13,7 @@ from cancellation.serving.records.log_shipping import Shipper
 from cancellation.serving.records.segments import sealed_segments
 from cancellation.serving.records.shipped_log import read_log
 from tests.slow.faults.scoring import kill
+from tests.slow.faults.small_disk import NO_DISK, small_disk
 from tests.slow.faults.tally import Tally
 
 _PROJECT = Path(__file__).resolve().parents[3]
@@ -114,18 +115,15 @@ def shippers(folder: Path, chance: Random, tally: Tally, kills: int) -> None:
 
 def full_disks(folder: Path, chance: Random, tally: Tally, kills: int) -> None:
     """The log's disk fills up under a writer: nothing is answered that is not on record."""
-    herd, disk = Herd(), folder / "log-disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={chance.randint(150, 400)}k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        tally.remark = "not tried: this machine mounts no tmpfs"
-        return
-    for number in range(kills):
-        log, output = disk / "log", folder / f"full-out-{number}"
-        answered, _ = herd.run("write", str(log), "0", seconds=None)
-        tally.kills += 1
-        Shipper(log, str(output)).ship_once()
-        _check(answered, _shipped(output), tally)
+    herd = Herd()
+    with small_disk(folder / "log-disk", f"{chance.randint(150, 400)}k") as disk:
+        for number in range(kills if disk else 0):
+            log, output = disk / "log", folder / f"full-out-{number}"
+            answered, _ = herd.run("write", str(log), "0", seconds=None)
+            tally.kills += 1
+            Shipper(log, str(output)).ship_once()
+            _check(answered, _shipped(output), tally)
+        tally.remark = "" if disk else NO_DISK
     herd.end()
 
 

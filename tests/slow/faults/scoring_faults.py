@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +18,7 @@ from tests.builders.fakes import DyingEngine
 from tests.builders.pairs_data import make_pairs, read_committed
 from tests.servers.s3 import S3Server
 from tests.slow.faults.scoring import NUM_PAIRS, Campaign, Day, kill, ray_processes
+from tests.slow.faults.small_disk import NO_DISK, small_disk
 from tests.slow.faults.tally import Tally
 
 ACTOR, TASK, GCS, RAYLET = "ray::MapWorker", "ray::", "gcs_server", "raylet"
@@ -197,26 +198,24 @@ def _misbehaving(server: S3Server, how: str, campaign: Campaign) -> Iterator[Non
 
 def disk_full(campaign: Campaign, tally: Tally, kills: int) -> None:
     """The output's disk is full from a random moment of a day on, and has room again when the job is begun anew."""
-    disk = campaign.folder / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        tally.remark = "not tried: this machine mounts no tmpfs"
-        return
-    for _ in range(kills):
-        with campaign.timed(tally):
-            day = campaign.new_day(outputs=str(disk))
-            driver = campaign.start(day)
-            driver.join(campaign.chance.uniform(0.0, 0.7 * campaign.calm_seconds))
-            ballast = disk / "ballast"
-            _fill(ballast)
-            driver.join(campaign.chance.uniform(2.0, 6.0))
-            campaign.look(day, tally)
-            ballast.unlink()
-            tally.kills += 1
-            campaign.finish(day, tally, process=driver)
-            campaign.check(day, tally)
-            subprocess.run(["rm", "-r", day.output], check=False)
+    with small_disk(campaign.folder / "disk", "8m") as disk:
+        if disk is None:
+            tally.remark = NO_DISK
+            return
+        for _ in range(kills):
+            with campaign.timed(tally):
+                day = campaign.new_day(outputs=str(disk))
+                driver = campaign.start(day)
+                driver.join(campaign.chance.uniform(0.0, 0.7 * campaign.calm_seconds))
+                ballast = disk / "ballast"
+                _fill(ballast)
+                driver.join(campaign.chance.uniform(2.0, 6.0))
+                campaign.look(day, tally)
+                ballast.unlink()
+                tally.kills += 1
+                campaign.finish(day, tally, process=driver)
+                campaign.check(day, tally)
+                shutil.rmtree(day.output)
 
 
 def _fill(path: Path) -> None:

@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def test_all_gpus_are_asked_for_at_once_and_kept_busy_and_let_go() -> None:
-    command = [sys.executable, "-m", "tests.benchmarks.autoscaling", "4", "10"]
+    command = [sys.executable, "-m", "tests.benchmarks.autoscaling", "4", "8"]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

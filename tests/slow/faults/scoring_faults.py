@@ -20,8 +20,8 @@ from tests.slow.faults.small_disk import NO_DISK, small_disk
 from tests.slow.faults.tally import Tally
 
 ACTOR, TASK, GCS, RAYLET = "ray::MapWorker", "ray::", "gcs_server", "raylet"
-OF_NODE = ("ray::RuntimeEnvAgent", "ray::DashboardAgent", "ray::IDLE")
-"""A node ends with the first two, which is another fault; the third does nothing."""
+LEFT_ALONE = (ACTOR, "ray::RuntimeEnvAgent", "ray::DashboardAgent", "ray::IDLE")
+"""By who kills tasks: the first has a row of its own, a node ends with the next two, and the last does nothing."""
 FATAL = "q7"
 
 

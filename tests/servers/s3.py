@@ -127,7 +127,7 @@ class S3Server:
         body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
         headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
         start_response(f"{fault.status} {code}", headers)
-        return [body]
+        return [] if method == "HEAD" else [body]
 
     def _as_listed_late(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
         """Leave what is too new out of a listing."""

@@ -65,11 +65,12 @@ def _dead_names(text: str) -> list[str]:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     paths = [*_PATH.findall(code), *(name for name in _ROOT_FILE.findall(text) if name not in _WRITTEN_BY_JOBS)]
     dead = [path for path in paths if not (PROJECT / path).exists()]
-    for module in _MODULE.findall(code):
-        place = PROJECT / module.replace(".", "/")
-        if not place.with_suffix(".py").is_file() and not (place / "__main__.py").is_file():
-            dead.append(module)
+    dead += [module for module in _MODULE.findall(code) if not _can_be_run(PROJECT / module.replace(".", "/"))]
     return dead + [f"make {name}" for name in _TARGET.findall(code) if f"\n{name}:" not in makefile]
+
+
+def _can_be_run(module: Path) -> bool:
+    return module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
 
 
 @pages

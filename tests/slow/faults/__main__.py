@@ -125,7 +125,11 @@ def score(folder: Path, faults: list[str], shares: dict[str, int], tallies: dict
         print(f"a calm day takes {campaign.calm_seconds:.1f} s", file=sys.stderr, flush=True)
         for fault in faults:
             campaign.chance = Random(f"{seed} {fault}")
-            strike(fault, server, campaign, tallies[fault], shares[fault])
+            try:
+                strike(fault, server, campaign, tallies[fault], shares[fault])
+            except Exception as error:  # a night's other faults are worth more than this one's end
+                tallies[fault].unfinished += 1
+                tallies[fault].remark = f"stopped: {type(error).__name__}: {str(error)[:200]}"
             _tell(tallies[fault])
     finally:
         campaign.nodes.stop()
@@ -136,7 +140,9 @@ def strike(fault: str, server: S3Server, campaign: Campaign, tally: Tally, kills
     """Do one fault so many times; what it cannot do here it remarks on."""
     by: dict[str, Callable[[Campaign, Tally, int], None]] = {
         "driver": scoring_faults.drivers,
-        "worker": scoring_faults.processes(scoring_faults.TASK, besides=scoring_faults.ACTOR),
+        "worker": scoring_faults.processes(
+            scoring_faults.TASK, besides=(scoring_faults.ACTOR, *scoring_faults.OF_NODE)
+        ),
         "actor": scoring_faults.processes(scoring_faults.ACTOR),
         "raylet": scoring_faults.nodes_lost,
         "head": scoring_faults.heads_lost,

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.servers.serving_process import free_port
 from tests.slow.faults.scoring import Campaign, RayNodes, ray_processes
 from tests.slow.faults.tally import Tally
 
@@ -87,9 +88,12 @@ class CutOffNodes(RayNodes):
 
     def _ray(self, *words: str, inside: bool = False) -> None:
         command = [str(_BIN / "ray"), *words, f"--object-store-memory={100 * 2**20}", "--disable-usage-stats"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"]
         command += ["--include-dashboard=false"] if "--head" in words else []
         enter = ["nsenter", "-t", str(self._holder.pid), "-n"] if inside else []
-        subprocess.run([*enter, *command], check=True, capture_output=True, env=os.environ | _PATIENCE)
+        done = subprocess.run([*enter, *command], capture_output=True, text=True, env=os.environ | _PATIENCE)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-500:]}")
 
 
 def partitions(folder: Path, campaign: Campaign, tally: Tally, kills: int) -> None:

@@ -17,7 +17,7 @@ _HOSTS = (
 _SCHEMES = ("mailto", "tel", "tg", "line", "whatsapp", "viber", "skype")
 _LINK = re.compile(
     rf"(?:\w{{2,12}}://[^\s/@]{{1,200}}@\S*|\w{{2,12}}://\S{{0,200}}/@\S*"
-    rf"|(?<![\w.])(?:https?://)?(?:[\w-]{{1,30}}\.)?{_HOSTS}/\S+|(?:{'|'.join(_SCHEMES)}):/{{0,2}}[^\s]+)",
+    rf"|(?<![A-Za-z_.])(?:https?://)?(?:[\w-]{{1,30}}\.)?{_HOSTS}/\S+|(?:{'|'.join(_SCHEMES)}):/{{0,2}}[^\s]+)",
     re.IGNORECASE,
 )
 _SCHEME_WORDS = frozenset(_SCHEMES)

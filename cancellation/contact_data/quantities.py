@@ -10,7 +10,7 @@ from cancellation.contact_data.words import NOT_LATIN_BEHIND, one_of
 
 _YEAR = r"(?:20\d\d|25[4-9]\d)"  # of the common era or, in Thailand, of the Buddha
 _MONTH, _DAY = r"(?:1[0-2]|0?[1-9])", r"(?:[12]\d|3[01]|0?[1-9])"
-_CLOCK = r"(?:2[0-4]|[01]?\d)[:：.][0-5]\d(?::[0-5]\d(?:[.,]\d{1,6})?)?(?:\s?[+-](?:0\d|1[0-4]):?[0-5]\d)?"
+_CLOCK = r"(?:2[0-4]|[01]?\d)[:：.][0-5]\d(?::[0-5]\d(?:[.,]\d{1,6})?)?(?:\s?[+-](?:0\d|1[0-4]):?[03]0)?"
 _TO = r"\s?[-–—―~～]\s?"
 _BETWEEN = r"\s?(?:[-–—―~～/|&+,;、，]|\s)\s?"
 
@@ -28,7 +28,7 @@ def _instant(place: str) -> str:
 
 
 _MOMENTS = re.compile(
-    rf"(?:{_DAY}(?:,?\s|(?:[/.]{_MONTH})?{_TO}))?{_instant('1')}(?:{_BETWEEN}{_instant('2')}){{0,7}}"
+    rf"(?:{_DAY}(?:,?\s(?={_YEAR})|(?:[/.]{_MONTH})?{_TO}(?=\d{{1,4}}[-/.]\d{{1,2}}[-/.])))?{_instant('1')}(?:{_BETWEEN}{_instant('2')}){{0,7}}"
     rf"|{_DAY}{_TO}{_DAY},?\s{_YEAR}|{_DAY}[/.]{_MONTH}\.?{_TO}{_DAY}[/.]{_MONTH}|{_MONTH}/{_DAY}{_TO}{_MONTH}/{_DAY}"
     r"|20[2-3]\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:(?:[01]\d|2[0-3])(?:[0-5]\d){2})?",
     re.ASCII,

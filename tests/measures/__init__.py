@@ -1,4 +1,4 @@
-"""What tests measure by: a reference engine, a page as a browser shows it, texts that attack a verdict.
+"""What tests measure by: a reference engine, a page as a browser shows it, texts that attack a verdict or lead to a person.
 
 Start with `engine_reference.py`.
 """

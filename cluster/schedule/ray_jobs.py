@@ -6,6 +6,7 @@ Plain Python without a package: it also lies beside Airflow's DAGs, where nothin
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -31,8 +32,9 @@ class RayJobError(RuntimeError):
 class RayJobs:
     """The jobs of one cluster.
 
-    A submission id stands for one piece of work: a job of that id that is running is joined, not started a second
-    time; one that has ended makes room. So a caller that died may simply come again.
+    A name stands for one piece of work: a job of that name that is running is joined, not started a second time. So a
+    caller that died may simply come again. One that has ended stays, with its log, and the next attempt is `name-2`:
+    Ray 2.60 may take an id that is used again for the job that it was before, and call it dead.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class RayJobs:
         self._poll, self._patience = poll_seconds, patience_seconds
 
     def run(
-        self, submission_id: str, entrypoint: str, *, runtime_env: Mapping[str, Any] | None = None,
+        self, name: str, entrypoint: str, *, runtime_env: Mapping[str, Any] | None = None,
         say: Callable[[str], object] = print,
     ) -> None:  # fmt: skip
         """Submit a command, or join it, and wait for its end.
@@ -62,12 +64,13 @@ class RayJobs:
             RayJobError: If it ended without success.
             RuntimeError: If the cluster refuses, or does not answer for `patience_seconds`.
         """
-        found = self._info(submission_id)
-        if found is not None and found["status"] not in _ENDED:
+        attempts = self._attempts(name)
+        running = [one for one, status in attempts.items() if status not in _ENDED]
+        if running:
+            submission_id = running[0]
             say(f"{submission_id} is running already: waiting for it")
         else:
-            if found is not None:
-                self._request("DELETE", f"/api/jobs/{submission_id}")
+            submission_id = f"{name}-{len(attempts) + 1}" if attempts else name
             self._submit(submission_id, entrypoint, runtime_env)
             say(f"{submission_id} submitted: {entrypoint}")
         found = self._wait(submission_id)
@@ -77,9 +80,17 @@ class RayJobs:
             how = f"status {code}" if code is not None else found.get("message") or "no reason given"
             raise RayJobError(f"{submission_id}: {found['status'].lower()}, {how}; its log is above", code)
 
-    def stop(self, submission_id: str) -> None:
-        """Stop a job, if there is such a one."""
-        self._request("POST", f"/api/jobs/{submission_id}/stop", absent=True)
+    def stop(self, name: str) -> None:
+        """Stop the job of a name, if one is running."""
+        for submission_id, status in self._attempts(name).items():
+            if status not in _ENDED:
+                self._request("POST", f"/api/jobs/{submission_id}/stop", absent=True)
+
+    def _attempts(self, name: str) -> dict[str, str]:
+        """Give the status of each job of a name that the cluster still knows."""
+        ours = re.compile(rf"{re.escape(name)}(-\d+)?")
+        jobs = self._request("GET", "/api/jobs/")
+        return {job["submission_id"]: job["status"] for job in jobs if ours.fullmatch(job["submission_id"] or "")}
 
     def _submit(self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any] | None) -> None:
         body = {"submission_id": submission_id, "entrypoint": entrypoint, "runtime_env": dict(runtime_env or {})}

@@ -99,7 +99,7 @@ def _jobs(head: dict[str, str], **changes: float) -> RayJobs:
 
 
 @pytest.mark.timeout(300)
-def test_a_submission_id_is_one_piece_of_work(head: dict[str, str], tmp_path: Path) -> None:
+def test_a_name_is_one_piece_of_work(head: dict[str, str], tmp_path: Path) -> None:
     jobs, lines = _jobs(head), []
     count, go = tmp_path / "count", tmp_path / "go"
     command = f"echo started >> {count}; until test -e {go}; do sleep 0.1; done; echo all done"
@@ -115,7 +115,7 @@ def test_a_submission_id_is_one_piece_of_work(head: dict[str, str], tmp_path: Pa
     rival.join()
     joined.join()
     assert count.read_text() == "started\n"
-    assert sum(line.endswith("all done") for line in lines) == 2
+    assert sum("all done" in text.splitlines() for text in lines) == 2
     jobs.run("once", command, say=lines.append)
     assert count.read_text() == "started\n" * 2, "what has ended is done anew when it is asked for"
 
@@ -124,12 +124,12 @@ def test_a_submission_id_is_one_piece_of_work(head: dict[str, str], tmp_path: Pa
 def test_how_a_job_failed_is_told(head: dict[str, str]) -> None:
     jobs, lines = _jobs(head), []
     for _ in range(2):
-        with pytest.raises(RayJobError, match=r"wrong: failed, status 2; its log is above") as failed:
+        with pytest.raises(RayJobError, match=r"wrong(-2)?: failed, status 2; its log is above") as failed:
             jobs.run("wrong", "echo what was wrong; exit 2", say=lines.append)
         assert failed.value.exit_code == 2
-    assert sum(line.endswith("what was wrong") for line in lines) == 2
+    assert sum("what was wrong" in text.splitlines() for text in lines) == 2, lines
     stranger = RayJobs(head["RAY_API_SERVER_ADDRESS"], "another token")
-    with pytest.raises(RuntimeError, match=r"GET /api/jobs/wrong got 40[13]"):
+    with pytest.raises(RuntimeError, match=r"GET /api/jobs/ got 40[13]"):
         stranger.run("wrong", "true")
     with pytest.raises(RuntimeError, match=r"no answer .*; is the Ray cluster up\?"):
         RayJobs("http://127.0.0.1:9", poll_seconds=0.01, patience_seconds=0.05).run("x", "true")

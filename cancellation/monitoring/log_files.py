@@ -104,10 +104,11 @@ def _ahead(
 ) -> Iterator[tuple[StoredFile, pa.Table | None]]:
     waiting: deque[tuple[StoredFile, Future[pa.Table | None]]] = deque()
     for file in files:
-        waiting.append((file, pool.submit(read, file)))
-        if len(waiting) > _READ_AHEAD:
+        # A large one waits until no other is in memory.
+        while len(waiting) >= (1 if file.size_bytes > _WHOLE_BYTES else _READ_AHEAD):
             first, table = waiting.popleft()
             yield first, table.result()
+        waiting.append((file, pool.submit(read, file)))
     for first, table in waiting:
         yield first, table.result()
 

@@ -19,7 +19,7 @@ import pytest
 
 from cluster.schedule.dag_files import render_airflow
 from cluster.schedule.plan import load_schedule
-from tests.builders.monitored_days import DAY, decisions, ship, ship_quiet_days
+from tests.builders.monitored_days import DAY, decisions, ship
 from tests.conftest import PROJECT
 from tests.servers.own_environment import own_environment
 from tests.servers.ray_head import guarded_head
@@ -68,8 +68,8 @@ class Airflow:
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
     folder = tmp_path_factory.mktemp("airflow")
     archive = folder / "root" / "serving" / "archive"
-    ship_quiet_days(archive, DAY, 8, 300)
-    ship(archive, decisions(DAY, 300))
+    for back in range(8, -1, -1):
+        ship(archive, decisions(DAY - timedelta(days=back), 300, fallback=0.0), num_hours=1)
     with guarded_head(folder, {"PYTHONPATH": str(PROJECT)}) as head:
         yield Airflow(folder, head)
 

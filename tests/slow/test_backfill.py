@@ -24,7 +24,7 @@ WEEK = [DAY - timedelta(days=back) for back in range(6, -1, -1)]
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     for number, day in enumerate(WEEK):
-        ship(tmp_path / "serving" / "archive", decisions(day, 200 + number), num_hours=1)
+        ship(tmp_path / "serving" / "archive", decisions(day, 200 + number, fallback=0.0), num_hours=1)
     return tmp_path
 
 

@@ -51,7 +51,7 @@ why = "waits for it"
 def schedule(tmp_path: Path) -> Schedule:
     """An archive of two days in small files, and a schedule on it."""
     for day in DAYS:
-        ship(tmp_path / "archive", decisions(day, 120, markets=("BR",)))
+        ship(tmp_path / "archive", decisions(day, 120, markets=("BR",), fallback=0.0))
         (tmp_path / f"cost-{day}.toml").write_bytes((PROJECT / "jobs" / "relevance_cost.toml").read_bytes())
     (tmp_path / "schedule.toml").write_text(FILE)
     return load_schedule(tmp_path / "schedule.toml", {"root": str(tmp_path)})

@@ -6,16 +6,14 @@ import importlib
 import json
 import shlex
 from datetime import UTC, date, datetime
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from cluster.launch import run_job
 from cluster.schedule.dag_files import render_airflow
 from cluster.schedule.plan import Command, commands, find_flow, load_schedule, yesterday
 from cluster.schedule.runner import chosen_days
-from cluster.settings import Settings
+from cluster.settings import Settings, load_settings
 from tests.conftest import PROJECT
 
 DAY = date(2026, 11, 22)
@@ -52,10 +50,8 @@ def _shipped() -> list[Command]:
 
 
 @pytest.mark.parametrize("command", _shipped(), ids=lambda command: command.submission_id)
-def test_what_ships_is_a_command_that_its_job_accepts(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_ships_is_a_command_that_its_job_accepts(command: Command) -> None:
     _, name, *arguments = command.words
-    if find_spec(name) is None:
-        pytest.skip(f"{name} is not there")
     module = importlib.import_module(name)
     (cls,) = [
         value
@@ -63,8 +59,7 @@ def test_what_ships_is_a_command_that_its_job_accepts(command: Command, capsys: 
         if isinstance(value, type) and issubclass(value, Settings) and value.__module__ == name
     ]
     defaults = Path(module.__file__).with_suffix(".toml")
-    run_job(module.main, cls, defaults=defaults, arguments=[*arguments, "--dry-run"])
-    assert json.loads(capsys.readouterr().out)
+    load_settings(cls, arguments, defaults=defaults)
     assert "2026-11-2" in command.entrypoint or command.step in ("forget", "compact")
 
 

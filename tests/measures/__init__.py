@@ -1,6 +1,4 @@
-"""What tests measure by.
-
-A reference engine, a page as a browser shows it, texts that attack a verdict or lead to a person.
+"""What tests measure by: a reference engine, a page as a browser shows it, texts that attack or that name a person.
 
 Start with `engine_reference.py`.
 """

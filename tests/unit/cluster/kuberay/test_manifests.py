@@ -245,7 +245,7 @@ def test_pods_are_ready_when_the_endpoint_says_so(overlay: str) -> None:
         container = template["spec"]["containers"][0]
         probe = container["readinessProbe"]["httpGet"]
         assert probe["port"] == config.http_options.port
-        assert f'"{probe["path"]}": ("GET", None,' in source
+        assert f'"{probe["path"]}": {{"GET": (None,' in source
         assert {"name": "verdicts", "containerPort": config.http_options.port} in container["ports"]
 
 

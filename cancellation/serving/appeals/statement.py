@@ -95,10 +95,19 @@ def _quoted(kind: str, number: int, event: Mapping[str, Any]) -> dict[str, Any]:
         return {"evidence": words["none"], "quote": None}
     item = items[number]
     text = item["text" if kind == "chat" else "note"] if kind == "chat" or item.get("note") else None
-    evidence = words[kind].format(sender=item.get("sender"), kind=item.get("kind"), at=item["at"])
+    evidence = words[kind].format(sender=item.get("sender"), kind=_plain(item.get("kind")), at=_local(item["at"]))
     if text is not None and is_reference(text):
         return {"evidence": f"{evidence} {words['withheld']}", "quote": None}
     return {"evidence": evidence, "quote": text}
+
+
+def _plain(code: str | None) -> str | None:
+    return code and code.replace("_", " ")
+
+
+def _local(at: str) -> str:
+    """An instant of the event as it stands there, where the order was placed."""
+    return f"{at[:10]} {at[11:16]} ({'UTC' if at[-1] in 'Zz' else at[-6:]})"
 
 
 def _measure(name: str, value: str, unit: str) -> str:

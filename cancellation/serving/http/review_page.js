@@ -37,7 +37,8 @@ function due(appeal) {
   return left < 0 ? `overdue by ${span(-left)}` : `due in ${span(left)}`;
 }
 
-const when = (text) => new Date(text).toISOString().slice(0, 16).replace("T", " ");
+// As it was written: of an order the time where it was placed, of what the endpoint did UTC.
+const when = (text) => text.slice(0, 16).replace("T", " ");
 
 function queueOf(title, kind, appeals) {
   const items = appeals.map((appeal) => {
@@ -80,6 +81,7 @@ async function open(id) {
   mark();
   try {
     show(await ask(`/v1/reviews/${encodeURIComponent(id)}`));
+    if (window.matchMedia("(max-width: 860px)").matches) $("case").scrollIntoView();
   } catch (error) {
     failed(error);
   }
@@ -117,9 +119,9 @@ function show(appeal) {
         make("small", { textContent: one.evidence + (one.quote ? `: “${one.quote}”` : "") }))))
       : make("p", { className: "soft", textContent: "No single factor is more likely than not." })),
     ...talk("Chat", "chat", event.chat, (item) => [item.sender, item.text], places),
-    ...talk("Fulfilment", "fulfilment", event.fulfilment, (item) => [item.kind.replaceAll("_", " "), item.note || ""], places),
+    ...talk("Fulfilment", "fulfilment", event.fulfilment, (item) => ["", [item.kind.replaceAll("_", " "), item.note].filter(Boolean).join(": ")], places),
     event.buyer_reason ? section("What the buyer gave as reason", make("p", { className: "says", textContent: event.buyer_reason })) : null,
-    section("History", make("ul", { className: "talk" }, ...appeal.history.map((entry) => make("li", {},
+    section("History, UTC", make("ul", { className: "talk" }, ...appeal.history.map((entry) => make("li", {},
       make("time", { textContent: when(entry.at) }), make("span", { textContent: entry.author }),
       make("div", { textContent: [STATES[entry.state], entry.label && VERDICTS[entry.label], entry.state === "open" ? "" : entry.reason].filter(Boolean).join(" · ") }))))),
     make("details", {}, make("summary", { textContent: "Statement of reasons, as the seller can have it" }),

@@ -55,14 +55,14 @@ def test_each_factor_has_a_fact_and_its_evidence_in_words() -> None:
     statement = statement_of_reasons(decided(factors), SETTINGS, None)
     first, second, *unknown = statement["why"]
     assert (first["fact"], first["quote"]) == ("you asked the buyer to cancel", CHAT[1]["text"])
-    assert first["evidence"] == "message of seller at 2026-10-31T11:05:00Z"
+    assert first["evidence"] == "message of seller at 2026-10-31 11:05 (UTC)"
     assert second["quote"] is None
     assert second["evidence"].endswith(
         "had passed: -4 hours. Mean time between messages; missing below two: 576.667 minutes"
     )
     assert {one["evidence"] for one in unknown} == {"nothing single stands out; the data of the order as a whole"}
     assert (
-        '1. you asked the buyer to cancel (message of seller at 2026-10-31T11:05:00Z) "sorry, please cancel"'
+        '1. you asked the buyer to cancel (message of seller at 2026-10-31 11:05 (UTC)) "sorry, please cancel"'
         in (statement["text"])
     )
 

@@ -35,10 +35,10 @@ AUTOSCALER = {
         "disable_launch_config_check": True,
     },
     "available_node_types": {
-        "head": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+        "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
         "gpu_worker": {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
     },
-    "head_node_type": "head",
+    "head_node_type": "ray.head.default",
     "max_workers": 2,
     "upscaling_speed": 1.0,
     "idle_timeout_minutes": 5,
@@ -73,6 +73,7 @@ def test_what_the_cluster_has_is_named(autoscaled: bool, said: str, tmp_path: Pa
         config = tmp_path / "autoscaling.json"
         config.write_text(json.dumps(AUTOSCALER))
         more = [f"--autoscaling-config={config}"]
+        environment["RAY_FAKE_CLUSTER"] = "1"  # or the provider does not know the head, and ends it
     with ray_head(tmp_path, environment, "--num-cpus=1", "--num-gpus=0", *more) as head:
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT],

@@ -88,7 +88,7 @@ def test_every_dag_loads_and_its_tasks_follow_the_schedule(airflow: Airflow) -> 
 def test_a_day_runs_and_may_run_again(airflow: Airflow) -> None:
     for attempt in ("", "-2"):
         said = airflow.run("airflow", "dags", "test", "cancellation_daily", str(MORNING))
-        for step in ("forget", "rejudge", "compact", "monitor"):
+        for step in ("forget", "rejudge", "evidence", "compact", "monitor"):
             assert f"cancellation-daily-{step}-{DAY}{attempt} submitted" in said
     report = json.loads((airflow.root / "cancellation" / "monitoring" / str(DAY) / "report.json").read_text())
     assert report["figures"]["decisions"] == 300

@@ -57,7 +57,7 @@ const measure = (frame) => {
 };
 const frames = WIDTHS.map((width) => {
   const frame = document.createElement("iframe");
-  frame.style.width = width + "px"; frame.style.height = "16000px"; frame.style.border = "0"; frame.src = "page.html";
+  frame.style.width = width + "px"; frame.style.height = "30000px"; frame.style.border = "0"; frame.src = "page.html";
   document.body.append(frame);
   return frame;
 });

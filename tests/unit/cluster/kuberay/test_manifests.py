@@ -297,7 +297,7 @@ def test_environments_differ_only_where_they_should() -> None:
         for name in given["staging"].keys() | given["production"].keys()
         if given["staging"].get(name) != given["production"].get(name)
     }
-    assert differ == {"gateways", "models", "shadows"}
+    assert differ == {"database", "gateways", "models", "shadows"}
 
 
 @overlays

@@ -15,7 +15,7 @@ from cancellation.model.verdict_model import Dtype
 class TorchNetwork:
     """A `verdict_model.Network` on a device; weights stay in 32 bits, `dtype` is that of matrix products."""
 
-    def __init__(self, model: FusionModel, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, model: FusionModel, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self._model = model.to(device).eval()
         self._device = device
         self._dtype = dtype

@@ -42,7 +42,7 @@ def main() -> None:
     large = FusionModel(FusionSettings(), small.spec, new_encoder(BASE, tokenizer, max_tokens=_TOKENS))
     results = []
     for name, model in (("shipped", small), ("22 layers x 768, random weights", large)):
-        network = TorchNetwork(model, device)
+        network = TorchNetwork(model, device, torch.float16)
         for size in _SIZES if device.type == "cuda" else _SIZES[:1]:
             rng = np.random.default_rng(size)
             given = (

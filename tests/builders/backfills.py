@@ -69,7 +69,11 @@ class BreakingLoader:
     def __init__(self, event_id: str, how: str) -> None:
         self.event_id, self.how = event_id, how
 
-    def __call__(self, folder: Path, *, num_threads: int = 1) -> BreakingModel:
+    def __call__(
+        self, folder: Path, *, num_threads: int = 1, device: str = "cpu", dtype: str = "float16"
+    ) -> BreakingModel:
+        self, folder: Path, *, num_threads: int = 1, device: str = "cpu", dtype: str = "float16"
+    ) -> BreakingModel:
         model = BreakingModel()
         model.event_id, model.how = self.event_id, self.how
         return model

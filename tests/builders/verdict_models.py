@@ -79,6 +79,6 @@ class WordModel:
         return Scores(logits, factors)
 
 
-def load_word_model(folder: Path, *, num_threads: int = 1) -> WordModel:
+def load_word_model(folder: Path, *, num_threads: int = 1, device: str = "cpu", dtype: str = "float16") -> WordModel:
     """As `load_verdict_model`, for jobs' tests: whatever the folder holds."""
     return WordModel()

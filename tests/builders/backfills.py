@@ -72,8 +72,6 @@ class BreakingLoader:
     def __call__(
         self, folder: Path, *, num_threads: int = 1, device: str = "cpu", dtype: str = "float16"
     ) -> BreakingModel:
-        self, folder: Path, *, num_threads: int = 1, device: str = "cpu", dtype: str = "float16"
-    ) -> BreakingModel:
         model = BreakingModel()
         model.event_id, model.how = self.event_id, self.how
         return model

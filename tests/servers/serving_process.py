@@ -128,14 +128,17 @@ class Served:
             sending.join()
 
     def logged(self, name: str = "decisions") -> list[str]:
-        """Events on record: on the local disk and, where shipping has got to, in the archive."""
-        local = [
+        """Events on record, each once: on the local disk and, where shipping has got to, in the archive."""
+        # The disk twice: a segment may be sealed, and so renamed, while it is looked for.
+        return list(dict.fromkeys([*self._local(name), *self._local(name), *self.archived(name)]))
+
+    def _local(self, name: str) -> list[str]:
+        return [
             record["event_id"]
             for path in (self.folder / "data" / "log" / name).glob("*-*")
             if path.suffix in (".open", ".sealed")
             for record in _read(path)
         ]
-        return [*local, *self.archived(name)]
 
     def archived(self, name: str = "decisions") -> list[str]:
         """Events on record in the archive."""

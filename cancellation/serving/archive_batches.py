@@ -58,10 +58,10 @@ def find_due(archive_url: str, folder: str, first: date, last: date, wanted: pc.
     table = read_log(join_url(archive_url, "decisions"), start=start, end=end).filter(wanted)
     done = read_log(join_url(archive_url, folder), start=start, end=end, columns=["event_id"])
     before = set(done["event_id"].to_pylist())
-    recorded = [Recorded(*pair) for pair in zip(table.to_pylist(), verdicts_of_table(table), strict=True)]
-    due = [decision for decision in recorded if decision.row["event_id"] not in before]
-    readable = [decision for decision in due if _has_texts(decision.row["event"])]
-    return Due(readable, len(recorded) - len(due), len(due) - len(readable))
+    due = table.filter(pa.array([name not in before for name in table["event_id"].to_pylist()], pa.bool_()))
+    readable = due.filter(pa.array([_has_texts(event) for event in due["event"].to_pylist()], pa.bool_()))
+    decisions = [Recorded(*pair) for pair in zip(readable.to_pylist(), verdicts_of_table(readable), strict=True)]
+    return Due(decisions, table.num_rows - due.num_rows, due.num_rows - readable.num_rows)
 
 
 def record_of(decision: Recorded, verdict: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -150,6 +150,6 @@ def test_what_ships_as_ray_jobs(
     assert report["figures"]["decisions"] == 120
     notes = tmp_path / "schedule" / "cancellation" / "daily" / str(DAY)
     assert sorted(path.stem for path in notes.iterdir()) == ["compact", "evidence", "forget", "monitor", "rejudge"]
-    assert "all 4 steps are done, 4 of them now" in capsys.readouterr().out
+    assert "all 5 steps are done, 5 of them now" in capsys.readouterr().out
     main(job)
-    assert "all 4 steps are done, 0 of them now" in capsys.readouterr().out
+    assert "all 5 steps are done, 0 of them now" in capsys.readouterr().out

@@ -92,7 +92,7 @@ class Output:
         """Create a unit's manifest; False if another attempt's is there, which then stands."""
         url = storage.join_url(self.url, STAGING, stage, f"{unit}.json")
         created = storage.create_exclusive(url, _encode({**manifest, "attempt": self.attempt}))
-        logger.info("%s %s of %s: %s", stage, unit, self.url, "committed" if created else "was there already")
+        logger.debug("%s %s of %s: %s", stage, unit, self.url, "committed" if created else "was there already")
         return created
 
     def write_data(self, unit: str, data: bytes) -> str:

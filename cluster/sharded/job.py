@@ -141,7 +141,9 @@ def commit_shard(output: Output, name: str, table: pa.Table, figures: Mapping[st
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")
     data = output.write_data(f"shard-{name}", buffer.getvalue())
-    output.commit_unit(SHARD_STAGE, name, {**figures, "data": data})
+    created = output.commit_unit(SHARD_STAGE, name, {**figures, "data": data})
+    # The one line of a unit in the log: what went before it is as many lines again, and says no more.
+    logger.info("shard %s of %s: %s", name, output.url, "committed" if created else "was there already")
 
 
 def require_manifests(output: Output, stage: str, units: Iterable[str], seen: Iterable[str]) -> None:

@@ -128,4 +128,4 @@ def _assert_joined(log: str, tracking: str) -> None:
     assert [line for line in marked if f" run={run.data.tags['job_run_id']} " not in line] == []
     workers = {found[1] for line in marked if (found := re.search(r"\bpid=(\d+)", line))}
     assert workers, f"no line of a worker: {marked}"
-    assert [line for line in marked if "cluster.commit: shards" in line]
+    assert [line for line in marked if "cluster.sharded.job: shard" in line]

@@ -47,6 +47,7 @@ def chats(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_chats_become_an_encoder_even_when_a_worker_is_killed(tmp_path, chats, capsys):
     with worker_killed_after(1, tmp_path, "checkpoints/*/checkpoint_*") as killed:

@@ -73,6 +73,7 @@ def test_a_second_run_of_the_same_takes_no_step(calm, events):
     assert load_verdict_model(calm / "model").version == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_other_events_in_the_same_place_are_learned_from(tmp_path):
     versions = []
@@ -91,6 +92,7 @@ def test_a_killed_worker_ends_with_the_same_weights(calm, events, tmp_path):
     assert load_verdict_model(tmp_path / "model").version == load_verdict_model(calm / "model").version
 
 
+@pytest.mark.slow
 def test_two_workers_share_each_batch(calm, events, tmp_path):
     run(tmp_path, events, epochs=3.0, num_workers=2)
     alone, shared = (load_fusion_model(folder / "model" / TRAINED_FOLDER)[0] for folder in (calm, tmp_path))

@@ -122,6 +122,7 @@ def test_what_a_run_leaves_in_mlflow(project: Project) -> None:
     assert next(step for step, _ in project.curve("one", "validation_alpha")) == CHECKPOINT_STEPS
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_at_most_a_checkpoint_interval(project: Project) -> None:
     with worker_killed_after(2, project.folder, "killed_checkpoints/*/checkpoint_*") as killed:
         project.finetune("killed")

@@ -22,6 +22,7 @@ from relevance.training.loop import TrainingSettings
 TITLES = ["Nolo Red Running Shoes for Men, Size 9", "Brak Cast Iron Skillet, 10 Inch", "Wide Ruled Notebook (3 Pack)"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_pairs_drawn_ahead_are_those_that_a_worker_draws_itself(tmp_path: Path) -> None:
     weak, held_out = tmp_path / "weak.csv", tmp_path / "held_out.csv"

@@ -54,6 +54,7 @@ def ran_as_tasks(*names: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_with_a_gpu")
 def test_from_labels_to_a_champion_in_a_bucket_with_tasks_that_have_the_gpu(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

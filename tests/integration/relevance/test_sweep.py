@@ -20,6 +20,7 @@ from tests.builders.pairs_data import write_learnable_pairs
 FINETUNING = FinetuningSettings(epochs=2, training=TrainingSettings(pairs_per_step=32, bf16=False))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_sweep_compares_nested_sets_and_reads_finished_cells_back(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]

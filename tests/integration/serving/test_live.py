@@ -325,6 +325,7 @@ def test_an_upgrade_that_cannot_start_is_reported_and_leaves_what_runs(endpoint:
     network.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_a_shadow_that_cannot_start_is_reported_and_does_not_hold_up_an_upgrade(endpoint: Served) -> None:
     (endpoint.folder / "next" / "model.onnx").write_bytes(b"no network")
     rename_model(endpoint.folder / "live", "best")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import quoteattr
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from cancellation.events.event import Event, event_mapping, parse_event
 from cancellation.events.factors import VERDICTS
@@ -16,7 +16,7 @@ from cancellation.llm.prompt import PromptSettings, case_text
 from cancellation.relabelling.cases import Case
 from cancellation.relabelling.procedure import MAX_FACTORS, Procedure
 from cancellation.serving.records.redaction import redact_event
-from cluster.annotation.assignment import assign_people, check_names
+from cluster.annotation.assignment import Names, assign_people, require_enough
 from cluster.annotation.label_studio import import_tasks
 from cluster.settings import Settings
 
@@ -36,7 +36,7 @@ _STYLE = """
 class TaskSettings(Settings):
     """Who is asked, and what they see."""
 
-    annotators: tuple[str, ...] = ("ann", "bob")
+    annotators: Names = ("ann", "bob")
     """Names as they shall stand in files and in the history of a label."""
 
     annotators_per_case: int = Field(default=1, ge=1)
@@ -48,17 +48,9 @@ class TaskSettings(Settings):
     seed: int = Field(default=0, ge=0)
     """The same seed gives the same cases to the same people."""
 
-    @field_validator("annotators")
-    @classmethod
-    def _plain_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return check_names(names)
-
     @model_validator(mode="after")
-    def _enough(self) -> TaskSettings:
-        if len(self.annotators) < self.annotators_per_case:
-            raise ValueError(
-                f"{self.annotators_per_case} people per case are asked for, {len(self.annotators)} are named"
-            )
+    def _enough_people(self) -> TaskSettings:
+        require_enough(self.annotators, self.annotators_per_case, what="case")
         return self
 
 

@@ -6,6 +6,9 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 
 def check_names(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -20,6 +23,20 @@ def check_names(names: tuple[str, ...]) -> tuple[str, ...]:
     if len({*names}) < len(names):
         raise ValueError(f"a name stands twice in {', '.join(names)}")
     return names
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(check_names)]
+"""Of people who label, as a setting."""
+
+
+def require_enough(annotators: Sequence[str], per_case: int, *, what: str) -> None:
+    """Refuse settings under which a case, which `what` names, would be one person's twice.
+
+    Raises:
+        ValueError: If fewer people are named than each case is to have.
+    """
+    if len(annotators) < per_case:
+        raise ValueError(f"{per_case} people per {what} are asked for, {len(annotators)} are named in annotators")
 
 
 def assign_people(num_cases: int, annotators: Sequence[str], per_case: int, *, seed: int) -> list[tuple[str, ...]]:

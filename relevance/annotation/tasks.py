@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from cluster.annotation.assignment import assign_people, check_names
+from cluster.annotation.assignment import Names, assign_people, require_enough
 from cluster.settings import Settings
 from relevance.annotation.annotation import PairKey
 
@@ -17,7 +17,7 @@ from relevance.annotation.annotation import PairKey
 class TaskSettings(Settings):
     """A round of annotation."""
 
-    annotators: tuple[str, ...] = ("ann", "bob", "cid")
+    annotators: Names = ("ann", "bob", "cid")
     """Names as they shall stand in files and figures."""
 
     annotators_per_pair: int = Field(default=2, ge=2)
@@ -33,18 +33,9 @@ class TaskSettings(Settings):
     seed: int = Field(default=0, ge=0)
     """The same seed gives the same tasks to the same people in the same order."""
 
-    @field_validator("annotators")
-    @classmethod
-    def _plain_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return check_names(names)
-
     @model_validator(mode="after")
     def _enough_people(self) -> TaskSettings:
-        if len(self.annotators) < self.annotators_per_pair:
-            raise ValueError(
-                f"{self.annotators_per_pair} people per pair are asked for, {len(self.annotators)} are named in "
-                "annotators"
-            )
+        require_enough(self.annotators, self.annotators_per_pair, what="pair")
         return self
 
 

@@ -28,6 +28,7 @@ from cancellation.events.fields import (
     read_count,
     read_identifier,
     read_instant,
+    read_market,
     read_number,
     read_past_instant,
     read_pattern,
@@ -168,7 +169,7 @@ def parse_event(source: Mapping[str, Any] | bytes | str) -> Event:
     lists = {name: _entries(value, name, cutoff) for name in LISTS if name in value}
     return Event(
         event_id=read_identifier(value, "event_id"),
-        market=read_pattern(value, "market", _MARKET, "two capital letters, such as TH"),
+        market=read_market(value),
         order_id=read_identifier(value, "order_id"),
         buyer_id=read_identifier(value, "buyer_id"),
         seller_id=read_identifier(value, "seller_id"),
@@ -239,7 +240,6 @@ _ORDER_FIELDS = _ORDER_REQUIRED | {"paid_at", "shipped_at", "item_count", "value
 _COUNTS = ("orders", "completed", "cancelled_by_buyer", "cancelled_by_seller", "late_shipments", "deadline_extensions")
 _MEANS = ("mean_processing_hours", "processing_hours_std", "mean_reply_seconds")
 _HISTORY_FIELDS = frozenset(_COUNTS + _MEANS)
-_MARKET = re.compile(r"[A-Z]{2}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _UNKNOWN = SellerHistory()
 _NONE_ABSENT: frozenset[str] = frozenset()

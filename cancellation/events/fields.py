@@ -17,6 +17,7 @@ _TYPE_NAMES = {type(None): "null", bool: "boolean", int: "number", float: "numbe
 _INSTANT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(Z|z|[+-][0-9]{2}:[0-9]{2})?"
 )
+_MARKET = re.compile(r"[A-Z]{2}")
 _NO_FIELDS: frozenset[str] = frozenset()
 
 
@@ -148,6 +149,15 @@ def read_pattern(value: Mapping[str, Any], name: str, pattern: re.Pattern[str], 
     if type(text) is not str or pattern.fullmatch(text) is None:
         raise EventError(name, f"expected {meaning}")
     return text
+
+
+def read_market(value: Mapping[str, Any]) -> str:
+    """Read `market`, the code of a market.
+
+    Raises:
+        EventError: If it is missing or no two capital letters.
+    """
+    return read_pattern(value, "market", _MARKET, "two capital letters, such as TH")
 
 
 def read_choice(value: Mapping[str, Any], name: str, choices: tuple[str, ...]) -> str:

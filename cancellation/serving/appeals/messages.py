@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -17,7 +16,7 @@ from cancellation.events.fields import (
     decode_json,
     read_choice,
     read_identifier,
-    read_pattern,
+    read_market,
     read_text,
 )
 from cancellation.serving.appeals.case import OVERTURNED, UPHELD, WITH_REVIEWER
@@ -35,7 +34,6 @@ _STEP_FIELDS = {
     "uphold": _STEP_REQUIRED | {"reason"},
     "overturn": _STEP_REQUIRED | {"reason", "label"},
 }
-_MARKET = re.compile(r"[A-Z]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ def parse_appeal(body: bytes) -> Appeal:
         read_identifier(value, "event_id"),
         read_identifier(value, "seller_id"),
         _reason(value),
-        read_market(value.get("market")),
+        market_or_none(value.get("market")),
         read_day(value.get("day")),
     )
 
@@ -101,15 +99,13 @@ def parse_step(body: bytes) -> Step:
     )
 
 
-def read_market(value: str | None) -> str | None:
+def market_or_none(value: str | None) -> str | None:
     """Read a market's code that may be missing.
 
     Raises:
         EventError: If it is none.
     """
-    if value is None:
-        return None
-    return read_pattern({"market": value}, "market", _MARKET, "two capital letters, such as TH")
+    return None if value is None else read_market({"market": value})
 
 
 def read_day(value: Any) -> date | None:

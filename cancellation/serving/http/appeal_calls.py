@@ -7,7 +7,7 @@ from typing import Any
 
 from cancellation.serving.answering.appeals import Appeals
 from cancellation.serving.appeals.case import Case, case_view
-from cancellation.serving.appeals.messages import parse_appeal, parse_step, read_day, read_market
+from cancellation.serving.appeals.messages import market_or_none, parse_appeal, parse_step, read_day
 from cancellation.serving.appeals.statement import statement_of_reasons
 from cancellation.serving.http.asgi import Problem, Request, Response, json_response
 from cancellation.serving.http.tokens import Caller
@@ -51,14 +51,14 @@ class AppealCalls:
 
     async def _statement(self, request: Request, _caller: Caller | None, event_id: str) -> Response:
         given = request.parameters("market", "day")
-        market, day = read_market(given.get("market")), read_day(given.get("day"))
+        market, day = market_or_none(given.get("market")), read_day(given.get("day"))
         statement = await self._appeals.statement(event_id, market=market, day=day)
         if statement is None:
             raise Problem(404, "unknown_event", _UNKNOWN_EVENT)
         return json_response(statement)
 
     async def _queue(self, request: Request, _caller: Caller | None, _rest: str) -> Response:
-        cases = await self._appeals.queue(read_market(request.parameters("market").get("market")))
+        cases = await self._appeals.queue(market_or_none(request.parameters("market").get("market")))
         views = [self._view(case) for case in cases]
         return json_response({"overdue": sum(view["overdue"] for view in views), "appeals": views})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from cancellation.events.fields import (
     decode_json,
     read_choice,
     read_identifier,
-    read_pattern,
+    read_market,
 )
 
 OUTCOMES = ("confirmed", "rejected", "appealed")
@@ -48,7 +47,6 @@ at hand; `model_version`, `source` and `action` are the decision's. `appeal_id` 
 
 _REQUIRED = frozenset({"event_id", "outcome"})
 _FIELDS = _REQUIRED | {"label", "reviewer", "market", "verdict"}
-_MARKET = re.compile(r"[A-Z]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +83,7 @@ def parse_feedback(body: bytes) -> Feedback:
         read_choice(value, "outcome", OUTCOMES),
         read_choice(value, "label", VERDICTS) if value.get("label") is not None else None,
         read_identifier(value, "reviewer") if value.get("reviewer") is not None else None,
-        read_pattern(value, "market", _MARKET, "two capital letters, such as TH")
-        if value.get("market") is not None
-        else None,
+        read_market(value) if value.get("market") is not None else None,
         read_choice(value, "verdict", VERDICTS) if value.get("verdict") is not None else None,
     )
 

@@ -21,7 +21,7 @@ from cancellation.model.fusion import FusionModel, FusionSettings, load_fusion_m
 from cancellation.model.text_encoder import EncoderShape, new_encoder
 from cancellation.model.verdict_model import TRAINED_FOLDER
 from tests.benchmarks.cancellation_gpu import BASE, SHIPPED
-from tests.benchmarks.serving.__main__ import holds, load, server
+from tests.benchmarks.serving.processes import holds, load, server
 
 PORT = 8413
 RATES = (50, 100, 200, 300, 400, 600, 800, 1200)

@@ -19,54 +19,14 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.serving.processes import holds, load, server
+
 RATES = (25, 50, 75, 100, 125, 150, 175, 200, 225, 250, 300, 350, 400, 500)
 PORT, PEER_PORT = 8411, 8412
-
-
-@contextmanager
-def server(command: list[str], port: int, seconds: float = 180) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a server until it answers, and end it afterwards."""
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL, start_new_session=True)
-    try:
-        deadline = time.monotonic() + seconds
-        while not answers(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{command[0]}: expected an answer on port {port}, found none")
-            time.sleep(0.5)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def answers(port: int) -> bool:
-    """Whether a server is there."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
-
-
-def load(port: int, tokens: Path, rate: float, seconds: float) -> dict[str, Any]:
-    """Load a server from a process of its own."""
-    run = uuid.uuid4().hex[:10]
-    command = ["tests.benchmarks.serving.load", f"http://127.0.0.1:{port}", str(tokens), str(rate), str(seconds), run]
-    done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"  port {port} {rate:g}/s for {seconds:g} s: {json.dumps(found)}", flush=True)
-    return found
-
-
-def holds(found: dict[str, Any], limit_ms: float) -> bool:
-    """Whether all requests were answered by the model, the slowest hundredth within the limit."""
-    return set(found["statuses"]) == {"200"} and set(found["sources"]) == {"model"} and found["p99_ms"] <= limit_ms
 
 
 def highest_rate(port: int, tokens: Path, seconds: float, limit_ms: float) -> int:

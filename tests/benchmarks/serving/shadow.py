@@ -36,8 +36,8 @@ from cancellation.serving.demo.traffic import Sender, Sent, draw_samples, first_
 from cancellation.serving.inference.shadow import in_share
 from cancellation.serving.settings import ShadowSettings
 from cluster.serving.restarts import RestartBackoff
-from tests.benchmarks.serving.__main__ import server
 from tests.benchmarks.serving.load import MARKETS, SAMPLES, quantile
+from tests.benchmarks.serving.processes import server
 
 PORT = 8413
 SHADOW = ShadowSettings(name="next", source="cancellation/small_model", share=0.5)

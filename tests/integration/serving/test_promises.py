@@ -250,18 +250,23 @@ def test_feedback_is_written_down_once_and_must_not_contradict_itself(http: http
 
 
 def test_a_database_that_another_holds_keeps_nobody_from_being_heard(http: httpx.Client, data: Path) -> None:
+    event_ids = [f"while-it-is-held-{number}" for number in range(3)]
     answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        for event_id in event_ids:  # each waits a second for its turn at the database, and goes on without
+            answers.append(judge(http, {**simulated_event(60), "event_id": event_id}))
+
     with sqlite3.connect(data / "recent.sqlite", isolation_level=None) as holder:
         holder.execute("BEGIN IMMEDIATE")
-        event = {**simulated_event(60), "event_id": "while-it-is-held"}
-        asking = threading.Thread(target=lambda: answers.append(judge(http, event)))
+        asking = threading.Thread(target=ask)
         asking.start()
-        slowest = 0.0
+        num_heard = 0
         while asking.is_alive():
-            started = time.monotonic()
             assert http.get("/healthz").status_code == 200
-            slowest = max(slowest, time.monotonic() - started)
+            num_heard += 1
         holder.execute("ROLLBACK")
-    assert slowest < 0.9, "the event loop waited for the database"
-    assert answers[0].status_code == 200
-    assert "while-it-is-held" in [record["event_id"] for record in logged(data)]
+    # Counted, as single ones are slow on a busy machine. An event loop that waited would hear two for each event.
+    assert num_heard > 2 * len(event_ids) + 2, "the event loop waited for the database"
+    assert [answer.status_code for answer in answers] == [200] * len(event_ids)
+    assert {*event_ids} <= {record["event_id"] for record in logged(data)}

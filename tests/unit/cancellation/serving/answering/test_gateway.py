@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,14 +58,12 @@ def test_a_hung_model_costs_no_more_than_the_deadline_and_never_a_penalty(tmp_pa
         gate = Gate()
         async with serving(tmp_path, scored_by=WatchedModel(gate)) as client:
             event = {**simulated_event(1), "event_id": "hung-1"}
-            started = time.perf_counter()
             answer = await client.judge(event, **{"x-deadline-ms": "50"})
-            waited = time.perf_counter() - started
+            assert not gate.opened.is_set(), "it was answered while the model still hung"
             gate.opened.set()
             assert answer.status_code == 200
             assert answer.json()["source"] == "fallback"
             assert answer.json()["action"] != "penalty"
-            assert waited < 0.5  # of which 50 ms are meant; a busy machine may take the rest
             assert client.log()[0]["fallback_reason"] == "late"
             assert client.metrics.total(m.FALLBACKS, reason="late") == 1
 
@@ -101,12 +98,10 @@ def test_a_duplicate_waits_no_longer_than_its_own_deadline(tmp_path: Path) -> No
             first = asyncio.create_task(client.judge(event))
             while not gate.reached.is_set():
                 await asyncio.sleep(0.01)
-            started = time.perf_counter()
             second = await client.judge(event, **{"x-deadline-ms": "100"})
-            waited = time.perf_counter() - started
+            assert not first.done(), "it waited for the first one's answer"
             gate.opened.set()
             assert second.json()["source"] == "fallback"
-            assert waited < 2.0  # of which 100 ms are meant
             assert (await first).content == second.content, "there is one answer"
             assert len(client.log()) == 1
 

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from cancellation.model.fusion import FusionModel
+from cancellation.model.onnx_operators import onnx_runtime_layers
 from cancellation.model.spec import save_spec
 from cancellation.model.verdict_model import INPUTS, ONNX_FILE, ONNX_WEIGHTS_FILE, OUTPUTS
 from cancellation.text.tokenizer import TOKENIZER_FILE
@@ -42,7 +43,7 @@ _LARGE = 10_000
 _ONE_FILE_BYTES = 2**31 - 2**24
 """A protocol buffer holds less than 2 GiB; the graph itself takes some of it."""
 
-_ROUNDED = ("Wi", "intermediate.dense")
+_ROUNDED = ("mlp", "intermediate.dense")
 """Layers in 8 bits, by their names in ModernBERT and in XLM-R and DeBERTa: the widest, two fifths of the products.
 
 What enters them comes from a layer norm. Rounding what enters the others costs more than it saves: of 800 events
@@ -139,7 +140,7 @@ class _Rounding:
         self._one_file_up_to = one_file_up_to
         self._exact = _probabilities(plain, judged)
         graph = onnx.load(str(prepared), load_external_data=False).graph
-        self._layers = [node.name for node in graph.node if _is_rounded(node.name)]
+        self._layers = [node.name for node in graph.node if _is_rounded(node)]
         self.num_events = len(self._exact)
 
     def within(self, tolerance: float) -> tuple[list[str], float]:
@@ -187,21 +188,23 @@ def write_onnx(model: FusionModel, path: Path) -> None:
     free = {"token_ids": {0: "events", 1: "tokens"}, "features": {0: "events"}, "markets": {0: "events"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Exported(model).eval(),  # the exporter sets the mode it found back on all parts
-            (token_ids, features, torch.zeros(2, dtype=torch.long)),
-            str(path),
-            input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
-            dynamic_axes={**free, **{name: {0: "events"} for name in OUTPUTS}},
-            opset_version=_OPSET,
-            dynamo=False,
-        )
+        with onnx_runtime_layers(model.text_encoder, opset_version=_OPSET):
+            torch.onnx.export(
+                _Exported(model).eval(),  # the exporter sets the mode it found back on all parts
+                (token_ids, features, torch.zeros(2, dtype=torch.long)),
+                str(path),
+                input_names=list(INPUTS),
+                output_names=list(OUTPUTS),
+                dynamic_axes={**free, **{name: {0: "events"} for name in OUTPUTS}},
+                opset_version=_OPSET,
+                dynamo=False,
+            )
 
 
-def _is_rounded(name: str) -> bool:
-    module = ".".join(name.split("/")[:-1])
-    return ".text_encoder." in module and module.endswith(tuple(f".{layer}" for layer in _ROUNDED))
+def _is_rounded(node: onnx.NodeProto) -> bool:
+    module = ".".join(node.name.split("/")[:-1])
+    is_layer = ".text_encoder." in module and module.endswith(tuple(f".{layer}" for layer in _ROUNDED))
+    return is_layer and node.op_type in ("MatMul", "Gemm")
 
 
 class _Reader(CalibrationDataReader):
@@ -243,7 +246,8 @@ def halve_weights(source: Path, target: Path, *, one_file_up_to: int = _ONE_FILE
     model = onnx.load(str(source))
     graph = model.graph
     users = {name: node for node in graph.node for name in node.input}
-    for table in [table for table in graph.initializer if _is_large(table)]:
+    turns = {name for node in graph.node if node.op_type == "RotaryEmbedding" for name in node.input}
+    for table in [table for table in graph.initializer if _is_large(table) and table.name not in turns]:
         values = onnx.numpy_helper.to_array(table).astype(np.float16)
         half = f"{table.name}.half"
         graph.initializer.remove(table)

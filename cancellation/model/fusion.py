@@ -147,13 +147,17 @@ class Attention(nn.Module):
         self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, queries_nqd: torch.Tensor, states_ntd: torch.Tensor, mask_nt: torch.Tensor) -> torch.Tensor:
-        def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-
-        query, key, value = heads(self.query(queries_nqd)), heads(self.key(states_ntd)), heads(self.value(states_ntd))
-        scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
-        scores = scores + (1.0 - mask_nt[:, None, None, :].float()) * -1e4
-        return self.output((torch.softmax(scores, dim=-1) @ value).transpose(1, 2).flatten(2))
+        # Few queries ask a long text: keys and values of all its tokens would be the dearest part. A query is turned
+        # by the keys' weights instead, and what it finds in the text by the values' (the same sums in another order;
+        # the keys' bias adds one number to all scores of a query, which a softmax does not see).
+        heads, head_width = self.num_heads, queries_nqd.shape[-1] // self.num_heads
+        query = self.query(queries_nqd).unflatten(2, (heads, 1, head_width))
+        turned = query @ self.key.weight.unflatten(0, (heads, head_width))
+        scores = turned.flatten(1, 3) @ states_ntd.transpose(1, 2) * head_width**-0.5
+        scores = scores + (1.0 - mask_nt[:, None, :].float()) * -1e4
+        found = (torch.softmax(scores, dim=-1) @ states_ntd).unflatten(1, (-1, heads, 1))
+        values = found @ self.value.weight.unflatten(0, (heads, head_width)).transpose(1, 2)
+        return self.output(values.flatten(2) + self.value.bias)
 
 
 class TextPool(nn.Module):

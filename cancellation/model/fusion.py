@@ -143,13 +143,13 @@ class Attention(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        # No bias for keys: it would add one number to all scores of a query, which a softmax does not see.
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width, bias=False)
         self.value, self.output = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, queries_nqd: torch.Tensor, states_ntd: torch.Tensor, mask_nt: torch.Tensor) -> torch.Tensor:
         # Few queries ask a long text: keys and values of all its tokens would be the dearest part. A query is turned
-        # by the keys' weights instead, and what it finds in the text by the values' (the same sums in another order;
-        # the keys' bias adds one number to all scores of a query, which a softmax does not see).
+        # by the keys' weights instead, and what it finds in the text by the values': the same sums in another order.
         heads, head_width = self.num_heads, queries_nqd.shape[-1] // self.num_heads
         query = self.query(queries_nqd).unflatten(2, (heads, 1, head_width))
         turned = query @ self.key.weight.unflatten(0, (heads, head_width))

@@ -4,8 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -293,17 +295,24 @@ def test_the_shipped_model_fits_and_needs_no_torch():
     assert "@" in done.stdout
 
 
-@pytest.mark.parametrize(("tolerance", "layers"), [(1.0, ["0", "0", "1", "1"]), (0.0003, ["1"])])
-def test_a_layer_that_moves_scores_too_far_stays_unrounded(tmp_path: Path, tolerance: float, layers: list[str]) -> None:
+def test_a_layer_that_moves_scores_too_far_stays_unrounded(tmp_path: Path) -> None:
     trained = taught_model("attention")
     first = trained.text_encoder.layers[0]
-    with torch.no_grad():  # the same function, but one channel leaves no room in 8 bits for the others
-        first.mlp_norm.weight[0] *= 3000.0
-        first.mlp.Wi.weight[:, 0] /= 3000.0
+    with torch.no_grad():
+        first.mlp_norm.weight[0] *= 1e5  # the same function, but one channel leaves no room in 8 bits for the others
+        first.mlp.Wi.weight[:, 0] /= 1e5
     batches = calibration_batches(small_set())
-    export_model(trained, small_tokenizer(), batches, tmp_path, tolerance=tolerance)
-    report = json.loads((tmp_path / "export.json").read_text())
-    rounded = [name.split("layers.")[1][0] for name in report["rounded"]]
-    assert rounded == layers if tolerance == 1.0 else set(rounded) == set(layers)
-    assert (report["largest_difference"] > 0.0003) == (tolerance == 1.0)
+
+    def exported_within(tolerance: float) -> dict[str, Any]:
+        export_model(trained, small_tokenizer(), batches, tmp_path, tolerance=tolerance)
+        return json.loads((tmp_path / "export.json").read_text())
+
+    everything = exported_within(1.0)
+    assert len(everything["rounded"]) == 4
+    tolerance = everything["largest_difference"] / 2
+    report = exported_within(tolerance)
+    assert report["largest_difference"] <= tolerance
+    of_layers = Counter(name.split("layers.")[1][0] for name in report["rounded"])
+    assert of_layers["0"] < 2, "of the harmed layer nothing was left out"
+    assert of_layers["0"] <= of_layers["1"]
     assert report["judged_events"] == sum(len(features) for _, features, _ in batches)

@@ -51,6 +51,7 @@ def render_day(
             other_features=found.drift[_FEATURES_SHOWN:],
             reasons=sorted(found.whole.fallback_reasons.items(), key=lambda item: -item[1]),
             precision=_precision(found),
+            appeals=sum(found.feedback[-1].appeals.values()),
             shadows=_shadows(found),
             promised=found.promised_precision,
             unknowable=UNKNOWABLE,

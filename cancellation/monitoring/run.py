@@ -28,6 +28,7 @@ from cancellation.monitoring.triggers import RetrainDecision, TriggerSettings, d
 from cancellation.serving.records.shipped_log import day_start
 from cluster import storage
 from cluster.models.files import fetch_model, resolve_model
+from cluster.provenance import hide_credentials
 from cluster.settings import Settings
 
 _DAY_SECONDS = 86_400
@@ -122,6 +123,7 @@ def monitor_day(
         feedback=list(days.all_feedback(day)),
         alarms=alarms,
         settings=settings.triggers,
+        places={"ARCHIVE": hide_credentials(archive), "MONITORING": hide_credentials(output)},
     )
     unfinished = day_start(day) + _DAY_SECONDS + settings.shipping_minutes * 60 - now
     found = [

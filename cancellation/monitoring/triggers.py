@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,8 +24,12 @@ class TriggerSettings(Settings):
     wrong_predictions: int = Field(default=1000, ge=1)
     """Verdicts of the model in service that people rejected, since it went into service."""
 
-    relabel: str = "python -m jobs.cancellation_relabel input=LABELLED round=var/relabel/next archive=ARCHIVE"
-    """What is printed before it: the round in which people look again at doubtful labels and at rejected verdicts."""
+    relabel: str = (
+        "python -m jobs.cancellation_relabel input=LABELLED round=var/relabel/next archive=ARCHIVE "
+        "monitoring=MONITORING"
+    )
+    """What is printed before it: the round in which people look again at doubtful labels and at rejected verdicts.
+    ARCHIVE and MONITORING become what the monitor itself reads and writes."""
 
     command: str = (
         "python -m jobs.cancellation_train jobs/cancellation_train.further.toml output=var/models/cancellation_next "
@@ -69,6 +74,7 @@ def decide(
     feedback: Sequence[FeedbackDay],
     alarms: Sequence[PrecisionAlarm],
     settings: TriggerSettings,
+    places: Mapping[str, str] | None = None,
 ) -> RetrainDecision:
     """Apply every rule; one that fires is enough.
 
@@ -80,6 +86,7 @@ def decide(
         feedback: Of all days that are known.
         alarms: Of all detectors.
         settings: The rules' numbers.
+        places: What takes the place of which word in the command of the round.
     """
     triggers = (
         _drift(drift, settings),
@@ -88,7 +95,10 @@ def decide(
         _signals(signals),
     )
     retrain = any(trigger.fired for trigger in triggers)
-    commands = (settings.relabel, settings.command) if retrain else (None, None)
+    relabel = settings.relabel
+    for word, place in (places or {}).items():
+        relabel = relabel.replace(word, shlex.quote(place))
+    commands = (relabel, settings.command) if retrain else (None, None)
     return RetrainDecision(day, model_version, retrain, triggers, *commands)
 
 

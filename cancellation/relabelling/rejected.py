@@ -14,7 +14,8 @@ from cancellation.monitoring.days import Days
 from cancellation.relabelling.cases import Case
 from cancellation.serving.records.redaction import is_by_reference
 from cancellation.serving.records.shipped_log import day_start, read_log
-from cluster.storage import join_url
+from cluster.provenance import hide_credentials
+from cluster.storage import exists, join_url
 
 _LOOKED_BACK = 92
 """Days between a decision and what people say of it, at most: as far as the monitor may look back."""
@@ -30,7 +31,15 @@ def rejected_verdicts(archive: str, monitoring: str, until: date, *, most: int) 
         monitoring: The output of jobs.cancellation_monitor, which has brought feedback and decisions together.
         until: The last day whose feedback counts.
         most: Cases at most.
+
+    Raises:
+        ValueError: If no day was monitored: a round would leave out what people rejected, and not say so.
     """
+    if not exists(join_url(monitoring, "days")):
+        raise ValueError(
+            f"monitoring {hide_credentials(monitoring)}: expected days/ of jobs.cancellation_monitor, found none; give "
+            "its output, run it first, or leave out archive"
+        )
     days = list(Days(archive, monitoring, None).all_feedback(until))
     wrong = {
         review.event_id: review

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +19,18 @@ import pyarrow.parquet as pq
 from cancellation.events.factors import FACTORS
 from cancellation.features.profile import FeatureProfile, fit_profile
 from cancellation.features.vector import feature_digest, feature_table
+from cancellation.serving.records.archive import TABLES
+from cancellation.serving.records.decision_log import encode_record
 from cancellation.serving.records.decision_record import DECISION_SCHEMA
 from cancellation.serving.records.feedback import feedback_table
+from cancellation.serving.records.log_shipping import ShipperSettings
+from cancellation.serving.records.segments import OPEN, SEALED, SegmentWriter, encode_line, read_segment
+from cancellation.serving.records.shipped_log import day_start
 from cancellation.simulation.simulator import SimulationSettings, simulate
 
 DAY = date(2026, 11, 22)
 MARKETS = ("BR", "ID", "TH")
+_PROJECT = Path(__file__).resolve().parents[2]
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Features (n, 68) -> features as they became."""
 
@@ -151,3 +161,70 @@ def feedback(
 def ship_feedback(archive: Path, messages: Sequence[dict[str, object]], *, name: str = "0001") -> None:
     """Write messages where the shipper does."""
     ship(archive, feedback_table(messages), log="feedback", name=name)
+
+
+class Calendar:
+    """Days for an endpoint that has only the machine's clock: its records get other dates on their way to the shipper.
+
+    The log on the endpoint's disk is read and left as it is. What is new in it is copied, with another instant of
+    receipt and whatever was reckoned from that, into a folder that a shipping process of its own empties, as where
+    `serving.output` is null.
+    """
+
+    def __init__(self, log: Path, folder: Path, archive: Path) -> None:
+        self._log, self._folder, self._archive = log, folder, archive
+        self._taken = dict.fromkeys(TABLES, 0)
+        self._decided: dict[str, float] = {}
+
+    def ship(self, day: date, *, skip: Sequence[int] = ()) -> dict[str, int]:
+        """Ship what is new as of a day; give the number of records by log.
+
+        Decisions are spread evenly over the day's hours (UTC), in their order, and over none of `skip`; all else
+        follows in its last minutes. Of each log there are two segments, so that a day has files to be put together.
+        """
+        counts = {}
+        for name in TABLES:
+            records = self._new(name)
+            instants = _instants(name, day, len(records), skip)
+            if name == "decisions":
+                self._decided |= {record["event_id"]: at for record, at in zip(records, instants, strict=True)}
+            dated = [self._dated(record, at) for record, at in zip(records, instants, strict=True)]
+            middle = len(dated) // 2
+            for number, part in enumerate((dated[:middle], dated[middle:])):
+                _write_segment(self._folder / name, f"{day}-{number}", part)
+            counts[name] = len(records)
+        command = [sys.executable, "-m", "cancellation.serving.records.archive", str(self._folder), str(self._archive)]
+        command.append(ShipperSettings().model_dump_json())
+        subprocess.run(command, cwd=_PROJECT, stdin=subprocess.DEVNULL, check=True, timeout=120)
+        return counts
+
+    def _new(self, name: str) -> list[dict[str, Any]]:
+        paths = [path for path in (self._log / name).glob("*-*") if path.suffix in (OPEN, SEALED)]
+        read = chain.from_iterable(read_segment(path).records for path in sorted(paths))
+        records = list(read)[self._taken[name] :]
+        self._taken[name] += len(records)
+        return records
+
+    def _dated(self, record: Mapping[str, Any], at: float) -> dict[str, Any]:
+        dated = {**record, "received_at": at}
+        if "decided_at" in record:
+            dated["decided_at"] = self._decided[record["event_id"]]
+        if "deadline" in record:
+            dated["deadline"] = at + record["deadline"] - record["received_at"]
+        return dated
+
+
+def _instants(log: str, day: date, number: int, skip: Sequence[int]) -> list[float]:
+    if log != "decisions":
+        return [day_start(day) + 86_100 + place for place in range(number)]
+    hours = [hour for hour in range(24) if hour not in skip]
+    places = [len(hours) * (place + 0.5) / number for place in range(number)]
+    return [day_start(day) + 3600 * (hours[int(place)] + place % 1) for place in places]
+
+
+def _write_segment(folder: Path, name: str, records: Sequence[Mapping[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    segment = SegmentWriter(folder, name)
+    for record in records:
+        segment.append(encode_line(encode_record(record)))
+    segment.seal()

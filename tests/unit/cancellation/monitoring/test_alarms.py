@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from cancellation.features.vector import feature_names
 from cancellation.monitoring.counts import DECISION_COLUMNS, DayCounts, DecisionCounter, merge
-from cancellation.monitoring.drift import DriftSettings, feature_drift, missing_signals
+from cancellation.monitoring.drift import DriftSettings, MissingSignal, feature_drift, missing_signals
 from cancellation.monitoring.feedback import FeedbackDay, Review
 from cancellation.monitoring.findings import FindingSettings, compare_day, missing_hours
 from cancellation.monitoring.precision import PrecisionSettings, detect, measure
@@ -184,3 +185,10 @@ def test_an_alarm_and_a_missing_signal_fire(quiet: list[DayCounts]) -> None:
     decision = decided(alarms=[alarm], signals=signals)
     assert _fired(decision) == ["precision", "signals"]
     assert "TH since 2026-11-22" in decision.triggers[2].reason
+
+
+def test_the_printed_round_reads_what_the_monitor_reads_and_writes() -> None:
+    gone = MissingSignal("BR", "calls.count", "missing", 1.0, 0.1)
+    places = {"ARCHIVE": "s3://logs/of verdicts", "MONITORING": "var/days"}
+    printed = decided(signals=[gone], places=places).relabel or ""
+    assert {"archive=s3://logs/of verdicts", "monitoring=var/days"} <= {*shlex.split(printed)}

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pytest
 
 from cancellation.events.event import event_mapping
 from cancellation.monitoring.days import Days
@@ -59,3 +60,8 @@ def test_rejected_verdicts_are_found_with_their_events(tmp_path):
     assert [case.rank for case in cases] == list(range(1, len(cases) + 1))
     assert rejected_verdicts(str(archive), kept, DAY - timedelta(days=1), most=100) == []
     assert rejected_verdicts(str(archive), kept, DAY, most=3) == cases[:3]
+
+
+def test_an_archive_that_nobody_monitored_is_no_archive_without_rejected_verdicts(tmp_path):
+    with pytest.raises(ValueError, match=r"monitoring .*: expected days/ of jobs\.cancellation_monitor, found none"):
+        rejected_verdicts(str(tmp_path), str(tmp_path / "elsewhere"), DAY, most=3)

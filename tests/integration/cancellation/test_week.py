@@ -305,9 +305,7 @@ def test_the_printed_round_is_the_scheduled_one(week: Week) -> None:
     }
 
 
-def test_the_round_asks_about_both_rejected_verdicts_and_their_labels_are_corrected(
-    week: Week, corrected: Path
-) -> None:
+def test_the_round_asks_about_both_rejected_verdicts_and_corrects_them(week: Week, corrected: Path) -> None:
     manifest, cases = read_cases(str(week.root / "round"))
     asked = sorted((case for case in cases.values() if case.why == "rejected"), key=lambda case: case.rank)
     assert [case.event.event_id for case in asked] == [week.overturned, week.rejected]
@@ -338,9 +336,7 @@ def _labelled(corrected: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (corrected / "labelled" / f"{name}.jsonl").read_text().splitlines()]
 
 
-def test_the_new_model_was_taught_every_corrected_label_and_judges_the_week(
-    week: Week, corrected: Path, model: Path
-) -> None:
+def test_the_new_model_learnt_from_every_label_and_judges_the_week(week: Week, corrected: Path, model: Path) -> None:
     taught = [row["label"] for name in ("corrected", "rejected") for row in _labelled(corrected, name)]
     encoded = (week.root / "training" / "cancellation-events").rglob("*.arrow")
     tables = {path: pa.ipc.open_file(path).read_all() for path in encoded}

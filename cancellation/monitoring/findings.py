@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from pydantic import Field
@@ -31,10 +33,6 @@ class FindingSettings(Settings):
 
     min_events: int = Field(default=30, ge=1)
     """Events of a market below which its shares are not compared."""
-
-    hour_events: float = Field(default=7.0, ge=3)
-    """Events that an hour of a market has on average, from which on none at all means that the hour is missing: 7 are
-    missing by chance once in a thousand such hours."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +87,37 @@ def compare_day(today: DayCounts, before: Sequence[DayCounts], settings: Finding
 def missing_hours(today: DayCounts, before: Sequence[DayCounts], settings: FindingSettings) -> dict[str, list[int]]:
     """Name the hours (UTC) of each market in which there is nothing, though there usually is.
 
-    Without earlier days: the hours in which no market has anything, under the name `all markets`.
+    Hours without an event are missing where as many in a row with as much traffic (Poisson, at each hour's mean of the
+    days before) would be empty by chance on a share `level` of days, whatever the number of markets: one hour of a
+    large market, several of a small one. Without earlier days: the hours in which no market has anything, named
+    `all markets`.
     """
     if len(before) < MIN_DAYS:
-        hours = [sum(market.hours[hour] for market in today.markets.values()) for hour in range(24)]
-        silent = [hour for hour, count in enumerate(hours) if not count]
-        return {"all markets": silent} if silent and today.events >= settings.hour_events * 24 else {}
-    found = {}
-    for code in sorted({code for day in before for code in day.markets}):
-        days = _of(before, code)
-        own = today.markets.get(code, MarketCounts())
-        usual = [sum(one.hours[hour] for one in days) / len(before) for hour in range(24)]
-        silent = [hour for hour in range(24) if not own.hours[hour] and usual[hour] >= settings.hour_events]
-        if silent:
-            found[code] = silent
+        whole = _whole(today).hours
+        usual = {_ALL: ([sum(whole) / 24] * 24, whole)}
+    else:
+        codes = sorted({code for day in before for code in day.markets})
+        earlier = {code: [one.hours for one in _of(before, code)] for code in codes}
+        usual = {
+            code: (
+                [sum(hours[hour] for hours in earlier[code]) / len(before) for hour in range(24)],
+                today.markets.get(code, MarketCounts()).hours,
+            )
+            for code in codes
+        }
+    # Each hour of each market is a test of its own, and any of them raises the alarm.
+    enough = -math.log(settings.level / (24 * max(len(usual), 1)))
+    found = {code: _empty_spans(*hours, enough) for code, hours in usual.items()}
+    return {code: hours for code, hours in found.items() if hours}
+
+
+def _empty_spans(usual: Sequence[float], hours: Sequence[int], enough: float) -> list[int]:
+    """Give the hours of all spans without an event in which at least so many were to be expected."""
+    found: list[int] = []
+    for empty, span in groupby(range(24), key=lambda hour: not hours[hour]):
+        those = list(span)
+        if empty and sum(usual[hour] for hour in those) >= enough:
+            found += those
     return found
 
 

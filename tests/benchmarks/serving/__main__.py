@@ -1,7 +1,7 @@
-"""Measure the endpoint beside a plain FastAPI server, both with the shipped model and the same open-loop load.
+"""Measure the endpoint, whole and with its model apart, beside a plain FastAPI server: one model, one open-loop load.
 
 Starts each server in processes of its own, the load in another, all on this machine, and prints what it does;
-the last line is one JSON object. A quarter of an hour; `seconds=10` for a look.
+the last line is one JSON object. Twenty minutes; `seconds=10` for a look.
 
     python -m tests.benchmarks.serving [seconds=60] [step=15] [limit=75] [settings for jobs.cancellation_serve …]
 
@@ -26,7 +26,7 @@ from typing import Any
 from tests.benchmarks.serving.processes import holds, load, server
 
 RATES = (25, 50, 75, 100, 125, 150, 175, 200, 225, 250, 300, 350, 400, 500)
-PORT, PEER_PORT = 8411, 8412
+PORT, PEER_PORT, APART_PORT = 8411, 8412, 8413
 
 
 def highest_rate(port: int, tokens: Path, seconds: float, limit_ms: float) -> int:
@@ -110,14 +110,17 @@ def main(arguments: list[str]) -> None:
         tokens = Path(folder) / "tokens"
         tokens.write_text("benchmark-token-benchmark verdict feedback policy\n")
         tokens.chmod(0o600)
-        ours = [
-            "jobs.cancellation_serve",
-            f"service.port={PORT}",
-            f"serving.data_dir={folder}/data",
-            f"serving.output={folder}/archive",
-            f"serving.tokens_file={tokens}",
-            *(f"{name}={value}" for name, value in given.items()),
-        ]
+
+        def ours(program: str, port: int) -> list[str]:
+            return [
+                program,
+                f"service.port={port}",
+                f"serving.data_dir={folder}/{port}/data",
+                f"serving.output={folder}/{port}/archive",
+                f"serving.tokens_file={tokens}",
+                *(f"{name}={value}" for name, value in given.items()),
+            ]
+
         os.environ.pop("VERDICTS_TOKENS_FILE", None)
         result: dict[str, Any] = {
             "date": datetime.now(UTC).date().isoformat(),
@@ -125,18 +128,23 @@ def main(arguments: list[str]) -> None:
             "limit_ms": limit_ms,
             **given,
         }
-        with server(ours, PORT) as process:
-            load(PORT, tokens, 20, 5)
-            result["stages_ms"] = stages(PORT, tokens)
-            result["at_100"] = load(PORT, tokens, 100, seconds)
-            result["highest_rate"] = highest_rate(PORT, tokens, step, limit_ms)
-            result["overload"] = overload(PORT, tokens, max(result["highest_rate"], 25), seconds, process)
+
+        def measured(port: int) -> dict[str, Any]:
+            load(port, tokens, 20, 5)
+            at_100 = load(port, tokens, 100, seconds)
+            return {"at_100": at_100, "highest_rate": highest_rate(port, tokens, step, limit_ms)}
+
+        with server(ours("jobs.cancellation_serve", PORT), PORT) as process:
+            result["endpoint"] = measured(PORT) | {"stages_ms": stages(PORT, tokens)}
+            rate = max(result["endpoint"]["highest_rate"], 25)
+            result["overload"] = overload(PORT, tokens, rate, seconds, process)
         with server(["tests.benchmarks.serving.peer", str(PEER_PORT)], PEER_PORT):
-            load(PEER_PORT, tokens, 20, 5)
-            result["peer_at_100"] = load(PEER_PORT, tokens, 100, seconds)
-            result["peer_highest_rate"] = highest_rate(PEER_PORT, tokens, step, limit_ms)
-        peer = result["peer_highest_rate"]
-        result["ratio"] = round(result["highest_rate"] / peer, 2) if peer else None
+            result["peer"] = measured(PEER_PORT)
+        with server(ours("tests.benchmarks.serving.apart", APART_PORT), APART_PORT):
+            result["apart"] = measured(APART_PORT) | {"stages_ms": stages(APART_PORT, tokens)}
+        if peer := result["peer"]["highest_rate"]:
+            result["ratio"] = round(result["endpoint"]["highest_rate"] / peer, 2)
+            result["ratio_apart"] = round(result["apart"]["highest_rate"] / peer, 2)
         result["load_average"] = os.getloadavg()[0]
         print(json.dumps(result))
 

@@ -83,6 +83,7 @@ def test_other_events_in_the_same_place_are_learned_from(tmp_path):
     assert versions[0] != versions[1]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_with_the_same_weights(calm, events, tmp_path):
     # The same encoded events: which pieces stay apart in them (BPE dropout) is drawn anew for each run.
     shutil.copytree(calm / "checkpoints", tmp_path / "checkpoints", ignore=shutil.ignore_patterns("*-run"))

@@ -94,10 +94,10 @@ def project(tmp_path_factory: pytest.TempPathFactory, local_ray: str) -> Project
         pytest.param(
             {"parallel": "fsdp", "gradient_checkpointing": True, "pairs_per_forward": 7},
             id="shares, recomputed, in parts of seven pairs",
-            marks=pytest.mark.slow,  # test_finetune_shares.py trains in shares without a cluster, sooner
         ),
     ],
 )
+@pytest.mark.slow  # test_finetune_shares.py trains in shares without a cluster, sooner
 def test_two_workers_take_the_steps_of_one_with_the_doubled_batch(
     project: Project, settings: dict[str, object]
 ) -> None:

@@ -61,6 +61,7 @@ def test_a_sweep_compares_nested_sets_and_reads_finished_cells_back(
     assert all(row in again for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_cross_validation_judges_every_pair_by_a_model_that_did_not_see_it(tmp_path: Path, tiny_model: Path) -> None:
     crossvalidate(

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from cancellation.features.vector import feature_names
-from cancellation.monitoring.counts import DECISION_COLUMNS, DayCounts, DecisionCounter, merge
+from cancellation.monitoring.counts import DECISION_COLUMNS, DayCounts, DecisionCounter, MarketCounts, merge
 from cancellation.monitoring.drift import DriftSettings, MissingSignal, feature_drift, missing_signals
 from cancellation.monitoring.feedback import FeedbackDay, Review
 from cancellation.monitoring.findings import FindingSettings, compare_day, missing_hours
@@ -61,6 +61,22 @@ def test_a_market_that_moves_alone_is_named(quiet: list[DayCounts]) -> None:
     today.markets["TH"] = counted(0, 300, markets=("TH",), induced=0.6).markets["TH"]
     subjects = [one.text[:2] for one in compare_day(today, quiet[-28:], FindingSettings()) if one.subject == "verdicts"]
     assert "TH" in subjects
+
+
+def test_hours_that_chance_left_empty_are_told_on_one_day_in_a_hundred_at_most() -> None:
+    rng, codes = np.random.default_rng(5), [f"M{number}" for number in range(9)]
+
+    def drawn(mean: float) -> DayCounts:
+        hours = {code: rng.poisson(mean, 24).tolist() for code in codes}
+        return DayCounts("2026-11-22", {code: MarketCounts(hours=one) for code, one in hours.items()})
+
+    for mean in (0.5, 2.0, 7.0):
+        before = [drawn(mean) for _ in range(28)]
+        told = sum(bool(missing_hours(drawn(mean), before, FindingSettings())) for _ in range(1000))
+        assert told <= 20, mean
+    silent = drawn(7.0)
+    silent.markets["M3"].hours[4:6] = [0, 0]
+    assert missing_hours(silent, [drawn(7.0) for _ in range(28)], FindingSettings()) == {"M3": [4, 5]}
 
 
 def test_traffic_that_halves_is_told(quiet: list[DayCounts]) -> None:

@@ -75,7 +75,6 @@ TINY = """
 name = "tiny"
 vocab_size = 600
 max_tokens = 48
-markets = ["BR", "ID"]
 shape = { hidden_size = 16, num_layers = 1, num_heads = 1, intermediate_size = 16 }
 fusion = { hidden_size = 16, num_heads = 1 }
 loop = { steps_per_validation = 5, batch_size = 32, bf16 = false, learning_rate = 0.005 }
@@ -350,6 +349,7 @@ def test_the_new_model_learnt_from_every_label_and_judges_the_week(week: Week, c
     verdicts = read_verdicts(str(week.root / "verdicts")).to_pylist()
     assert [row["event_id"] for row in verdicts] == [one.event.event_id for one in TRAFFIC]
     assert {row["error"] for row in verdicts} == {None}
+    assert "penalty" not in {row["action"] for row in verdicts}  # the policy's proof is of the model before
     assert len({row["model_version"] for row in verdicts}) == 1
     assert verdicts[0]["model_version"].startswith("tiny@")
     assert len({round(row["score"], 6) for row in verdicts}) > 1

@@ -46,6 +46,8 @@ from tests.builders.reviewers import answer_round
 from tests.conftest import PROJECT
 from tests.servers.serving_process import Served, served
 
+pytestmark = pytest.mark.timeout(600)  # the week is the set-up of the first test
+
 JOBS: dict[str, type[Settings]] = {
     "jobs.cancellation_compact": CompactJob,
     "jobs.cancellation_monitor": MonitorJob,

@@ -69,13 +69,23 @@ def correct(
         "people": sorted({one.by for one in correction.answers}),
         **changes(correction.cases, settled),
         "gains": [gain.as_dict() for gain in _gains(correction, settled, workshop)] if workshop else [],
+        "rows": _num_rows(labelled),
     }
-    files = {**labelled, REPORT: json.dumps(report, indent=1).encode()}
+    files = {**labelled, **report_files(report)}
     output.publish({name: output.write_data(name.replace("/", "-"), content) for name, content in files.items()})
     _write_samples(correction.source, output.url, rejected=REJECTED in files)
     output.commit(plan, {"report": report})
     output.clean_up()
     return {**report, "already_done": False}
+
+
+def report_files(report: Mapping[str, Any]) -> dict[str, bytes]:
+    """Write a report, by file name."""
+    return {REPORT: json.dumps(report, indent=1).encode()}
+
+
+def _num_rows(labelled: Mapping[str, bytes]) -> dict[str, int]:
+    return {name: content.count(b"\n") for name, content in labelled.items()}
 
 
 def changes(cases: Mapping[str, Case], settled: Mapping[str, Settled]) -> dict[str, Any]:
@@ -130,9 +140,13 @@ def write_first(
             f"round {manifest['round']}: all {len(cases):,} cases are expected to be settled, {len(missing):,} are "
             "not; a sample without the hard ones stands for nothing: label them, or ask one more person"
         )
-    lines = [new_row(case, settled[name], manifest) for name, case in cases.items()]
-    report = {"labels": dict(Counter(one.label for one in settled.values())), "procedure": manifest["procedure"]}
-    output.publish({FIRST: output.write_data("first", "".join(lines).encode())})
+    content = "".join(new_row(case, settled[name], manifest) for name, case in cases.items()).encode()
+    report = {
+        "labels": dict(Counter(one.label for one in settled.values())),
+        "procedure": manifest["procedure"],
+        "rows": _num_rows({FIRST: content}),
+    }
+    output.publish({FIRST: output.write_data("first", content)})
     write_sample(join_url(output.url, FIRST), LabelledSample(source="backfill", drawn="weighted", outcomes=_ALL))
     output.commit(plan, {"report": report})
     output.clean_up()

@@ -168,6 +168,9 @@ def _update_counts(folder: str, gone: Collection[str]) -> None:
     elif "rows" in (report := manifest.get("report", {})):
         present = sum(storage.read_bytes(storage.join_url(folder, name)).count(b"\n") for name in report["rows"])
         changed = {**report, FORGOTTEN: sum(report["rows"].values()) - present}
+        if "cases" in report:
+            named = report["cases"].items()
+            changed["cases"] = {kind: [one for one in some if one["event_id"] not in gone] for kind, some in named}
         if changed != {FORGOTTEN: 0, **report}:
             if storage.exists(storage.join_url(folder, REPORT)):
                 for name, content in report_files(changed).items():

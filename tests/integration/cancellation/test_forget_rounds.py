@@ -56,7 +56,7 @@ class Place:
 
     def mentioned(self) -> set[str]:
         """Events that stand in some file, whatever it is, compressed tables read."""
-        found = {name for name in _ids() for file in self._texts() if f'"{name}"'.encode() in file}
+        found = {name for name in _ids() for file in self._texts() if name.encode() in file}
         return found | read_cases(f"{self.url}/round")[1].keys()
 
     def _texts(self) -> list[bytes]:
@@ -77,7 +77,8 @@ def made(place: Place) -> Place:
     place.folder.joinpath("person.key").write_text("k" * 40)
     place.folder.joinpath("person.key").chmod(0o600)
     key = PersonKey.load(place.folder / "person.key")
-    cases = [Case(one.event, "contradicted", rank, one.label) for rank, one in enumerate(EVENTS[:8], 1)]
+    opinions = {"trees": [0.1, 0.1, 0.8], "fusion": [0.1, 0.3, 0.6]}
+    cases = [Case(o.event, "contradicted", rank, o.label, opinions=opinions) for rank, o in enumerate(EVENTS[:8], 1)]
     cases += [Case(one.event, "test", rank, one.label) for rank, one in enumerate(EVENTS[8:12], 1)]
     hidden = parse_event(key.hidden(event_mapping(FROM_ARCHIVE.event)))
     cases.append(Case(hidden, "rejected", 1, "induced", labelled_by="model m@1"))
@@ -114,7 +115,8 @@ def test_cases_tasks_answers_and_labels_of_a_seller_go_and_the_counts_say_so(
     assert json.loads(storage.read_bytes(f"{place.url}/round/run.json"))["forgotten"] == len(GONE)
     assert f"{len(GONE)} cases removed since" in "\n".join(round_lines({**manifest, "already_done": True}, place.url))
     changed = read_job_manifest(f"{place.url}/out")["report"]
-    assert changed == {**report, "forgotten": len(THEIRS)}
+    named = {kind: [one for one in some if one["event_id"] not in THEIRS] for kind, some in report["cases"].items()}
+    assert changed == {**report, "forgotten": len(THEIRS), "cases": named} != {**report, "forgotten": len(THEIRS)}
     assert json.loads(storage.read_bytes(f"{place.url}/out/report.json")) == changed
     assert f"{len(THEIRS)} labels removed since" in "\n".join(correction_lines({**changed, "already_done": True}, ""))
     assert len(read_labelled(f"{place.url}/labelled/set.parquet")) == len(EVENTS) - len(THEIRS)

@@ -13,8 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cancellation.relabelling.first_labels import first_lines
-from cancellation.relabelling.first_run import FirstLabelSettings, ask_first, take_first
 from cancellation.relabelling.report import first_label_lines, round_lines
+from cancellation.relabelling.run import FirstLabelSettings, ask_first, take_first
 from cluster.launch import run_job
 from cluster.tracking import TrackingSettings, tracked_run
 

@@ -1,17 +1,19 @@
-"""Remove people from all that the endpoint keeps: archive, recent answers, appeals, segments of this machine
-not yet shipped.
+"""Remove people from all that the endpoint keeps (archive, recent answers, appeals, segments of this machine not yet
+shipped), and from `relabelling`: rounds in which people label, exports of their answers, labelled sets.
 
 Reads the file `people`, a line each: `seller`, `buyer` or `order`, then the id. Prints how many rows there were and how
 many are left, and fails while there are any. Safe to repeat. Run it on every machine that has segments (`data_dir`);
 lines of segments that are still being written can go when those are sealed (`decision_log.segment_seconds`).
 
     python -m jobs.cancellation_forget people=people.txt serving.output=s3://bucket/prefix serving.data_dir=var/serving
+    ... relabelling=s3://bucket/rounds,s3://bucket/exports,s3://bucket/labelled
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from cancellation.relabelling.forgetting import Rounds
 from cancellation.serving.appeals.store import AppealStore
 from cancellation.serving.places import log_folder, person_key_path
 from cancellation.serving.records.forgetting import Places, forget
@@ -20,7 +22,7 @@ from cancellation.serving.records.recent import RecentDecisions
 from cancellation.serving.settings import ServingSettings
 from cancellation.serving.shared_state import open_state
 from cluster.launch import run_job
-from cluster.places import InputUrl
+from cluster.places import InputUrl, OutputUrl
 from cluster.serving.service import secret_path
 from cluster.settings import Settings
 
@@ -33,6 +35,10 @@ class ForgetJob(Settings):
 
     allow_empty: bool = False
     """Nobody on the list, or no such file, is fine: for a schedule, which runs when nobody has asked as well."""
+
+    relabelling: tuple[OutputUrl, ...] = ()
+    """Folders, local or s3://, with rounds of relabelling and of first labels, exports of the answers, labels that came
+    of them and labelled sets. Name them together: a task or an answer is found by the round that asked."""
 
     serving: ServingSettings = ServingSettings()
 
@@ -49,7 +55,8 @@ def main(job: ForgetJob) -> None:
     digests = read_people(job.people, key)
     state = open_state(job.serving)
     recent = RecentDecisions(state.database, retention_seconds=job.serving.retention_hours * 3600)
-    places = Places(job.serving.output, log_folder(job.serving), recent, AppealStore(state.appeals))
+    rounds = Rounds(job.relabelling, key)
+    places = Places(job.serving.output, log_folder(job.serving), recent, AppealStore(state.appeals), rounds)
     try:
         before, left = forget(places, digests)
     finally:
@@ -58,8 +65,11 @@ def main(job: ForgetJob) -> None:
     for name, found in (("found", before), ("left", left)):
         print(
             f"{name}: {found.archive} rows of the archive, {found.segments} and {found.open_segments} lines of "
-            f"sealed and open segments, {found.recent} recent answers, {found.appeals} appeals"
+            f"sealed and open segments, {found.recent} recent answers, {found.appeals} appeals, "
+            f"{found.relabelled} relabelled or labelled events"
         )
+    if rounds.passed_over:
+        print(f"not searched: {len(rounds.passed_over)} files of other forms, such as {min(rounds.passed_over)}")
     if left.rows:
         raise RuntimeError(f"{left.rows} rows are left; run this again when the open segments are sealed")
 

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.monitoring.counts import MarketCounts, merge
-from cancellation.monitoring.figures import key_figures
+from cancellation.monitoring.figures import KeyFigure, key_figures
 from cancellation.monitoring.health import UNKNOWABLE
 from cancellation.monitoring.precision import strength
 from cancellation.monitoring.run import MonitoredDay
@@ -78,7 +78,7 @@ def verdict(found: MonitoredDay) -> tuple[bool, str]:
 
 @cache
 def _template() -> Template:
-    return load_page("cancellation/monitoring/page.html", share=_share, figure=_figure, line=_line)
+    return load_page("cancellation/monitoring/page.html", share=_share, figure=_figure, moved=_moved, line=_line)
 
 
 def _share(value: float | None) -> str:
@@ -93,6 +93,16 @@ def _figure(value: float | None, kind: str) -> str:
     if kind == "milliseconds":
         return f"{value:,.0f} ms" if value >= 10 else f"{value:.1f} ms"
     return f"{value:,.0f}"
+
+
+def _moved(figure: KeyFigure) -> str:
+    """Say how far a number is from that of the day before: shares in points, everything else in per cent."""
+    today, yesterday = figure.today, figure.yesterday
+    if today is None or yesterday is None or (figure.kind != "share" and not yesterday):
+        return "–"
+    points = 100 * (today - yesterday if figure.kind == "share" else today / yesterday - 1)
+    shown = f"{points:+.1f} points" if figure.kind == "share" else f"{points:+.0f} %"
+    return "same" if shown in ("+0.0 points", "-0.0 points", "+0 %", "-0 %") else shown
 
 
 def _line(series: Sequence[float | None]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cancellation.events.event import event_mapping
 from cancellation.events.factors import FACTORS, VERDICTS
-from cancellation.relabelling.cases import HISTORY, Case, LabelledRow
+from cancellation.relabelling.cases import FORGOTTEN, HISTORY, Case, LabelledRow
 from cancellation.relabelling.procedure import MAX_FACTORS
 from cancellation.relabelling.tasks import CATEGORY, FACTORS_CHOSEN, REASONING
 from cluster import storage
@@ -76,7 +76,9 @@ def _answer(
     by = people.get(one.user) or str(one.data.get("annotator") or "") or one.user
     where = f"{name}: event {event_id}, annotator {by!r}"
     if str(one.data.get("round")) != manifest["round"] or event_id not in cases:
-        raise ValueError(f"{where}: expected an answer to round {manifest['round']}, found another; leave it out")
+        gone = manifest.get(FORGOTTEN)
+        hint = f" ({gone} of its cases were forgotten since: delete those tasks in Label Studio)" if gone else ""
+        raise ValueError(f"{where}: expected an answer to round {manifest['round']}, found another; leave it out{hint}")
     if one.data.get("procedure_digest") != manifest["procedure_digest"]:
         raise ValueError(f"{where}: labelled by another procedure than the round's; ask again in a round of its own")
     label, factors = one.first(CATEGORY), one.chosen.get(FACTORS_CHOSEN, ())

@@ -21,6 +21,8 @@ Why = Literal["contradicted", "test", "rejected", "first"]
 verdict in service that people rejected; first: of a market without labels."""
 
 CASES = "cases.parquet"
+FORGOTTEN = "forgotten"
+"""In a round and in a report: cases, or labels, that were removed since; every other figure counts them still."""
 HISTORY = "label_history"
 """Column of a labelled row: every label it had, oldest first, each with who, when and why."""
 

@@ -2,7 +2,7 @@
 
 labelled/corrected.jsonl   the labelled set again, labels as people settled them, each row with its history
 labelled/rejected.jsonl    verdicts in service that people rejected, labelled anew; chosen, so they prove nothing
-report.json                how many changed, how well doubt found them, what both models gain
+report.json, report.html   how many changed and to what, how well doubt found them, what both models gain
 _SUCCESS
 """
 
@@ -15,22 +15,22 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-import numpy as np
-
 from cancellation.decision.sample import LabelledSample, read_sample, write_sample
 from cancellation.events.examples import Example
 from cancellation.relabelling.answers import Answer, Settled, corrected_row, new_row, settle
-from cancellation.relabelling.cases import Case, LabelledRow
-from cancellation.relabelling.gain import Gain, measure_gains, share
+from cancellation.relabelling.cases import FORGOTTEN, Case, LabelledRow
+from cancellation.relabelling.changes import changes
+from cancellation.relabelling.gain import Gain, measure_gains
 from cancellation.relabelling.judges import Workshop
+from cancellation.relabelling.page import render_correction
 from cancellation.relabelling.round import split_tests
 from cluster.commit import Output
+from cluster.provenance import collect_provenance
 from cluster.storage import join_url
 
 CORRECTED, REJECTED, FIRST = "labelled/corrected.jsonl", "labelled/rejected.jsonl", "labelled/first.jsonl"
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "report.html"
 _ALL = ("penalty", "investigate", "none")
-_QUARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,11 @@ def correct(
         "people": sorted({one.by for one in correction.answers}),
         **changes(correction.cases, settled),
         "gains": [gain.as_dict() for gain in _gains(correction, settled, workshop)] if workshop else [],
+        "rows": _num_rows(labelled),
+        FORGOTTEN: 0,
+        "made": {**collect_provenance().as_dict(), "settings": dict(plan)},
     }
-    files = {**labelled, REPORT: json.dumps(report, indent=1).encode()}
+    files = {**labelled, **report_files(report)}
     output.publish({name: output.write_data(name.replace("/", "-"), content) for name, content in files.items()})
     _write_samples(correction.source, output.url, rejected=REJECTED in files)
     output.commit(plan, {"report": report})
@@ -78,22 +81,13 @@ def correct(
     return {**report, "already_done": False}
 
 
-def changes(cases: Mapping[str, Case], settled: Mapping[str, Settled]) -> dict[str, Any]:
-    """Count what was asked, answered and changed, by why it was asked; of the doubted by quarter of their order."""
-    found: dict[str, Any] = {"asked": len(cases), "open": sum(one.label is None for one in settled.values())}
-    done = {name: one for name, one in settled.items() if one.label is not None}
-    found["answered"] = len(done)
-    for why in ("contradicted", "test", "rejected"):
-        of_kind = [case for name, case in cases.items() if case.why == why and name in done]
-        found[why] = _changed(of_kind, done)
-    doubted = sorted((c for n, c in cases.items() if c.why == "contradicted" and n in done), key=lambda c: c.rank)
-    quarters = np.array_split(np.arange(len(doubted)), _QUARTERS)
-    found["contradicted_by_quarter"] = [_changed([doubted[place] for place in part], done) for part in quarters]
-    return found
+def report_files(report: Mapping[str, Any]) -> dict[str, bytes]:
+    """Write a report and its page, by file name."""
+    return {REPORT: json.dumps(report, indent=1).encode(), PAGE: render_correction(report)}
 
 
-def _changed(cases: Sequence[Case], settled: Mapping[str, Settled]) -> Mapping[str, Any]:
-    return share(sum(settled[case.event.event_id].label != case.label for case in cases), len(cases))
+def _num_rows(labelled: Mapping[str, bytes]) -> dict[str, int]:
+    return {name: content.count(b"\n") for name, content in labelled.items()}
 
 
 def _labelled_files(correction: Correction, settled: Mapping[str, Settled]) -> dict[str, bytes]:
@@ -130,9 +124,13 @@ def write_first(
             f"round {manifest['round']}: all {len(cases):,} cases are expected to be settled, {len(missing):,} are "
             "not; a sample without the hard ones stands for nothing: label them, or ask one more person"
         )
-    lines = [new_row(case, settled[name], manifest) for name, case in cases.items()]
-    report = {"labels": dict(Counter(one.label for one in settled.values())), "procedure": manifest["procedure"]}
-    output.publish({FIRST: output.write_data("first", "".join(lines).encode())})
+    content = "".join(new_row(case, settled[name], manifest) for name, case in cases.items()).encode()
+    report = {
+        "labels": dict(Counter(one.label for one in settled.values())),
+        "procedure": manifest["procedure"],
+        "rows": _num_rows({FIRST: content}),
+    }
+    output.publish({FIRST: output.write_data("first", content)})
     write_sample(join_url(output.url, FIRST), LabelledSample(source="backfill", drawn="weighted", outcomes=_ALL))
     output.commit(plan, {"report": report})
     output.clean_up()

@@ -1,4 +1,9 @@
-"""Judges of labels: models of two kinds, each asked only about events of sellers that it was not taught on."""
+"""Judges of labels: models of two kinds, each asked only about events of sellers that it was not taught on.
+
+Which labels are likely wrong is confident learning over their opinions: a label's quality is the probability that
+judges give to it, each weighed by how well it foresees what people say (self-confidence; Northcutt, Jiang, Chuang,
+Confident Learning, 2021; Kuan and Mueller, Model-agnostic label quality scoring, 2022), by cleanlab 2.9.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +39,8 @@ from cluster.training.train import TrainerSettings
 
 Kind = Literal["fusion", "fusion_other_seed", "trees", "llm"]
 _MAX_BATCH_TOKENS = 4096
+_LEAST = 1e-9
+"""Added to every chance, so that they can be divided by their sum."""
 
 
 class JudgeSettings(Settings):
@@ -159,3 +166,39 @@ def _said_by_llm(url: str | None, examples: Sequence[Example]) -> np.ndarray:
     if missing:
         raise ValueError(f"judges.llm {url}: {missing:,} of {len(examples):,} events have no verdict; label them too")
     return class_probabilities(np.array([said[one.event.event_id] for one in examples], np.float64), 1.0)
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """How far judges doubt n labels."""
+
+    quality: np.ndarray
+    """In [0, 1], (n,); low is doubtful."""
+
+    contradicted: np.ndarray
+    """How many judges hold another verdict for likelier, (n,)."""
+
+    def order(self) -> np.ndarray:
+        """Places of the contradicted labels, the most doubtful first."""
+        places = np.flatnonzero(self.contradicted)
+        return places[np.argsort(self.quality[places], kind="stable")]
+
+
+def doubt_labels(labels: np.ndarray, opinions: Sequence[np.ndarray]) -> Suspicion:
+    """Hold labels against what judges say who were taught without them.
+
+    Args:
+        labels: Class numbers, (n,).
+        opinions: Probabilities of the classes, (n, 3), one array a judge.
+    """
+    from cleanlab.rank import get_label_quality_ensemble_scores
+
+    # A class that no label is of is none in these markets: judges' chances of it go to the others.
+    present, places = np.unique(labels, return_inverse=True)
+    given = [np.asarray(opinion, np.float64)[:, present] + _LEAST for opinion in opinions]
+    given = [opinion / opinion.sum(axis=1, keepdims=True) for opinion in given]
+    quality = get_label_quality_ensemble_scores(
+        places, given, method="self_confidence", weight_ensemble_members_by="log_loss_search", verbose=False
+    )
+    contradicted = np.sum([opinion.argmax(axis=1) != places for opinion in given], axis=0)
+    return Suspicion(np.asarray(quality, np.float64), contradicted)

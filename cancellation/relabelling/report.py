@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cancellation.relabelling.cases import FORGOTTEN
+
 _WHY = {
     "contradicted": "labels that judges doubt",
     "test": "drawn by chance, the test of every model",
@@ -19,6 +21,7 @@ def round_lines(manifest: Mapping[str, Any], url: str) -> list[str]:
     lines += [f"{count:>8,} {_WHY[why]}" for why, count in manifest["asked"].items()]
     return [
         *lines,
+        *_forgotten(manifest, "cases"),
         f"round      {manifest['round']}, procedure {manifest['procedure']}",
         f"interface  {url}/label_studio/config.xml; tasks beside it, one file a person",
         f"procedure  {url}/procedure.html",
@@ -41,6 +44,7 @@ def correction_lines(report: Mapping[str, Any], url: str) -> list[str]:
             f"{gain['kind']:<18} accuracy on the corrected test {before['value']:.3f} -> {after['value']:.3f}, "
             f"{100 * change['value']:+.1f} points ({100 * change['low']:+.1f} to {100 * change['high']:+.1f})"
         )
+    lines += _forgotten(report, "labels")
     return [*lines, f"labels     {url}/labelled\nreport     {url}/report.json"]
 
 
@@ -48,7 +52,8 @@ def first_label_lines(report: Mapping[str, Any], url: str) -> list[str]:
     """Say what was labelled."""
     lines = ["already done: the same answers were read before"] if report["already_done"] else []
     counted = ", ".join(f"{count:,} {label}" for label, count in sorted(report["labels"].items()))
-    return [*lines, counted, f"labels     {url}/labelled, a weighted sample: calibrate on it, or add the market"]
+    lines += [counted, *_forgotten(report, "labels")]
+    return [*lines, f"labels     {url}/labelled, a weighted sample: calibrate on it, or add the market"]
 
 
 def figures(report: Mapping[str, Any]) -> dict[str, float | None]:
@@ -60,6 +65,13 @@ def figures(report: Mapping[str, Any]) -> dict[str, float | None]:
         found |= {f"{gain['kind']}.{name}": gain[name]["value"] for name in ("before", "after", "change")}
         found |= {f"{gain['kind']}.change_{end}": gain["change"][end] for end in ("low", "high")}
     return found
+
+
+def _forgotten(record: Mapping[str, Any], what: str) -> list[str]:
+    """Say how many are not there any more; the other figures are as they were."""
+    return (
+        [f"{record[FORGOTTEN]:>8,} {what} removed since: of people who were forgotten"] if record.get(FORGOTTEN) else []
+    )
 
 
 def _shown(part: Mapping[str, Any]) -> str:

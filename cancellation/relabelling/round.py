@@ -21,9 +21,8 @@ from cancellation.decision.calibration import choose_events
 from cancellation.events.examples import example_files
 from cancellation.events.factors import VERDICTS
 from cancellation.relabelling.cases import CASES, Case, LabelledRow, write_cases
-from cancellation.relabelling.judges import Workshop
+from cancellation.relabelling.judges import Suspicion, Workshop, doubt_labels
 from cancellation.relabelling.procedure import load_procedure
-from cancellation.relabelling.ranking import Suspicion, doubt_labels
 from cancellation.relabelling.tasks import TaskSettings, task_files
 from cluster.commit import Output
 from cluster.provenance import collect_provenance, hide_credentials, public_settings

@@ -23,8 +23,7 @@ from cancellation.events.examples import Example
 from cancellation.events.factors import VERDICTS
 from cancellation.events.labelled import LabelledEvent
 from cancellation.relabelling.gain import measure_gains
-from cancellation.relabelling.judges import Workshop
-from cancellation.relabelling.ranking import doubt_labels
+from cancellation.relabelling.judges import Workshop, doubt_labels
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import load_settings

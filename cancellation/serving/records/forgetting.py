@@ -1,4 +1,4 @@
-"""A person removed from all that the endpoint keeps: archive, recent answers, appeals, segments not shipped yet.
+"""A person removed from archive, recent answers, appeals, segments not shipped yet, and from rounds of relabelling.
 
 Rows are found by the keyed digests of `people.py`. Feedback has none and goes by its event's id, and so first: what
 finds it must still be there if this is broken off and begun again.
@@ -39,12 +39,14 @@ class Found:
     recent: int = 0
     appeals: int = 0
     """Cases, whole."""
+    relabelled: int = 0
+    """Events of labelled sets and of rounds in which people label, with their tasks and answers."""
     event_ids: set[str] = field(default_factory=set)
 
     @property
     def rows(self) -> int:
         """All of them."""
-        return self.archive + self.segments + self.open_segments + self.recent + self.appeals
+        return self.archive + self.segments + self.open_segments + self.recent + self.appeals + self.relabelled
 
 
 class Remembers(Protocol):
@@ -64,6 +66,8 @@ class Places:
     """`data_dir/log` of this machine."""
     recent: Remembers | None = None
     appeals: Remembers | None = None
+    rounds: Remembers | None = None
+    """Folders of rounds and labelled sets."""
 
 
 def forget(places: Places, digests: Collection[str]) -> tuple[Found, Found]:
@@ -91,13 +95,14 @@ def _pass(places: Places, digests: Collection[str], event_ids: Collection[str], 
         for file in storage.list_files(storage.join_url(places.archive_url, log), suffix=".parquet"):
             _search_file(file.url, matches, found, remove)
         if log == _BY_EVENT:
-            recent, appeals = (
+            recent, appeals, relabelled = (
                 store.about(digests, remove=remove) if store is not None else []
-                for store in (places.recent, places.appeals)
+                for store in (places.recent, places.appeals, places.rounds)
             )
             found.recent += len(recent)
             found.appeals += len(appeals)
-            found.event_ids.update(recent, appeals)
+            found.relabelled += len(relabelled)
+            found.event_ids.update(recent, appeals, relabelled)
     return found
 
 

@@ -97,9 +97,12 @@ def test_the_run_in_mlflow(job: MonitorJob) -> None:
 
 def test_the_page_in_a_browser(job: MonitorJob, browser: str, tmp_path: Path) -> None:
     page = (Path(job.output) / str(DAY) / "report.html").read_bytes()
+    record = json.loads((Path(job.output) / str(DAY) / "report.json").read_text())
+    more = f"{100 * (record['figures']['decisions'] / 600 - 1):+.0f} %"  # the day before had 600
     for frame in assert_legible(browser, page, tmp_path):
         assert frame["title"] == f"! {DAY} \u00b7 verdicts"
         assert frame["verdict_bottom"] < 400
         assert HOSTILE in frame["text"]
+        assert more in frame["text"] or frame["width"] <= 760
         for heading in ("What changed", "The day beside the days before", "Precision of induced verdicts", "Shadow"):
             assert heading in frame["text"]

@@ -45,6 +45,7 @@ def test_a_round_is_made_once_and_shows_no_label_and_no_opinion(tmp_path):
     assert "$opinion" not in (tmp_path / "round/label_studio/config.xml").read_text()
     page = (tmp_path / "round/procedure.html").read_text()
     assert load_procedure().digest in page
+    assert all(f"<b>{one['version']}.</b>" in page for one in load_procedure().history)
     assert page.count("<td>chat.") == 7
 
 

@@ -8,8 +8,7 @@ import pytest
 from cancellation.comparison.learners import TreeSettings
 from cancellation.events.factors import VERDICTS
 from cancellation.relabelling.cases import Case, LabelledRow
-from cancellation.relabelling.judges import JudgeSettings, Workshop, fold_of
-from cancellation.relabelling.ranking import doubt_labels
+from cancellation.relabelling.judges import JudgeSettings, Workshop, doubt_labels, fold_of
 from cancellation.relabelling.round import interleave, split_tests
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.training.labelled_source import simulated_examples

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -221,6 +222,28 @@ def test_a_model_killed_under_load_costs_no_answer(endpoint: Served) -> None:
     assert {"model", "fallback"} == set(stream.sources())
     assert all(body["action"] != "penalty" for body in stream.bodies().values() if body["source"] == "fallback")
     assert stream.answered() <= set(endpoint.logged())
+
+
+def is_haproxy(process: psutil.Process) -> bool:
+    try:
+        return process.name() == "haproxy"
+    except psutil.Error:
+        return False
+
+
+def test_a_killed_proxy_is_replaced_within_seconds(endpoint: Served) -> None:
+    killed = [child for child in psutil.Process(endpoint.process.pid).children(recursive=True) if is_haproxy(child)]
+    assert killed
+    for child in killed:
+        child.kill()
+
+    def is_back() -> bool:
+        try:
+            return endpoint.judge({**simulated_event(4), "event_id": f"{time.time()}"}).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    endpoint.until(is_back, seconds=25)  # half a minute by Serve's own interval
 
 
 def test_a_hung_model_is_not_waited_for_beyond_the_deadline(endpoint: Served) -> None:

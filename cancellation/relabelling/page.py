@@ -82,12 +82,13 @@ def _sentence(report: Mapping[str, Any], gains: Sequence[Mapping[str, Any]]) -> 
     if test["of"]:
         said.append(f"Of all labels some {format_share(test['share'])} are wrong.")
     if gains:
-        said.append(f"Gain in points: {'; '.join(map(_gained, gains))}.")
+        said.append(f"Accuracy when taught anew: {'; '.join(map(_gained, gains))}.")
     return " ".join(said) or "Nothing is settled yet."
 
 
 def _gained(gain: Mapping[str, Any]) -> str:
-    return f"{gain['name']} {100 * gain['change']['value']:+.1f}{'' if gain['kind'] else ', may be chance'}"
+    chance = "" if gain["kind"] else ", may be chance"
+    return f"{gain['name']} {100 * gain['change']['value']:+.1f} points{chance}"
 
 
 def _gains(gains: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], float]:

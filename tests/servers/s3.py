@@ -105,14 +105,14 @@ class S3Server:
             fault = next((fault for fault in self._faults if fault.takes(method, path)), None)
             if fault is not None:
                 fault.times -= 1
+        if fault is None and self.listing_delay and method == "GET" and "list-type" in path:
+            return self._as_listed_late(environ, start_response)
         if fault is None:
             # The store behind it looks and then writes; S3 does both in one, so that one creator of many wins.
             with self._creating if "HTTP_IF_NONE_MATCH" in environ else nullcontext():
                 answer = list(self._app(environ, start_response))
             if method == "PUT":
                 self._made.setdefault(environ["PATH_INFO"], time.monotonic())
-            elif self.listing_delay and "list-type" in path:
-                return self._as_listed_late(environ, start_response)
             with self._lock:
                 self.num_bytes += sum(map(len, answer))
             return answer

@@ -96,7 +96,7 @@ def writers(folder: Path, chance: Random, tally: Tally, kills: int) -> None:
     while tally.kills < kills:
         number += 1
         log, output = folder / f"writers-{number}", folder / f"writers-out-{number}"
-        answered, status = herd.run("write", str(log), "0", seconds=chance.uniform(0.005, 0.15))
+        answered, status = herd.run("write", str(log), "0", seconds=chance.uniform(0.002, 0.06))
         tally.struck(status == signal.SIGKILL)
         Shipper(log, str(output)).ship_once()
         _check(answered, log, output, tally)

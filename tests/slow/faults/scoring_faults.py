@@ -69,6 +69,7 @@ def processes(
                 driver = campaign.start(day)
                 # Whoever kills without end is never done: five a day, and then it is left alone.
                 for _ in range(min(kills - tally.kills, 5)):
+                    driver.join(campaign.chance.uniform(0.0, 2.0))
                     while driver.exitcode is None and not found():
                         driver.join(0.1)
                     driver.join(campaign.chance.uniform(0.0, most_seconds))
@@ -113,7 +114,7 @@ def _each_day(campaign: Campaign, tally: Tally, kills: int, strike: Callable[[An
         with campaign.timed(tally):
             day = campaign.new_day()
             driver = campaign.start(day)
-            driver.join(campaign.chance.uniform(1.0, campaign.calm_seconds))
+            driver.join(campaign.chance.uniform(1.0, 0.8 * campaign.calm_seconds))
             tally.struck(strike(driver))
             campaign.look(day, tally)
             campaign.finish(day, tally, process=driver)

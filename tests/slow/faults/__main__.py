@@ -3,9 +3,9 @@
     python -m tests.slow.faults [kills=1000] [seed=1] [faults=driver,actor:20,…] [out=FILE.md]
 
 `kills` are shared out over the faults by what one costs, but for those with a number of their own. In namespaces of its
-own where the machine allows (`unshare`): without, it ends only what it has started, and cuts no node off. With
-libfaketime (Debian has it, or LIBFAKETIME=PATH says where it is) clocks jump too. A strike counts if it met what it was
-meant for: a fault without any proves nothing, and is status 1 too, as are checks that do not see a spoilt day.
+own where the machine allows (`unshare`): without, it ends only what it has started, and cuts no node off. With a C
+compiler clocks jump too. A strike counts if it met what it was meant for: a fault without any proves nothing, and is
+status 1 too, as are checks that do not see a spoilt day.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ from tests.builders.pairs_data import make_pairs, write_pairs
 from tests.builders.tiny_models import save_tiny_model
 from tests.servers import namespace
 from tests.servers.s3 import S3Server
-from tests.slow.faults import partition, records, scoring_faults, verdicts
+from tests.slow.faults import clock, partition, records, scoring_faults, verdicts
 from tests.slow.faults.sabotage import require_days_checked
 from tests.slow.faults.scoring import NUM_PAIRS, Campaign, RayNodes
 from tests.slow.faults.tally import Tally, table
 
-FAKETIME = os.environ.get("LIBFAKETIME", "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 SHARES = {
     "driver": 60,
     "worker": 120,
@@ -186,17 +185,13 @@ def strike(fault: str, server: S3Server, campaign: Campaign, tally: Tally, kills
         "store lists late": scoring_faults.store(server, "lists late"),
         "credentials expired": scoring_faults.store(server, "credentials expired"),
         "disk full": scoring_faults.disk_full,
+        "clock jump": clock.clock_jumps,
     }
     if fault == "cut-off node":
         if not namespace.is_inside():
             tally.untried = "not tried: no network namespaces on this machine"
             return
         partition.partitions(campaign.folder, campaign, tally, kills)
-    elif fault == "clock jump":
-        if not Path(FAKETIME).exists():
-            tally.untried = "not tried: no libfaketime on this machine"
-            return
-        scoring_faults.clock_jumps(FAKETIME, campaign.folder)(campaign, tally, kills)
     else:
         by[fault](campaign, tally, kills)
 

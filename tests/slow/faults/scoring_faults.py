@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import time
@@ -280,51 +279,3 @@ def _fill(path: Path) -> None:
                     pass
             except OSError:
                 continue
-
-
-_CLOCKS = ("-3600\n", "+0\n", "+3600\n")
-
-
-def _has(library: str, process: Any) -> bool:
-    """Whether a process lives with the library in it, or has ended."""
-    try:
-        return Path(library).name in Path(f"/proc/{process.pid}/maps").read_text()
-    except OSError:
-        return True
-
-
-def clock_jumps(library: str, folder: Path) -> Callable[[Campaign, Tally, int], None]:
-    """The clock of all nodes and of the driver jumps while a day is worked on, an hour or two forth or back."""
-    stamp = folder / "clock"
-
-    def strike(campaign: Campaign, tally: Tally, kills: int) -> None:
-        stamp.write_text("+0\n")
-        given = {
-            "LD_PRELOAD": library,
-            "FAKETIME_TIMESTAMP_FILE": str(stamp),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
-        campaign.nodes.stop()
-        os.environ |= given
-        campaign.fresh_drivers = True
-        try:
-            campaign.nodes.start()
-            while tally.kills < kills:
-                with campaign.timed(tally):
-                    day = campaign.new_day()
-                    driver = campaign.start(day)
-                    driver.join(campaign.chance.uniform(2.0, campaign.calm_seconds))
-                    workers = ray_processes(TASK)
-                    stamp.write_text(campaign.chance.choice([one for one in _CLOCKS if one != stamp.read_text()]))
-                    tally.struck(driver.exitcode is None and all(_has(library, one) for one in (driver, *workers)))
-                    campaign.finish(day, tally, process=driver)
-                    campaign.check(day, tally)
-        finally:
-            campaign.nodes.stop()
-            for name in given:
-                del os.environ[name]
-            campaign.fresh_drivers = False
-            campaign.nodes.start()
-
-    return strike

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import PROJECT
+from tests.slow.faults.clock import NO_COMPILER, jumping_clock, set_ahead
 from tests.slow.faults.tally import PROMISES, Tally, table
 
 pytestmark = pytest.mark.slow
@@ -64,3 +67,20 @@ def test_strikes_that_meet_nothing_prove_nothing() -> None:
         tally.struck(False)
     tally.struck(True, "somebody")
     assert not tally.proves_nothing
+
+
+def test_a_process_sees_its_clock_jump(tmp_path: Path) -> None:
+    environment = jumping_clock(tmp_path)
+    if environment is None:
+        pytest.skip(NO_COMPILER)
+    clock = "import time; print(time.time(), flush=True); input(); print(time.time())"
+    command = [sys.executable, "-c", clock]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | environment
+    ) as process:
+        assert process.stdout
+        before = float(process.stdout.readline())
+        set_ahead(environment, -864_000)
+        said, _ = process.communicate(b"\n")
+    assert before - float(said) > 800_000
+    assert before <= time.time()

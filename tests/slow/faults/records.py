@@ -108,7 +108,7 @@ def shippers(folder: Path, chance: Random, tally: Tally, kills: int) -> None:
     herd, number = Herd(), 0
     while tally.kills < kills:
         log, output = folder / f"shippers-{number}", folder / f"shippers-out-{number}"
-        answered, _ = herd.run("write", str(log), "0", seconds=0.3)
+        answered, _ = herd.run("write", str(log), "0", seconds=0.15)
         for _ in range(8):
             _, status = herd.run("ship", str(log), str(output), seconds=chance.uniform(0.0, 0.04))
             # One that has ended by itself had nothing left to ship: of this log there is nothing more to strike.

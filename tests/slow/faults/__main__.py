@@ -153,47 +153,38 @@ def score(folder: Path, shares: dict[str, int], seed: int) -> Iterator[Tally]:
     try:
         require_days_checked(campaign, campaign.run_calm())
         print(f"a calm day takes {campaign.calm_seconds:.1f} s", file=sys.stderr, flush=True)
+        strike = of_days(server)
         for fault, kills in shares.items():
             campaign.chance = Random(f"{seed} {fault}")
             with _told_of(Tally(fault)) as tally:
-                strike(fault, server, campaign, tally, kills)
+                strike[fault](campaign, tally, kills)
             yield tally
     finally:
         campaign.nodes.stop()
         server.stop()
 
 
-def strike(fault: str, server: S3Server, campaign: Campaign, tally: Tally, kills: int) -> None:
-    """Do one fault so many times; what it cannot do here it remarks on."""
-    by: dict[str, Callable[[Campaign, Tally, int], None]] = {
+def of_days(server: S3Server) -> dict[str, Callable[[Campaign, Tally, int], None]]:
+    """What does each fault of days of pairs so many times; what cannot be done here it remarks on."""
+    at_rest = (*scoring_faults.HELPERS, *scoring_faults.AT_REST)
+    return {
         "driver": scoring_faults.drivers,
+        # Hardly a task takes longer.
         "worker": scoring_faults.processes(
-            scoring_faults.TASK,
-            besides=(scoring_faults.ACTOR, *scoring_faults.HELPERS, *scoring_faults.AT_REST),
-            most_seconds=0.2,  # a task takes no longer
+            scoring_faults.TASK, besides=(scoring_faults.ACTOR, *at_rest), most_seconds=0.2
         ),
-        "helper actor": scoring_faults.processes(*scoring_faults.HELPERS, most_seconds=5.0),
         "actor": scoring_faults.processes(scoring_faults.ACTOR),
+        "helper actor": scoring_faults.processes(*scoring_faults.HELPERS, most_seconds=5.0),
         "raylet": scoring_faults.nodes_lost,
         "head": scoring_faults.heads_lost,
         "preempted node": scoring_faults.nodes_preempted,
         "poisoned shard": scoring_faults.poisoned_shard,
-        "store slow": scoring_faults.store(server, "slow"),
-        "store 500": scoring_faults.store(server, "500"),
-        "store 503": scoring_faults.store(server, "503"),
-        "store 409": scoring_faults.store(server, "409"),
-        "store lists late": scoring_faults.store(server, "lists late"),
+        "cut-off node": partition.partitions,
+        **{f"store {how}": scoring_faults.store(server, how) for how in ("slow", "500", "503", "409", "lists late")},
         "credentials expired": scoring_faults.store(server, "credentials expired"),
         "disk full": scoring_faults.disk_full,
         "clock jump": clock.clock_jumps,
     }
-    if fault == "cut-off node":
-        if not namespace.is_inside():
-            tally.untried = "not tried: no network namespaces on this machine"
-            return
-        partition.partitions(campaign.folder, campaign, tally, kills)
-    else:
-        by[fault](campaign, tally, kills)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.servers import namespace
 from tests.servers.serving_process import free_port
 from tests.slow.faults.scoring import Campaign, RayNodes, ray_processes, words
 from tests.slow.faults.tally import Tally
@@ -104,10 +105,13 @@ class CutOffNodes(RayNodes):
             raise RuntimeError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-500:]}")
 
 
-def partitions(folder: Path, campaign: Campaign, tally: Tally, kills: int) -> None:
+def partitions(campaign: Campaign, tally: Tally, kills: int) -> None:
     """Pull the node's cable to the head in the middle of days; the node goes on as long as it knows what to do."""
+    if not namespace.is_inside():
+        tally.untried = "not tried: no network namespaces on this machine"
+        return
     campaign.nodes.stop()
-    campaign.nodes = nodes = CutOffNodes(folder)
+    campaign.nodes = nodes = CutOffNodes(campaign.folder)
     try:
         while tally.kills < kills:
             with campaign.timed(tally):
@@ -125,4 +129,4 @@ def partitions(folder: Path, campaign: Campaign, tally: Tally, kills: int) -> No
             nodes.add_other()  # what was cut off for so long ends itself
     finally:
         nodes.stop()
-        campaign.nodes = RayNodes(folder)
+        campaign.nodes = RayNodes(campaign.folder)

@@ -97,7 +97,6 @@ def table(tallies: Iterable[Tally]) -> str:
     """Markdown, a line per fault and one of sums."""
     tallies = list(tallies)
     total = Tally("all", **{name: sum(getattr(one, name) for one in tallies) for name in COLUMNS[1:]})
-    total.untried = " "
     head = [*(name.replace("_", " ") for name in COLUMNS), "median seconds lost a round", "remark"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(one.cells()).rstrip() + " |" for one in (*tallies, total)])

@@ -66,9 +66,11 @@ def processes(
             with campaign.timed(tally):
                 day = campaign.new_day()
                 driver = campaign.start(day)
+                # What is killed is done again: without this, all strikes would meet a day's first steps.
+                driver.join(campaign.chance.uniform(0.0, 0.7 * campaign.calm_seconds))
+                before = tally.kills + tally.missed
                 # Whoever kills without end is never done: five a day, and then it is left alone.
                 for _ in range(min(kills - tally.kills, 5)):
-                    driver.join(campaign.chance.uniform(0.0, 2.0))
                     while driver.exitcode is None and not found():
                         driver.join(0.1)
                     driver.join(campaign.chance.uniform(0.0, most_seconds))
@@ -78,6 +80,8 @@ def processes(
                     name = task_name(victim) if victim else ""
                     tally.struck(victim is not None and kill(victim), name)
                     campaign.look(day, tally)
+                if before == tally.kills + tally.missed:
+                    tally.struck(False)
                 campaign.finish(day, tally, process=driver)
                 campaign.check(day, tally)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -221,6 +222,17 @@ def test_a_model_killed_under_load_costs_no_answer(endpoint: Served) -> None:
     assert {"model", "fallback"} == set(stream.sources())
     assert all(body["action"] != "penalty" for body in stream.bodies().values() if body["source"] == "fallback")
     assert stream.answered() <= set(endpoint.logged())
+
+
+def test_a_killed_haproxy_is_replaced_and_what_it_passed_on_is_on_record(endpoint: Served) -> None:
+    with endpoint.stream("proxy", RATE) as stream:
+        endpoint.until_answered(stream, 20)
+        processes = psutil.Process(endpoint.process.pid).children(recursive=True)
+        listening = max((one for one in processes if one.name() == "haproxy"), key=psutil.Process.create_time)
+        listening.kill()
+        endpoint.until(lambda: 0 in stream.statuses())
+        endpoint.until_answered(stream, 20)
+    endpoint.until(lambda: stream.answered() <= set(endpoint.archived()))
 
 
 def test_a_hung_model_is_not_waited_for_beyond_the_deadline(endpoint: Served) -> None:

@@ -78,7 +78,7 @@ def processes(
                         break
                     victim = campaign.chance.choice(found() or [None])
                     name = task_name(victim) if victim else ""
-                    tally.struck(victim is not None and kill(victim), name)
+                    tally.struck(victim is not None and name != "IDLE" and kill(victim), name)
                     campaign.look(day, tally)
                 if before == tally.kills + tally.missed:
                     tally.struck(False)

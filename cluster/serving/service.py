@@ -81,6 +81,8 @@ def prepare_environment(settings: ServiceSettings, environment: MutableMapping[s
     if settings.haproxy:
         switches |= {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            # The third look that finds HAProxy dead starts another: with Serve's 10 s nobody is answered for 30.
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{settings.drain_seconds:g}",
             # Connections that break before an answer are tried again elsewhere: for requests that may be repeated.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
@@ -90,9 +92,6 @@ def prepare_environment(settings: ServiceSettings, environment: MutableMapping[s
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
             "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.stats_port),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.metrics_port),
-            # Dead at three looks in a row, HAProxy is started anew; with Serve's ten seconds between them nobody was
-            # answered for half a minute.
-            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
             # A line per request to a process in Python, to count what the application counts itself.
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),

@@ -53,6 +53,8 @@ class S3Server:
         """Sent in answers."""
         self.listing_delay = 0.0
         """Seconds for which a new object stands in no listing, as in stores that are less strict than S3."""
+        self.num_listed_late = 0
+        """Listings that left something out for it."""
         self._made: dict[str, float] = {}
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -103,14 +105,14 @@ class S3Server:
             fault = next((fault for fault in self._faults if fault.takes(method, path)), None)
             if fault is not None:
                 fault.times -= 1
+        if fault is None and self.listing_delay and method == "GET" and "list-type" in path:
+            return self._as_listed_late(environ, start_response)
         if fault is None:
             # The store behind it looks and then writes; S3 does both in one, so that one creator of many wins.
             with self._creating if "HTTP_IF_NONE_MATCH" in environ else nullcontext():
                 answer = list(self._app(environ, start_response))
             if method == "PUT":
                 self._made.setdefault(environ["PATH_INFO"], time.monotonic())
-            elif self.listing_delay and "list-type" in path:
-                return self._as_listed_late(environ, start_response)
             with self._lock:
                 self.num_bytes += sum(map(len, answer))
             return answer
@@ -140,6 +142,7 @@ class S3Server:
             return "" if self._made.get(f"/{bucket}/{unquote(found[1])}", 0.0) > since else found[0]
 
         data = re.sub(r"<Contents>.*?<Key>(.*?)</Key>.*?</Contents>", kept, body, flags=re.DOTALL).encode()
+        self.num_listed_late += data != body.encode()
         length = ("Content-Length", str(len(data)))
         start_response(head[0], [pair for pair in head[1] if pair[0].lower() != "content-length"] + [length])
         return [data]

@@ -224,26 +224,15 @@ def test_a_model_killed_under_load_costs_no_answer(endpoint: Served) -> None:
     assert stream.answered() <= set(endpoint.logged())
 
 
-def is_haproxy(process: psutil.Process) -> bool:
-    try:
-        return process.name() == "haproxy"
-    except psutil.Error:
-        return False
-
-
-def test_a_killed_proxy_is_replaced_within_seconds(endpoint: Served) -> None:
-    killed = [child for child in psutil.Process(endpoint.process.pid).children(recursive=True) if is_haproxy(child)]
-    assert killed
-    for child in killed:
-        child.kill()
-
-    def is_back() -> bool:
-        try:
-            return endpoint.judge({**simulated_event(4), "event_id": f"{time.time()}"}).status_code == 200
-        except httpx.TransportError:
-            return False
-
-    endpoint.until(is_back, seconds=25)  # half a minute by Serve's own interval
+def test_a_killed_haproxy_is_replaced_and_what_it_passed_on_is_on_record(endpoint: Served) -> None:
+    with endpoint.stream("proxy", RATE) as stream:
+        endpoint.until_answered(stream, 20)
+        processes = psutil.Process(endpoint.process.pid).children(recursive=True)
+        listening = max((one for one in processes if one.name() == "haproxy"), key=psutil.Process.create_time)
+        listening.kill()
+        endpoint.until(lambda: 0 in stream.statuses())
+        endpoint.until_answered(stream, 20)
+    endpoint.until(lambda: stream.answered() <= set(endpoint.archived()))
 
 
 def test_a_hung_model_is_not_waited_for_beyond_the_deadline(endpoint: Served) -> None:

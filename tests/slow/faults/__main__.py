@@ -1,10 +1,11 @@
 """Run the fault campaign and print its table; status 1 if a promise was broken.
 
-    python -m tests.slow.faults [kills=1000] [seed=1] [faults=driver,actor,…] [out=FILE.md]
+    python -m tests.slow.faults [kills=1000] [seed=1] [faults=driver,actor:20,…] [out=FILE.md]
 
-`kills` are shared out over the faults by what one costs. In namespaces of its own where the machine allows (`unshare`):
-without, it ends only what it has started, and cuts no node off. With libfaketime (Debian has it, or LIBFAKETIME=PATH
-says where it is) clocks jump too.
+`kills` are shared out over the faults by what one costs, but for those with a number of their own. In namespaces of its
+own where the machine allows (`unshare`): without, it ends only what it has started, and cuts no node off. With a C
+compiler clocks jump too. A strike counts if it met what it was meant for: a fault without any proves nothing, and is
+status 1 too, as are checks that do not see a spoilt day.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -24,15 +26,16 @@ from tests.builders.pairs_data import make_pairs, write_pairs
 from tests.builders.tiny_models import save_tiny_model
 from tests.servers import namespace
 from tests.servers.s3 import S3Server
-from tests.slow.faults import partition, records, scoring_faults, verdicts
+from tests.slow.faults import clock, partition, records, scoring_faults, verdicts
+from tests.slow.faults.sabotage import require_days_checked
 from tests.slow.faults.scoring import NUM_PAIRS, Campaign, RayNodes
 from tests.slow.faults.tally import Tally, table
 
-FAKETIME = os.environ.get("LIBFAKETIME", "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 SHARES = {
     "driver": 60,
     "worker": 120,
     "actor": 120,
+    "helper actor": 20,
     "raylet": 30,
     "head": 15,
     "preempted node": 20,
@@ -59,47 +62,74 @@ def main() -> int:
     given = dict(argument.split("=", 1) for argument in sys.argv[1:])
     if unknown := given.keys() - {"kills", "seed", "faults", "out"}:
         sys.exit(f"error: unknown settings {', '.join(sorted(unknown))}: expected kills, seed, faults, out")
-    kills, seed = int(given.get("kills", "1000")), int(given.get("seed", time.time_ns() % 10**6))
-    faults = given.get("faults", ",".join(SHARES)).split(",")
-    if unknown := set(faults) - set(SHARES):
+    seed = int(given.get("seed", time.time_ns() % 10**6))
+    shares = shared_out(int(given.get("kills", "1000")), given.get("faults", ",".join(SHARES)).split(","))
+    if unknown := shares.keys() - SHARES:
         sys.exit(f"error: unknown faults {', '.join(sorted(unknown))}: expected some of {', '.join(SHARES)}")
     if namespace.available() and not namespace.is_inside():
         own = namespace.command(sys.executable, "-m", "tests.slow.faults", *sys.argv[1:], f"seed={seed}")
         os.execvp(own[0], own)
+    print(f"seed {seed}", file=sys.stderr, flush=True)
+    tallies: list[Tally] = []
     with tempfile.TemporaryDirectory(prefix="faults-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        tallies = run(Path(folder), faults, kills, seed)
-    broken = sum(tally.broken for tally in tallies)
-    said = (
+        for tally in run(Path(folder), shares, seed):
+            tallies.append(tally)
+            print(f"{tally.fault}: {tally}", file=sys.stderr, flush=True)
+            if out := given.get("out"):  # a night's results outlive its end
+                Path(out).write_text(told(tallies, seed) + "\n")
+    print(told(tallies, seed))
+    return int(any(tally.broken or tally.proves_nothing for tally in tallies))
+
+
+def told(tallies: Sequence[Tally], seed: int) -> str:
+    """What is to be said of a campaign, or of its first faults."""
+    return (
         f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores ({platform.machine()}), seed {seed}: "
-        f"{sum(tally.kills for tally in tallies):,} strikes, {broken} promises broken\n\n{table(tallies)}"
+        f"{sum(tally.kills for tally in tallies):,} strikes, {sum(tally.broken for tally in tallies)} promises broken"
+        f"\n\n{table(tallies)}"
     )
-    print(said)
-    if out := given.get("out"):
-        Path(out).write_text(said + "\n")
-    return int(broken > 0)
 
 
-def run(folder: Path, faults: list[str], kills: int, seed: int) -> list[Tally]:
-    """Run the faults in turn, each with its share of the kills."""
-    wanted = sum(SHARES[fault] for fault in faults)
-    shares = {fault: max(1, round(kills * SHARES[fault] / wanted)) for fault in faults}
-    tallies = {fault: Tally(fault) for fault in faults}
+def shared_out(kills: int, faults: Sequence[str]) -> dict[str, int]:
+    """How often each fault strikes: as often as is said behind its name, the others by `SHARES`."""
+    said = {name: int(number) for name, _, number in (fault.partition(":") for fault in faults) if number}
+    open_ones = [fault for fault in faults if ":" not in fault]
+    wanted = sum(SHARES.get(fault, 0) for fault in open_ones) or 1
+    return said | {fault: max(1, round(kills * SHARES.get(fault, 0) / wanted)) for fault in open_ones}
+
+
+def run(folder: Path, shares: dict[str, int], seed: int) -> Iterator[Tally]:
+    """Run the faults in turn, each so often, and give what each did."""
     log = {"log writer": records.writers, "log shipper": records.shippers, "log disk full": records.full_disks}
-    for fault in log.keys() & set(faults):
-        log[fault](folder, Random(f"{seed} {fault}"), tallies[fault], shares[fault])
-        _tell(tallies[fault])
-    if serving := {fault: tallies[fault] for fault in verdicts.KINDS if fault in faults}:
+    if shares.keys() & log.keys():
+        records.spoilt(folder)
+    for fault in [fault for fault in log if fault in shares]:
+        with _told_of(Tally(fault)) as tally:
+            log[fault](folder, Random(f"{seed} {fault}"), tally, shares[fault])
+        yield tally
+    if serving := {fault: Tally(fault) for fault in verdicts.KINDS if fault in shares}:
         place = folder / "endpoint"
         place.mkdir()
-        verdicts.strike_all(place, Random(f"{seed} verdicts"), serving, max(shares[fault] for fault in serving))
-        for tally in serving.values():
-            _tell(tally)
-    if days := [fault for fault in faults if fault not in log and fault not in serving]:
-        score(folder, days, shares, tallies, seed)
-    return list(tallies.values())
+        with _told_of(*serving.values()):
+            verdicts.strike_all(place, Random(f"{seed} verdicts"), serving, shares)
+        yield from serving.values()
+    if days := {fault: shares[fault] for fault in shares if fault not in log and fault not in serving}:
+        yield from score(folder, days, seed)
 
 
-def score(folder: Path, faults: list[str], shares: dict[str, int], tallies: dict[str, Tally], seed: int) -> None:
+@contextmanager
+def _told_of(*tallies: Tally) -> Iterator[Tally]:
+    """A night's other faults are worth more than this one's end."""
+    try:
+        yield tallies[0]
+    except Exception as error:
+        logging.getLogger(__name__).exception("%s", tallies[0].fault)
+        for tally in tallies:
+            tally.unfinished += 1
+            tally.remark = f"stopped: {type(error).__name__}: {str(error)[:200]}"
+
+
+def score(folder: Path, shares: dict[str, int], seed: int) -> Iterator[Tally]:
     """The faults of days of pairs: one store, and one cluster as long as it lives."""
     import s3fs
 
@@ -121,57 +151,40 @@ def score(folder: Path, faults: list[str], shares: dict[str, int], tallies: dict
     nodes = RayNodes(folder)
     campaign = Campaign(folder, "s3://faults/pairs", "s3://faults/scores", str(model), Random(0), nodes)
     try:
-        campaign.run_calm()
+        require_days_checked(campaign, campaign.run_calm())
         print(f"a calm day takes {campaign.calm_seconds:.1f} s", file=sys.stderr, flush=True)
-        for fault in faults:
+        strike = of_days(server)
+        for fault, kills in shares.items():
             campaign.chance = Random(f"{seed} {fault}")
-            try:
-                strike(fault, server, campaign, tallies[fault], shares[fault])
-            except Exception as error:  # a night's other faults are worth more than this one's end
-                tallies[fault].unfinished += 1
-                tallies[fault].remark = f"stopped: {type(error).__name__}: {str(error)[:200]}"
-            _tell(tallies[fault])
+            with _told_of(Tally(fault)) as tally:
+                strike[fault](campaign, tally, kills)
+            yield tally
     finally:
         campaign.nodes.stop()
         server.stop()
 
 
-def strike(fault: str, server: S3Server, campaign: Campaign, tally: Tally, kills: int) -> None:
-    """Do one fault so many times; what it cannot do here it remarks on."""
-    by: dict[str, Callable[[Campaign, Tally, int], None]] = {
+def of_days(server: S3Server) -> dict[str, Callable[[Campaign, Tally, int], None]]:
+    """What does each fault of days of pairs so many times; what cannot be done here it remarks on."""
+    at_rest = (*scoring_faults.HELPERS, *scoring_faults.AT_REST)
+    return {
         "driver": scoring_faults.drivers,
+        # Hardly a task takes longer.
         "worker": scoring_faults.processes(
-            scoring_faults.TASK, besides=(scoring_faults.ACTOR, *scoring_faults.OF_NODE)
+            scoring_faults.TASK, besides=(scoring_faults.ACTOR, *at_rest), most_seconds=0.2
         ),
         "actor": scoring_faults.processes(scoring_faults.ACTOR),
+        "helper actor": scoring_faults.processes(*scoring_faults.HELPERS, most_seconds=5.0),
         "raylet": scoring_faults.nodes_lost,
         "head": scoring_faults.heads_lost,
         "preempted node": scoring_faults.nodes_preempted,
         "poisoned shard": scoring_faults.poisoned_shard,
-        "store slow": scoring_faults.store(server, "slow"),
-        "store 500": scoring_faults.store(server, "500"),
-        "store 503": scoring_faults.store(server, "503"),
-        "store 409": scoring_faults.store(server, "409"),
-        "store lists late": scoring_faults.store(server, "lists late"),
+        "cut-off node": partition.partitions,
+        **{f"store {how}": scoring_faults.store(server, how) for how in ("slow", "500", "503", "409", "lists late")},
         "credentials expired": scoring_faults.store(server, "credentials expired"),
         "disk full": scoring_faults.disk_full,
+        "clock jump": clock.clock_jumps,
     }
-    if fault == "cut-off node":
-        if not namespace.is_inside():
-            tally.remark = "not tried: no network namespaces on this machine"
-            return
-        partition.partitions(campaign.folder, campaign, tally, kills)
-    elif fault == "clock jump":
-        if not Path(FAKETIME).exists():
-            tally.remark = "not tried: no libfaketime on this machine"
-            return
-        scoring_faults.clock_jumps(FAKETIME, campaign.folder)(campaign, tally, kills)
-    else:
-        by[fault](campaign, tally, kills)
-
-
-def _tell(tally: Tally) -> None:
-    print(f"{tally.fault}: {tally}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
+from tests.servers import namespace
 from tests.servers.serving_process import free_port
-from tests.slow.faults.scoring import Campaign, RayNodes, ray_processes
+from tests.slow.faults.scoring import Campaign, RayNodes, ray_processes, words
 from tests.slow.faults.tally import Tally
 
 STORE = "10.91.9.1"
@@ -77,6 +80,12 @@ class CutOffNodes(RayNodes):
         self._holder.kill()
         self._holder.wait()
 
+    def other_has_ended(self) -> bool:
+        """Whether the node on the other side has been given up, as it learns once the cable is in again."""
+        found = [one for one in ray_processes("raylet") if f"--node_ip_address={NODE}" in words(one)]
+        _, living = psutil.wait_procs(found, timeout=30)
+        return not living
+
     def pull(self) -> None:
         _ip("link", "set", "head0", "down")
 
@@ -96,24 +105,28 @@ class CutOffNodes(RayNodes):
             raise RuntimeError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-500:]}")
 
 
-def partitions(folder: Path, campaign: Campaign, tally: Tally, kills: int) -> None:
+def partitions(campaign: Campaign, tally: Tally, kills: int) -> None:
     """Pull the node's cable to the head in the middle of days; the node goes on as long as it knows what to do."""
+    if not namespace.is_inside():
+        tally.untried = "not tried: no network namespaces on this machine"
+        return
     campaign.nodes.stop()
-    campaign.nodes = nodes = CutOffNodes(folder)
+    campaign.nodes = nodes = CutOffNodes(campaign.folder)
     try:
-        for _ in range(kills):
+        while tally.kills < kills:
             with campaign.timed(tally):
                 day = campaign.new_day()
                 driver = campaign.start(day)
                 driver.join(campaign.chance.uniform(1.0, campaign.calm_seconds))
+                under_way = driver.exitcode is None
                 nodes.pull()
-                tally.kills += 1
                 driver.join(campaign.chance.uniform(6.0, 10.0))
                 nodes.plug_in()
+                tally.struck(under_way and nodes.other_has_ended())
                 campaign.look(day, tally)
                 campaign.finish(day, tally, process=driver)
                 campaign.check(day, tally)
             nodes.add_other()  # what was cut off for so long ends itself
     finally:
         nodes.stop()
-        campaign.nodes = RayNodes(folder)
+        campaign.nodes = RayNodes(campaign.folder)

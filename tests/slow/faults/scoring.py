@@ -32,9 +32,10 @@ PAIRS_PER_SECOND = 60.0
 LOADER = SleepingLoader(PAIRS_PER_SECOND)
 MANY = 10**6
 """Deaths that a shard survives here: the campaign kills more often than the three by which a shard is given up."""
-DAY_SECONDS = 150
+DAY_SECONDS = 240
 _SPAWN = multiprocessing.get_context("spawn")
 _FORKED = multiprocessing.get_context("forkserver")
+_FORKED.set_forkserver_preload(["relevance.scoring.day"])
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,10 @@ class RayNodes:
 def own_processes() -> list[psutil.Process]:
     """Living processes but this one: of the namespace, or without one those that are below this one."""
     found = psutil.process_iter() if namespace.is_inside() else psutil.Process().children(recursive=True)
-    return [one for one in found if one.pid != os.getpid() and _words(one)]
+    return [one for one in found if one.pid != os.getpid() and words(one)]
 
 
-def _words(process: psutil.Process) -> list[str]:
+def words(process: psutil.Process) -> list[str]:
     """The command line; empty of one that has ended."""
     try:
         return [] if process.status() == psutil.STATUS_ZOMBIE else process.cmdline()
@@ -134,7 +135,7 @@ def ray_processes(*names: str) -> list[psutil.Process]:
     """Own processes whose program begins or is named so; all of Ray's without any."""
     found = []
     for process in own_processes():
-        program, *more = _words(process) or [""]
+        program, *more = words(process) or [""]
         is_ray = program.startswith("ray::") or any("site-packages/ray/" in word for word in (program, *more))
         if is_ray and (not names or program.startswith(names) or Path(program).name in names):
             found.append(process)
@@ -176,30 +177,31 @@ class Campaign:
                 process.join()
                 break
             if process.exitcode == 0:
-                return day
+                return day  # whether it is committed is looked at by `check`
             process = None
             day = Day(**{**day.__dict__, "address": self.nodes.address})
-        tally.unfinished += 1
         return day
 
-    def run_calm(self) -> None:
+    def run_calm(self) -> Day:
         """The rows, and the time, that everything else is compared with."""
         for _ in range(2):  # the first one loads what later ones find loaded
             tally, day, began = Tally("calm"), self.new_day(), time.monotonic()
             self.finish(day, tally, tries=1)
             self.calm_seconds = time.monotonic() - began
-            if tally.unfinished:
+            if not day.committed:
                 raise RuntimeError(f"a calm day fails: {(self.folder / 'drivers.log').read_text()[-2000:]}")
         self.calm = read_committed(day.output)
+        return day
 
-    def check(self, day: Day, tally: Tally, calm: list[dict] | None = None) -> None:
+    def check(self, day: Day, tally: Tally) -> None:
         """Compare a day that should be done."""
-        if day.committed:
-            tally.compare(read_committed(day.output), self.calm if calm is None else calm)
-            self.look(day, tally)
+        if not day.committed:
+            tally.unfinished += 1
+        elif self.look(day, tally):
+            tally.compare(read_committed(day.output), self.calm)
 
-    def look(self, day: Day, tally: Tally) -> None:
-        """See an output as a reader does who trusts its marker, or globs its files."""
+    def look(self, day: Day, tally: Tally) -> bool:
+        """See an output as a reader does who trusts its marker, or globs its files: whether its files can be read."""
         try:
             for file in storage.list_files(day.output, suffix=".parquet"):
                 if "/_" not in file.url[len(day.output) :]:
@@ -212,6 +214,8 @@ class Campaign:
             pass  # listed, and published anew at this moment
         except Exception:
             tally.half_written += 1
+            return False
+        return True
 
     @contextmanager
     def timed(self, tally: Tally) -> Iterator[None]:
@@ -219,7 +223,7 @@ class Campaign:
         began = time.monotonic()
         yield
         tally.rounds += 1
-        tally.seconds += time.monotonic() - began - self.calm_seconds
+        tally.seconds.append(time.monotonic() - began - self.calm_seconds)
 
 
 def kill(process: psutil.Process | Any) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -47,12 +48,12 @@ def victims(endpoint: Served, kind: str) -> list[psutil.Process]:
     return found
 
 
-def strike_all(folder: Path, chance: Random, tallies: dict[str, Tally], kills: int) -> None:
+def strike_all(folder: Path, chance: Random, tallies: dict[str, Tally], kills: Mapping[str, int]) -> None:
     """Kill processes of the kinds in turn, each once the one before is back."""
     with served(folder, output=str(folder / "archive"), environment={}, settings=SETTINGS) as endpoint:
-        for number in range(kills * len(tallies)):
-            kind = list(tallies)[number % len(tallies)]
-            strike(endpoint, kind, chance, tallies[kind], f"{kind}-{number}")
+        for number, kind in product(range(max(kills.values())), tallies):
+            if tallies[kind].kills < kills[kind]:
+                strike(endpoint, kind, chance, tallies[kind], f"{kind}-{number}")
 
 
 def strike(endpoint: Served, kind: str, chance: Random, tally: Tally, name: str) -> None:
@@ -61,15 +62,17 @@ def strike(endpoint: Served, kind: str, chance: Random, tally: Tally, name: str)
     with endpoint.stream(name, RATE) as stream:
         endpoint.until_answered(stream, 5)
         time.sleep(chance.uniform(0.0, 1.0))
-        victim = chance.choice(victims(endpoint, kind))
+        before = victims(endpoint, kind)
+        victim = max(before, key=lambda one: one.create_time())  # an older HAProxy only ends what it has begun
         began = time.monotonic()
-        tally.kills += kill(victim)
-        endpoint.until(lambda: any(one.pid != victim.pid for one in victims(endpoint, kind)))
+        tally.struck(kill(victim))
+        with suppress(psutil.TimeoutExpired):
+            victim.wait(10)
+        endpoint.until(lambda: {one.pid for one in victims(endpoint, kind)} - {one.pid for one in before})
         endpoint.until_answered(stream, 5)
-        tally.seconds += time.monotonic() - began
+        tally.seconds.append(time.monotonic() - began)
         time.sleep(1)
     tally.rounds += 1
-    tally.checked += len(stream.answered())
     answered = stream.answered()
     archived: list[str] = []
 
@@ -79,8 +82,7 @@ def strike(endpoint: Served, kind: str, chance: Random, tally: Tally, name: str)
 
     with suppress(AssertionError):
         endpoint.until(all_there, 60)
-    tally.unrecorded += len(answered - set(archived))
-    tally.twice += sum(count - 1 for event, count in Counter(archived).items() if event in answered)
+    tally.compare_records(answered, [event for event in archived if event in answered])
     failed = sum(one.status != 200 for one in stream.sent)
     total = int(tally.remark.split()[0]) + failed if tally.remark else failed
     tally.remark = f"{total} requests without an answer; the time is that until it was back"

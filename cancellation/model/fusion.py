@@ -14,7 +14,7 @@ is not exported.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -62,10 +62,12 @@ class FusionSettings(Settings):
 
 @dataclass(frozen=True)
 class Outputs:
-    """`verdict_nc` (n, 3) and `factors_nf` (n, 18) as logits; `acts_nta` (n, tokens, acts) if there is such a head."""
+    """`verdict_nc` (n, 3) and `factors_nf` (n, 18) as logits; `text_nd` (n, width), the text as one vector, None
+    without text; `acts_nta` (n, tokens, acts) if there is such a head."""
 
     verdict_nc: torch.Tensor
     factors_nf: torch.Tensor
+    text_nd: torch.Tensor | None = None
     acts_nta: torch.Tensor | None = None
 
 
@@ -110,7 +112,7 @@ class FusionModel(nn.Module):
         states, mask = self.read(token_ids_nt)
         outputs = self.judge(states, mask, features_nf, markets_n)
         named = self.acts(states) if acts and states is not None and self.acts is not None else None
-        return Outputs(outputs.verdict_nc, outputs.factors_nf, named)
+        return replace(outputs, acts_nta=named)
 
     def read(self, token_ids_nt: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Give the text's states (n, tokens, width) and where they are not padding (n, tokens); None without text."""
@@ -128,13 +130,13 @@ class FusionModel(nn.Module):
     ) -> Outputs:
         """Score events whose text was read."""
         numbers = self.feature_mlp(self.feature_layer(features_nf)) if self.settings.variant != "text" else None
-        pooled = self.pool(states_ntd, mask_nt) if states_ntd is not None else None
+        text = pooled = self.pool(states_ntd, mask_nt) if states_ntd is not None else None
         if self.settings.market_embedding:
             market = self.market(markets_n)
             pooled = pooled + market if numbers is None else pooled
             numbers = numbers + market if numbers is not None else None
         joined = self.final(self.join(pooled, numbers, states_ntd, mask_nt))
-        return Outputs(self.verdict(joined), self.factors(joined))
+        return Outputs(self.verdict(joined), self.factors(joined), text)
 
 
 class Attention(nn.Module):

@@ -24,6 +24,8 @@ ONNX_FILE, CALIBRATION_FILE, TRAINED_FOLDER = "model.onnx", "calibration.json", 
 ONNX_WEIGHTS_FILE = f"{ONNX_FILE}.data"
 """Beside the network, where its weights do not fit into one protocol buffer of 2 GiB."""
 INPUTS, OUTPUTS = ("token_ids", "features", "markets"), ("verdict", "factors")
+TEXT_OUTPUT = "text"
+"""The text as one vector, which scoring passes through and only `embed` asks for; an export may lack it."""
 
 _WIDTH_STEP = 32
 """On a CPU texts are padded to multiples of it, and share a call with those of the same width alone: how a sum over a
@@ -35,6 +37,9 @@ half precision rounds is more than the width does. Tensor cores want multiples o
 
 Network = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Token ids (n, t), features (n, 68), market rows (n,) -> logits of the classes (n, 3) and of the factors (n, 18)."""
+
+Reader = Callable[[np.ndarray], np.ndarray]
+"""Token ids (n, t) -> the texts' vectors (n, width)."""
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -67,6 +72,7 @@ class VerdictModel:
         temperature: float,
         max_batch_tokens: int,
         same_bits: bool = True,
+        reader: Reader | None = None,
     ) -> None:
         self.spec = spec
         self.encoder = encoder
@@ -78,6 +84,12 @@ class VerdictModel:
         self._pad = token_of(encoder.tokenizer, PAD_TOKENS)
         self._max_batch_tokens = max_batch_tokens
         self._same_bits = same_bits
+        self._reader = reader
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it gives texts' vectors; one that reads no text, was exported before or runs on a GPU does not."""
+        return self._reader is not None
 
     @property
     def identity(self) -> ModelIdentity:
@@ -96,6 +108,25 @@ class VerdictModel:
             logits[rows], factors[rows] = self._run([events[row] for row in rows], width)
         return Scores(logits, factors)
 
+    def embed(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Give the vectors of texts in token ids (`EventEncoder.fit`), float32 (n, width), in the order given.
+
+        Raises:
+            ValueError: If the model gives none (`embeds`).
+        """
+        if self._reader is None:
+            raise ValueError(f"model {self.version}: expected an output {TEXT_OUTPUT}, found none; export it anew")
+        found: dict[int, np.ndarray] = {}
+        for rows, width in self._calls([len(text) for text in texts]):
+            found |= zip(rows, self._reader(self._padded([texts[row] for row in rows], width)), strict=True)
+        return np.stack([found[row] for row in range(len(texts))]) if found else np.empty((0, 0), np.float32)
+
+    def _padded(self, texts: Sequence[Sequence[int]], width: int) -> np.ndarray:
+        token_ids = np.full((len(texts), width), self._pad, np.int64)
+        for row, text in enumerate(texts):
+            token_ids[row, : len(text)] = text
+        return token_ids
+
     def _calls(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
         """Cut events of these lengths into calls: the places of a call's events, and the width they are padded to."""
         step = _WIDTH_STEP if self._same_bits else _GPU_WIDTH_STEP
@@ -112,7 +143,6 @@ class VerdictModel:
             yield rows, widths[rows[-1]]
 
     def _run(self, events: Sequence[EncodedEvent], width: int) -> tuple[np.ndarray, np.ndarray]:
-        token_ids = np.full((len(events), width), self._pad, np.int64)
         features = np.empty((len(events), len(self.spec.features)), np.float32)
         for row, event in enumerate(events):
             if event.features.shape != features.shape[1:]:
@@ -120,9 +150,9 @@ class VerdictModel:
                     f"event {event.event_id}: expected {features.shape[1]} features, found {event.features.size}; "
                     "encode it with this model's encoder"
                 )
-            token_ids[row, : len(event.token_ids)] = event.token_ids
             features[row] = event.features
         markets = np.array([self.spec.market_index(event.market) for event in events], np.int64)
+        token_ids = self._padded([event.token_ids for event in events], width)
         verdict, factors = self._network(token_ids, features, markets)
         return verdict, 1.0 / (1.0 + np.exp(-np.clip(factors, -60.0, 60.0)))
 
@@ -147,12 +177,14 @@ def load_verdict_model(
     tokenizer = load_tokenizer(folder)
     if not (folder / ONNX_FILE).is_file():
         raise ValueError(f"model folder {folder}: expected {ONNX_FILE}, found none; export the model into it")
+    reader: Reader | None = None
     if device == "cuda":
         from cancellation.model.torch_network import load_torch_network
 
         network = load_torch_network(folder / TRAINED_FOLDER, spec, dtype=dtype)
     else:
         network = _OnnxNetwork(folder / ONNX_FILE, num_threads)
+        reader = network.read if network.reads else None
     return VerdictModel(
         network,
         spec,
@@ -161,6 +193,7 @@ def load_verdict_model(
         temperature=_temperature(folder),
         max_batch_tokens=_MAX_BATCH_TOKENS[device],
         same_bits=device == "cpu",
+        reader=reader,
     )
 
 
@@ -185,7 +218,8 @@ class _OnnxNetwork:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._inputs = {node.name for node in self._session.get_inputs()}
+        self._inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        self.reads = TEXT_OUTPUT in {node.name for node in self._session.get_outputs()}
 
     def __call__(
         self, token_ids: np.ndarray, features: np.ndarray, markets: np.ndarray
@@ -193,6 +227,18 @@ class _OnnxNetwork:
         given = dict(zip(INPUTS, (token_ids, features, markets), strict=True))
         verdict, factors = self._session.run(OUTPUTS, {name: given[name] for name in self._inputs})
         return verdict, factors
+
+    def read(self, token_ids: np.ndarray) -> np.ndarray:
+        import onnxruntime
+
+        rows = len(token_ids)
+        given = {"token_ids": token_ids, "markets": np.zeros(rows, np.int64)}
+        if "features" in self._inputs:
+            given["features"] = np.zeros((rows, self._inputs["features"][1]), np.float32)
+        alone = onnxruntime.RunOptions()
+        alone.only_execute_path_to_fetches = True
+        (text,) = self._session.run([TEXT_OUTPUT], {name: given[name] for name in self._inputs}, alone)
+        return text
 
 
 def _version(spec: ModelSpec, folder: Path, device: Device, dtype: Dtype) -> str:

@@ -3,7 +3,8 @@
 Days of 30,000 and of 300,000 decisions in nine markets, with the event in each record as the endpoint keeps it, each in
 files of two minutes and, a second time, as `jobs.cancellation_compact` puts them together; eight small days before
 them are counted already, so that the day itself is what is measured. Each run is the whole job in a process of its own:
-report, MLflow, 1 % of the day reviewed, 2,000 texts read by the model that ships. Memory is the peak of the process's resident set.
+report, MLflow, 1 % of the day reviewed, 2,000 texts read by the model that ships. Memory is the peak of the process's
+resident set.
 
     python -m tests.benchmarks.monitored_day [decisions of the large day, default 300000]
 """
@@ -69,8 +70,8 @@ def _by_minutes(table: pa.Table, minutes: int = 2 * _PARTS) -> Iterator[tuple[in
 
 def _job(archive: Path, out: Path) -> MonitorJob:
     tracking = TrackingSettings(uri=f"sqlite:///{out}/mlflow.db")
-    places = {"archive": str(archive), "output": str(out / "out"), "model": str(PROJECT / "cancellation" / "small_model")}
-    return MonitorJob(**places, day=DAY, tracking=tracking)
+    model = PROJECT / "cancellation" / "small_model"
+    return MonitorJob(archive=str(archive), output=str(out / "out"), model=str(model), day=DAY, tracking=tracking)
 
 
 def run_child(archive: Path, out: Path) -> None:

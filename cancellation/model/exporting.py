@@ -71,8 +71,8 @@ class _Exported(nn.Module):
         read = self.model.read(token_ids)
         states, mask = (None if part is None else _with_another_row(part) for part in read)
         outputs = self.model.judge(states, mask, _with_another_row(features), _with_another_row(markets))
-        found = (outputs.verdict_nc, outputs.factors_nf, outputs.text_nd)
-        return tuple(each[:-1] for each in found if each is not None)
+        scores = outputs.verdict_nc[:-1], outputs.factors_nf[:-1]
+        return scores if states is None else (*scores, self.model.embed(token_ids))
 
 
 def _with_another_row(tensor: torch.Tensor) -> torch.Tensor:

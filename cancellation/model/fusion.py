@@ -14,7 +14,7 @@ is not exported.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -62,12 +62,11 @@ class FusionSettings(Settings):
 
 @dataclass(frozen=True)
 class Outputs:
-    """`verdict_nc` (n, 3) and `factors_nf` (n, 18) as logits; `text_nd` (n, width), the text as one vector, None
-    without text; `acts_nta` (n, tokens, acts) if there is such a head."""
+    """`verdict_nc` (n, 3) and `factors_nf` (n, 18) as logits; `acts_nta` (n, tokens, acts) if there is such a
+    head."""
 
     verdict_nc: torch.Tensor
     factors_nf: torch.Tensor
-    text_nd: torch.Tensor | None = None
     acts_nta: torch.Tensor | None = None
 
 
@@ -112,7 +111,7 @@ class FusionModel(nn.Module):
         states, mask = self.read(token_ids_nt)
         outputs = self.judge(states, mask, features_nf, markets_n)
         named = self.acts(states) if acts and states is not None and self.acts is not None else None
-        return replace(outputs, acts_nta=named)
+        return Outputs(outputs.verdict_nc, outputs.factors_nf, named)
 
     def read(self, token_ids_nt: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Give the text's states (n, tokens, width) and where they are not padding (n, tokens); None without text."""
@@ -120,6 +119,16 @@ class FusionModel(nn.Module):
             return None, None
         mask = token_ids_nt != self.text_encoder.config.pad_token_id
         return self.text_encoder(input_ids=token_ids_nt, attention_mask=mask.long()).last_hidden_state, mask
+
+    def embed(self, token_ids_nt: torch.Tensor) -> torch.Tensor:
+        """Give each text as the mean of its tokens' embeddings, (n, width): what was written, before it is judged.
+
+        What is pooled for the verdict is no measure of change: the same in another language lies in the same place.
+        """
+        assert self.text_encoder is not None
+        mask_nt = (token_ids_nt != self.text_encoder.config.pad_token_id).float()
+        words_ntd = self.text_encoder.get_input_embeddings()(token_ids_nt)
+        return (mask_nt[:, None] @ words_ntd)[:, 0] / mask_nt.sum(1, keepdim=True)
 
     def judge(
         self,
@@ -130,13 +139,13 @@ class FusionModel(nn.Module):
     ) -> Outputs:
         """Score events whose text was read."""
         numbers = self.feature_mlp(self.feature_layer(features_nf)) if self.settings.variant != "text" else None
-        text = pooled = self.pool(states_ntd, mask_nt) if states_ntd is not None else None
+        pooled = self.pool(states_ntd, mask_nt) if states_ntd is not None else None
         if self.settings.market_embedding:
             market = self.market(markets_n)
             pooled = pooled + market if numbers is None else pooled
             numbers = numbers + market if numbers is not None else None
         joined = self.final(self.join(pooled, numbers, states_ntd, mask_nt))
-        return Outputs(self.verdict(joined), self.factors(joined), text)
+        return Outputs(self.verdict(joined), self.factors(joined))
 
 
 class Attention(nn.Module):

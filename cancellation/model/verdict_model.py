@@ -25,7 +25,7 @@ ONNX_WEIGHTS_FILE = f"{ONNX_FILE}.data"
 """Beside the network, where its weights do not fit into one protocol buffer of 2 GiB."""
 INPUTS, OUTPUTS = ("token_ids", "features", "markets"), ("verdict", "factors")
 TEXT_OUTPUT = "text"
-"""The text as one vector, which scoring passes through and only `embed` asks for; an export may lack it."""
+"""The text as one vector, the mean of its tokens' embeddings; an export may lack it."""
 
 _WIDTH_STEP = 32
 """On a CPU texts are padded to multiples of it, and share a call with those of the same width alone: how a sum over a
@@ -229,15 +229,12 @@ class _OnnxNetwork:
         return verdict, factors
 
     def read(self, token_ids: np.ndarray) -> np.ndarray:
-        import onnxruntime
-
         rows = len(token_ids)
         given = {"token_ids": token_ids, "markets": np.zeros(rows, np.int64)}
         if "features" in self._inputs:
             given["features"] = np.zeros((rows, self._inputs["features"][1]), np.float32)
-        alone = onnxruntime.RunOptions()
-        alone.only_execute_path_to_fetches = True
-        (text,) = self._session.run([TEXT_OUTPUT], {name: given[name] for name in self._inputs}, alone)
+        # ONNX Runtime computes the scores as well, whatever is asked for.
+        (text,) = self._session.run([TEXT_OUTPUT], {name: given[name] for name in self._inputs})
         return text
 
 

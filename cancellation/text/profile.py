@@ -1,6 +1,6 @@
 """What texts looked like in training: the directions in which a market's texts differ, and how they lie along them.
 
-A model reads a text as one vector. The market's mean is taken off, since which language is spoken is no news, and what
+A model gives a text as one vector. The market's mean is taken off, since which language is spoken is no news, and what
 is left lies mostly in a few directions (principal components); what those do not hold is one length, on which a text
 of a kind that training never had comes out long (the squared prediction error of multivariate process control). How
 many texts lie where is counted market by market, so that a day with other markets than training is compared with those

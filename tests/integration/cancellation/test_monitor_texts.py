@@ -45,7 +45,9 @@ def _slang(event: Event) -> Event:
 
 def _in_another_language(events: list[Event]) -> list[Event]:
     """Let people in BR write what people in VN wrote, each message about as long as the one before."""
-    said = sorted({one.text for event in _events(300, 99, ("VN",)) for one in event.chat}, key=len)
+    said = sorted(
+        {one.text for event in _events(300, 99, ("VN",)) for one in event.chat}, key=lambda text: (len(text), text)
+    )
     lengths = np.array([len(text) for text in said])
 
     def other(text: str) -> str:
@@ -143,7 +145,7 @@ def test_what_people_write_is_told_while_features_are_quiet(
     page = (tmp_path / "out" / str(DAY) / "report.html").read_bytes()
     for frame in assert_legible(browser, page, tmp_path):
         assert "Texts against training" in frame["text"]
-        assert "of 9 directions moved" in frame["text"]
+        assert "of 9 directions moved; largest: text " in frame["text"]
 
 
 def test_a_log_of_references_says_so(model: Path, tmp_path: Path) -> None:

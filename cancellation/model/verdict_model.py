@@ -11,14 +11,18 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from cancellation.model.spec import SPEC_FILE, WEIGHTS_FILE, ModelIdentity, ModelSpec, load_spec
 from cancellation.text.encoding import EncodedEvent, EventEncoder
 from cancellation.text.tokenizer import PAD_TOKENS, TOKENIZER_FILE, load_tokenizer, token_of
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 ONNX_FILE, CALIBRATION_FILE, TRAINED_FOLDER = "model.onnx", "calibration.json", "trained"
 ONNX_WEIGHTS_FILE = f"{ONNX_FILE}.data"
@@ -211,14 +215,9 @@ class _OnnxNetwork:
     """An exported network on a CPU."""
 
     def __init__(self, path: Path, num_threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._inputs = {node.name: node.shape for node in self._session.get_inputs()}
+        self._path, self._num_threads = path, num_threads
+        self._session = self._open(str(path))
+        self._inputs = {node.name for node in self._session.get_inputs()}
         self.reads = TEXT_OUTPUT in {node.name for node in self._session.get_outputs()}
 
     def __call__(
@@ -229,13 +228,39 @@ class _OnnxNetwork:
         return verdict, factors
 
     def read(self, token_ids: np.ndarray) -> np.ndarray:
-        rows = len(token_ids)
-        given = {"token_ids": token_ids, "markets": np.zeros(rows, np.int64)}
-        if "features" in self._inputs:
-            given["features"] = np.zeros((rows, self._inputs["features"][1]), np.float32)
-        # ONNX Runtime computes the scores as well, whatever is asked for.
-        (text,) = self._session.run([TEXT_OUTPUT], {name: given[name] for name in self._inputs})
+        (text,) = self._reading.run([TEXT_OUTPUT], {INPUTS[0]: token_ids})
         return text
+
+    @cached_property
+    def _reading(self) -> InferenceSession:
+        return self._open(_text_part(self._path))
+
+    def _open(self, network: str | bytes) -> InferenceSession:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._num_threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+
+
+def _text_part(path: Path) -> bytes:
+    """Cut what gives texts' vectors out of a network: ONNX Runtime computes all of one, whatever it is asked for."""
+    import onnx
+
+    model = onnx.load(str(path))
+    nodes, needed = [], {TEXT_OUTPUT}
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(node.input)
+    parts = (model.graph.input, model.graph.output, model.graph.initializer)
+    inputs, outputs, weights = ([one for one in part if one.name in needed] for part in parts)
+    graph = onnx.helper.make_graph(nodes[::-1], TEXT_OUTPUT, inputs, outputs, weights)
+    return onnx.helper.make_model(
+        graph, opset_imports=model.opset_import, ir_version=model.ir_version
+    ).SerializeToString()
 
 
 def _version(spec: ModelSpec, folder: Path, device: Device, dtype: Dtype) -> str:

@@ -35,7 +35,7 @@ class DriftSettings(Settings):
     """Events of a day below which nothing is said."""
 
     text_sample: int = Field(default=2000, ge=0)
-    """Decisions of a day whose texts are compared, chosen by a digest of the event's id; a millisecond each. 0: none."""
+    """Decisions of a day whose texts are compared, chosen by a digest of the event's id, 1 ms each. 0: none."""
 
     min_texts: int = Field(default=100, ge=30)
     """Texts of a market in it, from which on the market is compared for itself too."""

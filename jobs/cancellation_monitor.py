@@ -1,9 +1,9 @@
 """Look at a day of verdicts: what changed, whether precision holds, whether to train anew.
 
-Reads the endpoint's archive at `archive` (decisions, shadow, feedback) and what the features looked like in training,
-from `model`; keeps counts by day below `output`/days and writes `output`/`day`/report.html, report.json and
-retrain.json, figures to MLflow. Safe to resubmit: a day is never counted twice, and one whose hours came late is
-counted again.
+Reads the endpoint's archive at `archive` (decisions, shadow, feedback) and what features and texts looked like in
+training, from `model`, which reads a sample of the texts; keeps counts by day below `output`/days and writes
+`output`/`day`/report.html, report.json and retrain.json, figures to MLflow. Safe to resubmit: a day is never counted
+twice, and one whose hours came late is counted again.
 
     python -m jobs.cancellation_monitor archive=s3://bucket/prefix day=2026-11-22
 """
@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from cancellation.monitoring.report import print_day, write_report
-from cancellation.monitoring.run import MonitorSettings, find_profile, monitor_day
+from cancellation.monitoring.run import MonitorSettings, find_profile, find_text_model, monitor_day
 from cluster.launch import run_job
 from cluster.models.files import ModelName
 from cluster.places import InputUrl, OutputUrl
@@ -36,7 +36,7 @@ class MonitorJob(Settings):
     """Folder for reports and counts, local or s3://; the same for all days."""
 
     model: ModelName = "cancellation/small_model"
-    """The model in service, for what the features looked like in training: folder, s3:// folder, or
+    """The model in service, for what features and texts looked like in training: folder, s3:// folder, or
     models:/name@alias of MLflow."""
 
     cache_dir: str = "~/.cache/marketplace-llm"
@@ -48,11 +48,20 @@ class MonitorJob(Settings):
 
 def main(job: MonitorJob) -> None:
     """Count, compare, decide, report."""
-    profile, missing = find_profile(job.model, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
+    place = {"cache_dir": job.cache_dir, "registry_uri": job.tracking.uri}
+    profile, missing = find_profile(job.model, **place)
+    texts, no_texts = find_text_model(job.model, **place, sample=job.monitor.drift.text_sample)
     day = job.day or datetime.now(UTC).date() - timedelta(days=1)
     with tracked_run("cancellation_monitor", job, job.tracking) as run:
         found = monitor_day(
-            job.archive, job.output, day, profile=profile, profile_missing=missing, settings=job.monitor
+            job.archive,
+            job.output,
+            day,
+            profile=profile,
+            profile_missing=missing,
+            texts=texts,
+            texts_missing=no_texts,
+            settings=job.monitor,
         )
         url = write_report(found, job.output, public_settings(job), run)
         print_day(found, url, run.where)

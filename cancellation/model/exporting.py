@@ -27,7 +27,7 @@ from torch import nn
 from cancellation.model.fusion import FusionModel
 from cancellation.model.onnx_operators import onnx_runtime_layers
 from cancellation.model.spec import save_spec
-from cancellation.model.verdict_model import INPUTS, ONNX_FILE, ONNX_WEIGHTS_FILE, OUTPUTS
+from cancellation.model.verdict_model import INPUTS, ONNX_FILE, ONNX_WEIGHTS_FILE, OUTPUTS, TEXT_OUTPUT
 from cancellation.text.tokenizer import TOKENIZER_FILE
 from cluster.statistics.temperature import class_probabilities
 
@@ -67,11 +67,12 @@ class _Exported(nn.Module):
 
     def forward(
         self, token_ids: torch.Tensor, features: torch.Tensor, markets: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
         read = self.model.read(token_ids)
         states, mask = (None if part is None else _with_another_row(part) for part in read)
         outputs = self.model.judge(states, mask, _with_another_row(features), _with_another_row(markets))
-        return outputs.verdict_nc[:-1], outputs.factors_nf[:-1]
+        scores = outputs.verdict_nc[:-1], outputs.factors_nf[:-1]
+        return scores if states is None else (*scores, self.model.embed(token_ids))
 
 
 def _with_another_row(tensor: torch.Tensor) -> torch.Tensor:
@@ -185,6 +186,7 @@ def write_onnx(model: FusionModel, path: Path) -> None:
     features[:, ::3] = torch.nan
     token_ids = torch.full((2, 24), 5)
     token_ids[1, 20:] = model.text_encoder.config.pad_token_id if model.text_encoder is not None else 0
+    outputs = [*OUTPUTS, *([TEXT_OUTPUT] if model.text_encoder is not None else [])]
     free = {"token_ids": {0: "events", 1: "tokens"}, "features": {0: "events"}, "markets": {0: "events"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -194,8 +196,8 @@ def write_onnx(model: FusionModel, path: Path) -> None:
                 (token_ids, features, torch.zeros(2, dtype=torch.long)),
                 str(path),
                 input_names=list(INPUTS),
-                output_names=list(OUTPUTS),
-                dynamic_axes={**free, **{name: {0: "events"} for name in OUTPUTS}},
+                output_names=outputs,
+                dynamic_axes={**free, **{name: {0: "events"} for name in outputs}},
                 opset_version=_OPSET,
                 dynamo=False,
             )

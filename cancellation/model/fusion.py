@@ -62,7 +62,8 @@ class FusionSettings(Settings):
 
 @dataclass(frozen=True)
 class Outputs:
-    """`verdict_nc` (n, 3) and `factors_nf` (n, 18) as logits; `acts_nta` (n, tokens, acts) if there is such a head."""
+    """`verdict_nc` (n, 3) and `factors_nf` (n, 18) as logits; `acts_nta` (n, tokens, acts) if there is such a
+    head."""
 
     verdict_nc: torch.Tensor
     factors_nf: torch.Tensor
@@ -118,6 +119,16 @@ class FusionModel(nn.Module):
             return None, None
         mask = token_ids_nt != self.text_encoder.config.pad_token_id
         return self.text_encoder(input_ids=token_ids_nt, attention_mask=mask.long()).last_hidden_state, mask
+
+    def embed(self, token_ids_nt: torch.Tensor) -> torch.Tensor:
+        """Give each text as the mean of its tokens' embeddings, (n, width): what was written, before it is judged.
+
+        What is pooled for the verdict is no measure of change: the same in another language lies in the same place.
+        """
+        assert self.text_encoder is not None
+        mask_nt = (token_ids_nt != self.text_encoder.config.pad_token_id).float()
+        words_ntd = self.text_encoder.get_input_embeddings()(token_ids_nt)
+        return (mask_nt[:, None] @ words_ntd)[:, 0] / mask_nt.sum(1, keepdim=True)
 
     def judge(
         self,

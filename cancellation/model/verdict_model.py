@@ -11,8 +11,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -20,10 +21,15 @@ from cancellation.model.spec import SPEC_FILE, WEIGHTS_FILE, ModelIdentity, Mode
 from cancellation.text.encoding import EncodedEvent, EventEncoder
 from cancellation.text.tokenizer import PAD_TOKENS, TOKENIZER_FILE, load_tokenizer, token_of
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 ONNX_FILE, CALIBRATION_FILE, TRAINED_FOLDER = "model.onnx", "calibration.json", "trained"
 ONNX_WEIGHTS_FILE = f"{ONNX_FILE}.data"
 """Beside the network, where its weights do not fit into one protocol buffer of 2 GiB."""
 INPUTS, OUTPUTS = ("token_ids", "features", "markets"), ("verdict", "factors")
+TEXT_OUTPUT = "text"
+"""The text as one vector, the mean of its tokens' embeddings; an export may lack it."""
 
 _WIDTH_STEP = 32
 """On a CPU texts are padded to multiples of it, and share a call with those of the same width alone: how a sum over a
@@ -35,6 +41,9 @@ half precision rounds is more than the width does. Tensor cores want multiples o
 
 Network = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Token ids (n, t), features (n, 68), market rows (n,) -> logits of the classes (n, 3) and of the factors (n, 18)."""
+
+Reader = Callable[[np.ndarray], np.ndarray]
+"""Token ids (n, t) -> the texts' vectors (n, width)."""
 
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["float16", "bfloat16", "float32"]
@@ -67,6 +76,7 @@ class VerdictModel:
         temperature: float,
         max_batch_tokens: int,
         same_bits: bool = True,
+        reader: Reader | None = None,
     ) -> None:
         self.spec = spec
         self.encoder = encoder
@@ -78,6 +88,12 @@ class VerdictModel:
         self._pad = token_of(encoder.tokenizer, PAD_TOKENS)
         self._max_batch_tokens = max_batch_tokens
         self._same_bits = same_bits
+        self._reader = reader
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it gives texts' vectors; one that reads no text, was exported before or runs on a GPU does not."""
+        return self._reader is not None
 
     @property
     def identity(self) -> ModelIdentity:
@@ -96,6 +112,25 @@ class VerdictModel:
             logits[rows], factors[rows] = self._run([events[row] for row in rows], width)
         return Scores(logits, factors)
 
+    def embed(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Give the vectors of texts in token ids (`EventEncoder.fit`), float32 (n, width), in the order given.
+
+        Raises:
+            ValueError: If the model gives none (`embeds`).
+        """
+        if self._reader is None:
+            raise ValueError(f"model {self.version}: expected an output {TEXT_OUTPUT}, found none; export it anew")
+        found: dict[int, np.ndarray] = {}
+        for rows, width in self._calls([len(text) for text in texts]):
+            found |= zip(rows, self._reader(self._padded([texts[row] for row in rows], width)), strict=True)
+        return np.stack([found[row] for row in range(len(texts))]) if found else np.empty((0, 0), np.float32)
+
+    def _padded(self, texts: Sequence[Sequence[int]], width: int) -> np.ndarray:
+        token_ids = np.full((len(texts), width), self._pad, np.int64)
+        for row, text in enumerate(texts):
+            token_ids[row, : len(text)] = text
+        return token_ids
+
     def _calls(self, lengths: Sequence[int]) -> Iterator[tuple[list[int], int]]:
         """Cut events of these lengths into calls: the places of a call's events, and the width they are padded to."""
         step = _WIDTH_STEP if self._same_bits else _GPU_WIDTH_STEP
@@ -112,7 +147,6 @@ class VerdictModel:
             yield rows, widths[rows[-1]]
 
     def _run(self, events: Sequence[EncodedEvent], width: int) -> tuple[np.ndarray, np.ndarray]:
-        token_ids = np.full((len(events), width), self._pad, np.int64)
         features = np.empty((len(events), len(self.spec.features)), np.float32)
         for row, event in enumerate(events):
             if event.features.shape != features.shape[1:]:
@@ -120,9 +154,9 @@ class VerdictModel:
                     f"event {event.event_id}: expected {features.shape[1]} features, found {event.features.size}; "
                     "encode it with this model's encoder"
                 )
-            token_ids[row, : len(event.token_ids)] = event.token_ids
             features[row] = event.features
         markets = np.array([self.spec.market_index(event.market) for event in events], np.int64)
+        token_ids = self._padded([event.token_ids for event in events], width)
         verdict, factors = self._network(token_ids, features, markets)
         return verdict, 1.0 / (1.0 + np.exp(-np.clip(factors, -60.0, 60.0)))
 
@@ -147,12 +181,14 @@ def load_verdict_model(
     tokenizer = load_tokenizer(folder)
     if not (folder / ONNX_FILE).is_file():
         raise ValueError(f"model folder {folder}: expected {ONNX_FILE}, found none; export the model into it")
+    reader: Reader | None = None
     if device == "cuda":
         from cancellation.model.torch_network import load_torch_network
 
         network = load_torch_network(folder / TRAINED_FOLDER, spec, dtype=dtype)
     else:
         network = _OnnxNetwork(folder / ONNX_FILE, num_threads)
+        reader = network.read if network.reads else None
     return VerdictModel(
         network,
         spec,
@@ -161,6 +197,7 @@ def load_verdict_model(
         temperature=_temperature(folder),
         max_batch_tokens=_MAX_BATCH_TOKENS[device],
         same_bits=device == "cpu",
+        reader=reader,
     )
 
 
@@ -178,14 +215,10 @@ class _OnnxNetwork:
     """An exported network on a CPU."""
 
     def __init__(self, path: Path, num_threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._path, self._num_threads = path, num_threads
+        self._session = self._open(str(path))
         self._inputs = {node.name for node in self._session.get_inputs()}
+        self.reads = TEXT_OUTPUT in {node.name for node in self._session.get_outputs()}
 
     def __call__(
         self, token_ids: np.ndarray, features: np.ndarray, markets: np.ndarray
@@ -193,6 +226,41 @@ class _OnnxNetwork:
         given = dict(zip(INPUTS, (token_ids, features, markets), strict=True))
         verdict, factors = self._session.run(OUTPUTS, {name: given[name] for name in self._inputs})
         return verdict, factors
+
+    def read(self, token_ids: np.ndarray) -> np.ndarray:
+        (text,) = self._reading.run([TEXT_OUTPUT], {INPUTS[0]: token_ids})
+        return text
+
+    @cached_property
+    def _reading(self) -> InferenceSession:
+        return self._open(_text_part(self._path))
+
+    def _open(self, network: str | bytes) -> InferenceSession:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._num_threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+
+
+def _text_part(path: Path) -> bytes:
+    """Cut what gives texts' vectors out of a network: ONNX Runtime computes all of one, whatever it is asked for."""
+    import onnx
+
+    model = onnx.load(str(path))
+    nodes, needed = [], {TEXT_OUTPUT}
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(node.input)
+    parts = (model.graph.input, model.graph.output, model.graph.initializer)
+    inputs, outputs, weights = ([one for one in part if one.name in needed] for part in parts)
+    graph = onnx.helper.make_graph(nodes[::-1], TEXT_OUTPUT, inputs, outputs, weights)
+    return onnx.helper.make_model(
+        graph, opset_imports=model.opset_import, ir_version=model.ir_version
+    ).SerializeToString()
 
 
 def _version(spec: ModelSpec, folder: Path, device: Device, dtype: Dtype) -> str:

@@ -1,5 +1,5 @@
 """A day of the decision log → what changed, whether to retrain, and a page that says so. Start with `run.py`.
 
-`log_files.py` reads, `counts.py` and `feedback.py` count, `days.py` keeps each day's counts, `findings.py` and
-`triggers.py` compare and decide, `page.py` and `report.py` show.
+`log_files.py` reads, `counts.py` and `feedback.py` count, `texts.py` has the model read a sample, `days.py` keeps each
+day's counts, `drift.py`, `findings.py` and `triggers.py` compare and decide, `page.py` and `report.py` show.
 """

@@ -1,8 +1,8 @@
-"""The 68 features of a day against those that the model learned from, and against the days before.
+"""The 68 features of a day and its texts against those that the model learned from, and against the days before.
 
-A feature has drifted when chance does not explain it (Kolmogorov-Smirnov on the values, a test of the missing share,
-all of them corrected together by Holm) and when the move is large as well (PSI). With many events everything is
-significant and little of it matters; with few, large moves are nothing.
+A feature, or a direction of the texts, has drifted when chance does not explain it (Kolmogorov-Smirnov on the values, a
+test of the missing share, all of them corrected together by Holm) and when the move is large as well (PSI). With many
+events everything is significant and little of it matters; with few, large moves are nothing.
 """
 
 from __future__ import annotations
@@ -29,10 +29,16 @@ class DriftSettings(Settings):
     """Population stability index; by custom 0.1 is a small move and 0.2 a large one."""
 
     level: float = Field(default=0.01, gt=0, lt=1)
-    """Chance, a day, that chance alone makes even one of the features significant."""
+    """Chance, a day, that chance alone makes even one of the features, or of the texts' directions, significant."""
 
     min_events: int = Field(default=500, ge=30)
     """Events of a day below which nothing is said."""
+
+    text_sample: int = Field(default=2000, ge=0)
+    """Decisions of a day whose texts are compared, chosen by a digest of the event's id, 1 ms each. 0: none."""
+
+    min_texts: int = Field(default=100, ge=30)
+    """Texts of a market in it, from which on the market is compared for itself too."""
 
     missing: float = Field(default=0.98, gt=0.5, le=1)
     """A signal is missing when so large a share of the events lacks it, or has one and the same value."""
@@ -41,12 +47,31 @@ class DriftSettings(Settings):
     """… and no larger a share lacked it, or had that value, before."""
 
 
+TEXT = "text"
+"""Group of the texts' directions, beside the features' groups."""
+
+
 @dataclass(frozen=True)
-class FeatureDrift:
-    """How far one feature moved."""
+class Comparison:
+    """Counts of a day over bins, and those that they are compared with; in place 0 the missing ones."""
 
     name: str
     group: str
+    counts: np.ndarray
+    reference: np.ndarray
+    """Of training, over the same bins."""
+    recent: np.ndarray | None
+    """Of the days before."""
+    market: str = ""
+
+
+@dataclass(frozen=True)
+class FeatureDrift:
+    """How far one feature, or one direction of the texts, moved."""
+
+    name: str
+    group: str
+    """Of features, or `TEXT`."""
     psi: float
     """Against training, the missing ones a bin of their own."""
     psi_recent: float | None
@@ -56,10 +81,12 @@ class FeatureDrift:
     p_value: float
     """Of the more surprising of the two tests, doubled as it is the choice of two."""
     significant: bool
-    """After correction for all features."""
+    """After correction for everything that is compared on that day."""
     missing: float
     missing_before: float
     drifted: bool
+    market: str = ""
+    """The only one that is compared; empty: all."""
 
 
 @dataclass(frozen=True)
@@ -77,34 +104,52 @@ class MissingSignal:
 
 
 def feature_drift(
-    today: MarketCounts, before: Sequence[MarketCounts], profile: FeatureProfile, settings: DriftSettings
+    today: MarketCounts,
+    before: Sequence[MarketCounts],
+    profile: FeatureProfile,
+    settings: DriftSettings,
+    *,
+    texts: Sequence[Comparison] = (),
 ) -> list[FeatureDrift]:
-    """Compare a day with training, the largest move first; empty with too few events."""
-    if today.features is None or sum(today.features[0]) < settings.min_events:
-        return []
-    now, reference = np.array(today.features), profile.counts
-    past = merge(before).features
-    recent = None if past is None else np.array(past)
-    tests = [_test(counts, known) for counts, known in zip(now, reference, strict=True)]
+    """Compare a day with training, features and `texts` in one correction, the largest move first.
+
+    With too few events no feature is among them.
+    """
+    compared = [*_features(today, before, profile, settings), *texts]
+    tests = [_test(one.counts, one.reference) for one in compared]
     significant = holm([p for _, p in tests], level=settings.level)
     found = []
-    for place, (feature, (distance, p_value)) in enumerate(zip(FEATURES, tests, strict=True)):
-        psi = population_stability(now[place], reference[place])
+    for one, (distance, p_value), more_than_chance in zip(compared, tests, significant, strict=True):
+        psi = population_stability(one.counts, one.reference)
         found.append(
             FeatureDrift(
-                feature.name,
-                _GROUP_OF[feature.name],
+                one.name,
+                one.group,
                 psi,
-                None if recent is None else population_stability(now[place], recent[place]),
+                None if one.recent is None else population_stability(one.counts, one.recent),
                 distance,
                 p_value,
-                bool(significant[place]),
-                _share(now[place], 0),
-                _share(reference[place], 0),
-                bool(significant[place]) and psi >= settings.min_psi,
+                bool(more_than_chance),
+                _share(one.counts, 0),
+                _share(one.reference, 0),
+                bool(more_than_chance) and psi >= settings.min_psi,
+                one.market,
             )
         )
     return sorted(found, key=lambda one: (-one.drifted, -one.psi, one.name))
+
+
+def _features(
+    today: MarketCounts, before: Sequence[MarketCounts], profile: FeatureProfile, settings: DriftSettings
+) -> list[Comparison]:
+    if today.features is None or sum(today.features[0]) < settings.min_events:
+        return []
+    past = merge(before).features
+    recent = [None] * len(FEATURES) if past is None else list(np.array(past))
+    return [
+        Comparison(feature.name, _GROUP_OF[feature.name], *counts)
+        for feature, *counts in zip(FEATURES, np.array(today.features), profile.counts, recent, strict=True)
+    ]
 
 
 def _test(counts: np.ndarray, reference: np.ndarray) -> tuple[float, float]:

@@ -14,7 +14,6 @@ UNKNOWABLE = (
         "the time until the caller had the answer",
         "the log has the endpoint's own stages, up to the writing of the record",
     ),
-    ("drift of the texts", "the log keeps texts without contact data and no embedding of them"),
     ("buyers' and sellers' cancellation rates", "the log has cancellations alone, not the orders that went well"),
     (
         "how many copies a shadow dropped",

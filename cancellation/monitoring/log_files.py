@@ -11,6 +11,7 @@ from datetime import date
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import storage
@@ -20,6 +21,8 @@ _READ_AHEAD = 4
 """Files on their way at once, which bound the memory: of a compacted one, a market's day, some columns are read."""
 
 _WHOLE_BYTES = 2 * 2**20
+
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass
@@ -70,8 +73,24 @@ def stream_tables(
         yield from _cut(gathered, rows)
 
 
-def _read(file: StoredFile, wanted: pa.Schema) -> pa.Table | None:
-    """Read the wanted columns of a file, all of it before any is counted; None if it is damaged.
+def find_rows(
+    files: Sequence[StoredFile], schema: pa.Schema, event_ids: Sequence[str], *, columns: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Find the first row of each event in some columns, `event_id` among them; a damaged file has none.
+
+    However large a file is, only some of its rows are in memory at once: a column of events is most of a log.
+    """
+    wanted, ids = pa.schema([_plain(schema.field(name)) for name in columns]), pa.array(sorted(event_ids), pa.string())
+    found: dict[str, dict[str, Any]] = {}
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        for _, table in _ahead(pool, files, lambda file: _read(file, wanted, ids)):
+            for row in table.to_pylist() if table is not None else ():
+                found.setdefault(row["event_id"], row)
+    return found
+
+
+def _read(file: StoredFile, wanted: pa.Schema, ids: pa.Array | None = None) -> pa.Table | None:
+    """Read the wanted columns of a file, or of its rows of some events, before any is counted; None if it is damaged.
 
     A small file is fetched in one request. Of a large one, such as a compacted day, the other columns stay where they
     are: the events themselves are most of it. What fails so is fetched whole before it is called damaged, as an
@@ -80,17 +99,21 @@ def _read(file: StoredFile, wanted: pa.Schema) -> pa.Table | None:
     if file.size_bytes > _WHOLE_BYTES:
         filesystem, path = storage.open_filesystem(file.url)
         with contextlib.suppress(pa.ArrowException, OSError), filesystem.open(path, "rb") as source:
-            return _columns(source, wanted)
+            return _columns(source, wanted, ids)
     content = storage.read_bytes(file.url)
     with contextlib.suppress(pa.ArrowException, OSError):
-        return _columns(pa.BufferReader(content), wanted)
+        return _columns(pa.BufferReader(content), wanted, ids)
     return None
 
 
-def _columns(source: Any, wanted: pa.Schema) -> pa.Table:
+def _columns(source: Any, wanted: pa.Schema, ids: pa.Array | None) -> pa.Table:
     stored = pq.ParquetFile(source)
     there = [name for name in wanted.names if name in stored.schema_arrow.names]
-    return _as(stored.read(columns=there), wanted)
+    if ids is None:
+        return _as(stored.read(columns=there), wanted)
+    batches = stored.iter_batches(_ROWS_AT_ONCE, columns=there)
+    chosen = [pa.table(batch).filter(pc.is_in(batch["event_id"], ids)) for batch in batches]
+    return pa.concat_tables([wanted.empty_table(), *(_as(table, wanted) for table in chosen if len(table))])
 
 
 def _cut(tables: Sequence[pa.Table], rows: int) -> Iterator[pa.Table]:

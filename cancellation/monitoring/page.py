@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.monitoring.counts import MarketCounts, merge
+from cancellation.monitoring.drift import TEXT
 from cancellation.monitoring.figures import KeyFigure, key_figures
 from cancellation.monitoring.health import UNKNOWABLE
 from cancellation.monitoring.precision import strength
@@ -32,6 +33,7 @@ def render_day(
 ) -> bytes:
     """Render the page as UTF-8; it holds counts, codes and ids, never a text of anybody."""
     fine, sentence = verdict(found)
+    features = [one for one in found.drift if one.group != TEXT]
     yesterday = str(found.day - timedelta(days=1))
     return (
         _template()
@@ -47,8 +49,10 @@ def render_day(
             verdicts=VERDICTS,
             scores=_scores(found),
             factors=_factors(found, yesterday),
-            features=found.drift[:_FEATURES_SHOWN],
-            other_features=found.drift[_FEATURES_SHOWN:],
+            features=features[:_FEATURES_SHOWN],
+            other_features=features[_FEATURES_SHOWN:],
+            text_drifted=sum(one.drift.drifted for one in found.texts),
+            text_markets=[one for one in found.drift if one.group == TEXT and one.market and one.drifted],
             reasons=sorted(found.whole.fallback_reasons.items(), key=lambda item: -item[1]),
             precision=_precision(found),
             appeals=sum(found.feedback[-1].appeals.values()),

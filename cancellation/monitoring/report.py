@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from cancellation.monitoring.drift import TEXT
 from cancellation.monitoring.figures import day_figures, market_figures
 from cancellation.monitoring.page import render_day, verdict
 from cancellation.monitoring.run import MonitoredDay
+from cancellation.monitoring.texts import TextMove
 from cluster import storage
 from cluster.provenance import collect_provenance
 from cluster.sharded.report import run_record, shown_url, track_report
@@ -25,6 +27,7 @@ def write_report(found: MonitoredDay, output: str, settings: Mapping[str, Any], 
         "archive": shown_url(settings["archive"]),
         "model": settings["model"],
         "events": shown_url(found.events_url),
+        "texts": shown_url(found.events_url.replace("decisions.parquet", "texts.parquet")),
         "commit": provenance.commit,
     }
     fine, sentence = verdict(found)
@@ -37,6 +40,7 @@ def write_report(found: MonitoredDay, output: str, settings: Mapping[str, Any], 
         "findings": [asdict(one) for one in found.findings],
         "hours_missing": found.hours_missing,
         "drift": [asdict(one) for one in found.drift],
+        "texts": {"said": found.texts_said, "moves": [_move(one) for one in found.texts]},
         "signals": [asdict(one) for one in found.signals],
         "appeals": found.feedback[-1].appeals,
         "precision": {code or "all": asdict(one) for code, one in found.precision.items()},
@@ -60,18 +64,25 @@ def write_report(found: MonitoredDay, output: str, settings: Mapping[str, Any], 
 def metrics(found: MonitoredDay) -> dict[str, float | None]:
     """Give a day's numbers under the names that they have in MLflow."""
     whole = found.precision[""]
+    features = [one for one in found.drift if one.group != TEXT]
     return {
         **day_figures(found.today),
         **market_figures(found.today),
         "alarms": sum(one.severity == "alarm" for one in found.findings),
-        "features_drifted": sum(one.drifted for one in found.drift) if found.drift else None,
-        "psi.largest": max((one.psi for one in found.drift), default=None),
+        "features_drifted": sum(one.drifted for one in features) if features else None,
+        "psi.largest": max((one.psi for one in features), default=None),
+        "text_directions_drifted": sum(one.drift.drifted for one in found.texts) if found.texts else None,
+        "psi.largest_text": max((one.drift.psi for one in found.texts), default=None),
         "appeals": sum(found.feedback[-1].appeals.values()),
         "precision.measured": whole.measured,
         "precision.reviewed": whole.reviewed,
         "retrain": float(found.decision.retrain),
         "seconds": found.seconds,
     }
+
+
+def _move(one: TextMove) -> dict[str, Any]:
+    return {"name": one.drift.name, "market": one.market, "market_psi": one.market_psi, "event_ids": one.event_ids}
 
 
 def print_day(found: MonitoredDay, url: str, tracked_at: str) -> None:

@@ -12,7 +12,15 @@ from pydantic import Field
 from cancellation.features.profile import PROFILE_FILE, FeatureProfile, load_profile
 from cancellation.monitoring.counts import DayCounts, MarketCounts, merge
 from cancellation.monitoring.days import Days
-from cancellation.monitoring.drift import DriftSettings, FeatureDrift, MissingSignal, feature_drift, missing_signals
+from cancellation.monitoring.drift import (
+    TEXT,
+    Comparison,
+    DriftSettings,
+    FeatureDrift,
+    MissingSignal,
+    feature_drift,
+    missing_signals,
+)
 from cancellation.monitoring.feedback import FeedbackDay
 from cancellation.monitoring.findings import Finding, FindingSettings, compare_day, missing_hours
 from cancellation.monitoring.health import log_findings
@@ -24,8 +32,10 @@ from cancellation.monitoring.precision import (
     induced_reviews,
     measure,
 )
+from cancellation.monitoring.texts import TextDays, TextModel, TextMove, compare_texts, text_findings, text_moves
 from cancellation.monitoring.triggers import RetrainDecision, TriggerSettings, decide
 from cancellation.serving.records.shipped_log import day_start
+from cancellation.text.profile import load_text_profile
 from cluster import storage
 from cluster.models.files import fetch_model, resolve_model
 from cluster.provenance import hide_credentials
@@ -65,6 +75,11 @@ class MonitoredDay:
     findings: Sequence[Finding]
     hours_missing: dict[str, list[int]]
     drift: Sequence[FeatureDrift]
+    """Of features and of texts."""
+    texts: Sequence[TextMove]
+    """Of all markets, the furthest first."""
+    texts_said: str
+    """Which texts were compared, or why none."""
     signals: Sequence[MissingSignal]
     precision: dict[str, Precision]
     """By market, and of all under the empty name."""
@@ -85,6 +100,8 @@ def monitor_day(
     profile: FeatureProfile | None,
     profile_missing: str | None,
     settings: MonitorSettings,
+    texts: TextModel | None = None,
+    texts_missing: str = "no model to read them with was given",
     now: float | None = None,
 ) -> MonitoredDay:
     """Count what is new in the archive, compare, decide. May be called again at any time.
@@ -96,6 +113,8 @@ def monitor_day(
         profile: Of the features in training; None: drift against training is not known.
         profile_missing: Why there is none.
         settings: Numbers.
+        texts: What reads texts; None: their drift is not known.
+        texts_missing: Why there is nothing to read them with.
         now: Epoch seconds; None: the clock's.
 
     Raises:
@@ -109,7 +128,10 @@ def monitor_day(
     counts, feedback = days.complete(day, settings.history_days)
     today, before = counts[-1], counts[:-1]
     whole = merge(list(today.markets.values()))
-    drift = _recent_drift(counts, profile, settings)
+    samples = TextDays(archive, output, texts, settings.drift.text_sample) if texts else None
+    drift = _recent_drift(counts, profile, samples, settings)
+    sample = samples.sample(day, read=True) if samples else None
+    moves = text_moves(drift[-1] if drift else [], sample, texts and texts.profile)
     signals = _signals(today, before, profile, settings)
     markets = ["", *sorted({review.market for one in feedback for review in induced_reviews(one)})]
     alarms = [detect(feedback, market, settings.precision) for market in markets]
@@ -129,6 +151,7 @@ def monitor_day(
     found = [
         *log_findings(today, feedback[-1], hours, hours_left=unfinished / 3600),
         *_alarm_findings(alarms, drift[-1] if drift else [], signals),
+        *text_findings(drift[-1] if drift else [], moves),
         *(compare_day(today, before, settings.findings) if today.events and unfinished <= 0 else []),
     ]
     return MonitoredDay(
@@ -141,6 +164,8 @@ def monitor_day(
         findings=sorted(found, key=lambda one: one.severity != "alarm"),
         hours_missing=hours,
         drift=drift[-1] if drift else [],
+        texts=moves,
+        texts_said=f"not compared: {texts_missing}" if sample is None else sample.said,
         signals=signals,
         precision=_precision(today, whole, feedback[-1]),
         alarms=alarms,
@@ -165,8 +190,31 @@ def find_profile(model: str, *, cache_dir: str, registry_uri: str | None) -> tup
         return None, f"{model} has no {PROFILE_FILE}: it was trained before training wrote one; train it anew"
 
 
+def find_text_model(
+    model: str, *, cache_dir: str, registry_uri: str | None, sample: int
+) -> tuple[TextModel | None, str]:
+    """Find what reads a day's texts; or say why there is nothing to read them with, or to compare them with.
+
+    Raises:
+        ValueError: If the model is not there, or its profile is none.
+    """
+    if not sample:
+        return None, "drift.text_sample is 0"
+    folder = fetch_model(resolve_model(model, registry_uri=registry_uri), cache_dir=cache_dir, weights=False)
+    try:
+        profile = load_text_profile(str(folder / PROFILE_FILE))
+    except FileNotFoundError:
+        profile = None
+    if profile is None:
+        return None, f"{model} has no profile of texts: it was trained before training wrote one; train it anew"
+    found = TextModel(folder, profile)
+    if not found.model.embeds:
+        return None, f"{model} gives no vectors of texts: it was exported before exports did; export it anew"
+    return found, ""
+
+
 def _recent_drift(
-    counts: Sequence[DayCounts], profile: FeatureProfile | None, settings: MonitorSettings
+    counts: Sequence[DayCounts], profile: FeatureProfile | None, samples: TextDays | None, settings: MonitorSettings
 ) -> list[list[FeatureDrift]]:
     """Drift of the last days that follow each other, as many as a trigger asks for; the day's own last."""
     if profile is None:
@@ -176,9 +224,19 @@ def _recent_drift(
         one = counts[-1 - back]
         if (last - date.fromisoformat(one.day)).days != back:
             break
-        earlier = [_whole(day) for day in counts[: len(counts) - 1 - back]]
-        found.append(feature_drift(_whole(one), earlier, profile, settings.drift))
+        earlier = counts[: len(counts) - 1 - back]
+        texts = _compared_texts(one, earlier, samples, settings.drift) if samples else []
+        found.append(feature_drift(_whole(one), [_whole(day) for day in earlier], profile, settings.drift, texts=texts))
     return found[::-1]
+
+
+def _compared_texts(
+    today: DayCounts, before: Sequence[DayCounts], samples: TextDays, settings: DriftSettings
+) -> list[Comparison]:
+    """Put a day's texts beside training's and, as far as they have been read, those of the days before."""
+    kept = [samples.sample(date.fromisoformat(one.day), read=False) for one in before]
+    own = samples.sample(date.fromisoformat(today.day), read=True)
+    return compare_texts(own, [one for one in kept if one is not None], samples.profile, settings)
 
 
 def _signals(
@@ -217,11 +275,12 @@ def _alarm_findings(
         )
         for one in signals
     ]
-    drifted = [one for one in drift if one.drifted]
+    features = [one for one in drift if one.group != TEXT]
+    drifted = [one for one in features if one.drifted]
     if drifted:
         names = ", ".join(f"{one.name} (PSI {one.psi:.2f})" for one in drifted[:5])
         more = f" and {len(drifted) - 5} more" if len(drifted) > 5 else ""
-        text = f"{len(drifted)} of {len(drift)} features differ from training: {names}{more}"
+        text = f"{len(drifted)} of {len(features)} features differ from training: {names}{more}"
         found.append(Finding("alarm", "drift", text))
     return found
 

@@ -19,7 +19,7 @@ class TriggerSettings(Settings):
     """When to train anew, and how."""
 
     drift_days: int = Field(default=3, ge=1, le=28)
-    """Days in a row on which a feature has drifted."""
+    """Days in a row on which a feature, or a direction of the texts, has drifted."""
 
     wrong_predictions: int = Field(default=1000, ge=1)
     """Verdicts of the model in service that people rejected, since it went into service."""
@@ -110,7 +110,9 @@ def _drift(drift: Sequence[Sequence[FeatureDrift]], settings: TriggerSettings) -
         )
     lasting = sorted(set.intersection(*drifted[-settings.drift_days :]))
     if not lasting:
-        return Trigger("drift", False, f"no feature has drifted on {settings.drift_days} days in a row")
+        return Trigger(
+            "drift", False, f"neither a feature nor the texts have drifted on {settings.drift_days} days in a row"
+        )
     return Trigger("drift", True, f"drifted for {settings.drift_days} days: {_some(lasting)}")
 
 

@@ -8,11 +8,11 @@ from datetime import date, timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cancellation.contact_data.logged_event import is_by_reference
 from cancellation.events.event import event_mapping, parse_event
 from cancellation.events.fields import EventError
 from cancellation.monitoring.days import Days
 from cancellation.relabelling.cases import Case
-from cancellation.serving.records.redaction import is_by_reference
 from cancellation.serving.records.shipped_log import day_start, read_log
 from cluster.provenance import hide_credentials
 from cluster.storage import exists, join_url

@@ -10,12 +10,12 @@ from xml.sax.saxutils import quoteattr
 
 from pydantic import Field, model_validator
 
+from cancellation.contact_data.logged_event import redact_event
 from cancellation.events.event import Event, event_mapping, parse_event
 from cancellation.events.factors import VERDICTS
 from cancellation.llm.prompt import PromptSettings, case_text
 from cancellation.relabelling.cases import Case
 from cancellation.relabelling.procedure import MAX_FACTORS, Procedure
-from cancellation.serving.records.redaction import redact_event
 from cluster.annotation.assignment import Names, assign_people, require_enough
 from cluster.annotation.label_studio import import_tasks
 from cluster.settings import Settings

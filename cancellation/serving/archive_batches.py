@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cancellation.contact_data.logged_event import is_by_reference
 from cancellation.decision.verdicts import verdicts_of_table
 from cancellation.serving.records.decision_record import decision_table, partition
 from cancellation.serving.records.people import ROLES
-from cancellation.serving.records.redaction import is_by_reference
 from cancellation.serving.records.shipped_log import day_start, read_log
 from cluster.storage import create_exclusive, join_url
 

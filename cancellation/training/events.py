@@ -6,14 +6,17 @@ them; a file that is there already is not made again, and a run broken off here 
 
 from __future__ import annotations
 
+import heapq
 import zlib
 from collections.abc import Iterator
 from itertools import islice
 
+import numpy as np
 from pydantic import Field
 from tokenizers import Tokenizer
 
 from cancellation.events.examples import Example, example_files, read_examples
+from cancellation.events.labelled import LabelledEvent
 from cancellation.model.spec import ModelSpec
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.text.encoding import EventEncoder
@@ -161,6 +164,33 @@ def encode_unit(
     write_encoded(target, encode_examples(examples, encoder))
 
 
+def sample_examples(settings: TrainingEventsSettings, at_most: int) -> list[Example]:
+    """Draw some of the examples that training learns from, always the same, of each source its share.
+
+    A written dialogue is drawn in one of its stagings at most: the same words twice say nothing more.
+    """
+    if settings.events is not None:
+        read = (example for url in example_files(settings.events) for example in read_examples(url))
+        training = (one for one in read if not _kept_back(one.event.event_id, settings.validation_fraction))
+        return heapq.nsmallest(
+            at_most, training, key=lambda one: zlib.crc32(one.event.event_id.encode("utf-8", "surrogatepass"))
+        )
+    simulated = settings.simulation.num_events
+    dialogues = written_dialogues(without=settings.held_out_writers) if settings.stagings else []
+    share = at_most / max(at_most, simulated + len(dialogues) * settings.stagings)
+    indices = np.linspace(0, simulated, round(simulated * share), endpoint=False, dtype=int)
+    found = list(simulated_examples(settings.simulation, 2 * settings.seed, indices.tolist()))
+    chosen = heapq.nsmallest(
+        round(len(dialogues) * settings.stagings * share),
+        dialogues,
+        key=lambda one: zlib.crc32(one.dialogue_id.encode()),
+    )
+    return found + [
+        _example(stage(dialogue, number % settings.stagings, seed=2 * settings.seed))
+        for number, dialogue in enumerate(chosen)
+    ]
+
+
 def _staged(settings: TrainingEventsSettings, training: bool, numbers: range) -> Iterator[Example]:
     apart = settings.held_out_writers
     dialogues = written_dialogues(without=apart) if training else written_dialogues(only=apart)
@@ -168,8 +198,11 @@ def _staged(settings: TrainingEventsSettings, training: bool, numbers: range) ->
         raise ValueError(f"held_out_writers {', '.join(apart)}: no dialogue is left on one side; name some writers")
     for number in numbers:
         for dialogue in dialogues:
-            drawn = stage(dialogue, number, seed=2 * settings.seed + (not training))
-            yield Example(drawn.event, drawn.label, drawn.factors, drawn.message_acts)
+            yield _example(stage(dialogue, number, seed=2 * settings.seed + (not training)))
+
+
+def _example(drawn: LabelledEvent) -> Example:
+    return Example(drawn.event, drawn.label, drawn.factors, drawn.message_acts)
 
 
 def _kept_back(event_id: str, fraction: float) -> bool:

@@ -1,7 +1,7 @@
 """Train a verdict model by Ray Train, and write it twice: as it was trained, and as it will score.
 
 OUTPUT/trained    weights in half precision, to go on from: a new market, a comparison
-OUTPUT            the export that `load_verdict_model` loads; profile.json: what the features looked like in training
+OUTPUT            the export that `load_verdict_model` loads; profile.json: what features and texts looked like
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from cancellation.training.data import EncodedSet, read_encoded, read_features
 from cancellation.training.events import TrainingEventsSettings, encode_events
 from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.loop import BEST, SCORE, LoopSettings, TrainingTask, train_worker
+from cancellation.training.text_profile import profile_texts
 from cancellation.written.dialogue import written_dialogues
 from cancellation.written.staging import stage
 from cluster.models.files import ModelName, fetch_model, resolve_model
@@ -169,6 +170,7 @@ def train_model(
         judged=all_batches(kept_back),
         tolerance=settings.export_tolerance,
     )
+    profile_texts(settings.events, output)
     return TrainedModel(output, outcome.returned["history"])
 
 

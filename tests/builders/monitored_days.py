@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cancellation.contact_data.logged_event import Mode, redact_event
+from cancellation.events.event import Event, event_mapping
 from cancellation.events.factors import FACTORS
 from cancellation.features.profile import FeatureProfile, fit_profile
 from cancellation.features.vector import feature_digest, feature_table
@@ -31,6 +34,9 @@ from cancellation.simulation.simulator import SimulationSettings, simulate
 DAY = date(2026, 11, 22)
 MARKETS = ("BR", "ID", "TH")
 _PROJECT = Path(__file__).resolve().parents[2]
+TEXT_WIDTH = 24
+_SPREAD = np.linspace(3.0, 0.2, TEXT_WIDTH)
+_MARKET_SPREAD = np.array([0.6, 1.0, 1.4])
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Features (n, 68) -> features as they became."""
 
@@ -228,3 +234,32 @@ def _write_segment(folder: Path, name: str, records: Sequence[Mapping[str, Any]]
     for record in records:
         segment.append(encode_line(encode_record(record)))
     segment.seal()
+
+
+def text_vectors(
+    number: int, *, seed: int = 0, shares: Sequence[float] = (1 / 3, 1 / 3, 1 / 3)
+) -> tuple[np.ndarray, list[str]]:
+    """Draw texts' vectors (n, TEXT_WIDTH) without a model, and the market of each.
+
+    Each market has a mean and a spread of its own; entries differ less and less.
+    """
+    rng = np.random.default_rng([seed, number])
+    rows = rng.choice(len(MARKETS), number, p=shares)
+    means = np.random.default_rng(7).normal(0, 4, (len(MARKETS), TEXT_WIDTH))
+    noise = rng.normal(0, 1, (number, TEXT_WIDTH)) * _SPREAD * _MARKET_SPREAD[rows, None]
+    return means[rows] + noise, [MARKETS[row] for row in rows]
+
+
+def with_events(table: pa.Table, events: Sequence[Event], *, mode: Mode = "redacted") -> pa.Table:
+    """Put events into a day's decisions, row by row: their ids stay, market, features and what the log keeps change."""
+    flat = pa.array(feature_table(events).astype(np.float32).ravel(), from_pandas=True)
+    logged = [json.dumps(redact_event(event_mapping(event), mode), ensure_ascii=False) for event in events]
+    columns = {
+        "market": pa.array([event.market for event in events]),
+        "features": pa.ListArray.from_arrays(np.arange(0, 68 * len(events) + 1, 68, dtype=np.int32), flat),
+        "event": pa.array(logged),
+    }
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), values.cast(table.schema.field(place).type))
+    return table

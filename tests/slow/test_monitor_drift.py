@@ -10,27 +10,28 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from cancellation.decision.policy import Policy, load_policy
 from cancellation.decision.verdicts import model_verdict
-from cancellation.events.event import Event
+from cancellation.events.event import Event, event_mapping
 from cancellation.features.profile import FeatureProfile, fit_profile
 from cancellation.features.vector import feature_table
 from cancellation.model.verdict_model import VerdictModel, load_verdict_model
 from cancellation.monitoring.findings import Finding
 from cancellation.monitoring.run import MonitorSettings, monitor_day
+from cancellation.monitoring.texts import TextModel
 from cancellation.serving.records.shipped_log import day_start
 from cancellation.simulation.simulator import SimulationSettings, Split, simulate
-from cancellation.text.encoding import EncodedEvent
-from tests.builders.monitored_days import DAY, decisions, ship
+from cancellation.text.profile import comparable_text, fit_text_profile
+from tests.builders.monitored_days import DAY, decisions, ship, with_events
 from tests.conftest import PROJECT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 MARKETS = ("BR", "ID", "TH")
+SHIPPED = PROJECT / "cancellation" / "small_model"
 EVENTS = 700
 """A day."""
 WARM_UP = 10
@@ -41,12 +42,10 @@ def judged_day(
     day: date, num_events: int, *, split: Split = "train", change: Callable[[Event], Event] = lambda event: event
 ) -> pa.Table:
     """Simulate a day's events, no other day has the same, and let the model that ships judge them by its policy."""
-    encoded, rows = _judged(split, num_events, day.toordinal(), change)
-    table = decisions(day, num_events, markets=MARKETS, fallback=0.0)
-    flat = pa.array(np.concatenate([event.features for event in encoded]).astype(np.float32), from_pandas=True)
+    events, rows = _judged(split, num_events, day.toordinal(), change)
+    table = with_events(decisions(day, num_events, markets=MARKETS, fallback=0.0), events)
     columns = {
-        "features": pa.ListArray.from_arrays(np.arange(0, 68 * num_events + 1, 68, dtype=np.int32), flat),
-        **{name: pa.array([row[name] for row in rows]) for name in ("market", "verdict", "score", "action")},
+        **{name: pa.array([row[name] for row in rows]) for name in ("verdict", "score", "action")},
         "decision_factors": pa.array([row["decision_factors"] for row in rows]),
     }
     for name, values in columns.items():
@@ -57,27 +56,42 @@ def judged_day(
 
 @cache
 def _model() -> tuple[VerdictModel, Policy]:
-    return load_verdict_model(PROJECT / "cancellation" / "small_model"), load_policy()
+    return load_verdict_model(SHIPPED), load_policy()
 
 
 def _judged(
     split: Split, num_events: int, seed: int, change: Callable[[Event], Event]
-) -> tuple[list[EncodedEvent], list[dict[str, Any]]]:
+) -> tuple[list[Event], list[dict[str, Any]]]:
     model, policy = _model()
     settings = SimulationSettings(num_events=num_events, split=split, markets=MARKETS)
-    encoded = [model.encoder.encode(change(one.event)) for one in simulate(settings, seed)]
+    events = [change(one.event) for one in simulate(settings, seed)]
+    encoded = [model.encoder.encode(event) for event in events]
     scores = model.score(encoded)
-    return encoded, [
+    return events, [
         model_verdict(event.event_id, event.market, logits, factors, policy=policy, model=model.identity)
         for event, logits, factors in zip(encoded, scores.logits, scores.factor_probabilities, strict=True)
     ]
 
 
+@cache
+def _training() -> list[Event]:
+    settings = SimulationSettings(num_events=2500, markets=MARKETS)
+    return [one.event for one in simulate(settings, 77)]
+
+
 @pytest.fixture(scope="module")
 def profile() -> FeatureProfile:
     """What features looked like in training, on events of their own."""
-    settings = SimulationSettings(num_events=2500, markets=MARKETS)
-    return fit_profile(feature_table([one.event for one in simulate(settings, 77)]))
+    return fit_profile(feature_table(_training()))
+
+
+@cache
+def _texts() -> TextModel:
+    """The model that ships, with what texts looked like in the same events."""
+    model, _ = _model()
+    texts = [(event.market, comparable_text(event_mapping(event), model.encoder)) for event in _training()]
+    markets, written = zip(*((market, text) for market, text in texts if text is not None), strict=True)
+    return TextModel(SHIPPED, fit_text_profile(model.embed(written), markets))
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +111,7 @@ def _alarms(folder: Path, day: date, profile: FeatureProfile) -> list[Finding]:
         profile=profile,
         profile_missing=None,
         settings=MonitorSettings(),
+        texts=_texts(),
         now=day_start(day) + 2 * 86_400,
     )
     return [one for one in found.findings if one.severity == "alarm"]
@@ -115,11 +130,18 @@ def _same(event: Event) -> Event:
     return event
 
 
+def _other_vowels(event: Event) -> Event:
+    """Words that nobody knows, as long as those before."""
+    turned = str.maketrans("aeiouAEIOU", "eiouaEIOUA")
+    return replace(event, chat=tuple(replace(one, text=one.text.translate(turned)) for one in event.chat))
+
+
 @pytest.mark.parametrize(
     ("split", "change", "subjects"),
     [
         pytest.param("test_tactics", _same, {"verdicts", "factors", "drift"}, id="new tactics"),
         pytest.param("test_wordings", _same, {"verdicts", "factors", "drift"}, id="new slang"),
+        pytest.param("train", _other_vowels, {"drift"}, id="words that nobody knows"),
         pytest.param("train", _no_calls, {"drift"}, id="dead call feed"),
     ],
 )

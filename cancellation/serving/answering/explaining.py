@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from cancellation.contact_data.logged_event import redact_event
 from cancellation.contact_data.redaction import redact
 from cancellation.decision.verdicts import verdict_probabilities
 from cancellation.events.event import Event, parse_event
@@ -26,7 +27,6 @@ from cancellation.serving.answering.request import NotRecorded
 from cancellation.serving.observability.metrics import LLM_EXPLANATIONS, LOG_FAILURES, Metrics
 from cancellation.serving.records.decision_log import DecisionLog
 from cancellation.serving.records.people import PersonKey
-from cancellation.serving.records.redaction import redact_event
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.settings import ServingSettings
 from cluster.endpoint.purse import BudgetSpentError

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from cancellation.contact_data.logged_event import is_by_reference, redact_event
 from cancellation.decision.actions import obstacles
 from cancellation.decision.policy import MarketPolicy, Policy, Source
 from cancellation.decision.verdicts import model_verdict, rules_verdict
@@ -41,7 +42,6 @@ from cancellation.serving.observability.metrics import (
 from cancellation.serving.records.decision_log import DecisionLog
 from cancellation.serving.records.people import PersonKey
 from cancellation.serving.records.recent import RecentDecisions, Recorded
-from cancellation.serving.records.redaction import is_by_reference, redact_event
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.settings import ServingSettings
 

@@ -14,10 +14,10 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from cancellation.contact_data.logged_event import is_reference
 from cancellation.features.vector import FEATURES
 from cancellation.serving.appeals.case import OVERTURNED, UPHELD, Case
 from cancellation.serving.appeals.settings import AppealSettings
-from cancellation.serving.records.redaction import is_reference
 from cluster.pages.formats import format_share
 
 _PLACE = re.compile(r"(chat|fulfilment)\[(\d+)\]")

@@ -1,5 +1,4 @@
 """Answers in; a decision log in object storage out, and what was decided lately.
 
-Start with `decision_record.py` (what is logged of a request), then `decision_log.py` and `log_shipping.py`;
-`redaction.py` has contact data removed.
+Start with `decision_record.py` (what is logged of a request), then `decision_log.py` and `log_shipping.py`.
 """

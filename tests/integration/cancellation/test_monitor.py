@@ -104,5 +104,6 @@ def test_the_page_in_a_browser(job: MonitorJob, browser: str, tmp_path: Path) ->
         assert frame["verdict_bottom"] < 400
         assert HOSTILE in frame["text"]
         assert more in frame["text"] or frame["width"] <= 760
+        assert "has no profile of texts" in frame["text"]
         for heading in ("What changed", "The day beside the days before", "Precision of induced verdicts", "Shadow"):
             assert heading in frame["text"]

@@ -99,6 +99,27 @@ def test_an_event_has_the_same_bits_alone_and_in_any_batch(exported):
             assert some.factor_probabilities.tobytes() == together.factor_probabilities[places].tobytes()
 
 
+def test_a_text_has_a_vector_of_the_same_bits_alone_and_in_any_batch(exported):
+    trained, _, model = exported
+    events = encoded(model)
+    texts = [event.token_ids for event in events]
+    if trained.settings.variant == "features":
+        assert not model.embeds
+        with pytest.raises(ValueError, match=r"model tiny@\w{8}: expected an output text, found none; export it anew"):
+            model.embed(texts)
+        return
+    vectors = model.embed(texts)
+    assert vectors.shape == (len(texts), 32)
+    order = np.random.default_rng(0).permutation(len(texts))
+    assert model.embed([texts[place] for place in order]).tobytes() == vectors[order].tobytes()
+    for place in (0, 7):
+        assert model.embed([texts[place]]).tobytes() == vectors[place].tobytes()
+    batch = small_set().batch(np.arange(len(texts)))
+    with torch.inference_mode():
+        expected = trained.embed(torch.from_numpy(batch.token_ids)).numpy()
+    assert np.abs(expected - vectors).max() < 0.01 * np.abs(vectors).max()
+
+
 def test_torch_scores_as_the_export(exported):
     _, folder, model = exported
     network = load_torch_network(folder / TRAINED_FOLDER, model.spec, device="cpu")

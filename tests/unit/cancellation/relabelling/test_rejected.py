@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from cancellation.contact_data.logged_event import redact_event
 from cancellation.events.event import event_mapping
 from cancellation.monitoring.days import Days
 from cancellation.relabelling.rejected import rejected_verdicts
 from cancellation.serving.records.decision_record import DECISION_SCHEMA
-from cancellation.serving.records.redaction import redact_event
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from tests.builders.monitored_days import DAY, decisions, feedback, ship_feedback
 

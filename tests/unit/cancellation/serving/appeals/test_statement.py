@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from cancellation.contact_data.logged_event import redact_event
 from cancellation.events.factors import FACTORS
 from cancellation.serving.appeals.case import OPEN, OVERTURNED, SELLER, UPHELD, WITH_REVIEWER, Case, Entry
 from cancellation.serving.appeals.settings import AppealSettings
 from cancellation.serving.appeals.statement import is_owed, statement_of_reasons
-from cancellation.serving.records.redaction import redact_event
 from tests.builders.decision_records import NOON
 from tests.unit.cancellation.serving.appeals.cases import CHAT, contested
 

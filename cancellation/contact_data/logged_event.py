@@ -41,9 +41,14 @@ def is_by_reference(event: Mapping[str, Any]) -> bool:
 
     All of them, as mode `reference` leaves no other: one that somebody typed so hides nothing.
     """
-    texts = [event.get("buyer_reason"), *(item.get(field) for name, field in _TEXTS for item in event.get(name) or ())]
-    said = [text for text in texts if text]
+    said = written_texts(event)
     return bool(said) and all(isinstance(text, str) and is_reference(text) for text in said)
+
+
+def written_texts(event: Mapping[str, Any]) -> list[Any]:
+    """Give what people wrote in an event in the contract's form; empty: nobody did."""
+    texts = [event.get("buyer_reason"), *(item.get(field) for name, field in _TEXTS for item in event.get(name) or ())]
+    return [text for text in texts if text]
 
 
 def is_reference(text: str) -> bool:

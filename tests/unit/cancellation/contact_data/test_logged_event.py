@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from cancellation.contact_data.logged_event import is_by_reference, redact_event
 from cancellation.events.event import parse_event
-from cancellation.serving.records.redaction import is_by_reference, redact_event
 from tests.builders.cancellation_events import sample_event
 
 

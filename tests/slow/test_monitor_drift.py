@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
@@ -130,18 +132,21 @@ def _same(event: Event) -> Event:
     return event
 
 
-def _other_vowels(event: Event) -> Event:
-    """Words that nobody knows, as long as those before."""
+def _slang(event: Event) -> Event:
+    """A third of the vocabulary is said in words that nobody knows, as long as those before."""
     turned = str.maketrans("aeiouAEIOU", "eiouaEIOUA")
-    return replace(event, chat=tuple(replace(one, text=one.text.translate(turned)) for one in event.chat))
+
+    def said(match: re.Match[str]) -> str:
+        return match[0].translate(turned) if zlib.crc32(match[0].lower().encode()) % 3 == 0 else match[0]
+
+    return replace(event, chat=tuple(replace(one, text=re.sub(r"\w+", said, one.text)) for one in event.chat))
 
 
 @pytest.mark.parametrize(
     ("split", "change", "subjects"),
     [
         pytest.param("test_tactics", _same, {"verdicts", "factors", "drift"}, id="new tactics"),
-        pytest.param("test_wordings", _same, {"verdicts", "factors", "drift"}, id="new slang"),
-        pytest.param("train", _other_vowels, {"drift"}, id="words that nobody knows"),
+        pytest.param("train", _slang, {"drift"}, id="new slang"),
         pytest.param("train", _no_calls, {"drift"}, id="dead call feed"),
     ],
 )

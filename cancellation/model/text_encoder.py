@@ -142,14 +142,30 @@ def prune_encoder(
 ) -> tuple[PreTrainedModel, Tokenizer]:
     """Cut an encoder's vocabulary to about `size` pieces; byte pieces begin as the unknown token's embedding."""
     pruned, old = prune_tokenizer(tokenizer, texts, size=size)
-    table = model.get_input_embeddings().weight.detach()
     unknown = token_of(tokenizer, UNKNOWN_TOKENS)
-    rows = table[torch.from_numpy(np.where(old < 0, unknown, old))]
-    model.resize_token_embeddings(len(rows), mean_resizing=False)
-    model.get_input_embeddings().weight.data.copy_(rows)
-    pad = token_of(pruned, PAD_TOKENS)
-    model.config.pad_token_id = model.get_input_embeddings().padding_idx = pad
+    _take_rows(model, np.where(old < 0, unknown, old), pad=token_of(pruned, PAD_TOKENS))
     return model, pruned
+
+
+def adopt_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, wanted: Tokenizer) -> PreTrainedModel:
+    """Give an encoder the pieces of another tokeniser, so that one of the two models can teach the other.
+
+    A piece that the encoder does not know begins as its unknown token's embedding.
+    """
+    pieces = [wanted.id_to_token(number) for number in range(wanted.get_vocab_size())]
+    unknown = token_of(tokenizer, UNKNOWN_TOKENS)
+    known = [tokenizer.token_to_id(piece) for piece in pieces]
+    rows = np.array([unknown if row is None else row for row in known])
+    _take_rows(model, rows, pad=token_of(wanted, PAD_TOKENS))
+    return model
+
+
+def _take_rows(model: PreTrainedModel, rows: np.ndarray, *, pad: int) -> None:
+    """Make an encoder's embeddings those of some of its tokens, in a new order."""
+    table = model.get_input_embeddings().weight.detach()[torch.from_numpy(rows)]
+    model.resize_token_embeddings(len(table), mean_resizing=False)
+    model.get_input_embeddings().weight.data.copy_(table)
+    model.config.pad_token_id = model.get_input_embeddings().padding_idx = pad
 
 
 def keep_first_layers(model: PreTrainedModel, count: int) -> None:

@@ -27,6 +27,7 @@ from cancellation.model.fusion import FUSION_FILE, FusionModel, FusionSettings, 
 from cancellation.model.spec import ModelSpec
 from cancellation.model.text_encoder import (
     EncoderShape,
+    adopt_vocabulary,
     keep_first_layers,
     load_encoder,
     new_encoder,
@@ -35,7 +36,7 @@ from cancellation.model.text_encoder import (
 )
 from cancellation.model.verdict_model import TRAINED_FOLDER
 from cancellation.text.timeline import timeline
-from cancellation.text.tokenizer import train_tokenizer
+from cancellation.text.tokenizer import load_tokenizer, train_tokenizer
 from cancellation.training.data import EncodedSet, read_encoded, read_features
 from cancellation.training.events import TrainingEventsSettings, encode_events
 from cancellation.training.labelled_source import simulated_examples
@@ -79,6 +80,10 @@ class TrainingSettings(Settings):
     prune_to: int | None = Field(default=None, ge=1000)
     """Cut a pre-trained encoder's vocabulary to about so many pieces, those that the training texts and the markets'
     scripts need; null keeps it whole."""
+
+    vocabulary_of: ModelName | None = None
+    """A trained model (its `trained` folder) whose tokeniser a pre-trained encoder gets in place of `prune_to`, so that
+    one can teach the other."""
 
     keep_layers: int | None = Field(default=None, ge=1)
     """Cut a pre-trained encoder to its first so many layers; null keeps all."""
@@ -176,7 +181,7 @@ def train_model(
 
 def _read_content(settings: TrainingSettings) -> list[Any]:
     """Name what a run reads by its content: other events or another teacher in the same place begin another run."""
-    named = (settings.start, settings.encoder, settings.teacher, settings.embeddings)
+    named = (settings.start, settings.encoder, settings.teacher, settings.embeddings, settings.vocabulary_of)
     events = example_files(settings.events.events) if settings.events.events is not None else []
     files = [[file.url, file.size_bytes, file.version] for url in events for file in list_files(url)]
     return [files, [None if name is None else resolve_model(name).digest for name in named]]
@@ -243,7 +248,11 @@ def _pretrained(settings: TrainingSettings, name: str, cache_dir: str) -> tuple[
     encoder, tokenizer = load_encoder(name, cache_dir=cache_dir)
     if settings.keep_layers:
         keep_first_layers(encoder, settings.keep_layers)
-    if settings.prune_to:
+    if settings.vocabulary_of:
+        folder = fetch_model(resolve_model(settings.vocabulary_of), cache_dir=cache_dir)
+        wanted = load_tokenizer(folder)
+        encoder, tokenizer = adopt_vocabulary(encoder, tokenizer, wanted), wanted
+    elif settings.prune_to:
         texts = tokenizer_texts(settings)
         encoder, tokenizer = prune_encoder(encoder, tokenizer, texts, size=settings.prune_to)
     return encoder, tokenizer

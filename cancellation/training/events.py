@@ -22,7 +22,7 @@ from cancellation.simulation.simulator import SimulationSettings
 from cancellation.text.encoding import EventEncoder
 from cancellation.training.data import encode_examples, write_encoded
 from cancellation.training.labelled_source import simulated_examples
-from cancellation.written.dialogue import written_dialogues
+from cancellation.written.dialogue import Dialogue, written_dialogues
 from cancellation.written.staging import stage
 from cluster.places import InputUrl
 from cluster.provenance import digest_of
@@ -50,6 +50,9 @@ class TrainingEventsSettings(Settings):
 
     held_out_writers: tuple[str, ...] = ()
     """Writers whose dialogues are not learned from; training stops by them, in place of simulated events."""
+
+    unseen_writers: tuple[str, ...] = ()
+    """Writers from whom nothing is learned and by whom nothing stops: they judge what came out."""
 
     num_validation: int = Field(default=2000, ge=1)
     """Simulated events kept apart to stop by."""
@@ -176,7 +179,7 @@ def sample_examples(settings: TrainingEventsSettings, at_most: int) -> list[Exam
             at_most, training, key=lambda one: zlib.crc32(one.event.event_id.encode("utf-8", "surrogatepass"))
         )
     simulated = settings.simulation.num_events
-    dialogues = written_dialogues(without=settings.held_out_writers) if settings.stagings else []
+    dialogues = taught_dialogues(settings) if settings.stagings else []
     share = at_most / max(at_most, simulated + len(dialogues) * settings.stagings)
     indices = np.linspace(0, simulated, round(simulated * share), endpoint=False, dtype=int)
     found = list(simulated_examples(settings.simulation, 2 * settings.seed, indices.tolist()))
@@ -191,9 +194,14 @@ def sample_examples(settings: TrainingEventsSettings, at_most: int) -> list[Exam
     ]
 
 
+def taught_dialogues(settings: TrainingEventsSettings) -> list[Dialogue]:
+    """Read the written dialogues of all writers but those that are kept apart."""
+    return written_dialogues(without=(*settings.held_out_writers, *settings.unseen_writers))
+
+
 def _staged(settings: TrainingEventsSettings, training: bool, numbers: range) -> Iterator[Example]:
     apart = settings.held_out_writers
-    dialogues = written_dialogues(without=apart) if training else written_dialogues(only=apart)
+    dialogues = taught_dialogues(settings) if training else written_dialogues(only=apart)
     if not dialogues:
         raise ValueError(f"held_out_writers {', '.join(apart)}: no dialogue is left on one side; name some writers")
     for number in numbers:

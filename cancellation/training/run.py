@@ -38,11 +38,10 @@ from cancellation.model.verdict_model import TRAINED_FOLDER
 from cancellation.text.timeline import timeline
 from cancellation.text.tokenizer import load_tokenizer, train_tokenizer
 from cancellation.training.data import EncodedSet, read_encoded, read_features
-from cancellation.training.events import TrainingEventsSettings, encode_events
+from cancellation.training.events import TrainingEventsSettings, encode_events, taught_dialogues
 from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.loop import BEST, SCORE, LoopSettings, TrainingTask, train_worker
 from cancellation.training.text_profile import profile_texts
-from cancellation.written.dialogue import written_dialogues
 from cancellation.written.staging import stage
 from cluster.models.files import ModelName, fetch_model, resolve_model
 from cluster.provenance import code_digest, digest_of
@@ -265,7 +264,7 @@ def tokenizer_texts(settings: TrainingSettings) -> list[str]:
         indices = range(min(_TOKENIZER_EVENTS, events.simulation.num_events))
         found = [example.event for example in simulated_examples(events.simulation, 2 * events.seed, indices)]
         if events.stagings:
-            found += [stage(dialogue, 0).event for dialogue in written_dialogues(without=events.held_out_writers)]
+            found += [stage(dialogue, 0).event for dialogue in taught_dialogues(events)]
     else:
         found = [example.event for url in example_files(events.events) for example in read_examples(url)]
     return [segment.text for event in found for segment in timeline(event).segments]

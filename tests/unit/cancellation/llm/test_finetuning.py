@@ -63,6 +63,20 @@ def test_a_tiny_model_learns_its_answers_and_says_them(base: Path, tmp_path: Pat
         assert judged.answer.factors == example.factors or judged.answer.verdict == example.label
 
 
+@pytest.mark.parametrize("micro_batch", [4, 3])
+def test_a_policy_that_is_shared_teaches_what_whole_prompts_teach(base: Path, tmp_path: Path, micro_batch: int) -> None:
+    labels = ("induced", "not_induced", "inconclusive", "not_induced")  # prompts of several lengths: each is its reason
+    examples = [_example(label, ()) for label in labels]
+    losses = []
+    for size in (1, micro_batch):
+        settings = _settings(base, epochs=2, events_per_step=4, micro_batch=size, learning_rate=1e-2, bf16=False)
+        trainer = TrainerSettings(num_workers=0, checkpoints=str(tmp_path / str(size)))
+        output = tmp_path / f"adapter-{size}"
+        losses.append(finetune(examples, settings, trainer, None, output=output, cache_dir=str(tmp_path)).losses)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[0][1] != pytest.approx(losses[0][0], rel=1e-3)  # the second step saw what the first one taught
+
+
 def test_examples_that_fit_nowhere_are_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"finetuning\.max_tokens=256: none of 1 examples fits"):
         finetune(

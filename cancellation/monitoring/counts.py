@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,15 @@ class DayCounts:
         """Decisions over all markets."""
         return sum(market.events for market in self.markets.values())
 
+    def add(self, other: DayCounts) -> None:
+        """Add another part of the day, but for its shadows."""
+        for code, market in other.markets.items():
+            self.markets[code] = merge([self.markets[code], market]) if code in self.markets else market
+        for stage, found in other.stages.items():
+            self.stages[stage] = _plus(self.stages.get(stage, [0] * len(found)), np.array(found))
+        self.damage.add(other.damage)
+        self.other_features += other.other_features
+
     def to_json(self) -> bytes:
         """Write it as `read_counts` reads it."""
         return json.dumps(asdict(self), separators=(",", ":")).encode()
@@ -131,10 +141,11 @@ def quantile_ms(latency: Sequence[int], place: float) -> float | None:
 class DecisionCounter:
     """Counts decisions, table after table; holds eight bytes of each event and nothing else of it."""
 
-    def __init__(self, day: date, profile: FeatureProfile | None) -> None:
+    def __init__(self, day: date, profile: FeatureProfile | None, seen: np.ndarray | None = None) -> None:
         self.counts = DayCounts(str(day))
         self._day, self._profile = day, profile
-        self._seen = np.empty(0, np.int64)
+        self.seen = np.empty(0, np.int64) if seen is None else seen
+        """`event_hash` of what was counted, int64, sorted; given at first: of what others have counted."""
 
     def add(self, table: pa.Table) -> pa.Table:
         """Count a table of `DECISION_COLUMNS`; give the rows that were counted."""
@@ -155,7 +166,7 @@ class DecisionCounter:
         of_day = pc.equal(table["received_at"].cast(pa.date32()), pa.scalar(self._day))
         damage.misplaced += table.num_rows - _true(of_day)
         table = table.filter(of_day)
-        fresh, self._seen = first_of_each(table["event_id"], self._seen)
+        fresh, self.seen = first_of_each(table["event_id"], self.seen)
         damage.repeated += table.num_rows - int(fresh.sum())
         return table.filter(pa.array(fresh))
 
@@ -193,16 +204,19 @@ class DecisionCounter:
 
 
 def first_of_each(ids: pa.ChunkedArray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tell which rows are the first of their id; give also the hashes seen so far, int64, sorted.
-
-    Python's hash serves: it is compared within this process alone.
-    """
-    hashes = np.fromiter((hash(value) for value in ids.to_pylist()), np.int64, len(ids))
+    """Tell which rows are the first of their id; give also the hashes seen so far, int64, sorted."""
+    hashes = np.fromiter((event_hash(value) for value in ids.to_pylist()), np.int64, len(ids))
     _, first = np.unique(hashes, return_index=True)
     fresh = np.zeros(len(hashes), bool)
     fresh[first] = True
     fresh &= ~np.isin(hashes, seen)
     return fresh, np.union1d(seen, hashes)
+
+
+def event_hash(event_id: str) -> int:
+    """Give 64 bits of an event's id, the same in every process: parts of a day are counted in several."""
+    digest = blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def _by_market(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ _MAX_FLIPS = 10
 class ShadowCounter:
     """Counts a day's shadow log into `DayCounts.shadow`."""
 
-    def __init__(self, counts: DayCounts) -> None:
+    def __init__(self, counts: DayCounts, seen: np.ndarray) -> None:
         self._counts = counts
         self.damage = Damage()
-        self._seen: dict[str, np.ndarray] = {}
+        self.seen = seen
+        """`event_hash` of each shadow's name and event that was counted, int64, sorted."""
 
     def add(self, table: pa.Table) -> None:
         """Count a table of `SHADOW_COLUMNS`; an event that a shadow judged twice counts once."""
@@ -34,7 +36,8 @@ class ShadowCounter:
         names = pc.fill_null(pc.struct_field(table["shadow"], "name"), _MARKET_SHADOW)
         for name in sorted(pc.unique(names).to_pylist()):
             rows = table.filter(pc.equal(names, name))
-            fresh, self._seen[name] = first_of_each(rows["event_id"], self._seen.get(name, np.empty(0, np.int64)))
+            said = pc.binary_join_element_wise(name, rows["event_id"].cast(pa.string()), "\0")
+            fresh, self.seen = first_of_each(said, self.seen)
             self.damage.repeated += rows.num_rows - int(fresh.sum())
             self._add(name, rows.filter(pa.array(fresh)))
 
@@ -45,10 +48,20 @@ class ShadowCounter:
         add_up(found["pairs"], tally(pc.binary_join_element_wise(markets, rows["verdict"], theirs, "|")))
         add_up(found["versions"], tally(pc.struct_field(rows["shadow"], "model_version")))
         flipped = rows.filter(pc.not_equal(rows["verdict"], theirs))
-        found["flips"] = sorted(
-            [*found["flips"], *(_flip(row) for row in flipped.to_pylist())],
-            key=lambda flip: (-flip["apart"], flip["event_id"]),
-        )[:_MAX_FLIPS]
+        found["flips"] = _widest([*found["flips"], *(_flip(row) for row in flipped.to_pylist())])
+
+
+def add_shadows(into: DayCounts, shadow: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add what shadows said in another part of a day."""
+    for name, part in shadow.items():
+        found = into.shadow.setdefault(name, {"pairs": {}, "versions": {}, "flips": []})
+        add_up(found["pairs"], part["pairs"])
+        add_up(found["versions"], part["versions"])
+        found["flips"] = _widest([*found["flips"], *part["flips"]])
+
+
+def _widest(flips: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(flips, key=lambda flip: (-flip["apart"], flip["event_id"]))[:_MAX_FLIPS]
 
 
 def _flip(row: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from tests.builders.monitored_days import DAY, MARKETS, decisions, ship, with_ev
 from tests.conftest import PROJECT
 from tests.measures.pages import assert_legible
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 SHIPPED = PROJECT / "cancellation" / "small_model"
 TRAINING, EVENTS, SAMPLE = 1000, 400, 330
 _VOWELS = str.maketrans("aeiouAEIOU", "eiouaEIOUA")

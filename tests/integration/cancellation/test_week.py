@@ -175,7 +175,7 @@ def appeal(endpoint: Served, week: Week) -> None:
 
 
 @pytest.fixture(scope="module")
-def week(tmp_path_factory: pytest.TempPathFactory) -> Week:
+def week(tmp_path_factory: pytest.TempPathFactory, local_ray: str) -> Week:
     """Seven days, each shipped, put together and monitored before the next begins."""
     folder = tmp_path_factory.mktemp("week")
     week = Week(folder / "root")

@@ -210,7 +210,10 @@ def find_text_model(
     except FileNotFoundError:
         profile = None
     if profile is None:
-        return None, f"{model} has no profile of texts: it was trained before training wrote one; train it anew"
+        return None, (
+            f"{model} has no profile of texts: it was trained before training wrote one; give it one by "
+            "jobs.cancellation_train profile_of"
+        )
     found = TextModel(folder, profile)
     if not found.model.embeds:
         return None, f"{model} gives no vectors of texts: it was exported before exports did; export it anew"

@@ -19,10 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cancellation.features.profile import FeatureProfile
-from cancellation.monitoring.counts import DECISION_COLUMNS, SLIM_COLUMNS, DayCounts, DecisionCounter
+from cancellation.monitoring.counts import (
+    DECISION_COLUMNS,
+    SHADOW_COLUMNS,
+    SLIM_COLUMNS,
+    DayCounts,
+    DecisionCounter,
+    ShadowCounter,
+    add_shadows,
+)
 from cancellation.monitoring.feedback import FEEDBACK_COLUMNS
 from cancellation.monitoring.log_files import Damage, find_rows, stream_tables
-from cancellation.monitoring.shadow import SHADOW_COLUMNS, ShadowCounter, add_shadows
 from cancellation.serving.records.decision_record import DECISION_SCHEMA
 from cancellation.serving.records.feedback import FEEDBACK_SCHEMA
 from cluster.storage import StoredFile

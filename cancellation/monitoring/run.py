@@ -22,8 +22,7 @@ from cancellation.monitoring.drift import (
     missing_signals,
 )
 from cancellation.monitoring.feedback import FeedbackDay
-from cancellation.monitoring.findings import Finding, FindingSettings, compare_day, missing_hours
-from cancellation.monitoring.health import log_findings
+from cancellation.monitoring.findings import Finding, FindingSettings, compare_day, log_findings, missing_hours
 from cancellation.monitoring.parts import Through, one_by_one
 from cancellation.monitoring.precision import (
     Precision,

@@ -10,10 +10,9 @@ from pydantic import Field, model_validator
 
 from cancellation.model.verdict_model import load_verdict_model
 from cancellation.relabelling.answers import read_answers
-from cancellation.relabelling.cases import Case, read_cases, read_labelled
+from cancellation.relabelling.cases import Case, one_identity, read_cases, read_labelled
 from cancellation.relabelling.correction import Correction, correct, write_first
 from cancellation.relabelling.first_labels import FirstSettings, draw_first, flag_by_model, flag_by_rules
-from cancellation.relabelling.identity import one_identity
 from cancellation.relabelling.judges import JudgeSettings, Workshop
 from cancellation.relabelling.rejected import rejected_verdicts
 from cancellation.relabelling.round import AskSettings, choose_cases, make_round, round_plan

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -66,13 +66,13 @@ def map_in_order(
     """
     if not items:
         return
-    dataset = one_block_each([{"item": pickle.dumps(item)} for item in items]).map_batches(
-        _Mapped(step), batch_format="pyarrow", batch_size=1, num_cpus=num_cpus, fn_args=arguments
+    dataset = one_block_each([{"item": item} for item in items]).map_batches(
+        _Mapped(step), batch_format="numpy", batch_size=1, num_cpus=num_cpus, fn_args=arguments
     )
     dataset.context.execution_options.preserve_order = True
     with _as_it_was_raised():
         for row in dataset.iter_rows():
-            yield pickle.loads(row["result"])
+            yield row["result"]
 
 
 class _Mapped:
@@ -81,10 +81,10 @@ class _Mapped:
     def __init__(self, step: Callable[..., Any]) -> None:
         self._step = step
 
-    def __call__(self, batch: pa.Table, *arguments: Any) -> pa.Table:
-        results = [self._step(pickle.loads(item), *arguments) for item in batch["item"].to_pylist()]
-        content = [pickle.dumps(result) for result in results]
-        return pa.table({"result": pa.array(content, pa.large_binary())})
+    def __call__(self, batch: dict[str, np.ndarray], *arguments: Any) -> dict[str, np.ndarray]:
+        results = np.empty(len(batch["item"]), object)  # as they are: a result that is a list is no array
+        results[:] = [self._step(item, *arguments) for item in batch["item"]]
+        return {"result": results}
 
 
 def through_actors(

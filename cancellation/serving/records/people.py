@@ -11,6 +11,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from cluster import storage
 from cluster.serving.service import secret_path
 
@@ -86,6 +88,18 @@ def one_id(role: str, names: Collection[str], key: PersonKey | None) -> dict[str
             "person.key in its data_dir), in this setting or in VERDICTS_PERSON_KEY_FILE"
         )
     return {}
+
+
+def with_one_seller(rows: pa.Table, key_file: str | None) -> pa.Table:
+    """Give rows in which every `seller_id` is one seller's, and every seller has one.
+
+    Raises:
+        ValueError: As `one_id`, or `find_key`.
+    """
+    sellers = rows["seller_id"].to_pylist()
+    ids = one_id("seller", [name for name in sellers if name is not None], find_key(key_file))
+    place = rows.schema.get_field_index("seller_id")
+    return rows.set_column(place, rows.schema.field(place), pa.array([ids.get(name, name) for name in sellers]))
 
 
 def find_key(path: str | None) -> PersonKey | None:

@@ -126,7 +126,7 @@ def _judged(folder: Path, named: Callable[[int], str]) -> str:
     place = table.schema.get_field_index("error")
     pq.write_table(table.set_column(place, "error", pa.nulls(len(rows), pa.string())), folder / "part-0.parquet")
     (folder / "_SUCCESS").write_text(json.dumps({"files": ["part-0.parquet"]}))
-    write_sample(str(folder), SAMPLE)
+    write_sample(str(folder / "part-0.parquet"), SAMPLE)
     return str(folder)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
@@ -20,9 +23,42 @@ from cancellation.serving.records.shipped_log import day_start
 from cluster import storage
 from cluster.sharded.pool import map_in_order
 from tests.builders.monitored_days import DAY, decisions, feedback, profile, ship, ship_feedback
+from tests.conftest import PROJECT
 from tests.servers.s3 import S3Server
 
 pytestmark = pytest.mark.usefixtures("local_ray")
+ON_TWO_MACHINES = """
+import sys, time
+from datetime import date
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 150 * 2**20})
+for _ in range(2):
+    cluster.add_node(num_cpus=1, object_store_memory=150 * 2**20)
+ray.init(cluster.address)
+from cancellation.monitoring.run import MonitorSettings, monitor_day
+from cluster.sharded.pool import map_in_order
+archive, out, marks, day = sys.argv[1:]
+
+def together(unit, step, marks, *arguments):
+    # A unit goes on only once another is read on the other machine: readers that take turns would wait for ever.
+    (Path(marks) / ray.get_runtime_context().get_node_id()).touch()
+    deadline = time.monotonic() + 120
+    while len(list(Path(marks).iterdir())) < 2:
+        assert time.monotonic() < deadline, "all is read on one machine"
+        time.sleep(0.05)
+    return step(unit, *arguments)
+
+found = monitor_day(
+    archive, out, date.fromisoformat(day), profile=None, profile_missing=None, settings=MonitorSettings(),
+    through=lambda units, step, *arguments: map_in_order(units, together, step, marks, *arguments),
+)
+print(found.today.events)
+ray.shutdown()
+cluster.shutdown()
+"""
 TABLE = decisions(DAY, 720)
 
 
@@ -88,6 +124,16 @@ def test_ray_data_counts_what_one_process_counts(
     assert found.feedback[-1].damage.files
     kept = pq.read_table(found.events_url)["event_id"].to_pylist()
     assert sorted(kept) == sorted(TABLE["event_id"].to_pylist())
+
+
+def test_units_are_read_on_several_machines_at_once(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "marks").mkdir()
+    places = [str(archive), str(tmp_path / "out"), str(tmp_path / "marks"), str(DAY)]
+    command = [sys.executable, "-c", ON_TWO_MACHINES, *places]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == str(len(TABLE))
 
 
 def test_an_outside_systems_trouble_is_raised_as_it_is_and_no_day_is_kept(

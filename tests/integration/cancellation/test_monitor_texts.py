@@ -209,7 +209,7 @@ def test_a_model_of_before_gets_a_profile_of_texts_without_training(model: Path,
     profile = load_text_profile(str(new / PROFILE_FILE))
     assert profile is not None
     assert profile.markets == MARKETS
-    assert features.removesuffix(b"\n}") in (new / PROFILE_FILE).read_bytes()
+    assert features.removesuffix(b"\n}\n") in (new / PROFILE_FILE).read_bytes()
     assert (old / PROFILE_FILE).read_bytes() == features
     assert read_identity(new) == read_identity(old)
     _ship(tmp_path, DAY, _events(EVENTS, 5))

@@ -81,7 +81,7 @@ def main(job: ForgetJob) -> None:
     if monitored.damaged:
         raise RuntimeError(
             f"{len(monitored.damaged)} files of monitored days cannot be read, and nobody can say whom they hold, such "
-            f"as {min(monitored.damaged)}: remove them, the monitor makes them again, and run this again"
+            f"as {min(monitored.damaged)}: remove the folder it is in, which the monitor makes again, and run this again"
         )
     if left.rows:
         raise RuntimeError(f"{left.rows} rows are left; run this again when the open segments are sealed")

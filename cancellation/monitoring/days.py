@@ -106,15 +106,19 @@ class Days:
             one: DayTotal([unit for unit in units if unit.day == one and unit.log != "feedback"], one) for one in due
         }
         messages: dict[date, list[Share]] = {}
-        while units or totals:
-            for share in self._through(units, count_unit, self._profile):
-                if share.unit.log == "feedback":
-                    messages.setdefault(share.unit.day, []).append(share)
-                    continue
-                totals[share.unit.day].add(share)
-                self._keep_complete(totals, due)
-            self._keep_complete(totals, due)  # also a day without a file
-            units = [unit for total in totals.values() for unit in total.again]
+        try:
+            while units or totals:
+                for share in self._through(units, count_unit, self._profile):
+                    if share.unit.log == "feedback":
+                        messages.setdefault(share.unit.day, []).append(share)
+                        continue
+                    totals[share.unit.day].add(share)
+                    self._keep_complete(totals, due)
+                self._keep_complete(totals, due)  # also a day without a file
+                units = [unit for total in totals.values() for unit in total.again]
+        finally:
+            for total in totals.values():  # of days that were not finished
+                total.close()
         return messages
 
     def _keep_complete(self, totals: dict[date, DayTotal], due: Mapping[date, _Plan]) -> None:

@@ -162,5 +162,11 @@ class DayTotal:
     def take_decisions(self) -> bytes:
         """Give the file of kept decisions, once."""
         self._slim.close()
-        with self._folder:
-            return self._path.read_bytes()
+        content = self._path.read_bytes()
+        self.close()
+        return content
+
+    def close(self) -> None:
+        """Remove the file."""
+        self._slim.close()
+        self._folder.cleanup()

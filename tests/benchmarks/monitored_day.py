@@ -131,17 +131,33 @@ def measure(folder: Path, num_events: int) -> list[dict[str, float]]:
             compact(str(archive), before=DAY + timedelta(days=1))
             compacted = list((archive / "decisions").rglob(f"day={DAY}/*.parquet"))
             files, size = len(compacted), sum(path.stat().st_size for path in compacted)
-        command = [sys.executable, "-m", "tests.benchmarks.monitored_day", "--child", str(archive), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        figures = json.loads(done.stdout.splitlines()[-1])
+        figures = _in_a_process(archive, out)
         found.append({"shape": shape, "files": files, "mib": round(size / 2**20), **figures})
         print(found[-1], flush=True)
     return found
 
 
+def measure_month(folder: Path) -> dict[str, float]:
+    """Measure a first run: 29 small days, nothing counted yet."""
+    archive, out = folder / "archive", folder / "out"
+    out.mkdir()
+    for back in range(29):
+        ship(archive, decisions(DAY - timedelta(days=back), 200, markets=MARKETS), num_hours=1)
+    found = {"shape": "29 days of 200", "files": len(list((archive / "decisions").rglob("*.parquet")))}
+    return {**found, **_in_a_process(archive, out)}
+
+
+def _in_a_process(archive: Path, out: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.monitored_day", "--child", str(archive), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def run(num_events: int) -> None:
-    """Measure both sizes; the last line is one JSON object."""
-    results = []
+    """Measure a month of small days and both sizes; the last line is one JSON object."""
+    with tempfile.TemporaryDirectory(prefix="monitored-month-") as folder:
+        results = [measure_month(Path(folder))]
+    print(results[0], flush=True)
     for size in (num_events // 10, num_events):
         with tempfile.TemporaryDirectory(prefix="monitored-day-") as folder:
             results += measure(Path(folder), size)

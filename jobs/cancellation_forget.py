@@ -80,8 +80,8 @@ def main(job: ForgetJob) -> None:
         print(f"not searched: {len(rounds.passed_over)} files of other forms, such as {min(rounds.passed_over)}")
     if monitored.damaged:
         raise RuntimeError(
-            f"{len(monitored.damaged)} files of monitored days cannot be read, nobody can say whom they hold: remove the "
-            f"folder of {min(monitored.damaged)}, which the monitor makes again, and run this again"
+            f"{len(monitored.damaged)} files of monitored days cannot be read, nobody can say whom they hold: remove "
+            f"the folder of {min(monitored.damaged)}, which the monitor makes again, and run this again"
         )
     if left.rows:
         raise RuntimeError(f"{left.rows} rows are left; run this again when the open segments are sealed")

@@ -99,7 +99,8 @@ def _search_page(content: bytes, ids: Collection[str]) -> tuple[int, bytes]:
         count += theirs
         return _REMOVED if theirs else found[0]
 
-    return count, _ID.sub(rest, content.decode()).encode() if count else content
+    found = _ID.sub(rest, content.decode()).encode()
+    return count, found
 
 
 _SEARCHES = {"parquet": _search_table, "json": _search_json, "html": _search_page}

@@ -82,6 +82,8 @@ class _Mapped:
         self._step = step
 
     def __call__(self, batch: dict[str, np.ndarray], *arguments: Any) -> dict[str, np.ndarray]:
+        # A worker would warn that results are no numbers but objects, which Ray then serialises as it does arguments.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         results = np.empty(len(batch["item"]), object)  # as they are: a result that is a list is no array
         results[:] = [self._step(item, *arguments) for item in batch["item"]]
         return {"result": results}

@@ -23,14 +23,14 @@ from cancellation.decision.calibration_run import (
     CalibrationSettings,
     calibrate_backfill,
     figures,
-    threshold_rows,
     write_calibrated,
 )
 from cancellation.decision.policy import Policy, load_policy
 from cancellation.decision.sample import read_sample
 from cancellation.llm.judged_rows import read_judged
-from cancellation.scoring.report import align
+from cancellation.scoring.report import calibration_lines
 from cancellation.scoring.run import ScoringSettings, open_run, read_verdicts, score_backfill
+from cancellation.serving.records.people import with_one_seller
 from cluster.launch import run_job
 from cluster.models.files import ModelName, fetch_model
 from cluster.places import InputUrl, OutputUrl
@@ -55,6 +55,9 @@ class CalibrateJob(Settings):
     policy: InputUrl | None = None
     """Policy file whose states, classes and languages are kept; null: the one that ships."""
 
+    person_key_file: str | None = None
+    """The endpoint's key, by which a seller's id and its archive's digest are one seller; null: the environment's."""
+
     date: str = Field(default="", pattern=r"^(\d{4}-\d\d-\d\d)?$")
     """Day that the evidence gets; empty: today, in UTC."""
 
@@ -74,17 +77,14 @@ def main(job: CalibrateJob) -> None:
     policy, day = load_policy(job.policy), job.date or datetime.now(UTC).date().isoformat()
     with tracked_run("cancellation_calibrate", job, job.tracking) as tracked:
         rows, folder = _scored(job, job.model, policy) if job.model else (read_judged(absolute_url(job.input)), None)
+        rows = with_one_seller(rows, job.person_key_file)
         calibrated = calibrate_backfill(rows, policy, job.calibration, sample=sample, day=day)
         output = Path(job.output)
         written = write_calibrated(calibrated, folder, output, source=job.input, day=day)
         tracked.metrics(figures(calibrated))
         tracked.figure("reliability.png", draw_reliability(calibrated.calibration))
         tracked.artifact(POLICY_FILE, (output / POLICY_FILE).read_bytes())
-    found = calibrated.calibration
-    print(f"temperature {found.temperature:.3f}, ECE {found.ece_before:.4f} -> {found.ece_after:.4f}")
-    print("\n".join(align(threshold_rows(calibrated))))
-    if calibrated.unknown_markets:
-        print(f"no entry in the policy: {', '.join(calibrated.unknown_markets)}; add state, classes and language")
+    print("\n".join(calibration_lines(calibrated)))
     print(f"model   {written}\npolicy  {output / POLICY_FILE} ({calibrated.policy.stamp})\n{tracked.where}")
 
 

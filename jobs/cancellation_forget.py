@@ -1,18 +1,20 @@
 """Remove people from all that the endpoint keeps (archive, recent answers, appeals, segments of this machine not yet
-shipped), and from `relabelling`: rounds in which people label, exports of their answers, labelled sets.
+shipped), from `monitoring`, what the daily job keeps, and from `relabelling`: rounds in which people label, exports of
+their answers, labelled sets.
 
 Reads the file `people`, a line each: `seller`, `buyer` or `order`, then the id. Prints how many rows there were and how
 many are left, and fails while there are any. Safe to repeat. Run it on every machine that has segments (`data_dir`);
 lines of segments that are still being written can go when those are sealed (`decision_log.segment_seconds`).
 
     python -m jobs.cancellation_forget people=people.txt serving.output=s3://bucket/prefix serving.data_dir=var/serving
-    ... relabelling=s3://bucket/rounds,s3://bucket/exports,s3://bucket/labelled
+    ... monitoring=s3://bucket/monitoring relabelling=s3://bucket/rounds,s3://bucket/exports,s3://bucket/labelled
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from cancellation.monitoring.forgetting import MonitoredDays
 from cancellation.relabelling.forgetting import Rounds
 from cancellation.serving.appeals.store import AppealStore
 from cancellation.serving.places import log_folder, person_key_path
@@ -40,6 +42,10 @@ class ForgetJob(Settings):
     """Folders, local or s3://, with rounds of relabelling and of first labels, exports of the answers, labels that came
     of them and labelled sets. Name them together: a task or an answer is found by the round that asked."""
 
+    monitoring: tuple[OutputUrl, ...] = ()
+    """Folders, local or s3://, that jobs.cancellation_monitor writes to: `output` there. They name events, whose people
+    the archive knows: give the archive with them."""
+
     serving: ServingSettings = ServingSettings()
 
 
@@ -56,7 +62,9 @@ def main(job: ForgetJob) -> None:
     state = open_state(job.serving)
     recent = RecentDecisions(state.database, retention_seconds=job.serving.retention_hours * 3600)
     rounds = Rounds(job.relabelling, key)
-    places = Places(job.serving.output, log_folder(job.serving), recent, AppealStore(state.appeals), rounds)
+    monitored = MonitoredDays(job.monitoring)
+    appeals = AppealStore(state.appeals)
+    places = Places(job.serving.output, log_folder(job.serving), recent, appeals, rounds, monitored)
     try:
         before, left = forget(places, digests)
     finally:
@@ -66,10 +74,15 @@ def main(job: ForgetJob) -> None:
         print(
             f"{name}: {found.archive} rows of the archive, {found.segments} and {found.open_segments} lines of "
             f"sealed and open segments, {found.recent} recent answers, {found.appeals} appeals, "
-            f"{found.relabelled} relabelled or labelled events"
+            f"{found.monitored} rows of monitored days, {found.relabelled} relabelled or labelled events"
         )
     if rounds.passed_over:
         print(f"not searched: {len(rounds.passed_over)} files of other forms, such as {min(rounds.passed_over)}")
+    if monitored.damaged:
+        raise RuntimeError(
+            f"{len(monitored.damaged)} files of monitored days cannot be read, nobody can say whom they hold: remove "
+            f"the folder of {min(monitored.damaged)}, which the monitor makes again, and run this again"
+        )
     if left.rows:
         raise RuntimeError(f"{left.rows} rows are left; run this again when the open segments are sealed")
 

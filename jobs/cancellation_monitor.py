@@ -19,7 +19,9 @@ from cluster.launch import run_job
 from cluster.models.files import ModelName
 from cluster.places import InputUrl, OutputUrl
 from cluster.provenance import public_settings
+from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
+from cluster.sharded.pool import map_in_order
 from cluster.tracking import TrackingSettings, tracked_run
 
 
@@ -43,6 +45,7 @@ class MonitorJob(Settings):
     """Where remote models are kept on this machine."""
 
     monitor: MonitorSettings = MonitorSettings()
+    session: SessionSettings = SessionSettings()
     tracking: TrackingSettings = TrackingSettings()
 
 
@@ -52,7 +55,7 @@ def main(job: MonitorJob) -> None:
     profile, missing = find_profile(job.model, **place)
     texts, no_texts = find_text_model(job.model, **place, sample=job.monitor.drift.text_sample)
     day = job.day or datetime.now(UTC).date() - timedelta(days=1)
-    with tracked_run("cancellation_monitor", job, job.tracking) as run:
+    with ray_session(job.session), tracked_run("cancellation_monitor", job, job.tracking) as run:
         found = monitor_day(
             job.archive,
             job.output,
@@ -62,6 +65,7 @@ def main(job: MonitorJob) -> None:
             texts=texts,
             texts_missing=no_texts,
             settings=job.monitor,
+            through=map_in_order,
         )
         url = write_report(found, job.output, public_settings(job), run)
         print_day(found, url, run.where)

@@ -4,7 +4,10 @@ Reads events (`training.events.events`, else it simulates them) and maybe a pre-
 weights to `output`/trained, the model that scores to `output`, settings and curves to MLflow. Safe to
 resubmit: a run that was broken off goes on from its last checkpoint.
 
+With `profile_of` it trains nothing: a model of before gets a profile of its training texts, for the daily monitor.
+
     python -m jobs.cancellation_train output=var/models/cancellation training.encoder=var/models/chat_encoder
+    python -m jobs.cancellation_train profile_of=models:/cancellation@champion training.events.events=labelled/ output=…
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cancellation.training.run import TrainingSettings, train_model
+from cancellation.training.text_profile import profile_model
 from cluster.launch import run_job
+from cluster.models.files import ModelName, fetch_model, resolve_model
 from cluster.places import OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
@@ -26,6 +31,10 @@ class TrainJob(Settings):
     output: OutputUrl
     """Folder for the model, on the driver's disk."""
 
+    profile_of: ModelName | None = None
+    """A model that was trained before training wrote a profile of texts: it is copied to `output` with one, made of
+    `training.events`, which should be what it was trained on. Nothing is trained; the scores stay the same."""
+
     cache_dir: str = "var/cache"
     """Folder for copies of remote models."""
 
@@ -36,7 +45,10 @@ class TrainJob(Settings):
 
 
 def main(job: TrainJob) -> None:
-    """Train, export, say how it went."""
+    """Train, export, say how it went; or only profile."""
+    if job.profile_of:
+        _profile(job, job.profile_of)
+        return
     with ray_session(job.session), tracked_run("cancellation_train", job, job.tracking) as run:
         trained = train_model(
             job.training, job.trainer, run, output=Path(job.output), cache_dir=str(Path(job.cache_dir).absolute())
@@ -47,6 +59,13 @@ def main(job: TrainJob) -> None:
         f"{job.output}: step {best['step']:.0f}, validation loss {best['validation_loss']:.4f}, "
         f"accuracy {best['validation_accuracy']:.4f}; {run.where}"
     )
+
+
+def _profile(job: TrainJob, name: str) -> None:
+    files = resolve_model(name, registry_uri=job.tracking.uri)
+    folder = fetch_model(files, cache_dir=str(Path(job.cache_dir).absolute()))
+    profile = profile_model(job.training.events, folder, Path(job.output))
+    print(f"{job.output}: {name} with a profile of {profile.num_texts:,} texts in {', '.join(profile.markets)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A day of decisions as counts: what is kept of it, adds up over days, and holds no text of anybody."""
+"""A day of decisions, and of what shadows said beside them, as counts: they add up, and hold no text of anybody."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cancellation.events.factors import VERDICTS
 from cancellation.features.profile import NUM_BINS, FeatureProfile
 from cancellation.features.vector import FEATURES
 from cancellation.monitoring.log_files import Damage
@@ -41,6 +43,11 @@ DECISION_COLUMNS = (
 )
 SLIM_COLUMNS = ("event_id", "market", "received_at", "verdict", "score", "action", "model_version", "source")
 """What is kept of each decision, to find the events behind a figure and what a feedback is about."""
+
+
+SHADOW_COLUMNS = ("event_id", "market", "received_at", "verdict", "score", "model_version", "shadow", "unread")
+_MARKET_SHADOW = "of a market in state shadow"
+_MAX_FLIPS = 10
 
 
 @dataclass
@@ -91,6 +98,15 @@ class DayCounts:
         """Decisions over all markets."""
         return sum(market.events for market in self.markets.values())
 
+    def add(self, other: DayCounts) -> None:
+        """Add another part of the day, but for its shadows."""
+        for code, market in other.markets.items():
+            self.markets[code] = merge([self.markets[code], market]) if code in self.markets else market
+        for stage, found in other.stages.items():
+            self.stages[stage] = _plus(self.stages.get(stage, [0] * len(found)), np.array(found))
+        self.damage.add(other.damage)
+        self.other_features += other.other_features
+
     def to_json(self) -> bytes:
         """Write it as `read_counts` reads it."""
         return json.dumps(asdict(self), separators=(",", ":")).encode()
@@ -131,10 +147,11 @@ def quantile_ms(latency: Sequence[int], place: float) -> float | None:
 class DecisionCounter:
     """Counts decisions, table after table; holds eight bytes of each event and nothing else of it."""
 
-    def __init__(self, day: date, profile: FeatureProfile | None) -> None:
+    def __init__(self, day: date, profile: FeatureProfile | None, seen: np.ndarray | None = None) -> None:
         self.counts = DayCounts(str(day))
         self._day, self._profile = day, profile
-        self._seen = np.empty(0, np.int64)
+        self.seen = np.empty(0, np.int64) if seen is None else seen
+        """`event_hash` of what was counted, int64, sorted; given at first: of what others have counted."""
 
     def add(self, table: pa.Table) -> pa.Table:
         """Count a table of `DECISION_COLUMNS`; give the rows that were counted."""
@@ -155,7 +172,7 @@ class DecisionCounter:
         of_day = pc.equal(table["received_at"].cast(pa.date32()), pa.scalar(self._day))
         damage.misplaced += table.num_rows - _true(of_day)
         table = table.filter(of_day)
-        fresh, self._seen = first_of_each(table["event_id"], self._seen)
+        fresh, self.seen = first_of_each(table["event_id"], self.seen)
         damage.repeated += table.num_rows - int(fresh.sum())
         return table.filter(pa.array(fresh))
 
@@ -193,16 +210,19 @@ class DecisionCounter:
 
 
 def first_of_each(ids: pa.ChunkedArray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tell which rows are the first of their id; give also the hashes seen so far, int64, sorted.
-
-    Python's hash serves: it is compared within this process alone.
-    """
-    hashes = np.fromiter((hash(value) for value in ids.to_pylist()), np.int64, len(ids))
+    """Tell which rows are the first of their id; give also the hashes seen so far, int64, sorted."""
+    hashes = np.fromiter((event_hash(value) for value in ids.to_pylist()), np.int64, len(ids))
     _, first = np.unique(hashes, return_index=True)
     fresh = np.zeros(len(hashes), bool)
     fresh[first] = True
     fresh &= ~np.isin(hashes, seen)
     return fresh, np.union1d(seen, hashes)
+
+
+def event_hash(event_id: str) -> int:
+    """Give 64 bits of an event's id, the same in every process: parts of a day are counted in several."""
+    digest = blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def _by_market(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
@@ -237,3 +257,72 @@ def _plus(before: Sequence[int], counts: np.ndarray) -> list[int]:
 
 def _true(mask: pa.ChunkedArray) -> int:
     return pc.sum(mask).as_py() or 0
+
+
+class ShadowCounter:
+    """Counts a day's shadow log into `DayCounts.shadow`."""
+
+    def __init__(self, counts: DayCounts, seen: np.ndarray) -> None:
+        self._counts = counts
+        self.damage = Damage()
+        self.seen = seen
+        """`event_hash` of each shadow's name and event that was counted, int64, sorted."""
+
+    def add(self, table: pa.Table) -> None:
+        """Count a table of `SHADOW_COLUMNS`; an event that a shadow judged twice counts once."""
+        verdicts = pc.struct_field(table["shadow"], "verdict")
+        whole = pc.and_(pc.is_valid(verdicts), pc.and_(pc.is_valid(table["event_id"]), pc.is_valid(table["verdict"])))
+        self.damage.unread += table.num_rows - (pc.sum(whole).as_py() or 0)
+        table = table.filter(whole)
+        names = pc.fill_null(pc.struct_field(table["shadow"], "name"), _MARKET_SHADOW)
+        for name in sorted(pc.unique(names).to_pylist()):
+            rows = table.filter(pc.equal(names, name))
+            said = pc.binary_join_element_wise(name, rows["event_id"].cast(pa.string()), "\0")
+            fresh, self.seen = first_of_each(said, self.seen)
+            self.damage.repeated += rows.num_rows - int(fresh.sum())
+            self._add(name, rows.filter(pa.array(fresh)))
+
+    def _add(self, name: str, rows: pa.Table) -> None:
+        found = self._counts.shadow.setdefault(name, {"pairs": {}, "versions": {}, "flips": []})
+        theirs = pc.struct_field(rows["shadow"], "verdict")
+        markets = pc.fill_null(rows["market"], "unknown")
+        add_up(found["pairs"], tally(pc.binary_join_element_wise(markets, rows["verdict"], theirs, "|")))
+        add_up(found["versions"], tally(pc.struct_field(rows["shadow"], "model_version")))
+        flipped = rows.filter(pc.not_equal(rows["verdict"], theirs))
+        found["flips"] = _widest([*found["flips"], *(_flip(row) for row in flipped.to_pylist())])
+
+
+def add_shadows(into: DayCounts, shadow: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add what shadows said in another part of a day."""
+    for name, part in shadow.items():
+        found = into.shadow.setdefault(name, {"pairs": {}, "versions": {}, "flips": []})
+        add_up(found["pairs"], part["pairs"])
+        add_up(found["versions"], part["versions"])
+        found["flips"] = _widest([*found["flips"], *part["flips"]])
+
+
+def _widest(flips: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(flips, key=lambda flip: (-flip["apart"], flip["event_id"]))[:_MAX_FLIPS]
+
+
+def _flip(row: dict[str, Any]) -> dict[str, Any]:
+    score, theirs = row["score"] or 0.0, row["shadow"]["score"] or 0.0
+    return {
+        "event_id": row["event_id"],
+        "market": row["market"],
+        "live": row["verdict"],
+        "shadow": row["shadow"]["verdict"],
+        "live_score": score,
+        "shadow_score": theirs,
+        "apart": abs(score - theirs),
+    }
+
+
+def matrix(pairs: dict[str, int], market: str | None = None) -> np.ndarray:
+    """Count live verdicts (rows) by the shadow's, int64 (3, 3), of one market or of all."""
+    found = np.zeros((len(VERDICTS), len(VERDICTS)), np.int64)
+    for key, count in pairs.items():
+        code, live, theirs = key.rsplit("|", 2)
+        if market in (None, code) and live in VERDICTS and theirs in VERDICTS:
+            found[VERDICTS.index(live), VERDICTS.index(theirs)] += count
+    return found

@@ -11,11 +11,10 @@ day may be run as often as one likes and is never counted twice.
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -23,57 +22,112 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cancellation.features.profile import FeatureProfile
-from cancellation.monitoring.counts import DECISION_COLUMNS, SLIM_COLUMNS, DayCounts, DecisionCounter, read_counts
-from cancellation.monitoring.feedback import (
-    FEEDBACK_COLUMNS,
-    FeedbackDay,
-    join_feedback,
-    read_feedback,
-    usable_messages,
-)
-from cancellation.monitoring.log_files import Damage, day_files, stream_tables
-from cancellation.monitoring.shadow import SHADOW_COLUMNS, ShadowCounter
-from cancellation.serving.records.decision_record import DECISION_SCHEMA
-from cancellation.serving.records.feedback import FEEDBACK_SCHEMA
+from cancellation.monitoring.counts import DayCounts, read_counts
+from cancellation.monitoring.feedback import FeedbackDay, join_feedback, read_feedback, usable_messages
+from cancellation.monitoring.log_files import Damage, day_files
+from cancellation.monitoring.parts import DayTotal, Share, Through, Unit, count_unit, one_by_one, units_of
 from cluster import storage
-from cluster.storage import listing_digest
+from cluster.storage import StoredFile, listing_digest
 
 _FORM = 2
 """Raise it when other things are counted, or counted otherwise: kept days are then made again."""
 
-_SLIM_SCHEMA = pa.schema(
-    [
-        column.with_type(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-        for column in (DECISION_SCHEMA.field(name) for name in SLIM_COLUMNS)
-    ]
-)
+
+@dataclass
+class _Plan:
+    """What there is of a day, and what is kept of it already."""
+
+    day: date
+    logs: dict[str, Sequence[StoredFile]]
+    """Files by log."""
+    stamp: str | None
+    """Of its decisions; None: the archive has none."""
+    said_stamp: str | None
+    """Of its feedback; None: there is none."""
+    counts: DayCounts | None = None
+    said: FeedbackDay | None = None
+
+    def units(self) -> list[Unit]:
+        """Cut what is to be read into units, decisions first."""
+        logs = ["decisions", "shadow"] if self.stamp and self.counts is None else []
+        logs += ["feedback"] if self.said_stamp and self.said is None else []
+        return [unit for log in logs for unit in units_of(log, self.day, self.logs[log])]
 
 
 class Days:
     """The kept days of one archive, below a folder of its own."""
 
-    def __init__(self, archive_url: str, output_url: str, profile: FeatureProfile | None) -> None:
+    def __init__(
+        self, archive_url: str, output_url: str, profile: FeatureProfile | None, *, through: Through = one_by_one
+    ) -> None:
         self._archive, self._output, self._profile = archive_url.rstrip("/"), output_url.rstrip("/"), profile
+        self._through = through
 
     def complete(self, day: date, num_before: int) -> tuple[list[DayCounts], list[FeedbackDay]]:
         """Bring a day and those before it up to date; give the counts of those that the archive knows, oldest first.
 
-        The day itself is always among them, and always last.
+        The day itself is always among them, and always last. What is new of all days is read at once.
         """
-        window = [day - timedelta(days=back) for back in range(num_before, -1, -1)]
-        stamps: dict[date, str] = {}
-        decisions: list[DayCounts] = []
+        plans = self._plans(day, num_before)
+        messages = self._count(plans)
+        known = [plan.day for plan in plans if plan.stamp]
         feedback: list[FeedbackDay] = []
-        for one in window:
-            files, shadow = (day_files(self._log(name), one) for name in ("decisions", "shadow"))
-            if files or shadow or one == day:
-                stamps[one] = _digest(listing_digest(files), listing_digest(shadow), self._reference())
-                decisions.append(self._decisions(one, files, shadow, stamps[one]))
-            messages = day_files(self._log("feedback"), one)
-            if messages or one == day:
-                stamp = _digest(listing_digest(messages), sorted((str(key), value) for key, value in stamps.items()))
-                feedback.append(self._feedback(one, messages, stamps, feedback, stamp))
-        return decisions, feedback
+        for plan in plans:
+            if plan.said_stamp:
+                earlier = [one for one in known if one <= plan.day]
+                feedback.append(plan.said or self._feedback(plan, messages.get(plan.day, []), earlier, feedback))
+        return [plan.counts for plan in plans if plan.counts is not None], feedback
+
+    def _plans(self, day: date, num_before: int) -> list[_Plan]:
+        """List the files of the days, oldest first, and read what is kept of those that have not changed."""
+        plans: list[_Plan] = []
+        stamps: dict[str, str] = {}
+        for one in (day - timedelta(days=back) for back in range(num_before, -1, -1)):
+            logs = {name: day_files(self._log(name), one) for name in ("decisions", "shadow", "feedback")}
+            listings = {name: listing_digest(files) for name, files in logs.items()}
+            plan = _Plan(one, logs, None, None)
+            if logs["decisions"] or logs["shadow"] or one == day:
+                plan.stamp = _digest(listings["decisions"], listings["shadow"], self._reference())
+                stamps[str(one)] = plan.stamp
+                kept = self._kept(one, "decisions.json", plan.stamp)
+                plan.counts = None if kept is None else read_counts(kept)
+            if logs["feedback"] or one == day:
+                plan.said_stamp = _digest(listings["feedback"], sorted(stamps.items()))
+                kept = self._kept(one, "feedback.json", plan.said_stamp)
+                plan.said = None if kept is None else read_feedback(kept)
+            plans.append(plan)
+        return plans
+
+    def _count(self, plans: Sequence[_Plan]) -> dict[date, list[Share]]:
+        """Read what is new; count decisions and shadows and keep them, day by day; give the feedback as it is."""
+        units = [unit for plan in plans for unit in plan.units()]
+        due = {plan.day: plan for plan in plans if plan.stamp and plan.counts is None}
+        totals = {
+            one: DayTotal([unit for unit in units if unit.day == one and unit.log != "feedback"], one) for one in due
+        }
+        messages: dict[date, list[Share]] = {}
+        try:
+            while units or totals:
+                for share in self._through(units, count_unit, self._profile):
+                    if share.unit.log == "feedback":
+                        messages.setdefault(share.unit.day, []).append(share)
+                        continue
+                    totals[share.unit.day].add(share)
+                    self._keep_complete(totals, due)
+                self._keep_complete(totals, due)  # also a day without a file
+                units = [unit for total in totals.values() for unit in total.again]
+        finally:
+            for total in totals.values():  # of days that were not finished
+                total.close()
+        return messages
+
+    def _keep_complete(self, totals: dict[date, DayTotal], due: Mapping[date, _Plan]) -> None:
+        for one in [one for one, total in totals.items() if total.complete]:
+            plan, total = due[one], totals.pop(one)
+            storage.write_bytes(self.events_url(one), total.take_decisions())
+            assert plan.stamp
+            self._keep(one, "decisions.json", plan.stamp, total.counts.to_json())
+            plan.counts = total.counts
 
     def events_url(self, day: date) -> str:
         """Where the day's decisions are kept in a few columns."""
@@ -85,36 +139,17 @@ class Days:
             if file.url.rsplit("/", 2)[-2] <= str(until):
                 yield read_feedback(_content(storage.read_bytes(file.url)))
 
-    def _decisions(self, day: date, files: Sequence[Any], shadow: Sequence[Any], stamp: str) -> DayCounts:
-        if (kept := self._kept(day, "decisions.json", stamp)) is not None:
-            return read_counts(kept)
-        counter = DecisionCounter(day, self._profile)
-        damage = counter.counts.damage
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "decisions.parquet"
-            with pq.ParquetWriter(path, _SLIM_SCHEMA, compression="zstd") as slim:
-                for table in stream_tables(files, DECISION_SCHEMA, damage, columns=DECISION_COLUMNS):
-                    slim.write_table(counter.add(table).select(SLIM_COLUMNS).cast(_SLIM_SCHEMA))
-            storage.write_bytes(self.events_url(day), path.read_bytes())
-        shadows = ShadowCounter(counter.counts)
-        for table in stream_tables(shadow, DECISION_SCHEMA, shadows.damage, columns=SHADOW_COLUMNS):
-            shadows.add(table)
-        damage.files += [f"shadow/{name}" for name in shadows.damage.files]
-        damage.unread += shadows.damage.unread
-        self._keep(day, "decisions.json", stamp, counter.counts.to_json())
-        return counter.counts
-
     def _feedback(
-        self, day: date, files: Sequence[Any], known: Iterable[date], before: Sequence[FeedbackDay], stamp: str
+        self, plan: _Plan, shares: Sequence[Share], known: Iterable[date], before: Sequence[FeedbackDay]
     ) -> FeedbackDay:
-        if (kept := self._kept(day, "feedback.json", stamp)) is not None:
-            return read_feedback(kept)
         damage = Damage()
-        tables = stream_tables(files, FEEDBACK_SCHEMA, damage, columns=FEEDBACK_COLUMNS)
-        messages = usable_messages(tables, day, damage)
+        for share in shares:
+            damage.add(share.counts.damage)
+        messages = usable_messages((share.rows for share in shares), plan.day, damage)
         decisions = self._find({message["event_id"] for message in messages}, known)
-        result = join_feedback(day, messages, decisions, before=before, damage=damage)
-        self._keep(day, "feedback.json", stamp, result.to_json())
+        result = join_feedback(plan.day, messages, decisions, before=before, damage=damage)
+        assert plan.said_stamp
+        self._keep(plan.day, "feedback.json", plan.said_stamp, result.to_json())
         return result
 
     def _find(self, event_ids: set[str], days: Iterable[date]) -> dict[str, dict[str, Any]]:

@@ -38,6 +38,13 @@ class Damage:
     repeated: int = 0
     """Records of an event that an earlier one of that day is of."""
 
+    def add(self, other: Damage) -> None:
+        """Take another part's damage in."""
+        self.files += other.files
+        self.unread += other.unread
+        self.misplaced += other.misplaced
+        self.repeated += other.repeated
+
 
 def day_files(log_url: str, day: date) -> list[StoredFile]:
     """List the files of a day over all markets, in order of market, hour and time."""

@@ -13,13 +13,12 @@ from jinja2 import Template
 from markupsafe import Markup
 
 from cancellation.events.factors import FACTORS, VERDICTS
-from cancellation.monitoring.counts import MarketCounts, merge
+from cancellation.monitoring.counts import MarketCounts, matrix, merge
 from cancellation.monitoring.drift import TEXT
 from cancellation.monitoring.figures import KeyFigure, key_figures
-from cancellation.monitoring.health import UNKNOWABLE
+from cancellation.monitoring.findings import UNKNOWABLE
 from cancellation.monitoring.precision import strength
 from cancellation.monitoring.run import MonitoredDay
-from cancellation.monitoring.shadow import matrix
 from cluster.pages.formats import format_share
 from cluster.pages.templates import load_page
 from cluster.provenance import Provenance

@@ -22,8 +22,8 @@ from cancellation.monitoring.drift import (
     missing_signals,
 )
 from cancellation.monitoring.feedback import FeedbackDay
-from cancellation.monitoring.findings import Finding, FindingSettings, compare_day, missing_hours
-from cancellation.monitoring.health import log_findings
+from cancellation.monitoring.findings import Finding, FindingSettings, compare_day, log_findings, missing_hours
+from cancellation.monitoring.parts import Through, one_by_one
 from cancellation.monitoring.precision import (
     Precision,
     PrecisionAlarm,
@@ -102,6 +102,7 @@ def monitor_day(
     settings: MonitorSettings,
     texts: TextModel | None = None,
     texts_missing: str = "no model to read them with was given",
+    through: Through = one_by_one,
     now: float | None = None,
 ) -> MonitoredDay:
     """Count what is new in the archive, compare, decide. May be called again at any time.
@@ -115,6 +116,7 @@ def monitor_day(
         settings: Numbers.
         texts: What reads texts; None: their drift is not known.
         texts_missing: Why there is nothing to read them with.
+        through: What reads parts of the archive: this process, or Ray Data (`cluster.sharded.pool.map_in_order`).
         now: Epoch seconds; None: the clock's.
 
     Raises:
@@ -124,11 +126,12 @@ def monitor_day(
     now = time.time() if now is None else now
     if not any(storage.exists(storage.join_url(archive, name)) for name in ("decisions", "feedback", "shadow")):
         raise ValueError(f"archive {archive}: expected decisions/ there, found none; give what serving.output names")
-    days = Days(archive, output, profile)
+    days = Days(archive, output, profile, through=through)
     counts, feedback = days.complete(day, settings.history_days)
     today, before = counts[-1], counts[:-1]
     whole = merge(list(today.markets.values()))
-    samples = TextDays(archive, output, texts, settings.drift.text_sample) if texts else None
+    sampled = settings.drift.text_sample
+    samples = TextDays(archive, output, texts, sampled, through=through) if texts else None
     drift = _recent_drift(counts, profile, samples, settings)
     sample = samples.sample(day, read=True) if samples else None
     moves = text_moves(drift[-1] if drift else [], sample, texts and texts.profile)
@@ -206,7 +209,10 @@ def find_text_model(
     except FileNotFoundError:
         profile = None
     if profile is None:
-        return None, f"{model} has no profile of texts: it was trained before training wrote one; train it anew"
+        return None, (
+            f"{model} has no profile of texts: it was trained before training wrote one; give it one by "
+            "jobs.cancellation_train profile_of"
+        )
     found = TextModel(folder, profile)
     if not found.model.embeds:
         return None, f"{model} gives no vectors of texts: it was exported before exports did; export it anew"

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ import pyarrow.parquet as pq
 
 from cancellation.contact_data.logged_event import is_by_reference
 from cancellation.model.verdict_model import VerdictModel, load_verdict_model, read_identity
+from cancellation.monitoring.counts import event_hash
 from cancellation.monitoring.drift import TEXT, Comparison, DriftSettings, FeatureDrift
 from cancellation.monitoring.findings import Finding
-from cancellation.monitoring.log_files import day_files, find_rows
-from cancellation.serving.records.decision_record import DECISION_SCHEMA
+from cancellation.monitoring.log_files import day_files
+from cancellation.monitoring.parts import Through, find_in_unit, one_by_one, units_of
 from cancellation.text.profile import TextProfile, comparable_text
 from cluster import storage
 from cluster.storage import StoredFile, listing_digest
@@ -96,7 +97,10 @@ class TextMove:
 class TextDays:
     """The kept samples of one archive's texts, beside its days' counts."""
 
-    def __init__(self, archive_url: str, output_url: str, reader: TextModel, size: int) -> None:
+    def __init__(
+        self, archive_url: str, output_url: str, reader: TextModel, size: int, *, through: Through = one_by_one
+    ) -> None:
+        self._through = through
         self._log, self._output = storage.join_url(archive_url, "decisions"), output_url
         self._reader, self._size = reader, size
         self.profile = reader.profile
@@ -140,7 +144,9 @@ class TextDays:
 
     def _made(self, day: date, files: Sequence[StoredFile]) -> TextSample:
         chosen = self._chosen(day)
-        rows = find_rows(files, DECISION_SCHEMA, chosen, columns=("event_id", "event"))
+        rows: dict[str, Mapping[str, Any]] = {}
+        for found_there in self._through(units_of("decisions", day, files), find_in_unit, frozenset(chosen)):
+            rows = {**found_there, **rows}
         found = self._embedded([rows[event_id] for event_id in chosen if event_id in rows], len(chosen))
         columns = dict(zip(self._reader.profile.names, found.places.T, strict=True))
         made = {
@@ -159,7 +165,7 @@ class TextDays:
     def _chosen(self, day: date) -> list[str]:
         kept = storage.read_bytes(storage.join_url(self._output, "days", str(day), "decisions.parquet"))
         ids = pq.read_table(pa.BufferReader(kept), columns=["event_id"])["event_id"].to_pylist()
-        return heapq.nsmallest(self._size, ids, key=_digest)
+        return heapq.nsmallest(self._size, ids, key=event_hash)
 
     def _embedded(self, rows: Iterable[dict[str, Any]], sampled: int) -> TextSample:
         model, profile = self._reader.model, self._reader.profile
@@ -177,10 +183,6 @@ class TextDays:
         width = profile.means.shape[1]
         places = profile.places(model.embed(texts).reshape(len(texts), width), markets)
         return TextSample(ids, markets, places, sampled, by_reference, sorted(unknown))
-
-
-def _digest(event_id: str) -> bytes:
-    return blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def compare_texts(

@@ -26,10 +26,11 @@ class TriggerSettings(Settings):
 
     relabel: str = (
         "python -m jobs.cancellation_relabel input=LABELLED round=var/relabel/next archive=ARCHIVE "
-        "monitoring=MONITORING"
+        "monitoring=MONITORING person_key_file=PERSON_KEY"
     )
     """What is printed before it: the round in which people look again at doubtful labels and at rejected verdicts.
-    ARCHIVE and MONITORING become what the monitor itself reads and writes."""
+    ARCHIVE and MONITORING become what the monitor itself reads and writes; LABELLED and PERSON_KEY, the endpoint's
+    `person_key_file`, stay to be filled in."""
 
     command: str = (
         "python -m jobs.cancellation_train jobs/cancellation_train.further.toml output=var/models/cancellation_next "

@@ -69,6 +69,7 @@ def correct(
         "people": sorted({one.by for one in correction.answers}),
         **changes(correction.cases, settled),
         "gains": [gain.as_dict() for gain in _gains(correction, settled, workshop)] if workshop else [],
+        "rejected_taught": len(_taught_anew(correction, settled)) if workshop else 0,
         "rows": _num_rows(labelled),
         FORGOTTEN: 0,
         "made": {**collect_provenance().as_dict(), "settings": dict(plan)},
@@ -156,9 +157,18 @@ def _write_samples(source: str, url: str, *, rejected: bool) -> None:
 
 def _gains(correction: Correction, settled: Mapping[str, Settled], workshop: Workshop) -> list[Gain]:
     taught, tests = split_tests(correction.rows, correction.test_fraction)
+    before = [row.example for row in taught]
+    after = [*(_corrected(one, settled) for one in before), *_taught_anew(correction, settled)]
+    looked_at = [row.example for row in tests if row.history or _is_settled(row.example, settled)]
+    return measure_gains(before, after, [_corrected(one, settled) for one in looked_at], workshop)
+
+
+def _taught_anew(correction: Correction, settled: Mapping[str, Settled]) -> list[Example]:
+    """Rejected verdicts that models are taught beside the labelled set: of no seller whose events test them."""
+    _, tests = split_tests(correction.rows, correction.test_fraction)
     apart = {row.example.event.seller_id for row in tests}
     known = {row.example.event.event_id for row in correction.rows}
-    new = [
+    return [
         Example(case.event, one.label, one.factors)
         for name, one in settled.items()
         if (case := correction.cases[name]).why == "rejected"
@@ -166,10 +176,6 @@ def _gains(correction: Correction, settled: Mapping[str, Settled], workshop: Wor
         and name not in known
         and case.event.seller_id not in apart
     ]
-    before = [row.example for row in taught]
-    after = [*(_corrected(one, settled) for one in before), *new]
-    looked_at = [row.example for row in tests if row.history or _is_settled(row.example, settled)]
-    return measure_gains(before, after, [_corrected(one, settled) for one in looked_at], workshop)
 
 
 def _is_settled(example: Example, settled: Mapping[str, Settled]) -> bool:

@@ -10,13 +10,14 @@ from pydantic import Field, model_validator
 
 from cancellation.model.verdict_model import load_verdict_model
 from cancellation.relabelling.answers import read_answers
-from cancellation.relabelling.cases import Case, read_cases, read_labelled
+from cancellation.relabelling.cases import Case, one_identity, read_cases, read_labelled
 from cancellation.relabelling.correction import Correction, correct, write_first
 from cancellation.relabelling.first_labels import FirstSettings, draw_first, flag_by_model, flag_by_rules
 from cancellation.relabelling.judges import JudgeSettings, Workshop
 from cancellation.relabelling.rejected import rejected_verdicts
 from cancellation.relabelling.round import AskSettings, choose_cases, make_round, round_plan
 from cancellation.relabelling.tasks import TaskSettings
+from cancellation.serving.records.people import find_key
 from cluster.commit import Output
 from cluster.models.files import ModelName, fetch_model, resolve_model
 from cluster.places import InputUrl, OutputUrl
@@ -61,6 +62,10 @@ class RelabelSettings(AnswerSettings):
     monitoring: str = "var/cancellation/monitoring"
     """The output of jobs.cancellation_monitor, which says which these are."""
 
+    person_key_file: str | None = None
+    """The endpoint's key (`serving.person_key_file`): sellers, buyers and orders stand in the archive under keyed
+    digests, and by it they are known for those of `input`. Null: what VERDICTS_PERSON_KEY_FILE names, or none."""
+
     until: date | None = None
     """Last day of feedback that counts, in UTC; null: today."""
 
@@ -78,7 +83,8 @@ def ask(settings: RelabelSettings, workshop: Workshop) -> dict[str, Any]:
     """Make a round, or find it made; gives its manifest.
 
     Raises:
-        ValueError: If the labels cannot be read, are too few, or the folder holds another round.
+        ValueError: If the labels cannot be read, are too few, the folder holds another round, or sellers stand under
+            digests and under ids and there is no key.
         RuntimeError: If training failed.
     """
     sections = {"ask": settings.ask, "tasks": settings.tasks, "judges": settings.judges}
@@ -89,7 +95,8 @@ def ask(settings: RelabelSettings, workshop: Workshop) -> dict[str, Any]:
         if settings.archive:
             until = settings.until or datetime.now(UTC).date()
             rejected = rejected_verdicts(settings.archive, settings.monitoring, until, most=settings.most_rejected)
-        return choose_cases(read_labelled(settings.input), rejected, workshop, settings.ask)
+        rows, rejected = one_identity(read_labelled(settings.input), rejected, find_key(settings.person_key_file))
+        return choose_cases(rows, rejected, workshop, settings.ask)
 
     return make_round(Output(absolute_url(settings.round)), plan, choose, settings.tasks)
 
@@ -103,7 +110,8 @@ def take_answers(settings: RelabelSettings, workshop: Workshop) -> dict[str, Any
     """
     manifest, cases = read_cases(absolute_url(settings.round))
     answers = read_answers(settings.answers, cases, manifest, people=settings.people)
-    rows = read_labelled(settings.input)
+    rows, asked = one_identity(read_labelled(settings.input), list(cases.values()), find_key(settings.person_key_file))
+    cases = {case.event.event_id: case for case in asked}
     correction = Correction(settings.input, rows, cases, manifest, answers, settings.ask.test_fraction)
     plan = {**correction.plan(), "judges": public_settings(settings.judges), "retrain": settings.retrain}
     return correct(correction, Output(absolute_url(settings.output)), plan, workshop if settings.retrain else None)

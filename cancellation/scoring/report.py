@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cancellation.decision.actions import demo_line, why_no_penalty
+from cancellation.decision.calibration_run import CalibratedModel, threshold_rows
 from cancellation.events.factors import VERDICTS
 from cancellation.scoring.run import ScoredBackfill, VerdictRun
 from cancellation.scoring.shard_steps import ScoringCounts, VerdictQuality, verdict_quality
@@ -113,6 +114,17 @@ def quality_lines(counts: ScoringCounts) -> list[str]:
 
 def _passed_over(counts: ScoringCounts) -> list[str]:
     return [f"passed over: {', '.join(counts.passed_over)}"] if counts.passed_over else []
+
+
+def calibration_lines(calibrated: CalibratedModel) -> list[str]:
+    """Say what a calibration on a scored backfill found, and market by market what its thresholds rest on."""
+    found = calibrated.calibration
+    lines = [f"temperature {found.temperature:.3f}, ECE {found.ece_before:.4f} -> {found.ece_after:.4f}"]
+    lines += align(threshold_rows(calibrated))
+    if calibrated.unknown_markets:
+        names = ", ".join(calibrated.unknown_markets)
+        lines.append(f"no entry in the policy: {names}; add state, classes and language")
+    return lines
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:

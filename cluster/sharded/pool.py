@@ -9,14 +9,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.session import require_gpus
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,44 @@ def one_block_each(items: Sequence[Mapping[str, Any]]) -> ray.data.Dataset:
 def through_tasks(dataset: ray.data.Dataset, step: Callable[..., pa.Table], *arguments: Any) -> ray.data.Dataset:
     """Put each unit through a step that needs little more than a file or a tokeniser."""
     return dataset.map_batches(step, batch_format="pyarrow", batch_size=1, num_cpus=_LIGHT, fn_args=arguments)
+
+
+def map_in_order(
+    items: Sequence[Item], step: Callable[..., Result], *arguments: Any, num_cpus: float = 1.0
+) -> Iterator[Result]:
+    """Put items through a function in tasks, wherever there is room, and yield what it gives in the items' order.
+
+    Like `map`: few results are here at once. What the function raises comes out as it was raised.
+
+    Args:
+        items: Each travels to a task; one is enough work for it.
+        step: A function of a module, called with an item and the arguments.
+        arguments: Sent once.
+        num_cpus: Cores that a task reserves.
+    """
+    if not items:
+        return
+    dataset = one_block_each([{"item": item} for item in items]).map_batches(
+        _Mapped(step), batch_format="numpy", batch_size=1, num_cpus=num_cpus, fn_args=arguments
+    )
+    dataset.context.execution_options.preserve_order = True
+    with _as_it_was_raised():
+        for row in dataset.iter_rows():
+            yield row["result"]
+
+
+class _Mapped:
+    """A function of items, as a step of Ray Data's."""
+
+    def __init__(self, step: Callable[..., Any]) -> None:
+        self._step = step
+
+    def __call__(self, batch: dict[str, np.ndarray], *arguments: Any) -> dict[str, np.ndarray]:
+        # A worker would warn that results are no numbers but objects, which Ray then serialises as it does arguments.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        results = np.empty(len(batch["item"]), object)  # as they are: a result that is a list is no array
+        results[:] = [self._step(item, *arguments) for item in batch["item"]]
+        return {"result": results}
 
 
 def through_actors(

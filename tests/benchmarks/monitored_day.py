@@ -3,8 +3,8 @@
 Days of 30,000 and of 300,000 decisions in nine markets, with the event in each record as the endpoint keeps it, each in
 files of two minutes and, a second time, as `jobs.cancellation_compact` puts them together; eight small days before
 them are counted already, so that the day itself is what is measured. Each run is the whole job in a process of its own:
-report, MLflow, 1 % of the day reviewed, 2,000 texts read by the model that ships. Memory is the peak of the process's
-resident set.
+a Ray of its own, report, MLflow, 1 % of the day reviewed, 2,000 texts read by the model that ships. Memory is the peak
+of the job's resident set, and of what it and all of Ray's processes have between them (PSS, looked at twice a second).
 
     python -m tests.benchmarks.monitored_day [decisions of the large day, default 300000]
 """
@@ -16,12 +16,15 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -77,10 +80,34 @@ def _job(archive: Path, out: Path) -> MonitorJob:
 def run_child(archive: Path, out: Path) -> None:
     """Monitor the day; print seconds, peak and what was counted."""
     started = time.monotonic()
-    main(_job(archive, out))
+    with _all_processes() as together:
+        main(_job(archive, out))
     record = json.loads((out / "out" / str(DAY) / "report.json").read_text())
-    figures = {"seconds": round(time.monotonic() - started, 1), "peak_mib": _peak_mib()}
+    figures = {"seconds": round(time.monotonic() - started, 1), "peak_mib": _peak_mib(), "with_ray_mib": max(together)}
     print(json.dumps({**figures, "decisions": record["figures"]["decisions"]}))
+
+
+@contextmanager
+def _all_processes() -> Iterator[list[int]]:
+    """Note what this process and those below it hold, in MiB, for the length of a block."""
+    found, done = [0], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.5):
+            here = psutil.Process()
+            sizes = []
+            for one in (here, *here.children(recursive=True)):
+                with suppress(psutil.Error):
+                    sizes.append(one.memory_full_info().pss)
+            found.append(sum(sizes) // 2**20)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
 
 
 def _peak_mib() -> int:
@@ -104,17 +131,33 @@ def measure(folder: Path, num_events: int) -> list[dict[str, float]]:
             compact(str(archive), before=DAY + timedelta(days=1))
             compacted = list((archive / "decisions").rglob(f"day={DAY}/*.parquet"))
             files, size = len(compacted), sum(path.stat().st_size for path in compacted)
-        command = [sys.executable, "-m", "tests.benchmarks.monitored_day", "--child", str(archive), str(out)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        figures = json.loads(done.stdout.splitlines()[-1])
+        figures = _in_a_process(archive, out)
         found.append({"shape": shape, "files": files, "mib": round(size / 2**20), **figures})
         print(found[-1], flush=True)
     return found
 
 
+def measure_month(folder: Path) -> dict[str, float]:
+    """Measure a first run: 29 small days, nothing counted yet."""
+    archive, out = folder / "archive", folder / "out"
+    out.mkdir()
+    for back in range(29):
+        ship(archive, decisions(DAY - timedelta(days=back), 200, markets=MARKETS), num_hours=1)
+    found = {"shape": "29 days of 200", "files": len(list((archive / "decisions").rglob("*.parquet")))}
+    return {**found, **_in_a_process(archive, out)}
+
+
+def _in_a_process(archive: Path, out: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.benchmarks.monitored_day", "--child", str(archive), str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def run(num_events: int) -> None:
-    """Measure both sizes; the last line is one JSON object."""
-    results = []
+    """Measure a month of small days and both sizes; the last line is one JSON object."""
+    with tempfile.TemporaryDirectory(prefix="monitored-month-") as folder:
+        results = [measure_month(Path(folder))]
+    print(results[0], flush=True)
     for size in (num_events // 10, num_events):
         with tempfile.TemporaryDirectory(prefix="monitored-day-") as folder:
             results += measure(Path(folder), size)

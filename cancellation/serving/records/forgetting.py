@@ -1,7 +1,7 @@
-"""A person removed from archive, recent answers, appeals, segments not shipped yet, and from rounds of relabelling.
+"""A person removed from archive, recent answers, appeals, segments not shipped yet, monitored days, and from rounds.
 
-Rows are found by the keyed digests of `people.py`. Feedback has none and goes by its event's id, and so first: what
-finds it must still be there if this is broken off and begun again.
+Rows are found by the keyed digests of `people.py`. What the monitor keeps, and feedback, have none and go by their
+events' ids, and so first: what finds them must still be there if this is broken off and begun again.
 """
 
 from __future__ import annotations
@@ -41,12 +41,15 @@ class Found:
     """Cases, whole."""
     relabelled: int = 0
     """Events of labelled sets and of rounds in which people label, with their tasks and answers."""
+    monitored: int = 0
+    """Rows of days that the monitor keeps, and mentions in its reports."""
     event_ids: set[str] = field(default_factory=set)
 
     @property
     def rows(self) -> int:
         """All of them."""
-        return self.archive + self.segments + self.open_segments + self.recent + self.appeals + self.relabelled
+        shipped = self.archive + self.segments + self.open_segments
+        return shipped + self.recent + self.appeals + self.relabelled + self.monitored
 
 
 class Remembers(Protocol):
@@ -54,6 +57,14 @@ class Remembers(Protocol):
 
     def about(self, digests: Collection[str], *, remove: bool) -> list[str]:
         """Give the events of which something holds one of the digests; with `remove`, that goes."""
+        ...
+
+
+class NamesEvents(Protocol):
+    """What holds rows of events, and nothing of whom they are about."""
+
+    def of_events(self, event_ids: Collection[str], *, remove: bool) -> int:
+        """Count the rows of events; with `remove`, they go."""
         ...
 
 
@@ -68,6 +79,8 @@ class Places:
     appeals: Remembers | None = None
     rounds: Remembers | None = None
     """Folders of rounds and labelled sets."""
+    monitored: NamesEvents | None = None
+    """Folders of the monitor's output."""
 
 
 def forget(places: Places, digests: Collection[str]) -> tuple[Found, Found]:
@@ -86,6 +99,8 @@ def find(places: Places, digests: Collection[str]) -> Found:
 def _pass(places: Places, digests: Collection[str], event_ids: Collection[str], *, remove: bool) -> Found:
     """Go through all places once, feedback first; with `remove`, what is found goes."""
     found = Found()
+    if places.monitored is not None:
+        found.monitored = places.monitored.of_events(event_ids, remove=remove)
     quoted = [json.dumps(event_id, ensure_ascii=False) for event_id in event_ids]
     for log in (_BY_EVENT, *_BY_DIGEST):
         marks = quoted if log == _BY_EVENT else list(digests)

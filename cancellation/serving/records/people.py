@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from cluster import storage
+from cluster.serving.service import secret_path
 
 ROLES = ("order", "seller", "buyer")
 """Each is a field `<role>_id` of the event, and a column `<role>_digest` of the archive."""
 
 _MIN_LENGTH = 32
 _DIGEST_BYTES = 16
+_DIGEST = re.compile(rf"[0-9a-f]{{{2 * _DIGEST_BYTES}}}")
 
 
 class PersonKey:
@@ -59,6 +64,52 @@ class PersonKey:
                 {**order, "order_id": self.digest("order", order["order_id"])} for order in found["concurrent_orders"]
             ]
         return found
+
+
+def one_id(role: str, names: Collection[str], key: PersonKey | None) -> dict[str, str]:
+    """Find which ids are the digests of others: {digest: id}, so that one person is not taken for two.
+
+    Args:
+        role: One of `ROLES`.
+        names: Ids from an archive, which are digests, and from elsewhere.
+        key: The archive's.
+
+    Raises:
+        ValueError: If some look like digests and others do not, and there is no key to say whether they are the same.
+    """
+    known = set(names)
+    if key is not None:
+        return {digest: name for name in known if (digest := key.digest(role, name)) in known}
+    digests = sum(_DIGEST.fullmatch(name) is not None for name in known)
+    if 0 < digests < len(known):
+        raise ValueError(
+            f"person_key_file: {digests:,} of {len(known):,} {role}s stand under keyed digests, as in an archive, the "
+            "others under ids, so that one may count as two; give the endpoint's key (serving.person_key_file, or "
+            "person.key in its data_dir), in this setting or in VERDICTS_PERSON_KEY_FILE"
+        )
+    return {}
+
+
+def with_one_seller(rows: pa.Table, key_file: str | None) -> pa.Table:
+    """Give rows in which every `seller_id` is one seller's, and every seller has one.
+
+    Raises:
+        ValueError: As `one_id`, or `find_key`.
+    """
+    sellers = rows["seller_id"].to_pylist()
+    ids = one_id("seller", [name for name in sellers if name is not None], find_key(key_file))
+    place = rows.schema.get_field_index("seller_id")
+    return rows.set_column(place, rows.schema.field(place), pa.array([ids.get(name, name) for name in sellers]))
+
+
+def find_key(path: str | None) -> PersonKey | None:
+    """Load the key that a setting `person_key_file` names, or else the environment; None: neither does.
+
+    Raises:
+        ValueError: If it cannot be read, others may read it, or it is too short.
+    """
+    found = path or secret_path("VERDICTS_PERSON_KEY_FILE")
+    return PersonKey.load(Path(found)) if found else None
 
 
 def make_key_file(path: Path) -> None:

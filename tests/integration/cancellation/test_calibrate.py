@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import random
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cancellation.decision.calibration_run import CalibrationSettings
 from cancellation.decision.policy import load_policy
 from cancellation.decision.sample import LabelledSample, write_sample
 from cancellation.decision.thresholds import ThresholdSettings
+from cancellation.events.factors import VERDICTS
 from cancellation.events.table import write_labelled
 from cancellation.model.verdict_model import load_verdict_model
 from cancellation.scoring.run import ScoringSettings
+from cancellation.serving.records.people import PersonKey
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.tracking import TrackingSettings, tracking_uri
 from jobs.cancellation_calibrate import CalibrateJob, main
@@ -92,3 +101,59 @@ def test_a_backfill_of_too_few_labels_is_refused_and_leaves_no_policy(tmp_path: 
     with pytest.raises(ValueError, match="at least 1,000 labelled events are expected"):
         main(job)
     assert not (tmp_path / "out" / "policy.toml").exists()
+
+
+def _judged(folder: Path, named: Callable[[int], str]) -> str:
+    """What a language model said of labelled events, of sixty sellers in turn."""
+    rng, rows = random.Random(0), []
+    for number, one in enumerate(simulate(SimulationSettings(num_events=700, markets=("ID",)), 5)):
+        said = one.true_label if rng.random() < 0.9 else rng.choice(VERDICTS)
+        rows.append(
+            {
+                "event_id": one.event.event_id,
+                "market": "ID",
+                "model_version": "llm@1",
+                "logits": [rng.uniform(1, 4) if name == said else 0.0 for name in VERDICTS],
+                "seller_id": named(number),
+                "place": f"events.jsonl:{number + 1}",
+                "error": None,
+                "given_label": one.label,
+                "cancelled_at": datetime.fromtimestamp(1.79e9 + 3600 * number, UTC).isoformat(),
+            }
+        )
+    folder.mkdir()
+    table = pa.Table.from_pylist(rows)
+    place = table.schema.get_field_index("error")
+    pq.write_table(table.set_column(place, "error", pa.nulls(len(rows), pa.string())), folder / "part-0.parquet")
+    (folder / "_SUCCESS").write_text(json.dumps({"files": ["part-0.parquet"]}))
+    write_sample(str(folder / "part-0.parquet"), SAMPLE)
+    return str(folder)
+
+
+def test_a_seller_under_an_id_and_under_the_archives_digest_is_one(tmp_path: Path) -> None:
+    (tmp_path / "person.key").write_text("k" * 40)
+    (tmp_path / "person.key").chmod(0o600)
+    key = PersonKey.load(tmp_path / "person.key")
+
+    def both(number: int) -> str:
+        name = f"seller-{number % 60}"
+        return name if number % 7 else key.digest("seller", name)
+
+    def calibrated(source: str, **more: str) -> dict:
+        thresholds = ThresholdSettings(min_cases=29, min_sellers=10, min_precision=0.51, penalty_grid=(0.7, 0.6, 0.5))
+        job = CalibrateJob(
+            model=None,
+            input=source,
+            output=f"{source}-out",
+            calibration=CalibrationSettings(min_events=500, thresholds=thresholds),
+            **more,
+        )
+        main(job)
+        return asdict(load_policy(Path(job.output) / "policy.toml").known_market("ID").evidence)
+
+    alone = calibrated(_judged(tmp_path / "ids", lambda number: f"seller-{number % 60}"), date="2026-11-22")
+    mixed = _judged(tmp_path / "mixed", both)
+    with pytest.raises(ValueError, match="person_key_file: 60 of 120 sellers stand under keyed digests"):
+        calibrated(mixed, date="2026-11-22")
+    assert calibrated(mixed, date="2026-11-22", person_key_file=str(tmp_path / "person.key")) == alone
+    assert alone["sellers"] <= 60

@@ -26,6 +26,7 @@ from tests.builders.monitored_days import (
 )
 from tests.measures.pages import assert_legible
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 HOSTILE = "<script>document.title='owned'</script><img src='/leak'>"
 
 
@@ -44,7 +45,7 @@ def _with_shadow(table: pa.Table) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> MonitorJob:
+def job(tmp_path_factory: pytest.TempPathFactory, local_ray: str) -> MonitorJob:
     """A bad day after ten quiet ones, run twice: the second run has nothing new to count."""
     folder = tmp_path_factory.mktemp("monitor")
     archive = folder / "archive"

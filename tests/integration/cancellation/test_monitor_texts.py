@@ -16,19 +16,24 @@ import pytest
 
 from cancellation.contact_data.logged_event import Mode
 from cancellation.events.event import Event, event_mapping
-from cancellation.features.profile import PROFILE_FILE, fit_profile, save_profile
+from cancellation.features.profile import PROFILE_FILE, fit_profile, load_profile, save_profile
 from cancellation.features.vector import feature_table
-from cancellation.model.verdict_model import ONNX_FILE, TEXT_OUTPUT, load_verdict_model
+from cancellation.model.verdict_model import ONNX_FILE, TEXT_OUTPUT, load_verdict_model, read_identity
 from cancellation.monitoring.drift import DriftSettings
 from cancellation.monitoring.run import MonitorSettings
 from cancellation.simulation.simulator import SimulationSettings, simulate
-from cancellation.text.profile import comparable_text, fit_text_profile, save_text_profile
+from cancellation.text.profile import comparable_text, fit_text_profile, load_text_profile, save_text_profile
+from cancellation.training.events import TrainingEventsSettings
+from cancellation.training.run import TrainingSettings
 from cluster.tracking import TrackingSettings
 from jobs.cancellation_monitor import MonitorJob, main
+from jobs.cancellation_train import TrainJob
+from jobs.cancellation_train import main as train
 from tests.builders.monitored_days import DAY, MARKETS, decisions, ship, with_events
 from tests.conftest import PROJECT
 from tests.measures.pages import assert_legible
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 SHIPPED = PROJECT / "cancellation" / "small_model"
 TRAINING, EVENTS, SAMPLE = 1000, 400, 330
 _VOWELS = str.maketrans("aeiouAEIOU", "eiouaEIOUA")
@@ -189,4 +194,26 @@ def test_a_model_exported_before_scores_and_monitors_without_texts(model: Path, 
     save_profile(fit_profile(feature_table(_events(100, 77))), old)
     _ship(tmp_path, DAY + timedelta(days=1), _events(EVENTS, 5))
     said = _monitored(tmp_path, old, DAY + timedelta(days=1))["texts"]["said"]
-    assert "has no profile of texts: it was trained before training wrote one; train it anew" in said
+    assert "has no profile of texts: it was trained before training wrote one; give it one by" in said
+
+
+def test_a_model_of_before_gets_a_profile_of_texts_without_training(model: Path, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(model, old)
+    save_profile(load_profile(str(old / PROFILE_FILE)), old)  # the features' part alone, as training wrote it once
+    features = (old / PROFILE_FILE).read_bytes()
+    assert load_text_profile(str(old / PROFILE_FILE)) is None
+    events = TrainingEventsSettings(simulation=SimulationSettings(num_events=TRAINING, markets=MARKETS), seed=3)
+    job = TrainJob(profile_of=str(old), output=str(new), training=TrainingSettings(events=events))
+    train(job)
+    profile = load_text_profile(str(new / PROFILE_FILE))
+    assert profile is not None
+    assert profile.markets == MARKETS
+    assert features.removesuffix(b"\n}\n") in (new / PROFILE_FILE).read_bytes()
+    assert (old / PROFILE_FILE).read_bytes() == features
+    assert read_identity(new) == read_identity(old)
+    _ship(tmp_path, DAY, _events(EVENTS, 5))
+    assert "texts in 330 decisions of the day" in _monitored(tmp_path, new, DAY)["texts"]["said"]
+    few = events.model_copy(update={"simulation": SimulationSettings(num_events=40)})
+    with pytest.raises(ValueError, match=r"training\.events: 50 texts of a market are expected"):
+        train(job.model_copy(update={"training": TrainingSettings(events=few)}))

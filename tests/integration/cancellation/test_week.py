@@ -175,7 +175,7 @@ def appeal(endpoint: Served, week: Week) -> None:
 
 
 @pytest.fixture(scope="module")
-def week(tmp_path_factory: pytest.TempPathFactory) -> Week:
+def week(tmp_path_factory: pytest.TempPathFactory, local_ray: str) -> Week:
     """Seven days, each shipped, put together and monitored before the next begins."""
     folder = tmp_path_factory.mktemp("week")
     week = Week(folder / "root")
@@ -203,7 +203,10 @@ def corrected(week: Week, local_ray: str) -> Path:
     """The round that the monitor advised, answered; gives the folder of the labels."""
     write_labelled(str(week.root / "labelled" / "labelled.jsonl"), LABELLED)
     (week.root / "round.toml").write_text(SMALL_ROUND)
-    words = [word.replace("LABELLED", str(week.root / "labelled")) for word in printed(week, "relabel")]
+    filled_in = {"LABELLED": week.root / "labelled", "PERSON_KEY": week.root.parent / "data" / "person.key"}
+    words = printed(week, "relabel")
+    for name, value in filled_in.items():
+        words = [word.replace(name, str(value)) for word in words]
     places = [f"round={week.root / 'round'}", f"work={week.root / 'work'}", str(week.root / "round.toml")]
     more = [*places, "trainer.num_workers=0", f"trainer.checkpoints={week.root / 'checkpoints'}"]
     run(words, *more)
@@ -299,7 +302,7 @@ def _day_of(event_id: str) -> date:
 
 def test_the_printed_round_is_the_scheduled_one(week: Week) -> None:
     weekly = {*scheduled(week.root, "weekly", "relabel", SUNDAY)}
-    differing = ("input=", "round=")
+    differing = ("input=", "round=", "person_key_file=")
     assert {word for word in printed(week, "relabel") if not word.startswith(differing)} == {
         word for word in weekly if not word.startswith(differing)
     }

@@ -45,7 +45,7 @@ def test_what_the_endpoint_wrote_of_a_seller_goes_and_the_rest_stays(
         assert found in first
         assert last == (
             "left: 0 rows of the archive, 0 and 0 lines of sealed and open segments, 0 recent answers, 0 appeals, "
-            "0 relabelled or labelled events"
+            "0 rows of monitored days, 0 relabelled or labelled events"
         )
     assert asyncio.run(known()) == [200, 404, 200]
     left = b"".join(path.read_bytes() for path in (data / "log").glob("*/*-*"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,14 +13,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from cancellation.comparison.learners import TreeSettings
+from cancellation.events.event import event_mapping
 from cancellation.events.factors import VERDICTS
+from cancellation.events.labelled import LabelledEvent
 from cancellation.events.table import write_labelled
+from cancellation.monitoring.days import Days
 from cancellation.relabelling.cases import Case, read_cases, read_labelled
 from cancellation.relabelling.judges import JudgeSettings, Workshop
-from cancellation.relabelling.round import AskSettings, choose_cases
+from cancellation.relabelling.round import AskSettings, choose_cases, split_tests
 from cancellation.relabelling.run import RelabelSettings, ask, take_answers
+from cancellation.serving.records.decision_record import DECISION_SCHEMA
+from cancellation.serving.records.people import PersonKey
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.training.train import TrainerSettings
+from tests.builders.monitored_days import DAY, decisions, feedback, ship, ship_feedback
 from tests.builders.reviewers import answer_round
 
 EVENTS = list(simulate(SimulationSettings(num_events=400, label_noise=0.1), 17))
@@ -121,3 +129,59 @@ def test_a_language_model_that_missed_events_is_refused(settings, tmp_path):
     with pytest.raises(ValueError, match=r"judges\.llm .*: \d of \d+ events have no verdict; label them too"):
         ask(more, workshop(more))
     assert not (tmp_path / "round").exists()
+
+
+def ship_rejected(folder: Path, events: Sequence[LabelledEvent], key: PersonKey) -> None:
+    """An archive as the endpoint keeps it, in which people rejected every verdict, the first by an appeal."""
+    table = decisions(DAY, len(events), induced=1.0, fallback=0.0)
+    columns = {
+        "event": [json.dumps(key.hidden(event_mapping(one.event))) for one in events],
+        "event_id": [one.event.event_id for one in events],
+        "market": [one.event.market for one in events],
+    }
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, DECISION_SCHEMA.field(place), pa.array(values))
+    ship(folder / "archive", table)
+    first, *others = feedback(table, DAY, len(events), precision=0.0)
+    about = {"model_version": "small@1", "source": "model", "action": "penalty", "appeal_id": "a-1"}
+    ship_feedback(folder / "archive", [{**first, **about, "label": "not_induced"}, *others])
+    Days(str(folder / "archive"), str(folder / "monitoring"), None).complete(DAY, 0)
+
+
+def test_the_seller_of_a_rejected_verdict_is_the_labelled_one(settings, tmp_path):
+    """Rejected verdicts come under keyed digests: the seller who tests models is not taught by way of the archive."""
+    taught, tests = split_tests(read_labelled(settings.input), settings.ask.test_fraction)
+    sellers = [tests[0].example.event.seller_id, taught[0].example.event.seller_id, "a-stranger"]
+    fresh = simulate(SimulationSettings(num_events=3), 97)
+    rejected = [replace(o, event=replace(o.event, seller_id=name)) for o, name in zip(fresh, sellers, strict=True)]
+    (tmp_path / "person.key").write_text("k" * 40)
+    (tmp_path / "person.key").chmod(0o600)
+    key = PersonKey.load(tmp_path / "person.key")
+    ship_rejected(tmp_path, rejected, key)
+    changes = {
+        "archive": str(tmp_path / "archive"),
+        "monitoring": str(tmp_path / "monitoring"),
+        "until": DAY,
+        "round": str(tmp_path / "round"),
+        "answers": (),
+    }
+    with pytest.raises(ValueError, match=r"person_key_file: 3 of \d+ sellers stand under keyed digests"):
+        ask(settings.model_copy(update=changes), workshop(settings))
+    asked = settings.model_copy(update={**changes, "person_key_file": str(tmp_path / "person.key")})
+    ask(asked, workshop(asked))
+    _, cases = read_cases(asked.round)
+    known = {one.event.event_id: name for one, name in zip(rejected, sellers, strict=True)}
+    known[rejected[2].event.event_id] = key.digest("seller", "a-stranger")
+    assert {name: case.event.seller_id for name, case in cases.items() if case.why == "rejected"} == known
+
+    answer_round(tmp_path / "round", {**TRUTH, **{one.event.event_id: one for one in rejected}}, tmp_path / "exports")
+    more = {"answers": (str(tmp_path / "exports"),), "output": str(tmp_path / "out")}
+    answered = asked.model_copy(update=more)
+    report = take_answers(answered, workshop(answered))
+    assert report["rejected"]["of"] == 3
+    assert report["rejected_taught"] == 2
+    assert [gain["kind"] for gain in report["gains"]] == ["trees"]
+    lines = (tmp_path / "out" / "labelled" / "rejected.jsonl").read_text().splitlines()
+    assert {row["event"]["event_id"]: row["event"]["seller_id"] for row in map(json.loads, lines)} == known
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["gains"] == report["gains"]

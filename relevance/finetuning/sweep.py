@@ -95,7 +95,7 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
         ValueError: If a base or the pairs are refused.
         RuntimeError: If a training failed.
     """
-    parts: list[Estimated] = []
+    estimates: list[Estimated] = []
     cells, total = [], len(source.bases) * len(source.seeds) * len(source.num_labels)
     progress = Progress(total, "cells", every_seconds=0)
     for base in source.bases:
@@ -114,15 +114,15 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
                 try:
                     with tracked_run("relevance_sweep", settings, tracking, parent=run, title=title) as child:
                         cell = _run_cell(given, chosen, held_out, settings, child, source, key)
-                except Estimated as part:
-                    parts.append(part)
+                except Estimated as estimate:
+                    estimates.append(estimate)
                     continue
                 storage.write_bytes(place, json.dumps(asdict(cell), indent=1).encode())
             cells.append(Cell(**json.loads(storage.read_bytes(place))))
             logger.info("%s, %d labels, seed %d: alpha %.3f", base, len(chosen), seed, cells[-1].alpha)
             progress.add()
-    if parts:
-        raise Estimated.of(parts)
+    if estimates:
+        raise Estimated.of(estimates)
     return cells
 
 

@@ -64,6 +64,19 @@ def secret_path(variable: str) -> str | None:
     return os.environ.get(variable) or None
 
 
+def replica_ports(port: int) -> dict[str, str]:
+    """Give the replicas behind an endpoint's port a range of their own, below those of outgoing connections.
+
+    Serve gives each replica a port of 30000 to 31000. Of two endpoints on one machine either takes a port that the
+    other has just given back, and answers what HAProxy of the other still sends there.
+    """
+    first = 10_000 + port % 200 * 100
+    return {
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 99),
+    }
+
+
 def prepare_environment(settings: ServiceSettings, environment: MutableMapping[str, str] = os.environ) -> None:
     """Turn the switches that Ray reads once, at import and in the processes that it starts: call it before both.
 
@@ -89,6 +102,7 @@ def prepare_environment(settings: ServiceSettings, environment: MutableMapping[s
             "RAY_SERVE_HAPROXY_RETRIES": "2",
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.client_seconds),
             "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": f"{settings.request_timeout_seconds + 5:.0f}",
+            **replica_ports(settings.port),
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
             "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.stats_port),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.metrics_port),

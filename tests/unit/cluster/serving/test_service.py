@@ -7,12 +7,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from cluster.serving.service import ServiceSettings, Signals, prepare_environment, rollout_progress, secret_path
+from cluster.serving.service import (
+    ServiceSettings,
+    Signals,
+    prepare_environment,
+    replica_ports,
+    rollout_progress,
+    secret_path,
+)
 
 
 def test_switches_are_turned_before_ray_is_imported_and_what_is_set_stays(
@@ -26,6 +34,13 @@ def test_switches_are_turned_before_ray_is_imported_and_what_is_set_stays(
     assert len(turned["RAY_AUTH_TOKEN"]) == 64
     assert "8099" in turned["RAY_SERVE_HAPROXY_SOCKET_PATH"]
     assert turned["RAY_SERVE_HAPROXY_RETRIES"] == "7"
+
+
+def test_endpoints_of_one_machine_share_no_port_of_a_replica() -> None:
+    ranges = [[int(bound) for bound in replica_ports(port).values()] for port in range(8000, 8200)]
+    assert all(10_000 <= first < last < 32_768 for first, last in ranges)
+    ordered = sorted(ranges)
+    assert all(before[1] < after[0] for before, after in pairwise(ordered))
 
 
 def test_a_secrets_file_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,16 +64,18 @@ def secret_path(variable: str) -> str | None:
     return os.environ.get(variable) or None
 
 
-def replica_ports(port: int) -> dict[str, str]:
-    """Give the replicas behind an endpoint's port a range of their own, below those of outgoing connections.
+def own_ports(port: int) -> dict[str, str]:
+    """Give what stands behind an endpoint's port a range of its own, below the ports of outgoing connections.
 
-    Serve gives each replica a port of 30000 to 31000. Of two endpoints on one machine either takes a port that the
-    other has just given back, and answers what HAProxy of the other still sends there.
+    Serve's own are the same for everyone: of two endpoints on one machine either answers what HAProxy of the other sends
+    to its fallback (8500, which both listen on) while replicas change, or to a port that a replica has just given back.
     """
     first = 10_000 + port % 200 * 100
     return {
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 99),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 97),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first + 98),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(first + 99),
     }
 
 
@@ -102,7 +104,7 @@ def prepare_environment(settings: ServiceSettings, environment: MutableMapping[s
             "RAY_SERVE_HAPROXY_RETRIES": "2",
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.client_seconds),
             "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": f"{settings.request_timeout_seconds + 5:.0f}",
-            **replica_ports(settings.port),
+            **own_ports(settings.port),
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
             "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.stats_port),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.metrics_port),

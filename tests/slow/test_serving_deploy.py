@@ -28,7 +28,7 @@ import yaml
 from mlflow import MlflowClient
 
 from cancellation.model.verdict_model import load_verdict_model
-from cluster.serving.service import replica_ports
+from cluster.serving.service import own_ports
 from tests.conftest import PROJECT
 from tests.servers.serving_process import TOKEN, Served, copy_model, free_port
 from tests.servers.serving_replicas import simulated_event
@@ -123,7 +123,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "PYTHONPATH": str(PROJECT),  # on a cluster the project is installed
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         # Other tests may have an endpoint on this machine, with replicas and a HAProxy of its own.
-        **replica_ports(port),
+        **own_ports(port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{haproxy}/haproxy.cfg",

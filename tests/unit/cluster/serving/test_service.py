@@ -16,8 +16,8 @@ import pytest
 from cluster.serving.service import (
     ServiceSettings,
     Signals,
+    own_ports,
     prepare_environment,
-    replica_ports,
     rollout_progress,
     secret_path,
 )
@@ -36,11 +36,10 @@ def test_switches_are_turned_before_ray_is_imported_and_what_is_set_stays(
     assert turned["RAY_SERVE_HAPROXY_RETRIES"] == "7"
 
 
-def test_endpoints_of_one_machine_share_no_port_of_a_replica() -> None:
-    ranges = [[int(bound) for bound in replica_ports(port).values()] for port in range(8000, 8200)]
-    assert all(10_000 <= first < last < 32_768 for first, last in ranges)
-    ordered = sorted(ranges)
-    assert all(before[1] < after[0] for before, after in pairwise(ordered))
+def test_endpoints_of_one_machine_share_no_port_behind_them() -> None:
+    ranges = sorted(sorted(int(bound) for bound in own_ports(port).values()) for port in range(8000, 8200))
+    assert all(ports[0] >= 10_000 and ports[-1] < 32_768 and len(set(ports)) == 4 for ports in ranges)
+    assert all(before[-1] < after[0] for before, after in pairwise(ranges))
 
 
 def test_a_secrets_file_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

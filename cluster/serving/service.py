@@ -67,8 +67,8 @@ def secret_path(variable: str) -> str | None:
 def own_ports(port: int) -> dict[str, str]:
     """Give what stands behind an endpoint's port a range of its own, below the ports of outgoing connections.
 
-    Serve's own are the same for everyone: of two endpoints on one machine either answers what HAProxy of the other sends
-    to its fallback (8500, which both listen on) while replicas change, or to a port that a replica has just given back.
+    Serve's own are the same for everyone: of two endpoints on one machine either answers what HAProxy of the other
+    sends to its fallback (8500, which both listen on) while replicas change, or to a port that was just given back.
     """
     first = 10_000 + port % 200 * 100
     return {

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,16 +19,29 @@ from cluster.settings import Settings, describe_settings, load_settings
 
 S = TypeVar("S", bound=Settings)
 _GPUS = ("gpus_per_actor", "num_gpus", "use_gpu")
+_ESTIMATE = "estimate=true"
 _QUIET = ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
 
 
+Estimate = Callable[[Callable[[S], None], S], None] | str
+"""Prints what `main` would take under some settings and writes nothing; or says why a job has no such estimate."""
+
+_NOTHING_TO_TIME = "no model's work is in it"
+
+
 def run_job(
-    main: Callable[[S], None], cls: type[S], *, defaults: Path | None = None, arguments: Sequence[str] | None = None
+    main: Callable[[S], None],
+    cls: type[S],
+    *,
+    defaults: Path | None = None,
+    estimate: Estimate[S] = _NOTHING_TO_TIME,
+    arguments: Sequence[str] | None = None,
 ) -> None:
     """Read settings, run `main`, and leave with a status that a scheduler understands.
 
     `--help` lists the settings; `--dry-run` prints them resolved, looks at the places that they name and says what the
-    job would read, write and run on, without Ray; `--NAME` is short for `NAME=true`.
+    job would read, write and run on, without Ray; `--estimate` says what the job would take, from a part of its work
+    that is done and not kept, or why that cannot be said; `--NAME` is short for `NAME=true`.
     Status 0: done; 1: an outside system failed, run it again; 2: input or settings are wrong; 130 and 143: stopped by
     Ctrl-C or SIGTERM.
     """
@@ -36,10 +50,14 @@ def run_job(
     for variable in _QUIET:
         os.environ.setdefault(variable, "true")  # before any library that would report home is imported
     if {"--help", "-h"} & set(arguments):
-        print(_help(main, cls, defaults))
+        print(_help(main, cls, defaults, estimate))
         return
     dry_run = "--dry-run" in arguments
     overrides = [_expand_flag(argument) for argument in arguments if argument != "--dry-run"]
+    run: Callable[[S], None] = main
+    if "estimate" not in cls.model_fields and _ESTIMATE in overrides:
+        overrides = [argument for argument in overrides if argument != _ESTIMATE]
+        run = partial(_estimate, estimate, main)
     terminated = threading.Event()
     try:
         job = load_settings(cls, overrides, defaults=defaults)
@@ -47,7 +65,7 @@ def run_job(
             _dry_run(job)
             return
         with _exit_at_sigterm(terminated):
-            main(job)
+            run(job)
     except ValueError as error:
         _leave(error, status=2)
     except (RuntimeError, OSError) as error:
@@ -57,6 +75,13 @@ def run_job(
         # a call of Ray's an exit comes out as an interrupt, hence the event.
         by_term = terminated.is_set() or getattr(left, "code", None) == signal.SIGTERM
         _leave_stopped(signal.SIGTERM if by_term else signal.SIGINT)
+
+
+def _estimate(estimate: Estimate[S], main: Callable[[S], None], job: S) -> None:
+    if isinstance(estimate, str):
+        raise ValueError(f"--estimate: this job has none ({estimate}); --dry-run says what it would read and write")
+    check_places(job)
+    estimate(main, job)
 
 
 def _dry_run(job: Settings) -> None:
@@ -131,8 +156,12 @@ def _leave_stopped(number: signal.Signals) -> None:
     sys.exit(128 + number)
 
 
-def _help(main: Callable[[S], None], cls: type[Settings], defaults: Path | None) -> str:
+def _help(main: Callable[[S], None], cls: type[Settings], defaults: Path | None, estimate: Estimate[S]) -> str:
     module = sys.modules[main.__module__]
     rows = [f"  {name} = {default}\n      {text}".rstrip() for name, default, text in describe_settings(cls)]
     source = f"Defaults are read from {defaults.name}.\n" if defaults and defaults.exists() else ""
+    flags = ["--dry-run: settings, places and Ray are looked at, nothing is done"]
+    if "estimate" in cls.model_fields or not isinstance(estimate, str):
+        flags.append("--estimate: what it would take is printed, nothing is written")
+    source += "".join(f"  {flag}\n" for flag in flags)
     return f"{(module.__doc__ or '').strip()}\n\nSettings ([file.toml] [name=value …]):\n{source}" + "\n".join(rows)

@@ -59,6 +59,9 @@ class TrackingSettings(Settings):
     experiment: str | None = Field(default=None, min_length=1, max_length=500)
     """Name under which runs are grouped. None: the job's name."""
 
+    off: bool = False
+    """Record nothing."""
+
 
 @dataclass(frozen=True)
 class RunAddress:
@@ -68,16 +71,17 @@ class RunAddress:
     experiment: str
     uri: str
     run_id: str | None
+    off: bool = False
 
     def open(self) -> TrackedRun:
         """Add to the run from here; what it was given and how it ends is said where it was begun."""
-        return TrackedRun(self.name, self.experiment, self.uri, run_id=self.run_id)
+        return TrackedRun(self.name, self.experiment, self.uri, run_id=self.run_id, off=self.off)
 
 
 class TrackedRun:
     """A run in MLflow. Every method returns whether or not the server can be reached."""
 
-    def __init__(self, name: str, experiment: str, uri: str, *, run_id: str | None = None) -> None:
+    def __init__(self, name: str, experiment: str, uri: str, *, run_id: str | None = None, off: bool = False) -> None:
         self.run_id = run_id
         """MLflow's id; None until the server has given one."""
         self._name, self._experiment, self._uri = name, experiment, uri
@@ -85,6 +89,7 @@ class TrackedRun:
         self._client: MlflowClient | None = None
         self._started = _now_ms()
         self._pending: deque[Callable[[MlflowClient, str], None]] = deque()
+        self._off = off
         self._failure: str | None = None
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -122,11 +127,13 @@ class TrackedRun:
     @property
     def address(self) -> RunAddress:
         """How another process finds the run."""
-        return RunAddress(self._name, self._experiment, self._uri, self.run_id)
+        return RunAddress(self._name, self._experiment, self._uri, self.run_id, self._off)
 
     @property
     def where(self) -> str:
         """How to look at the run, for people."""
+        if self._off:
+            return "not tracked: tracking.off=true"
         if self.run_id is None or self._experiment_id is None:
             return f"not tracked so far: {self._failure or 'nothing was sent'}"
         page = f"#/experiments/{self._experiment_id}/runs/{self.run_id}"
@@ -138,6 +145,8 @@ class TrackedRun:
 
     def end(self, status: str) -> None:
         """Close the run (FINISHED, FAILED, KILLED) and deliver what had to wait, for a bounded time."""
+        if self._off:
+            return
         ended = _now_ms()
         # First, because a run without its figures is a smaller lie than one that seems to go on for ever.
         self._pending.appendleft(lambda client, run_id: client.set_terminated(run_id, status, ended))
@@ -165,6 +174,8 @@ class TrackedRun:
 
     def _send(self, record: Callable[[MlflowClient, str], None]) -> None:
         """Deliver at once, or keep for the end if the server was away before: one outage is waited for once."""
+        if self._off:
+            return
         self._pending.append(record)
         if self._failure is None and not self._deliver():
             logger.warning(
@@ -217,7 +228,8 @@ def tracked_run(
     for noisy in ("alembic", "mlflow.store.db", "urllib3.connectionpool"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     started = time.strftime("%Y-%m-%d %H:%M:%S")
-    run = TrackedRun(title or f"{name} {started}", settings.experiment or name, tracking_uri(settings.uri))
+    experiment, uri = settings.experiment or name, tracking_uri(settings.uri)
+    run = TrackedRun(title or f"{name} {started}", experiment, uri, off=settings.off)
     _describe(run, name, job)
     if parent is not None and parent.run_id:
         run.tags({"mlflow.parentRunId": parent.run_id})

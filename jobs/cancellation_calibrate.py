@@ -97,4 +97,4 @@ def _scored(job: CalibrateJob, model: str, policy: Policy) -> tuple[pa.Table, Pa
 
 
 if __name__ == "__main__":
-    run_job(main, CalibrateJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, CalibrateJob, defaults=Path(__file__).with_suffix(".toml"), estimate="ask jobs.cancellation_score")

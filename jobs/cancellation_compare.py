@@ -56,4 +56,4 @@ def main(job: CompareJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, CompareJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, CompareJob, defaults=Path(__file__).with_suffix(".toml"), estimate="ask jobs.cancellation_train")

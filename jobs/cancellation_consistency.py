@@ -93,4 +93,4 @@ def main(job: ConsistencyJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, ConsistencyJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, ConsistencyJob, defaults=Path(__file__).with_suffix(".toml"), estimate="ask jobs.cancellation_label")

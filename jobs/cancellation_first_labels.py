@@ -38,4 +38,4 @@ def main(job: FirstLabelsJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, FirstLabelsJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, FirstLabelsJob, defaults=Path(__file__).with_suffix(".toml"), estimate="ask jobs.cancellation_score")

@@ -18,6 +18,7 @@ from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training.estimate import estimate_training
 from cluster.training.train import TrainerSettings
 
 
@@ -51,4 +52,4 @@ def main(job: LlmFinetuneJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, LlmFinetuneJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, LlmFinetuneJob, defaults=Path(__file__).with_suffix(".toml"), estimate=estimate_training)

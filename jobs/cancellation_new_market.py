@@ -96,4 +96,4 @@ def main(job: NewMarketJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, NewMarketJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, NewMarketJob, defaults=Path(__file__).with_suffix(".toml"), estimate="ask jobs.cancellation_train")

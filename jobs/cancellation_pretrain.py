@@ -19,6 +19,7 @@ from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.sharded.pool import configure_ray_data
 from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training.estimate import estimate_training
 from cluster.training.train import TrainerSettings
 
 
@@ -47,4 +48,4 @@ def main(job: PretrainJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, PretrainJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, PretrainJob, defaults=Path(__file__).with_suffix(".toml"), estimate=estimate_training)

@@ -46,4 +46,4 @@ def main(job: RejudgeJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, RejudgeJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, RejudgeJob, defaults=Path(__file__).with_suffix(".toml"), estimate="ask jobs.cancellation_score")

@@ -52,4 +52,4 @@ def main(job: RelabelJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, RelabelJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, RelabelJob, defaults=Path(__file__).with_suffix(".toml"), estimate="ask jobs.cancellation_train")

@@ -85,4 +85,4 @@ def _with_absolute_paths(serving: ServingSettings) -> ServingSettings:
 
 
 if __name__ == "__main__":
-    run_job(main, ServeJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, ServeJob, defaults=Path(__file__).with_suffix(".toml"), estimate="it runs until it is stopped")

@@ -59,4 +59,4 @@ def main(job: ServeDemoJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, ServeDemoJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, ServeDemoJob, defaults=Path(__file__).with_suffix(".toml"), estimate="it runs until it is stopped")

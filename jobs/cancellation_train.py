@@ -22,6 +22,7 @@ from cluster.places import OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training.estimate import estimate_training
 from cluster.training.train import TrainerSettings
 
 
@@ -69,4 +70,4 @@ def _profile(job: TrainJob, name: str) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, TrainJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, TrainJob, defaults=Path(__file__).with_suffix(".toml"), estimate=estimate_training)

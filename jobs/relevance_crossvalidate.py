@@ -14,6 +14,7 @@ from cluster.launch import run_job
 from cluster.provenance import public_settings
 from cluster.session import SessionSettings, ray_session
 from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training.estimate import estimate_training
 from relevance.finetuning.run import CrossvalidateSource, crossvalidate_and_report
 
 
@@ -31,4 +32,4 @@ def main(job: CrossvalidateJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, CrossvalidateJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, CrossvalidateJob, defaults=Path(__file__).with_suffix(".toml"), estimate=estimate_training)

@@ -85,4 +85,4 @@ def main(job: EvaluateJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, EvaluateJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, EvaluateJob, defaults=Path(__file__).with_suffix(".toml"), estimate="ask jobs.relevance_score")

@@ -16,6 +16,7 @@ from cluster.launch import run_job
 from cluster.provenance import public_settings
 from cluster.session import SessionSettings, ray_session
 from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training.estimate import estimate_training
 from relevance.finetuning.recipe import FinetuneSource
 from relevance.finetuning.run import finetune_and_report
 
@@ -34,4 +35,4 @@ def main(job: FinetuneJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, FinetuneJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, FinetuneJob, defaults=Path(__file__).with_suffix(".toml"), estimate=estimate_training)

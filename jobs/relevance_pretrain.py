@@ -17,6 +17,7 @@ from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training.estimate import estimate_training
 from cluster.training.train import TrainerSettings
 from relevance.finetuning.pairs import read_labelled_pairs, read_weak_pairs
 from relevance.prompting.prompts import PromptEncoder, PromptSettings
@@ -59,4 +60,4 @@ def main(job: PretrainJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, PretrainJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, PretrainJob, defaults=Path(__file__).with_suffix(".toml"), estimate=estimate_training)

@@ -23,6 +23,7 @@ from cluster.session import SessionSettings, ray_session
 from cluster.tracking import TrackingSettings, tracked_run
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings
+from relevance.publishing.estimating import estimate_publishing
 from relevance.publishing.run import PublishSource, check_source, publish
 from relevance.publishing.steps import PublishingSettings
 
@@ -58,5 +59,12 @@ def main(job: PublishJob) -> None:
         )
 
 
+def estimate(_main: object, job: PublishJob) -> None:
+    """Ask a sample, say what the whole would take."""
+    with ray_session(job.session) if job.engine.gpus_per_actor else nullcontext():
+        found = estimate_publishing(job, job.publishing, job.engine, registry_uri=job.tracking.uri)
+    print("\n".join(found.lines()), flush=True)
+
+
 if __name__ == "__main__":
-    run_job(main, PublishJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, PublishJob, defaults=Path(__file__).with_suffix(".toml"), estimate=estimate)

@@ -13,6 +13,7 @@ from pathlib import Path
 from cluster.launch import run_job
 from cluster.session import SessionSettings, ray_session
 from cluster.tracking import TrackingSettings, tracked_run
+from cluster.training.estimate import estimate_training
 from relevance.finetuning.sweep import SweepSource, sweep
 from relevance.finetuning.sweep_report import report_sweep
 
@@ -32,4 +33,4 @@ def main(job: SweepJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, SweepJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, SweepJob, defaults=Path(__file__).with_suffix(".toml"), estimate=estimate_training)

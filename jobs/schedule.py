@@ -77,4 +77,4 @@ def main(job: ScheduleJob) -> None:
 
 
 if __name__ == "__main__":
-    run_job(main, ScheduleJob, defaults=Path(__file__).with_suffix(".toml"))
+    run_job(main, ScheduleJob, defaults=Path(__file__).with_suffix(".toml"), estimate="ask the jobs of its steps")

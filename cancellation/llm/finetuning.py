@@ -161,6 +161,7 @@ def train_worker(config: dict[str, Any]) -> list[float]:
         rows = _rows_of_step(trainer.step, len(examples), settings)
         mine = [examples[row] for row in rows[session.rank :: session.world_size]]
         loss = trainer.learn(mine, total)
+        session.stepped(trainer.step, total, len(rows))
         at_rest = trainer.step == total or trainer.step % settings.steps_per_checkpoint == 0
         with tempfile.TemporaryDirectory() as folder:
             if at_rest and session.rank == 0:

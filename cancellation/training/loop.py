@@ -128,6 +128,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         if trainer.progress.done:
             break
         loss = trainer.step(_share(batch, rank, world), device, total)
+        session.stepped(step + 1, total, len(batch.labels))
         if (step + 1) % settings.steps_per_validation and step + 1 < total:
             continue
         better, report = trainer.validate(validation, device, rank, world, loss)

@@ -159,6 +159,7 @@ def pretrain_worker(config: dict[str, Any]) -> dict[str, Any]:
     for behind, batch in stream_batches(session.dataset(TEXTS), settings, task.pad_id, skip=seen):
         losses.append(_learn(module, optimizer, batch, task, step=step, rank=rank, device=device))
         step, seen = step + 1, behind
+        session.stepped(step, settings.num_steps, len(batch) * session.world_size)
         if step % settings.steps_per_checkpoint and step < settings.num_steps:
             continue
         with tempfile.TemporaryDirectory() as temporary:

@@ -64,6 +64,21 @@ def secret_path(variable: str) -> str | None:
     return os.environ.get(variable) or None
 
 
+def own_ports(port: int) -> dict[str, str]:
+    """Give what stands behind an endpoint's port a range of its own, below the ports of outgoing connections.
+
+    Serve's own are the same for everyone: of two endpoints on one machine either answers what HAProxy of the other
+    sends to its fallback (8500, which both listen on) while replicas change, or to a port that was just given back.
+    """
+    first = 10_000 + port % 200 * 100
+    return {
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 97),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first + 98),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(first + 99),
+    }
+
+
 def prepare_environment(settings: ServiceSettings, environment: MutableMapping[str, str] = os.environ) -> None:
     """Turn the switches that Ray reads once, at import and in the processes that it starts: call it before both.
 
@@ -89,6 +104,7 @@ def prepare_environment(settings: ServiceSettings, environment: MutableMapping[s
             "RAY_SERVE_HAPROXY_RETRIES": "2",
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.client_seconds),
             "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": f"{settings.request_timeout_seconds + 5:.0f}",
+            **own_ports(settings.port),
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
             "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.stats_port),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.metrics_port),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.session import require_gpus
@@ -28,6 +30,9 @@ _ADVICE = "\nFailed to apply UDF transform after"
 _LIGHT = 0.4
 """CPU cores of the steps beside the actors. Unlike an actor's, or Ray Data would fuse them into the actors and let a
 GPU wait while text is read; small enough that several jobs on a small machine always find room for one."""
+_COORDINATOR = "AutoscalingCoordinator"
+"""Name and namespace of Ray Data's actor that knows the cluster's nodes."""
+_LOOK_SECONDS = 1.0
 
 
 def configure_ray_data() -> None:
@@ -172,14 +177,14 @@ def as_report(figures: Mapping[str, Any]) -> pa.Table:
 
 def reports(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
     """Run a dataset whose last step gives `as_report`, and yield each unit's figures as it is done."""
-    with _as_it_was_raised():
+    with _as_it_was_raised(), _new_nodes_noticed():
         for row in dataset.iter_rows():
             yield json.loads(row["figures"])
 
 
 def run_to_end(dataset: ray.data.Dataset) -> None:
     """Run a dataset whose steps leave files and give nothing to look at."""
-    with _as_it_was_raised():
+    with _as_it_was_raised(), _new_nodes_noticed():
         for _ in dataset.iter_batches(batch_size=None):
             pass
 
@@ -194,6 +199,34 @@ def _as_it_was_raised() -> Iterator[None]:
         if cause.args and isinstance(cause.args[0], str):
             cause.args = (cause.args[0].partition(_ADVICE)[0], *cause.args[1:])
         raise
+
+
+@contextmanager
+def _new_nodes_noticed() -> Iterator[None]:
+    """Let Ray Data find new nodes at once, for as long as a dataset runs.
+
+    Its tasks may use the cores that its coordinator has found, which looks every 20 s (Ray 2.60). On a cluster that
+    begins with none, units are prepared one at a time until then, or not at all, while engines are loaded and wait.
+    """
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(_LOOK_SECONDS):
+            try:
+                coordinator = ray.get_actor(_COORDINATOR, namespace=_COORDINATOR)
+                ray.get(coordinator.get_reserved_resources.remote("nobody", recompute=True), timeout=_LOOK_SECONDS)
+            except GetTimeoutError:
+                continue
+            except (ValueError, AttributeError, TypeError, RayError) as error:
+                logger.debug("Ray Data notices new nodes in its own time", exc_info=error)
+
+    looking = threading.Thread(target=look, name="new-nodes", daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        done.set()
+        looking.join()
 
 
 @dataclass(frozen=True)

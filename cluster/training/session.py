@@ -31,6 +31,9 @@ class TrainingSession(Protocol):
     def report(self, metrics: dict[str, Any], *, checkpoint: Path | None = None) -> None:
         """Hand in numbers, and a folder to keep: all workers call it at the same step, the first one has the folder."""
 
+    def stepped(self, step: int, steps: int, examples: int) -> None:
+        """Say that a step of `steps` is done, on so many examples of all workers: all call it at the same step."""
+
     def resume(self, read: Callable[[Path], None]) -> None:
         """Call `read` with the folder of the last checkpoint, if there is one."""
 
@@ -58,6 +61,9 @@ class RaySession:
 
         kept = train.Checkpoint.from_directory(str(checkpoint)) if checkpoint is not None else None
         train.report(metrics, checkpoint=kept)
+
+    def stepped(self, step: int, steps: int, examples: int) -> None:
+        """Go on."""
 
     def resume(self, read: Callable[[Path], None]) -> None:
         from ray.train import get_checkpoint
@@ -98,6 +104,9 @@ class ProcessSession:
             shutil.rmtree(self.folder, ignore_errors=True)
             shutil.copytree(checkpoint, self.folder)
 
+    def stepped(self, step: int, steps: int, examples: int) -> None:
+        """Go on."""
+
     def resume(self, read: Callable[[Path], None]) -> None:
         """Begin anew: a run in a process is short."""
 
@@ -105,7 +114,7 @@ class ProcessSession:
         return self.datasets[name]
 
 
-_CURRENT: ContextVar[ProcessSession | None] = ContextVar("training_session", default=None)
+_CURRENT: ContextVar[TrainingSession | None] = ContextVar("training_session", default=None)
 
 
 def training_session() -> TrainingSession:
@@ -114,14 +123,23 @@ def training_session() -> TrainingSession:
 
 
 @contextmanager
+def used_session(session: TrainingSession) -> Iterator[None]:
+    """Let a loop that runs inside find this session."""
+    token = _CURRENT.set(session)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+@contextmanager
 def process_session(session: ProcessSession) -> Iterator[None]:
     """Run what is inside as the one worker of a run, in a process group of its own."""
     import torch.distributed as dist
 
-    token = _CURRENT.set(session)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        yield
+        with used_session(session):
+            yield
     finally:
         dist.destroy_process_group()
-        _CURRENT.reset(token)

@@ -26,6 +26,7 @@ from cluster.session import require_gpus
 from cluster.settings import Settings
 from cluster.storage import absolute_url
 from cluster.tracking import RunAddress
+from cluster.training.estimate import estimated, is_asked, rehearsed
 from cluster.training.session import ProcessSession, process_session, training_session
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ class TrainerSettings(Settings):
 
     max_checkpoints: int = Field(default=2, ge=1)
     """How many are kept; the best one is among them."""
+
+    worker_hour_price: float = Field(default=0.0, ge=0)
+    """Of a worker with its GPU, for `--estimate`, in dollars; 0: no cost is printed."""
 
     poll_seconds: float = Field(default=0.5, gt=0)
     """How often reports are collected. A loop waits with its next report until the last one was: at Ray's own 2 s,
@@ -103,10 +107,30 @@ def train(
 
     Raises:
         RuntimeError: If workers died more often than `max_failures`, or the loop itself failed.
+        Estimated: Instead of training, where the job is run for an estimate.
     """
     loop = _with_training_kernels(loop, name)
-    if not settings.num_workers:
-        return _train_here(loop, config, settings, name=name, score=score, curves=curves)
+    run = _on_ray if settings.num_workers else _in_process
+    if is_asked():
+        (measured, steps), _ = run(rehearsed(loop), config, settings, name=name, datasets=datasets)
+        raise estimated(measured, steps, settings)
+    returned, checkpoint = run(loop, config, settings, name=name, score=score, curves=curves, datasets=datasets)
+    if checkpoint is None:
+        raise RuntimeError(f"training {name} left no checkpoint in {settings.checkpoints}: report one in the loop")
+    return TrainingOutcome(returned, checkpoint)
+
+
+def _on_ray(
+    loop: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    settings: TrainerSettings,
+    *,
+    name: str,
+    score: str | None = None,
+    curves: RunAddress | None = None,
+    datasets: Mapping[str, Any] | None = None,
+) -> tuple[Any, Checkpoint | None]:
+    """Give what the loop returned and the checkpoint that counts, from Ray Train's workers."""
     from ray.exceptions import RayError
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -127,10 +151,7 @@ def train(
     except (TrainingFailedError, RayError) as error:
         why = _first_cause(error)
         raise RuntimeError(f"training {name} failed ({why}): run it again, it goes on from its checkpoint") from error
-    best = result.get_best_checkpoint(score, "max") if score else result.checkpoint
-    if best is None:
-        raise RuntimeError(f"training {name} left no checkpoint in {settings.checkpoints}: report one in the loop")
-    return TrainingOutcome(result.return_value, best)
+    return result.return_value, result.get_best_checkpoint(score, "max") if score else result.checkpoint
 
 
 def _workers(settings: TrainerSettings) -> ScalingConfig:
@@ -161,23 +182,23 @@ def _run_config(settings: TrainerSettings, *, name: str, score: str | None, curv
     )
 
 
-def _train_here(
+def _in_process(
     loop: Callable[[dict[str, Any]], Any],
     config: dict[str, Any],
     settings: TrainerSettings,
     *,
     name: str,
-    score: str | None,
-    curves: RunAddress | None,
-) -> TrainingOutcome:
+    score: str | None = None,
+    curves: RunAddress | None = None,
+    datasets: Mapping[str, Any] | None = None,
+) -> tuple[Any, Path | None]:
+    """Give what the loop returned and the checkpoint that counts, from this process."""
     folder = Path(settings.checkpoints) / name / "last"
     shown = ShownReports(curves.open() if curves else None)
-    session = ProcessSession(folder, score, lambda metrics: shown.add(dict(metrics)))
+    session = ProcessSession(folder, score, lambda metrics: shown.add(dict(metrics)), datasets=dict(datasets or {}))
     with process_session(session):
         returned = loop(config)
-    if not folder.is_dir():
-        raise RuntimeError(f"training {name} left no checkpoint in {folder}: report one in the loop")
-    return TrainingOutcome(returned, folder)
+    return returned, folder if folder.is_dir() else None
 
 
 class ShownReports:

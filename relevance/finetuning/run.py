@@ -12,6 +12,7 @@ from pydantic import Field
 from cluster import storage
 from cluster.models.files import fetch_model
 from cluster.tracking import TrackedRun
+from cluster.training.estimate import Estimated
 from relevance.engines.loading import check_engine
 from relevance.evaluation.pairs import TIED, shared_queries
 from relevance.evaluation.predictions import ask_model
@@ -82,14 +83,17 @@ def crossvalidate_and_report(source: CrossvalidateSource, run: TrackedRun, *, sh
     """Judge a way of fine-tuning on every pair, each by an adapter that did not see its query."""
     given = read_inputs(source, registry_uri=run.address.uri)
     check_engine(source.engine, outputs=[source.output], models=[given.base])
-    pairs, said = cross_validate(
-        given,
-        source,
-        run,
-        num_folds=source.num_folds,
-        seed=source.fold_seed,
-        output=source.output,
-        cache_dir=source.cache_dir,
-    )
+    try:
+        pairs, said = cross_validate(
+            given,
+            source,
+            run,
+            num_folds=source.num_folds,
+            seed=source.fold_seed,
+            output=source.output,
+            cache_dir=source.cache_dir,
+        )
+    except Estimated as fold:
+        raise fold.times(source.num_folds) from None
     evaluation = judge(pairs, said, source.evaluation, shared_queries=0)  # folds keep a query's pairs together
     report_evaluation(evaluation, source.output, shown, run)

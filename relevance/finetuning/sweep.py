@@ -23,6 +23,7 @@ from cluster.progress import Progress
 from cluster.provenance import code_digest, digest_of
 from cluster.statistics.bootstrap import GroupBootstrap
 from cluster.tracking import TrackedRun, TrackingSettings, tracked_run
+from cluster.training.estimate import Estimated
 from relevance.engines.loading import check_engine
 from relevance.evaluation.baselines import WORD_OVERLAP
 from relevance.evaluation.figures import alpha_draws
@@ -94,6 +95,7 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
         ValueError: If a base or the pairs are refused.
         RuntimeError: If a training failed.
     """
+    estimates: list[Estimated] = []
     cells, total = [], len(source.bases) * len(source.seeds) * len(source.num_labels)
     progress = Progress(total, "cells", every_seconds=0)
     for base in source.bases:
@@ -109,12 +111,18 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
             place = storage.join_url(source.output, "cells", f"{key}.json")
             if not storage.exists(place):
                 title = f"{given.base.version}, {len(chosen)} labels, seed {seed}"
-                with tracked_run("relevance_sweep", settings, tracking, parent=run, title=title) as child:
-                    cell = _run_cell(given, chosen, held_out, settings, child, source, key)
+                try:
+                    with tracked_run("relevance_sweep", settings, tracking, parent=run, title=title) as child:
+                        cell = _run_cell(given, chosen, held_out, settings, child, source, key)
+                except Estimated as estimate:
+                    estimates.append(estimate)
+                    continue
                 storage.write_bytes(place, json.dumps(asdict(cell), indent=1).encode())
             cells.append(Cell(**json.loads(storage.read_bytes(place))))
             logger.info("%s, %d labels, seed %d: alpha %.3f", base, len(chosen), seed, cells[-1].alpha)
             progress.add()
+    if estimates:
+        raise Estimated.of(estimates)
     return cells
 
 

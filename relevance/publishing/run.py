@@ -68,6 +68,9 @@ class PublishSource(ReleaseSettings):
     cache_dir: str = "~/.cache/marketplace-llm"
     """Where remote models are kept on this machine."""
 
+    gpu_hour_price: float = Field(default=0.0, ge=0)
+    """For `--estimate`, in dollars; 0: no cost is printed."""
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -210,6 +210,8 @@ class LabelTraining:
             for epoch, number, group in self._groups(state.epoch, state.group):
                 loss = self._step(group)
                 state.take_step(epoch, number, loss)
+                pairs = sum(len(example.queries) for example in group)
+                self._session.stepped(state.step, self._task.steps, pairs)
                 last = state.step >= self._task.steps
                 if last or state.step % self._settings.checkpoint_steps == 0:
                     state.done = self._check(last=last)

@@ -7,7 +7,8 @@ job is real. It runs in namespaces of its own, since the cluster of Ray's tests 
     python -m tests.benchmarks.autoscaling [actors, default 8] [shards per actor, default 8]
 
 Prints seconds from the work being there (shards cut) to all nodes asked for, all there and all engines loaded; the
-share of time that engines waited; wall-clock efficiency while the pool was full; seconds until all GPU nodes were gone.
+share of time that engines waited; wall-clock efficiency while the pool was full; shares of the cores that were used
+meanwhile, by all processes and by those of this command; seconds until all GPU nodes were gone.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from relevance.engines.interface import LabelScores, TokenBatch
 from relevance.engines.label_model import LabelModel
@@ -122,6 +126,31 @@ class Watch:
         return active.get("gpu_worker", 0) + launching.get("gpu_worker", 0) + starting
 
 
+class Cores:
+    """What the machine's cores did, once a second: of all processes, and of those that this command has started."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[float, float, float]] = []
+        self._own: dict[int, float] = {}
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def shares(self, began: float, ended: float) -> tuple[float, float]:
+        """Shares of the cores' time between two moments that all processes had, and that those of this command had."""
+        first, *_, last = [seen for seen in self._seen if began - 1 <= seen[0] <= ended + 1]
+        seconds = (last[0] - first[0]) * (os.cpu_count() or 1)
+        return (last[1] - first[1]) / seconds, (last[2] - first[2]) / seconds
+
+    def _look(self) -> None:
+        while True:
+            times = psutil.cpu_times()
+            for process in psutil.process_iter():  # in a namespace of its own there are no others
+                with suppress(psutil.Error):
+                    self._own[process.pid] = sum(process.cpu_times()[:2])
+            busy = times.user + times.nice + times.system + times.irq + times.softirq + times.steal
+            self._seen.append((time.time(), busy, sum(self._own.values())))
+            time.sleep(1)
+
+
 def start_cluster(actors: int) -> Any:
     """A head without work, and the worker kinds of `ray_cluster.yaml` in pretence."""
     import yaml
@@ -198,6 +227,7 @@ def measure(actors: int, shards_per_actor: int, folder: Path) -> dict[str, Any]:
     splits = find_splits(run.input)
     partition_input(run, splits, count_shards(splits, shard_rows=SHARD_ROWS))  # what `score_day` finds done
     watch.start()
+    cores = Cores()
     started = time.time()
     figures = score_day(run, load=WatchedLoader(str(marks))).figures
     seconds = time.time() - started
@@ -226,6 +256,7 @@ def measure(actors: int, shards_per_actor: int, folder: Path) -> dict[str, Any]:
         ),
         "of_it_before_an_engine_s_first_shard": round(first / max(1e-9, figures["waiting_seconds"]), 4),
         "efficiency_of_full_pool": round(busy / (actors * (last - full)), 4),
+        "cores_used_by_all_and_by_this": [round(share, 3) for share in cores.shares(full, last)],
         "seconds": round(seconds, 1),
         "seconds_until_gpus_gone": round(time.time() - ended, 1),
         "idle_timeout_seconds": IDLE_SECONDS,

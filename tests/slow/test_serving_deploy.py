@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ import yaml
 from mlflow import MlflowClient
 
 from cancellation.model.verdict_model import load_verdict_model
+from cluster.serving.service import own_ports
 from tests.conftest import PROJECT
 from tests.servers.serving_process import TOKEN, Served, copy_model, free_port
 from tests.servers.serving_replicas import simulated_event
@@ -115,13 +117,20 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     folder, port, dashboard = tmp_path_factory.mktemp("deployed"), free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= documented_switches()
+    haproxy = tempfile.mkdtemp(prefix="haproxy-", dir="/tmp")  # short: a socket's path has 107 characters at most
     environment |= {
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "PYTHONPATH": str(PROJECT),  # on a cluster the project is installed
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
-        # Other tests may have an endpoint on this machine.
+        # Other tests may have an endpoint on this machine, with replicas and a HAProxy of its own.
+        **own_ports(port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{haproxy}/haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{haproxy}/admin.sock",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{haproxy}/metrics.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": haproxy,
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{haproxy}/server-state",
     }
     ports = [f"--port={free_port()}", f"--dashboard-port={dashboard}", "--min-worker-port=0", "--max-worker-port=0"]
     ports += [f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
@@ -153,7 +162,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             with suppress(ProcessLookupError, psutil.Error):
                 child.send_signal(signal.SIGKILL)
         process.wait()
-        shutil.rmtree(f"/tmp/ray-serve-{os.getpid()}", ignore_errors=True)
+        for place in (f"/tmp/ray-serve-{os.getpid()}", haproxy):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def test_serve_deploy_brings_up_what_the_file_says(head: Head) -> None:

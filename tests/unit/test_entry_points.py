@@ -37,12 +37,14 @@ class Job(NamedTuple):
     name: str
     main: object
     settings: type[Settings]
+    options: dict[str, object]
+    """What else its last line gives to `run_job`."""
 
     def run(self, *arguments: str) -> int:
         """Give the status with which `python -m jobs.<name>` would leave."""
         defaults = PROJECT / "jobs" / f"{self.name}.toml"
         try:
-            run_job(self.main, self.settings, defaults=defaults, arguments=arguments)
+            run_job(self.main, self.settings, defaults=defaults, arguments=arguments, **self.options)
         except SystemExit as left:
             return int(left.code or 0)
         return 0
@@ -91,7 +93,9 @@ def job(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Settings) and value.__module__ == module.__name__
     ]
-    return Job(name, module.main, settings)
+    (call,) = _module(name).body[-1].body
+    options = {word.arg: eval(ast.unparse(word.value), vars(module)) for word in call.value.keywords[1:]}
+    return Job(name, module.main, settings, options)
 
 
 every_job = pytest.mark.parametrize("job", JOBS, indirect=True)
@@ -142,6 +146,50 @@ def test_a_setting_that_there_is_not_is_refused(job: Job, tmp_path: Path, capsys
         assert said.err.startswith("error: ")
         assert "no_such_setting: no such setting (--help lists them)" in said.err
         assert len(said.err.splitlines()) == 1
+
+
+ESTIMATED = {
+    "cancellation_label",
+    "cancellation_llm_finetune",
+    "cancellation_pretrain",
+    "cancellation_score",
+    "cancellation_train",
+    "relevance_crossvalidate",
+    "relevance_finetune",
+    "relevance_pretrain",
+    "relevance_publish",
+    "relevance_score",
+    "relevance_sweep",
+}
+"""Jobs that say what they would take; the others say why they do not."""
+
+
+@every_job
+def test_help_says_whether_there_is_an_estimate(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    assert job.run("--help") == 0
+    assert ("--estimate: what it would take is printed" in capsys.readouterr().out) == (job.name in ESTIMATED)
+
+
+@every_job
+def test_an_estimate_that_cannot_be_given_is_refused_in_one_line(
+    job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Because the job has none, or because what it would read is not there."""
+    arguments = job.with_all_it_reads(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    if job.name in ESTIMATED:
+        arguments = [one.replace("there.csv", "gone.csv").replace("small_model", "no/model") for one in arguments]
+        arguments += ["training.events.events=gone"] if job.name == "cancellation_train" else []
+        arguments += ["pretraining.chats=gone"] if job.name == "cancellation_pretrain" else []
+    for given in ("--estimate", "estimate=true"):
+        assert job.run(*arguments, given) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        (line,) = said.err.splitlines()
+        assert line.startswith("error: ")
+        assert ("--estimate: this job has none (" in line) == (job.name not in ESTIMATED)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
 
 
 READ_NOTHING = {

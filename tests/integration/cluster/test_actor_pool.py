@@ -91,3 +91,16 @@ def test_the_pool_grows_to_its_maximum_and_keeps_to_its_gpus(
     assert together <= result["actors"] <= max_actors
     assert result["on_head"] == 0
     assert num_gpus <= len(result["gpus"]) <= 4
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_ray_datas_coordinator_looks_for_new_nodes_when_it_is_asked() -> None:
+    """What `_new_nodes_noticed` relies on, and would only miss: names of Ray's own."""
+    import ray
+
+    from cluster.sharded.pool import _COORDINATOR, one_block_each, run_to_end
+
+    run_to_end(one_block_each([{"number": number} for number in range(2)]))
+    coordinator = ray.get_actor(_COORDINATOR, namespace=_COORDINATOR)
+    requests = ray.get(coordinator.get_reserved_resources.remote("nobody", recompute=True), timeout=60)
+    assert requests == {}

@@ -20,7 +20,10 @@ OVERLAYS = ("staging", "production")
 KUBERNETES = "1.32"
 """Version of Kubernetes' own schemas."""
 
-_TEXT, _COUNT, _FLAG = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "boolean"}
+_TEXT, _FLAG = {"type": "string"}, {"type": "boolean"}
+_COUNT = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+"""The definitions say `int32`."""
+
 _TEXTS = {"type": "object", "additionalProperties": _TEXT}
 _ANYTHING = {"type": "object"}
 """A pod template: Kubernetes' own schema looks at it (`misfits`)."""
@@ -31,6 +34,9 @@ def _exactly(*required: str, **fields: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": list(required), "additionalProperties": False}
 
 
+_CREDENTIAL = _exactly(
+    value=_TEXT, valueFrom=_exactly("secretKeyRef", secretKeyRef=_exactly("key", key=_TEXT, name=_TEXT))
+)
 _GROUP = {"rayStartParams": _TEXTS, "template": _ANYTHING}
 _CLUSTER = _exactly(
     "headGroupSpec",
@@ -44,7 +50,7 @@ _CLUSTER = _exactly(
         resources=_ANYTHING,
     ),
     gcsFaultToleranceOptions=_exactly(
-        redisAddress=_TEXT, redisUsername=_ANYTHING, redisPassword=_ANYTHING, externalStorageNamespace=_TEXT
+        redisAddress=_TEXT, redisUsername=_CREDENTIAL, redisPassword=_CREDENTIAL, externalStorageNamespace=_TEXT
     ),
     headGroupSpec=_exactly("template", **_GROUP),
     workerGroupSpecs={
@@ -69,17 +75,22 @@ KUBERAY = {
         entrypoint=_TEXT,
         rayClusterSpec=_CLUSTER,
         backoffLimit=_COUNT,
-        activeDeadlineSeconds={"type": "integer", "minimum": 1},
+        activeDeadlineSeconds={**_COUNT, "minimum": 1},
         shutdownAfterJobFinishes=_FLAG,
         ttlSecondsAfterFinished=_COUNT,
         submissionMode={"enum": ["K8sJobMode", "HTTPMode", "InteractiveMode"]},
         runtimeEnvYAML=_TEXT,
     ),
 }  # fmt: skip
-"""The fields of KubeRay's v1 API (operator 1.5.1 and later) that the manifests use or could, by its API reference.
+"""The fields of KubeRay's v1 API (operator 1.5.1 and later) that the manifests use or could.
 
-Written down here, as no package brings the definitions: a field that is new to the manifests is looked up there and
-added. On a cluster `kubectl apply --dry-run=server` asks the definitions themselves.
+No package of a registry brings the definitions (each is a megabyte, most of it Kubernetes' pods over again). Name,
+type, obligation and allowed values of each field were compared, one by one, with the Go types that the definitions are
+generated from: `raycluster_types.go`, `rayservice_types.go` (as of after 1.5) and `rayjob_types.go` (an older one) in
+KubeRay's `ray-operator/apis/ray/v1`. The list is stricter where a value has a meaning to the operator alone:
+`submissionMode` and the type of an upgrade are any text to the definitions, `entrypoint` and `serveConfigV2` may be
+missing. A field that is new to the manifests is looked up there and added. On a cluster `kubectl apply
+--dry-run=server` asks the definitions themselves.
 """
 
 

@@ -195,7 +195,17 @@ def test_models_are_kept_on_a_volume(overlay: str, job: str) -> None:
 def test_rays_switches_are_those_that_the_service_turns(overlay: str) -> None:
     turned: dict[str, str] = {}
     prepare_environment(ServiceSettings(), turned)
-    of_one_machine = ("_STATS_PORT", "_METRICS_PORT", "_LOC", "_PATH", "_BASE", "_FILE", "_NBTHREAD")
+    of_one_machine = (
+        "_STATS_PORT",
+        "_METRICS_PORT",
+        "_HTTP_PORT",
+        "_GRPC_PORT",
+        "_LOC",
+        "_PATH",
+        "_BASE",
+        "_FILE",
+        "_NBTHREAD",
+    )
     expected = {
         name: value
         for name, value in turned.items()

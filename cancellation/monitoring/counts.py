@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from cancellation.events.factors import VERDICTS
 from cancellation.features.profile import NUM_BINS, FeatureProfile
-from cancellation.features.vector import FEATURES
+from cancellation.features.vector import FEATURES, feature_digest
 from cancellation.monitoring.log_files import Damage
 from cancellation.serving.records.decision_record import TIMINGS
 
@@ -39,10 +39,24 @@ DECISION_COLUMNS = (
     "state",
     "timings_ms",
     "fallback_reason",
+    "seller_digest",
     "unread",
 )
-SLIM_COLUMNS = ("event_id", "market", "received_at", "verdict", "score", "action", "model_version", "source")
-"""What is kept of each decision, to find the events behind a figure and what a feedback is about."""
+SLIM_COLUMNS = (
+    "event_id",
+    "market",
+    "received_at",
+    "verdict",
+    "score",
+    "action",
+    "model_version",
+    "source",
+    "seller_digest",
+)
+"""What is kept of each decision, to find the events behind a figure, what a feedback is about, and whether a seller who
+was flagged stopped."""
+_NAMES = [feature.name for feature in FEATURES]
+_OTHER_ORDERS, _CANCELLED_SHARE = map(_NAMES.index, ("concurrent_order_count", "concurrent_cancelled_share"))
 
 
 SHADOW_COLUMNS = ("event_id", "market", "received_at", "verdict", "score", "model_version", "shadow", "unread")
@@ -70,6 +84,9 @@ class MarketCounts:
     expected: dict[str, list[float]] = field(default_factory=lambda: {"induced": [0, 0.0], "penalty": [0, 0.0]})
     """The model's induced verdicts, and its penalties: how many, and the sum of their calibrated scores."""
     latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_EDGES) + 1))
+    other_orders: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    """What the sellers had in hand beside the orders of these decisions, each seen from every one of them: how many
+    orders, and how many of those their buyers cancelled too."""
     features: list[list[int]] | None = None
     """By bin of the reference profile, (68, 1 + NUM_BINS); None: there is no profile."""
 
@@ -125,7 +142,7 @@ def merge(markets: Sequence[MarketCounts]) -> MarketCounts:
     for one in markets:
         for name in _TALLIES:
             add_up(getattr(total, name), getattr(one, name))
-        for name in ("hours", "scores", "latency"):
+        for name in ("hours", "scores", "latency", "other_orders"):
             setattr(total, name, [a + b for a, b in zip(getattr(total, name), getattr(one, name), strict=True)])
         for name, (count, score) in one.expected.items():
             total.expected[name] = [total.expected[name][0] + count, total.expected[name][1] + score]
@@ -192,21 +209,28 @@ class DecisionCounter:
             flagged = scores[pc.fill_null(pc.equal(judged[column], name), False).to_numpy(zero_copy_only=False)]
             count, total = market.expected[name]
             market.expected[name] = [count + len(flagged), total + float(flagged.sum(dtype=np.float64))]
+        features = _features(rows, feature_digest())
+        in_hand = features[:, _OTHER_ORDERS].astype(np.float64)
+        cancelled = in_hand * features[:, _CANCELLED_SHARE]  # missing without other orders
+        market.other_orders = _plus(market.other_orders, np.array([np.nansum(in_hand), np.nansum(cancelled)]))
         if self._profile is not None:
             self._add_features(market, rows, self._profile)
 
     def _add_features(self, market: MarketCounts, rows: pa.Table, profile: FeatureProfile) -> None:
-        fits = pc.and_(
-            pc.equal(rows["feature_digest"], profile.feature_digest),
-            pc.equal(pc.list_value_length(rows["features"]), len(FEATURES)),
-        )
-        fits = pc.fill_null(fits, False)
-        self.counts.other_features += rows.num_rows - _true(fits)
-        lists = rows["features"].filter(fits).combine_chunks()
-        lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) and lists.num_chunks else lists
-        values = pc.list_flatten(lists).to_numpy(zero_copy_only=False).astype(np.float32)
+        features = _features(rows, profile.feature_digest)
+        self.counts.other_features += rows.num_rows - len(features)
         before = np.zeros((len(FEATURES), 1 + NUM_BINS), np.int64) if market.features is None else market.features
-        market.features = (profile.count(values.reshape(-1, len(FEATURES))) + np.array(before)).tolist()
+        market.features = (profile.count(features) + np.array(before)).tolist()
+
+
+def _features(rows: pa.Table, digest: str) -> np.ndarray:
+    """Give the features of those rows that have them as `digest` says, float32 (n, 68); NaN where missing."""
+    fits = pc.and_(
+        pc.equal(rows["feature_digest"], digest), pc.equal(pc.list_value_length(rows["features"]), len(FEATURES))
+    )
+    lists = rows["features"].filter(pc.fill_null(fits, False)).combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) and lists.num_chunks else lists
+    return pc.list_flatten(lists).to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, len(FEATURES))
 
 
 def first_of_each(ids: pa.ChunkedArray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

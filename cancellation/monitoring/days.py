@@ -29,7 +29,7 @@ from cancellation.monitoring.parts import DayTotal, Share, Through, Unit, count_
 from cluster import storage
 from cluster.storage import StoredFile, listing_digest
 
-_FORM = 2
+_FORM = 3
 """Raise it when other things are counted, or counted otherwise: kept days are then made again."""
 
 
@@ -132,6 +132,16 @@ class Days:
     def events_url(self, day: date) -> str:
         """Where the day's decisions are kept in a few columns."""
         return self._url(day, "decisions.parquet")
+
+    def flagged_sellers(self, day: date) -> set[str] | None:
+        """Give the digests of the sellers of whom an action was asked on a kept day; None: the day is not kept."""
+        try:
+            content = pa.BufferReader(storage.read_bytes(self.events_url(day)))
+        except FileNotFoundError:
+            return None
+        table = pq.read_table(content, columns=["seller_digest", "action"])
+        flagged = pc.is_in(table["action"], pa.array(["investigate", "penalty"]))
+        return set(pc.unique(pc.drop_null(table["seller_digest"].filter(flagged))).to_pylist())
 
     def all_feedback(self, until: date) -> Iterator[FeedbackDay]:
         """Give the feedback of every kept day up to one, oldest first, however long ago."""

@@ -25,7 +25,10 @@ UNKNOWABLE = (
         "the time until the caller had the answer",
         "the log has the endpoint's own stages, up to the writing of the record",
     ),
-    ("buyers' and sellers' cancellation rates", "the log has cancellations alone, not the orders that went well"),
+    (
+        "cancellation rates of all orders",
+        "the log has cancellations, and beside each what its seller had in hand: sellers without any are not in it",
+    ),
     (
         "how many copies a shadow dropped",
         "only those that it judged are on record; the endpoint's metrics count the rest",

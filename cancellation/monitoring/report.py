@@ -45,6 +45,7 @@ def write_report(found: MonitoredDay, output: str, settings: Mapping[str, Any], 
         "appeals": found.feedback[-1].appeals,
         "precision": {code or "all": asdict(one) for code, one in found.precision.items()},
         "alarms": [asdict(one) for one in found.alarms],
+        "seller_compliance": {"said": str(found.compliance), "share": found.compliance.share},
         "retrain": found.decision.as_dict(),
         "seconds": round(found.seconds, 2),
     }
@@ -76,6 +77,7 @@ def metrics(found: MonitoredDay) -> dict[str, float | None]:
         "appeals": sum(found.feedback[-1].appeals.values()),
         "precision.measured": whole.measured,
         "precision.reviewed": whole.reviewed,
+        "seller_compliance": found.compliance.share,
         "retrain": float(found.decision.retrain),
         "seconds": found.seconds,
     }

@@ -22,6 +22,7 @@ from cancellation.monitoring.drift import (
     missing_signals,
 )
 from cancellation.monitoring.feedback import FeedbackDay
+from cancellation.monitoring.figures import Compliance, seller_compliance
 from cancellation.monitoring.findings import Finding, FindingSettings, compare_day, log_findings, missing_hours
 from cancellation.monitoring.parts import Through, one_by_one
 from cancellation.monitoring.precision import (
@@ -49,6 +50,9 @@ class MonitorSettings(Settings):
 
     history_days: int = Field(default=28, ge=7, le=92)
     """Days before it that a day is compared with, and in which the decision that a feedback is about is looked for."""
+
+    compliance_days: int = Field(default=14, ge=1, le=92)
+    """So many days ago sellers were flagged of whom the report says how many have stopped."""
 
     shipping_minutes: float = Field(default=30.0, ge=0)
     """After the end of a day, until its last records are taken to be in the archive."""
@@ -85,6 +89,7 @@ class MonitoredDay:
     """By market, and of all under the empty name."""
     alarms: Sequence[PrecisionAlarm]
     promised_precision: float
+    compliance: Compliance
     decision: RetrainDecision
     events_url: str
     seconds: float
@@ -173,6 +178,7 @@ def monitor_day(
         precision=_precision(today, whole, feedback[-1]),
         alarms=alarms,
         promised_precision=settings.precision.promised,
+        compliance=seller_compliance(days.flagged_sellers, day, within=settings.compliance_days),
         decision=decision,
         events_url=days.events_url(day),
         seconds=time.monotonic() - started,

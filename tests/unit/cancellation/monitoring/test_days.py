@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import date, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cancellation.features.vector import FEATURES
 from cancellation.monitoring.counts import merge, quantile_ms
 from cancellation.monitoring.days import Days
+from cancellation.monitoring.figures import day_figures
 from cancellation.monitoring.run import MonitoredDay, MonitorSettings, monitor_day
 from cancellation.serving.records.decision_record import decision_table
 from cancellation.serving.records.shipped_log import day_start
@@ -19,6 +22,7 @@ from tests.builders.monitored_days import (
     DAY,
     decisions,
     feedback,
+    pool,
     profile,
     ship,
     ship_feedback,
@@ -210,3 +214,36 @@ def test_counts_of_days_add_up(tmp_path: Path) -> None:
     whole = merge([market for day in counts for market in day.markets.values()])
     assert whole.events == sum(sum(row) for row in whole.features[:1]) == 300
     assert [day.day for day in counts] == ["2026-11-20", "2026-11-21", "2026-11-22"]
+
+
+def test_sellers_who_were_flagged_and_gave_no_reason_again_have_stopped(tmp_path: Path) -> None:
+    def told(day: date, *sellers: tuple[str, str]) -> None:
+        table = decisions(day, len(sellers), induced=0.0, prefix="s")
+        for name, place in (("seller_digest", 0), ("action", 1)):
+            column = pa.array([one[place] for one in sellers]).cast(table.schema.field(name).type)
+            table = table.set_column(table.schema.get_field_index(name), name, column)
+        ship(tmp_path / "archive", table)
+
+    told(
+        DAY - timedelta(days=14), ("a", "penalty"), ("b", "investigate"), ("b", "none"), ("c", "penalty"), ("d", "none")
+    )
+    for back in range(13, -1, -1):
+        told(DAY - timedelta(days=back), ("a", "investigate" if back == 3 else "none"), ("d", "penalty"), ("b", "none"))
+    found = monitored(tmp_path)
+    assert (found.compliance.flagged, found.compliance.stopped) == (3, 2)  # a was flagged again; b, c not; d only later
+    assert found.compliance.share == pytest.approx(2 / 3)
+    assert str(DAY - timedelta(days=14)) in str(found.compliance)
+    early = monitored(tmp_path, DAY - timedelta(days=1))
+    assert early.compliance.share is None
+    assert f"nothing is kept of {DAY - timedelta(days=15)}" in str(early.compliance)
+
+
+def test_what_buyers_cancelled_beside_is_counted_from_the_orders_in_hand(tmp_path: Path) -> None:
+    names = [feature.name for feature in FEATURES]
+    rows = np.tile(pool()[:1], (3, 1))
+    rows[:, names.index("concurrent_order_count")] = [10, 0, 30]
+    rows[:, names.index("concurrent_cancelled_share")] = [0.1, np.nan, 0.3]
+    ship(tmp_path / "archive", decisions(DAY, 3, pick=np.arange(3), change=lambda *_: rows.astype(np.float32)))
+    found = monitored(tmp_path)
+    assert found.whole.other_orders == pytest.approx([40, 10])
+    assert day_figures(found.today)["share.buyers_cancel"] == pytest.approx(0.25)

@@ -84,7 +84,7 @@ class MarketCounts:
     expected: dict[str, list[float]] = field(default_factory=lambda: {"induced": [0, 0.0], "penalty": [0, 0.0]})
     """The model's induced verdicts, and its penalties: how many, and the sum of their calibrated scores."""
     latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_EDGES) + 1))
-    other_orders: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    other_orders: list[int] = field(default_factory=lambda: [0, 0])
     """What the sellers had in hand beside the orders of these decisions, each seen from every one of them: how many
     orders, and how many of those their buyers cancelled too."""
     features: list[list[int]] | None = None
@@ -210,9 +210,9 @@ class DecisionCounter:
             count, total = market.expected[name]
             market.expected[name] = [count + len(flagged), total + float(flagged.sum(dtype=np.float64))]
         features = _features(rows, feature_digest())
-        in_hand = features[:, _OTHER_ORDERS].astype(np.float64)
-        cancelled = in_hand * features[:, _CANCELLED_SHARE]  # missing without other orders
-        market.other_orders = _plus(market.other_orders, np.array([np.nansum(in_hand), np.nansum(cancelled)]))
+        in_hand = np.nan_to_num(features[:, _OTHER_ORDERS].astype(np.float64))
+        cancelled = np.rint(in_hand * np.nan_to_num(features[:, _CANCELLED_SHARE]))  # whole again, so sums are exact
+        market.other_orders = _plus(market.other_orders, np.array([in_hand.sum(), cancelled.sum()]).astype(np.int64))
         if self._profile is not None:
             self._add_features(market, rows, self._profile)
 

@@ -210,8 +210,8 @@ class DecisionCounter:
             count, total = market.expected[name]
             market.expected[name] = [count + len(flagged), total + float(flagged.sum(dtype=np.float64))]
         features = _features(rows, feature_digest())
-        in_hand = np.nan_to_num(features[:, _OTHER_ORDERS].astype(np.float64))
-        cancelled = np.rint(in_hand * np.nan_to_num(features[:, _CANCELLED_SHARE]))  # whole again, so sums are exact
+        in_hand = np.rint(np.nan_to_num(features[:, _OTHER_ORDERS].astype(np.float64)))
+        cancelled = np.rint(in_hand * np.nan_to_num(features[:, _CANCELLED_SHARE]))  # whole, so sums are exact
         market.other_orders = _plus(market.other_orders, np.array([in_hand.sum(), cancelled.sum()]).astype(np.int64))
         if self._profile is not None:
             self._add_features(market, rows, self._profile)

@@ -3,18 +3,21 @@
 Reads the endpoint's archive at `archive` (decisions, shadow, feedback) and what features and texts looked like in
 training, from `model`, which reads a sample of the texts; keeps counts by day below `output`/days and writes
 `output`/`day`/report.html, report.json and retrain.json, figures to MLflow. Safe to resubmit: a day is never counted
-twice, and one whose hours came late is counted again.
+twice, and one whose hours came late is counted again; a round is submitted once for each model.
 
     python -m jobs.cancellation_monitor archive=s3://bucket/prefix day=2026-11-22
+    python -m jobs.cancellation_monitor … submit.address=http://127.0.0.1:8265 monitor.triggers.relabel='python -m …'
 """
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from cancellation.monitoring.report import print_day, write_report
 from cancellation.monitoring.run import MonitorSettings, find_profile, find_text_model, monitor_day
+from cancellation.monitoring.triggers import SubmitSettings, require_filled, submit_retraining
 from cluster.launch import run_job
 from cluster.models.files import ModelName
 from cluster.places import InputUrl, OutputUrl
@@ -45,12 +48,17 @@ class MonitorJob(Settings):
     """Where remote models are kept on this machine."""
 
     monitor: MonitorSettings = MonitorSettings()
+    submit: SubmitSettings | None = None
+    """Null: commands are printed and nothing is submitted."""
+
     session: SessionSettings = SessionSettings()
     tracking: TrackingSettings = TrackingSettings()
 
 
 def main(job: MonitorJob) -> None:
     """Count, compare, decide, report."""
+    if job.submit:
+        require_filled(job.monitor.triggers, job.submit)
     place = {"cache_dir": job.cache_dir, "registry_uri": job.tracking.uri}
     profile, missing = find_profile(job.model, **place)
     texts, no_texts = find_text_model(job.model, **place, sample=job.monitor.drift.text_sample)
@@ -69,6 +77,10 @@ def main(job: MonitorJob) -> None:
         )
         url = write_report(found, job.output, public_settings(job), run)
         print_day(found, url, run.where)
+        if job.submit:
+            token = os.environ.get("RAY_AUTH_TOKEN")
+            for line in submit_retraining(found.decision, job.output, job.submit, token=token):
+                print(line)
 
 
 if __name__ == "__main__":

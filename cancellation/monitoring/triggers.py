@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +14,12 @@ from pydantic import Field
 from cancellation.monitoring.drift import FeatureDrift, MissingSignal
 from cancellation.monitoring.feedback import FeedbackDay
 from cancellation.monitoring.precision import PrecisionAlarm
+from cluster import storage
+from cluster.schedule.ray_jobs import RayJobs
 from cluster.settings import Settings
+
+SUBMITTED = "retraining.json"
+_LEFT = re.compile(r"\b(ARCHIVE|MONITORING|DAY|LABELLED|PERSON_KEY)\b")
 
 
 class TriggerSettings(Settings):
@@ -25,18 +32,29 @@ class TriggerSettings(Settings):
     """Verdicts of the model in service that people rejected, since it went into service."""
 
     relabel: str = (
-        "python -m jobs.cancellation_relabel input=LABELLED round=var/relabel/next archive=ARCHIVE "
+        "python -m jobs.cancellation_relabel input=LABELLED round=var/relabel/DAY archive=ARCHIVE "
         "monitoring=MONITORING person_key_file=PERSON_KEY"
     )
     """What is printed before it: the round in which people look again at doubtful labels and at rejected verdicts.
-    ARCHIVE and MONITORING become what the monitor itself reads and writes; LABELLED and PERSON_KEY, the endpoint's
-    `person_key_file`, stay to be filled in."""
+    ARCHIVE and MONITORING become what the monitor itself reads and writes, DAY the day; LABELLED and PERSON_KEY, the
+    endpoint's `person_key_file`, stay to be filled in."""
 
     command: str = (
         "python -m jobs.cancellation_train jobs/cancellation_train.further.toml output=var/models/cancellation_next "
         "training.events.events=LABELLED"
     )
     """What is printed when a trigger fires; LABELLED stands for the labelled events, the relabelled ones among them."""
+
+
+class SubmitSettings(Settings):
+    """Where a trigger that fires opens a round by itself, once for each model in service."""
+
+    address: str
+    """Ray's job API, such as http://127.0.0.1:8265, with RAY_AUTH_TOKEN."""
+
+    train: bool = False
+    """Submit the training as well, at once, on the labelled events as they are. Otherwise its command is printed, for
+    when people have answered the round."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +114,57 @@ def decide(
         _signals(signals),
     )
     retrain = any(trigger.fired for trigger in triggers)
-    relabel = settings.relabel
-    for word, place in (places or {}).items():
-        relabel = relabel.replace(word, shlex.quote(place))
+    filled = {"DAY": day, **(places or {})}
+    relabel = _LEFT.sub(lambda word: shlex.quote(filled[word[0]]) if word[0] in filled else word[0], settings.relabel)
     commands = (relabel, settings.command) if retrain else (None, None)
     return RetrainDecision(day, model_version, retrain, triggers, *commands)
+
+
+def require_filled(settings: TriggerSettings, submit: SubmitSettings) -> None:
+    """See to it that what would be submitted says all that it needs.
+
+    Raises:
+        ValueError: If a word of a command stands for something that only people know.
+    """
+    for name in ("relabel", *(["command"] if submit.train else [])):
+        if left := {word for word in _LEFT.findall(getattr(settings, name)) if word in ("LABELLED", "PERSON_KEY")}:
+            words = " and ".join(sorted(left))
+            raise ValueError(
+                f"monitor.triggers.{name}: expected a command that can be submitted, found {words} in it; write what it "
+                "stands for, or leave submit out"
+            )
+
+
+def submit_retraining(
+    decision: RetrainDecision, output: str, submit: SubmitSettings, *, token: str | None
+) -> list[str]:
+    """Open the round that a decision asks for, and where set begin the training; say so, a line each.
+
+    Once for each model in service: a trigger stays on for days, and the day may be run again.
+
+    Args:
+        decision: The day's.
+        output: The monitor's; what was submitted is noted there.
+        submit: Where to.
+        token: Of the cluster, where it asks for one.
+
+    Raises:
+        RuntimeError: If the cluster refuses, or does not answer.
+    """
+    if not (decision.retrain and decision.relabel and decision.command):
+        return []
+    note = storage.join_url(output, SUBMITTED)
+    if storage.exists(note):
+        before = json.loads(storage.read_bytes(note))
+        if before["model_version"] == decision.model_version:
+            return [f"submitted on {before['day']}: {', '.join(before['jobs'])}; not again for this model"]
+    jobs, lines = RayJobs(submit.address, token), list[str]()
+    model = re.sub(r"[^A-Za-z0-9]+", "-", decision.model_version or "none").strip("-")
+    wanted = {"relabel": decision.relabel, **({"train": decision.command} if submit.train else {})}
+    names = [jobs.submit(f"{kind}-after-{model}", command, say=lines.append) for kind, command in wanted.items()]
+    content = {"model_version": decision.model_version, "day": decision.day, "jobs": names}
+    storage.write_bytes(note, json.dumps(content, indent=1).encode())
+    return lines
 
 
 def _drift(drift: Sequence[Sequence[FeatureDrift]], settings: TriggerSettings) -> Trigger:

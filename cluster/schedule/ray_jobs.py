@@ -80,6 +80,24 @@ class RayJobs:
             how = f"status {code}" if code is not None else found.get("message") or "no reason given"
             raise RayJobError(f"{submission_id}: {found['status'].lower()}, {how}; its log is above", code)
 
+    def submit(
+        self, name: str, entrypoint: str, *, runtime_env: Mapping[str, Any] | None = None,
+        say: Callable[[str], object] = print,
+    ) -> str:  # fmt: skip
+        """Submit a command and do not wait for it; give its submission id.
+
+        What the cluster knows under that name, even if it has ended, stays the only one.
+
+        Raises:
+            RuntimeError: If the cluster refuses, or does not answer for `patience_seconds`.
+        """
+        for known, status in self._attempts(name).items():
+            say(f"{known} was submitted before: {status.lower()}")
+            return known
+        self._submit(name, entrypoint, runtime_env)
+        say(f"{name} submitted: {entrypoint}")
+        return name
+
     def stop(self, name: str) -> None:
         """Stop the job of a name, if one is running."""
         for submission_id, status in self._attempts(name).items():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from cluster.schedule.plan import Schedule, load_schedule
 from cluster.schedule.ray_jobs import RayJobError, RayJobs
 from cluster.schedule.runner import Done, run_days, run_here
 from jobs.schedule import ScheduleJob, main
-from tests.builders.monitored_days import DAY, decisions, ship
+from tests.builders.monitored_days import DAY, decisions, feedback, ship, ship_feedback
 from tests.conftest import PROJECT
 from tests.servers.ray_head import guarded_head
 
@@ -59,6 +62,40 @@ def schedule(tmp_path: Path) -> Schedule:
 
 def _outcomes(found: list[Done]) -> list[str]:
     return [f"{done.command.day.day} {done.command.step} {done.outcome}" for done in found]
+
+
+@pytest.mark.timeout(300)
+def test_a_trigger_opens_a_round_once_for_each_model(head: dict[str, str], tmp_path: Path) -> None:
+    opened = tmp_path / "opened"
+    today = decisions(DAY, 200, markets=("BR",), fallback=0.0)
+    ship(tmp_path / "archive", today)
+    ship_feedback(tmp_path / "archive", feedback(today, DAY, 3, precision=0.0))
+    settings = [
+        f"archive={tmp_path}/archive",
+        f"day={DAY}",
+        f"output={tmp_path}/out",
+        f"tracking.uri=sqlite:///{tmp_path}/mlflow.db",
+        "monitor.drift.text_sample=0",
+        "monitor.triggers.wrong_predictions=2",
+        f"submit.address={head['RAY_API_SERVER_ADDRESS']}",
+    ]
+
+    def monitor(*more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "jobs.cancellation_monitor", *settings, *more]
+        return subprocess.run(command, env={**os.environ, **head}, cwd=PROJECT, capture_output=True, text=True)
+
+    unfilled = monitor()
+    assert unfilled.returncode == 2
+    assert "monitor.triggers.relabel" in unfilled.stderr
+    assert "LABELLED and PERSON_KEY" in unfilled.stderr
+    filled = f"monitor.triggers.relabel=bash -c 'echo DAY >> {opened}'"
+    assert "relabel-after-small-1 submitted" in monitor(filled).stdout
+    while not opened.exists():
+        time.sleep(0.05)
+    assert f"submitted on {DAY}: relabel-after-small-1; not again for this model" in monitor(filled).stdout
+    (tmp_path / "out" / "retraining.json").unlink()  # as after a death between submitting and noting it
+    assert "relabel-after-small-1 was submitted before" in monitor(filled).stdout
+    assert opened.read_text() == f"{DAY}\n"
 
 
 @pytest.mark.timeout(300)

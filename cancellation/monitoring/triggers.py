@@ -130,8 +130,8 @@ def require_filled(settings: TriggerSettings, submit: SubmitSettings) -> None:
         if left := {word for word in _LEFT.findall(getattr(settings, name)) if word in ("LABELLED", "PERSON_KEY")}:
             words = " and ".join(sorted(left))
             raise ValueError(
-                f"monitor.triggers.{name}: expected a command that can be submitted, found {words} in it; write what it "
-                "stands for, or leave submit out"
+                f"monitor.triggers.{name}: expected a command that can be submitted, found {words} in it; write what "
+                "it stands for, or leave submit out"
             )
 
 

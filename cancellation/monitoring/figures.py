@@ -65,7 +65,8 @@ def seller_compliance(flagged_sellers: Callable[[date], set[str] | None], day: d
             unknown = first if begun is None else first + timedelta(days=number)
             return Compliance(first, 0, 0, f"nothing is kept of {unknown}")
         left -= again
-    return Compliance(first, len(begun or ()), len(left), None if begun else f"no flagged decision of {first} names a seller")
+    missing = None if begun else f"no flagged decision of {first} names a seller"
+    return Compliance(first, len(begun or ()), len(left), missing)
 
 
 def day_figures(day: DayCounts) -> dict[str, float | None]:

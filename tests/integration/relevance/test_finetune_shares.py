@@ -43,6 +43,9 @@ class Worker:
     def report(self, metrics: dict[str, Any], *, checkpoint: Path | None = None) -> None:
         pass
 
+    def stepped(self, step: int, steps: int, examples: int) -> None:
+        pass
+
     def resume(self, read: Callable[[Path], None]) -> None:
         pass
 

@@ -311,7 +311,7 @@ def test_an_appeal_is_forgotten_with_its_seller(tmp_path: Path, capsys: pytest.C
     found, left = capsys.readouterr().out.splitlines()
     # A decision, three entries, two messages, a reversal.
     assert found.startswith("found: 7 rows of the archive")
-    assert "1 recent answers, 1 appeals, 0 relabelled" in found
+    assert "1 recent answers, 1 appeals, 0 rows of monitored days, 0 relabelled" in found
     assert left.startswith("left: 0 rows of the archive")
     assert asyncio.run(known([gone, stays])) == [404, 200]
     for log in ("appeals", "reversals", "feedback"):

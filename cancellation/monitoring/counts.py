@@ -24,24 +24,6 @@ _TALLIES = ("verdicts", "actions", "sources", "fallback_reasons", "states", "ver
 LATENCY_EDGES = np.geomspace(0.1, 60_000, 160)
 """Milliseconds; neighbours lie 9 % apart, and so may a quantile be wrong."""
 
-DECISION_COLUMNS = (
-    "event_id",
-    "market",
-    "received_at",
-    "verdict",
-    "score",
-    "action",
-    "model_version",
-    "source",
-    "decision_factors",
-    "features",
-    "feature_digest",
-    "state",
-    "timings_ms",
-    "fallback_reason",
-    "seller_digest",
-    "unread",
-)
 SLIM_COLUMNS = (
     "event_id",
     "market",
@@ -55,6 +37,16 @@ SLIM_COLUMNS = (
 )
 """What is kept of each decision, to find the events behind a figure, what a feedback is about, and whether a seller who
 was flagged stopped."""
+DECISION_COLUMNS = (
+    *SLIM_COLUMNS,
+    "decision_factors",
+    "features",
+    "feature_digest",
+    "state",
+    "timings_ms",
+    "fallback_reason",
+    "unread",
+)
 _NAMES = [feature.name for feature in FEATURES]
 _OTHER_ORDERS, _CANCELLED_SHARE = map(_NAMES.index, ("concurrent_order_count", "concurrent_cancelled_share"))
 

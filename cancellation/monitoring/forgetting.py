@@ -1,7 +1,8 @@
 """A person removed from the monitor's output: kept days (decisions, texts, reviews, shadows' flips) and reports.
 
-What is kept here names events and not whom they are about, so it goes by events that other places know (archive, recent
-answers, appeals, rounds), and before those: what finds them must still be there if this is broken off and begun again.
+What is kept here names events, and only a decision's seller, by digest: the rest goes by events that other places know
+(archive, recent answers, appeals, rounds), and before those: what finds them must still be there if this is broken off
+and begun again.
 Figures stay as they were measured.
 """
 
@@ -34,22 +35,22 @@ class MonitoredDays:
     _known: set[str] = field(default_factory=set)
     """Events that were asked for: the next search looks for these too, which nothing else may know any more."""
 
-    def of_events(self, event_ids: Collection[str], *, remove: bool) -> int:
-        """Count the rows, and mentions in reports, of events; with `remove`, they go."""
+    def of_events(self, event_ids: Collection[str], digests: Collection[str], *, remove: bool) -> int:
+        """Count the rows, and mentions in reports, of events and of sellers' digests; with `remove`, they go."""
         self._known.update(event_ids)
         self.damaged.clear()
-        if not self._known:
+        if not (self._known or digests):
             return 0
         files = [file.url for url in self.urls for file in storage.list_files(url)]
-        return sum(self._search(url, remove) for url in files)
+        return sum(self._search(url, digests, remove) for url in files)
 
-    def _search(self, url: str, remove: bool) -> int:
+    def _search(self, url: str, digests: Collection[str], remove: bool) -> int:
         search = _SEARCHES.get(url.rpartition(".")[2])
         if search is None:
             return 0
         content = storage.read_bytes(url)
         try:
-            count, rest = search(content, self._known)
+            count, rest = search(content, {*self._known, *digests})
         except (pa.ArrowException, OSError, ValueError):
             self.damaged.add(url)
             return 0
@@ -62,7 +63,10 @@ def _search_table(content: bytes, ids: Collection[str]) -> tuple[int, bytes]:
     table = pq.read_table(pa.BufferReader(content))
     if "event_id" not in table.column_names:
         return 0, content
-    theirs = pc.is_in(table["event_id"], pa.array(sorted(ids), pa.string()))
+    wanted = pa.array(sorted(ids), pa.string())
+    theirs = pc.is_in(table["event_id"], wanted)
+    if "seller_digest" in table.column_names:  # also of events that the archive does not know any more
+        theirs = pc.or_(theirs, pc.is_in(table["seller_digest"], wanted))
     count = pc.sum(theirs).as_py() or 0
     if not count:
         return 0, content

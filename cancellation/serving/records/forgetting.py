@@ -63,8 +63,8 @@ class Remembers(Protocol):
 class NamesEvents(Protocol):
     """What holds rows of events, and nothing of whom they are about."""
 
-    def of_events(self, event_ids: Collection[str], *, remove: bool) -> int:
-        """Count the rows of events; with `remove`, they go."""
+    def of_events(self, event_ids: Collection[str], digests: Collection[str], *, remove: bool) -> int:
+        """Count the rows of events, or of people where it knows any; with `remove`, they go."""
         ...
 
 
@@ -100,7 +100,7 @@ def _pass(places: Places, digests: Collection[str], event_ids: Collection[str], 
     """Go through all places once, feedback first; with `remove`, what is found goes."""
     found = Found()
     if places.monitored is not None:
-        found.monitored = places.monitored.of_events(event_ids, remove=remove)
+        found.monitored = places.monitored.of_events(event_ids, digests, remove=remove)
     quoted = [json.dumps(event_id, ensure_ascii=False) for event_id in event_ids]
     for log in (_BY_EVENT, *_BY_DIGEST):
         marks = quoted if log == _BY_EVENT else list(digests)

@@ -1,7 +1,7 @@
 """A person removed from archive, recent answers, appeals, segments not shipped yet, monitored days, and from rounds.
 
-Rows are found by the keyed digests of `people.py`. Feedback, and most of what the monitor keeps, have none and go by their
-events' ids, and so first: what finds them must still be there if this is broken off and begun again.
+Rows are found by the keyed digests of `people.py`. Feedback, and most of what the monitor keeps, have none and go by
+their events' ids, and so first: what finds them must still be there if this is broken off and begun again.
 """
 
 from __future__ import annotations

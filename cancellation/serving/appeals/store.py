@@ -108,9 +108,11 @@ class AppealStore:
         """
         event_id = decision["event_id"]
         with self.database.writing() as execute:
+            # The event's cases before the appeal's own: a case that another gateway makes visible in between is then
+            # known for the same appeal, and not taken for a second one.
+            earlier = self._cases(execute, f"{_CASES} WHERE event_id = ? ORDER BY round", (event_id,))
             if (known := self._one(execute, "identity = ?", identity)) is not None:
                 return known, False
-            earlier = self._cases(execute, f"{_CASES} WHERE event_id = ? ORDER BY round", (event_id,))
             if earlier and earlier[-1].state != UPHELD:
                 raise _second(earlier[-1])
             case = Case(
@@ -158,7 +160,10 @@ class AppealStore:
             if not wanted(case):
                 return case, False
             changed = case.with_entry(entry)
-            if not self._append(execute, changed, len(case.entries)):
+            if not self._append(execute, changed, len(case.entries)):  # another was first, perhaps with the same step
+                moved = self._one(execute, "appeal_id = ?", appeal_id)
+                if moved is not None and not wanted(moved):
+                    return moved, False
                 raise AppealConflict("somebody else moved the appeal at this moment; look at it again")
             before(changed)
         return changed, True

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 from cancellation.serving.appeals.case import OVERTURNED, UPHELD, AppealConflict, Case
 from cancellation.serving.appeals.store import LAYOUT, AppealStore
-from cluster.database.interface import Database
+from cluster.database.interface import Database, Execute, Rows
 from cluster.database.postgres import PostgresDatabase
 from cluster.database.sqlite import SqliteDatabase
 from tests.builders.decision_records import NOON
+from tests.servers.postgres import PostgresServer
 from tests.unit.cancellation.serving.appeals.cases import KEY, contested, decide, lodged, open_case, take
 
 
@@ -196,3 +198,49 @@ def test_who_is_forgotten_leaves_no_case_and_no_entry(store: AppealStore) -> Non
     assert (store.get(gone.appeal_id), store.get(stays.appeal_id)) == (None, stays)
     with store.database.reading() as execute:
         assert execute("SELECT COUNT(*) FROM appeal_entries").fetchone()[0] == 1
+
+
+class _Overtaken:
+    """A database in whose first transaction another gateway is quicker, after so many statements."""
+
+    def __init__(self, database: Database, other: Callable[[], object], *, after: int = 1) -> None:
+        self._database, self._other, self._after = database, other, after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    @contextmanager
+    def writing(self, *, alone: bool = False) -> Iterator[Execute]:
+        with self._database.writing(alone=alone) as execute:
+
+            def overtaken(statement: str, values: Sequence[Any] = ()) -> Rows:
+                rows = execute(statement, values)
+                self._after -= 1
+                if self._after == 0:
+                    self._other()
+                return rows
+
+            yield overtaken
+
+
+def test_an_appeal_that_another_gateway_opens_between_two_looks_is_the_same_case(
+    postgres_server: PostgresServer,
+) -> None:
+    with closing(PostgresDatabase(postgres_server.database(), LAYOUT)) as database:
+        opened: list[Case] = []
+        behind = AppealStore(_Overtaken(database, lambda: opened.append(open_case(AppealStore(database)))))
+        found, new = behind.open("i-0", contested(), lodged(), deadline=NOON + 1000, before=lambda _: None)
+    assert (found, new) == (opened[0], False)
+
+
+def test_a_step_that_comes_twice_at_once_is_taken_once_and_answered_twice(postgres_server: PostgresServer) -> None:
+    with closing(PostgresDatabase(postgres_server.database(), LAYOUT)) as database:
+        store = AppealStore(database)
+        case = open_case(store)
+        taken: list[Case] = []
+
+        behind = AppealStore(_Overtaken(database, lambda: taken.append(take(store, case, "ann")[0]), after=2))
+        found, new = take(behind, case, "ann")
+        assert (found, new) == (taken[0], False)
+        with pytest.raises(AppealConflict, match="with ann"):
+            take(AppealStore(database), case, "bob")

@@ -36,6 +36,8 @@ _PRODUCT_FIELDS = {
 }
 _QUERY = "\n\nQuery: "
 _ANSWER = "\nLabel:"
+_WHITE_SPACE = r"[\t\n\f\r]\s*| \s+"
+r"""What `\s+` matches but for the single blanks, which stay: a seventh of the time on ordinary texts."""
 _KNOWN_QUERIES = 200_000
 """Queries whose tokens an encoder keeps, about 50 MB: a day's frequent queries come again in every shard, and
 tokenising is most of what the CPUs do per pair."""
@@ -102,7 +104,7 @@ def query_texts(queries: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _fold_white_space(text: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(text.cast(pa.string()), r"\s+", " "))
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(text.cast(pa.string()), _WHITE_SPACE, " "))
 
 
 class PromptEncoder:

@@ -1,15 +1,18 @@
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from relevance.engines.label_model import open_label_model
 from relevance.labels import LABELS, label_token_ids, parse_label
 from relevance.prompting.fast_tokenizer import FastTokenizer
 from relevance.prompting.guidelines import load_guidelines
-from relevance.prompting.prompts import PromptEncoder, PromptSettings, load_prompt_settings
+from relevance.prompting.prompts import PromptEncoder, PromptSettings, load_prompt_settings, product_texts, query_texts
 from tests.conftest import PROJECT
 
 SMALL_MODEL = PROJECT / "relevance" / "small_model"
@@ -38,6 +41,15 @@ def test_tokens_are_those_of_transformers(folder: str, tiny_model: Path) -> None
     assert ours.encode_products(texts) == theirs.encode_products(texts)
     assert ours.label_ids == theirs.label_ids
     assert ours.digest == theirs.digest
+
+
+def test_any_run_of_white_space_is_one_blank_and_none_is_left_at_the_ends() -> None:
+    random = np.random.default_rng(0)
+    texts = ["".join(random.choice(list(" \t\n\f\rab日"), size)) for size in random.integers(0, 15, 2_000)]
+    expected = [re.sub(r"[ \t\n\f\r]+", " ", text).strip() for text in texts]
+    assert query_texts(pa.array(texts)).to_pylist() == [f"\n\nQuery: {text}" for text in expected]
+    products = product_texts(pa.table({"title": texts, "brand": pa.nulls(len(texts), pa.string())}))
+    assert products.to_pylist() == [f"\n\nProduct: {text}" if text else "" for text in expected]
 
 
 def test_products_are_cut_and_queries_are_not(encoder: PromptEncoder) -> None:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from cancellation.events.examples import Example, example_files, read_examples
 from cancellation.events.labelled import LabelledEvent
+from cancellation.events.markets import MARKETS
 from cancellation.model.spec import ModelSpec
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.text.encoding import EventEncoder
@@ -53,6 +54,10 @@ class TrainingEventsSettings(Settings):
 
     unseen_writers: tuple[str, ...] = ()
     """Writers from whom nothing is learned and by whom nothing stops: they judge what came out."""
+
+    left_out_languages: tuple[str, ...] = ()
+    """Codes such as `th`: no dialogue in them is learned from or stopped by, to see what another language taught.
+    Leave the markets where they are typed out of `simulation.markets` too."""
 
     num_validation: int = Field(default=2000, ge=1)
     """Simulated events kept apart to stop by."""
@@ -195,13 +200,23 @@ def sample_examples(settings: TrainingEventsSettings, at_most: int) -> list[Exam
 
 
 def taught_dialogues(settings: TrainingEventsSettings) -> list[Dialogue]:
-    """Read the written dialogues of all writers but those that are kept apart."""
-    return written_dialogues(without=(*settings.held_out_writers, *settings.unseen_writers))
+    """Read the written dialogues of all writers and languages but those that are kept apart."""
+    found = written_dialogues(without=(*settings.held_out_writers, *settings.unseen_writers))
+    return _in_taught_languages(settings, found)
+
+
+def _in_taught_languages(settings: TrainingEventsSettings, dialogues: list[Dialogue]) -> list[Dialogue]:
+    left_out = set(settings.left_out_languages)
+    if unknown := sorted(left_out - {language for market in MARKETS.values() for language in market.languages}):
+        raise ValueError(f"left_out_languages: expected codes of the markets' languages, found {', '.join(unknown)}")
+    return [one for one in dialogues if one.language not in left_out]
 
 
 def _staged(settings: TrainingEventsSettings, training: bool, numbers: range) -> Iterator[Example]:
     apart = settings.held_out_writers
-    dialogues = taught_dialogues(settings) if training else written_dialogues(only=apart)
+    dialogues = (
+        taught_dialogues(settings) if training else _in_taught_languages(settings, written_dialogues(only=apart))
+    )
     if not dialogues:
         raise ValueError(f"held_out_writers {', '.join(apart)}: no dialogue is left on one side; name some writers")
     for number in numbers:

@@ -1,12 +1,13 @@
 """What settings name outside of the process: places that a job reads and writes, looked at before any work is done.
 
-A field says so by its type: `input: InputUrl`, `chats: tuple[InputUrl, ...]`, `output: OutputUrl`.
+A field says so by its type: `input: InputUrl`, `chats: tuple[InputUrl, ...]`, `sets: dict[str, InputUrl]`,
+`output: OutputUrl`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -79,6 +80,9 @@ def places_of(settings: Settings, prefix: str = "") -> Iterator[NamedPlace]:
         if isinstance(value, Settings):
             yield from places_of(value, f"{prefix}{name}.")
         elif place := _place([*field.metadata, field.annotation]):
+            if isinstance(value, Mapping):
+                yield from (NamedPlace(f"{prefix}{name}.{key}", one, place) for key, one in value.items())
+                continue
             for one in (value,) if isinstance(value, str) else value or ():
                 yield NamedPlace(prefix + name, one, place)
 

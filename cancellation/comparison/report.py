@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from cancellation.comparison.figures import difference
-from cancellation.comparison.run import RANKED_BY, REVIEWED, ComparisonSettings, Result
+from cancellation.comparison.run import RANKED_BY, ComparisonSettings, Result
 from cancellation.events.markets import MARKETS
 
-_SET_NAMES = {"test_wordings": "held-out wordings", "test_tactics": "held-out tactics", REVIEWED: "reviewed cases"}
+_SIMULATED = {"test_wordings": "held-out wordings", "test_tactics": "held-out tactics"}
 _COLUMNS = (
     ("accuracy", "accuracy"),
     ("precision", "precision"),
@@ -24,7 +24,7 @@ _COLUMNS = (
 _WITH_INTERVAL = ("accuracy", "recall_at_precision_95")
 """The others have one in MLflow and in the rows' files; a table of twenty-four would not be read."""
 
-_BLUE, _GREEN, _AMBER, _GREY = "#2a6fdb", "#12946a", "#d98324", "#8b929b"
+_COLORS = ("#2a6fdb", "#12946a", "#d98324", "#8b4fc4", "#c2415c")
 
 
 def render_markdown(results: Sequence[Result], settings: ComparisonSettings) -> str:
@@ -36,7 +36,7 @@ def render_markdown(results: Sequence[Result], settings: ComparisonSettings) -> 
         for result in results:
             cells = [_cell(metric, result.sets[name].get(metric), best[metric]) for metric, _ in _COLUMNS]
             speed = " | | " if number else _speed(result)
-            lines.append(f"| {_SET_NAMES[name]} | {result.approach} | {' | '.join(cells)} | {speed} |")
+            lines.append(f"| {_title(name)} | {result.approach} | {' | '.join(cells)} | {speed} |")
     lines += ["", *_market_lines(results), "", *_legend(results, settings)]
     return "\n".join(lines) + "\n"
 
@@ -50,11 +50,12 @@ def _speed(result: Result) -> str:
     return f"{alone} | {result.speed.events_per_second:,.0f} | {result.speed.cost_per_day:.2g}"
 
 
-def winner(results: Sequence[Result], name: str = "test_wordings") -> str:
-    """Say which approach finds most at precision 0.95, and which others it is surely ahead of."""
+def winner(results: Sequence[Result]) -> str:
+    """Say which approach finds most of the first set at precision 0.95, and which others it is surely ahead of."""
+    name = _sets(results)[0]
     order = sorted(results, key=lambda result: -(result.sets[name][RANKED_BY]["value"] or 0.0))
     first = order[0]
-    text = f"{first.approach} has the highest recall at precision 0.95 on {_SET_NAMES[name]}"
+    text = f"{first.approach} has the highest recall at precision 0.95 on {_title(name)}"
     text += f": {_interval(first.sets[name][RANKED_BY])}"
     ahead, even = [], []
     for other in order[1:]:
@@ -68,22 +69,20 @@ def winner(results: Sequence[Result], name: str = "test_wordings") -> str:
 
 
 def draw_comparison(results: Sequence[Result]) -> Figure:
-    """Draw recall at precision 0.95 on the held-out sets and accuracy on the reviewed cases, with intervals."""
-    panels = [
-        ("recall_at_precision_95", [name for name in _sets(results) if name != REVIEWED], "recall at precision 0.95")
-    ]
-    panels.append(("accuracy", _sets(results), "accuracy"))
+    """Draw recall at precision 0.95 and accuracy on the first five sets, with intervals."""
+    names = _sets(results)[: len(_COLORS)]
+    panels = (("recall_at_precision_95", "recall at precision 0.95"), ("accuracy", "accuracy"))
     plot = Figure(figsize=(10, 1.5 + 0.42 * len(results)), dpi=120, layout="constrained")
-    for axes, (metric, names, title) in zip(plot.subplots(1, 2, sharey=True), panels, strict=True):
-        for shift, (name, color) in enumerate(zip(names, (_BLUE, _GREEN, _AMBER), strict=False)):
+    for axes, (metric, title) in zip(plot.subplots(1, 2, sharey=True), panels, strict=True):
+        for shift, (name, color) in enumerate(zip(names, _COLORS, strict=False)):
             for place, result in enumerate(reversed(results)):
                 figure = result.sets[name][metric]
                 if figure["value"] is None:
                     continue
-                height = place + 0.2 * (1 - shift)
+                height = place + 0.6 * (0.5 - (shift + 0.5) / len(names))
                 if figure["low"] is not None:
                     axes.plot([figure["low"], figure["high"]], [height] * 2, color=color, alpha=0.35, linewidth=4)
-                label = _SET_NAMES[name] if place == 0 else None
+                label = _title(name) if place == 0 else None
                 axes.plot(figure["value"], height, "o", color=color, markersize=5, label=label)
         axes.set_yticks(range(len(results)), [result.approach for result in reversed(results)])
         axes.set_xlabel(f"{title}, 95 % interval")
@@ -96,7 +95,11 @@ def draw_comparison(results: Sequence[Result]) -> Figure:
 
 
 def _sets(results: Sequence[Result]) -> list[str]:
-    return [name for name in _SET_NAMES if all(name in result.sets for result in results)]
+    return [name for name in results[0].sets if all(name in result.sets for result in results)]
+
+
+def _title(name: str) -> str:
+    return _SIMULATED.get(name, name)
 
 
 def _best(results: Sequence[Result], name: str, metric: str) -> float | None:
@@ -120,11 +123,12 @@ def _interval(figure: Mapping[str, float | None]) -> str:
 
 
 def _market_lines(results: Sequence[Result]) -> list[str]:
-    codes = [code for code in MARKETS if f"accuracy.{code}" in results[0].sets["test_wordings"]]
-    lines = [f"| accuracy / precision by market, {_SET_NAMES['test_wordings']} | " + " | ".join(codes) + " |"]
+    name = _sets(results)[0]
+    codes = [code for code in MARKETS if f"accuracy.{code}" in results[0].sets[name]]
+    lines = [f"| accuracy / precision by market, {_title(name)} | " + " | ".join(codes) + " |"]
     lines.append("|" + "---|" * (len(codes) + 1))
     for result in results:
-        found = result.sets["test_wordings"]
+        found = result.sets[name]
         cells = [f"{_short(found[f'accuracy.{code}'])} / {_short(found[f'precision.{code}'])}" for code in codes]
         lines.append(f"| {result.approach} | {' | '.join(cells)} |")
     return lines
@@ -135,12 +139,15 @@ def _short(figure: Mapping[str, float | None]) -> str:
 
 
 def _legend(results: Sequence[Result], settings: ComparisonSettings) -> list[str]:
+    simulated = (
+        f"{settings.num_events:,} simulated events a set, seeds {settings.seed} and {settings.seed + 1}, labels "
+        "without noise. "
+    )
     return [
         *(f"- {result.approach}: {result.meaning}" for result in results),
         "",
-        f"{settings.num_events:,} simulated events a set, seeds {settings.seed} and {settings.seed + 1}, labels "
-        "without noise; intervals: 95 %, bootstrap over events. Precision, recall, F1, AUC of `induced` against the "
-        "rest. Speed: parsed event to verdict on one core, alone (clock) and in batches of 32 (core time). Cost: "
+        f"{simulated if settings.num_events else ''}Intervals: 95 %, bootstrap over events. Precision, recall, F1, AUC of "
+        "`induced` against the rest. Speed: parsed event to verdict on one core, alone (clock) and in batches of 32 (core time). Cost: "
         f"{settings.price.events_per_day:,} events a day at {settings.price.core_hour:g} $ per core and hour, cores "
         f"busy {settings.price.utilization:.0%} of the time.",
         "",

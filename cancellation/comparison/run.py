@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cancellation.comparison.approaches import (
     APPROACHES,
@@ -45,14 +45,13 @@ from cluster.models.files import ModelName, fetch_model, resolve_model
 from cluster.places import InputUrl
 from cluster.provenance import digest_of
 from cluster.settings import Settings
-from cluster.storage import exists
+from cluster.storage import exists, list_files
 from cluster.tracking import TrackedRun, TrackingSettings, tracked_run
 from cluster.training.train import TrainerSettings
 
 logger = logging.getLogger(__name__)
 
 SPLITS: tuple[Split, ...] = ("test_wordings", "test_tactics")
-REVIEWED = "reviewed"
 RANKED_BY = "recall_at_precision_95"
 _STACKING_SEED = 5_000_011
 BATCH = 32
@@ -70,14 +69,14 @@ class ComparisonSettings(Settings):
     shipped: ModelName = "cancellation/small_model"
     """The exported model of the row `shipped`, as it is."""
 
-    num_events: int = Field(default=4000, ge=50)
-    """Simulated events of each held-out set; their labels have no noise."""
+    num_events: int = Field(default=4000, ge=0)
+    """Simulated events of each held-out set; their labels have no noise. 0: none, `sets` alone."""
 
     seed: int = Field(default=9000, ge=9000)
     """Of the held-out events. Seeds from 9000 on belong to evaluation: nothing may train or calibrate on them."""
 
-    reviewed: InputUrl | None = None
-    """Reviewed cases (JSONL); null: not measured."""
+    sets: dict[str, InputUrl] = Field(default_factory=dict)
+    """Labelled events of one's own by a name for the table: a .jsonl or .parquet file or a folder of them."""
 
     stacking_events: int = Field(default=10_000, ge=100)
     """Simulated training events for the trees beside the text model, which never saw them."""
@@ -95,6 +94,19 @@ class ComparisonSettings(Settings):
     price: PriceSettings = PriceSettings()
     trees: TreeSettings = TreeSettings()
     llm: LlmRowSettings = LlmRowSettings()
+
+    @field_validator("sets")
+    @classmethod
+    def _named_apart(cls, sets: dict[str, str]) -> dict[str, str]:
+        if taken := sorted(set(sets) & set(SPLITS)):
+            raise ValueError(f"{', '.join(taken)}: the name of a simulated set; choose another")
+        return sets
+
+    @model_validator(mode="after")
+    def _something_to_judge(self) -> ComparisonSettings:
+        if not (self.num_events or self.sets):
+            raise ValueError("num_events is 0 and sets names no file: nothing is left to judge approaches by")
+        return self
 
     @field_validator("approaches")
     @classmethod
@@ -152,15 +164,21 @@ def run_comparison(comparison: Comparison, parent: TrackedRun) -> list[Result]:
 
 
 def held_out_sets(settings: ComparisonSettings) -> dict[str, list[Example]]:
-    """Draw the held-out events, and read the reviewed cases where they are given."""
+    """Draw the held-out events, and read the sets that are named.
+
+    Raises:
+        ValueError: If there is no such file, or nothing in it.
+    """
     sets = {}
-    for number, split in enumerate(SPLITS):
+    for number, split in enumerate(SPLITS if settings.num_events else ()):
         simulation = SimulationSettings(num_events=settings.num_events, split=split, label_noise=0.0)
         sets[split] = list(simulated_examples(simulation, settings.seed + number, range(settings.num_events)))
-    if settings.reviewed:
-        if not exists(settings.reviewed):
-            raise ValueError(f"comparison.reviewed: no file {settings.reviewed}; name it, or null to do without")
-        sets[REVIEWED] = list(read_examples(settings.reviewed))
+    for name, place in settings.sets.items():
+        if not exists(place):
+            raise ValueError(f"comparison.sets.{name}: no file {place}; name one, or leave the set out")
+        sets[name] = [example for url in example_files(place) for example in read_examples(url)]
+        if not sets[name]:
+            raise ValueError(f"comparison.sets.{name}: no labelled event in {place}")
     return sets
 
 
@@ -189,10 +207,10 @@ def _make_row(
         row = Result(approach.name, approach.meaning, by_set, resampled, time.monotonic() - started)
         _write(figures, asdict(row))
     if settings.speed_events and not speeds.exists():
-        events = _events(sets[SPLITS[0]][: settings.speed_events])
+        events = _events(next(iter(sets.values()))[: settings.speed_events])
         if isinstance(judge, LlmJudge):
-            judge.judged.clear()
-            judge.judge(events)
+            if not judge.judged:  # else each answer was timed when it was given
+                judge.judge(events)
             speed = answering_speed(judge.judged, settings.price)
         else:
             speed = measure_speed(judge, events, batch=BATCH, price=settings.price)
@@ -280,7 +298,7 @@ def _trained(comparison: Comparison, approach: Approach, run: TrackedRun) -> Ver
     return load_verdict_model(folder)
 
 
-_NOT_IN_FIGURES = {"approaches", "speed_events", "price", "llm"}
+_NOT_IN_FIGURES = {"approaches", "speed_events", "price", "llm", "sets"}
 
 
 def _paths(comparison: Comparison, approach: Approach) -> tuple[Path, Path]:
@@ -289,6 +307,10 @@ def _paths(comparison: Comparison, approach: Approach) -> tuple[Path, Path]:
         "approach": asdict(approach),
         "base": comparison.base.model_dump(mode="json"),
         "settings": comparison.settings.model_dump(mode="json", exclude=_NOT_IN_FIGURES),
+    }
+    depends_on["sets"] = {
+        name: [[file.url, file.size_bytes, file.version] for url in example_files(place) for file in list_files(url)]
+        for name, place in comparison.settings.sets.items()
     }
     if approach.kind == "llm":
         depends_on["llm"] = comparison.settings.llm.model_dump(mode="json")

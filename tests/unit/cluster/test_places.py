@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from cluster import storage
 from cluster.models.files import ModelName
@@ -17,6 +18,7 @@ from tests.conftest import PROJECT
 class Section(Settings):
     start: ModelName | None = None
     chats: tuple[InputUrl, ...] | None = ()
+    sets: dict[str, InputUrl] = Field(default_factory=dict)
 
 
 class Job(Settings):
@@ -26,8 +28,8 @@ class Job(Settings):
     section: Section = Section()
 
 
-def test_places_are_found_in_sections_lists_and_what_may_be_left_out() -> None:
-    job = Job(input="a", output="b", section=Section(start="c", chats=("d", "e")))
+def test_places_are_found_in_sections_lists_tables_and_what_may_be_left_out() -> None:
+    job = Job(input="a", output="b", section=Section(start="c", chats=("d", "e"), sets={"ours": "f"}))
     found = [(one.place.verb, one.setting, one.name) for one in places_of(job)]
     assert found == [
         ("reads", "input", "a"),
@@ -35,6 +37,7 @@ def test_places_are_found_in_sections_lists_and_what_may_be_left_out() -> None:
         ("reads", "section.start", "c"),
         ("reads", "section.chats", "d"),
         ("reads", "section.chats", "e"),
+        ("reads", "section.sets.ours", "f"),
     ]
     assert [one.setting for one in places_of(Job(input="a", section=Section(chats=None)))] == ["input"]
 

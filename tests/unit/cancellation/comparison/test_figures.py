@@ -168,8 +168,14 @@ def test_held_out_sets_are_the_same_every_time_and_no_label_is_wrong() -> None:
     first, second = held_out_sets(settings), held_out_sets(settings)
     assert list(first) == list(SPLITS)
     assert first == second
-    with pytest.raises(ValueError, match=r"no file gone\.jsonl; name it, or null to do without"):
-        held_out_sets(ComparisonSettings(num_events=50, reviewed="gone.jsonl"))
+    with pytest.raises(
+        ValueError, match=r"comparison\.sets\.ours: no file gone\.jsonl; name one, or leave the set out"
+    ):
+        held_out_sets(ComparisonSettings(num_events=50, sets={"ours": "gone.jsonl"}))
+    with pytest.raises(ValueError, match="test_wordings: the name of a simulated set"):
+        ComparisonSettings(sets={"test_wordings": "ours.jsonl"})
+    with pytest.raises(ValueError, match="nothing is left to judge approaches by"):
+        ComparisonSettings(num_events=0)
     with pytest.raises(ValueError, match="no such approach; expected some of rules; trees"):
         ComparisonSettings(approaches=("magic",))
     with pytest.raises(ValueError, match="greater than or equal to 9000"):

@@ -52,5 +52,5 @@ def test_what_stops_the_learning_is_in_a_language_that_is_taught(tmp_path: Path)
 
 def test_a_language_that_no_market_speaks_is_named() -> None:
     settings = SETTINGS.model_copy(update={"left_out_languages": ("thai",)})
-    with pytest.raises(ValueError, match="left_out_languages: .* found thai"):
+    with pytest.raises(ValueError, match=r"left_out_languages: .* found thai"):
         sample_examples(settings, 10)

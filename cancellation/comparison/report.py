@@ -146,8 +146,9 @@ def _legend(results: Sequence[Result], settings: ComparisonSettings) -> list[str
     return [
         *(f"- {result.approach}: {result.meaning}" for result in results),
         "",
-        f"{simulated if settings.num_events else ''}Intervals: 95 %, bootstrap over events. Precision, recall, F1, AUC of "
-        "`induced` against the rest. Speed: parsed event to verdict on one core, alone (clock) and in batches of 32 (core time). Cost: "
+        f"{simulated if settings.num_events else ''}Intervals: 95 %, bootstrap over events. Precision, recall, F1, AUC "
+        "of `induced` against the rest. Speed: parsed event to verdict on one core, alone (clock) and in batches of 32 "
+        "(core time). Cost: "
         f"{settings.price.events_per_day:,} events a day at {settings.price.core_hour:g} $ per core and hour, cores "
         f"busy {settings.price.utilization:.0%} of the time.",
         "",

@@ -42,7 +42,7 @@ class TransformersBackend:
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         if not self._tokenizer.chat_template:
             raise ValueError(f"model {settings.model}: expected a chat template beside its tokeniser, found none")
-        dtype = torch.float32 if settings.device == "cpu" else torch.bfloat16
+        dtype = getattr(torch, settings.dtype or ("float32" if settings.device == "cpu" else "bfloat16"))
         self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         if adapter:
             self._model = _merged(self._model, fetch_model(adapter, cache_dir=cache_dir))

@@ -4,7 +4,7 @@
     python -m tests.benchmarks.cancellation_llm speed [--events 20]      # time to verdict, verdict or reasoning first
     python -m tests.benchmarks.cancellation_llm attacks [--answers 1000]  # parse failures and flips in hostile chats
 
-`--minutes` ends a measurement early; what it got until then is said. The last line of standard output is one JSON
+`--dtype bfloat16` for a processor with AMX, `--adapter` for a fine-tuned model. `--minutes` ends a measurement early; what it got until then is said. The last line of standard output is one JSON
 object. Consistency has a job of its own, jobs.cancellation_consistency.
 """
 
@@ -173,6 +173,8 @@ def main() -> None:
     parser.add_argument("what", choices=("prefix", "speed", "attacks"))
     parser.add_argument("--model", default="var/pretrained/smollm2-135m")
     parser.add_argument("--encoder", default="var/pretrained/multilingual-e5-small")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
+    parser.add_argument("--adapter")
     parser.add_argument("--events", type=int)
     parser.add_argument("--examples", type=int, default=4)
     parser.add_argument("--answers", type=int, default=1000)
@@ -182,7 +184,9 @@ def main() -> None:
     if args.what == "prefix":
         print(json.dumps(prefix(args)))
         return
-    backend = TransformersBackend(LocalSettings(model=args.model), cache_dir=CACHE)
+    backend = TransformersBackend(
+        LocalSettings(model=args.model, dtype=args.dtype, adapter=args.adapter), cache_dir=CACHE
+    )
     print(json.dumps({"speed": speed, "attacks": attacks}[args.what](backend, args)))
 
 

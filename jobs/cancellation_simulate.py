@@ -14,6 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cancellation.decision.sample import LabelledSample, write_sample
+from cancellation.events.markets import LANGUAGES
 from cancellation.events.table import write_labelled
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cancellation.written.dialogue import written_dialogues
@@ -37,6 +38,9 @@ class SimulateJob(Settings):
     writers: tuple[str, ...] = ()
     """Writers whose dialogues become the events, in drawn circumstances, in place of simulated chats."""
 
+    languages: tuple[str, ...] = ()
+    """Codes such as `en`: of what was drawn, only chats in them are written; empty: all."""
+
     stagings: int = Field(default=1, ge=1)
     """Events per dialogue; those of one dialogue are not independent of each other."""
 
@@ -44,11 +48,15 @@ class SimulateJob(Settings):
 def main(job: SimulateJob) -> None:
     """Simulate and write."""
     outcomes = ("penalty", "investigate", "none")
+    if unknown := sorted(set(job.languages) - LANGUAGES):
+        raise ValueError(
+            f"languages: expected some of {', '.join(sorted(LANGUAGES))}, found {', '.join(unknown)}; correct them"
+        )
     if job.writers:
-        write_labelled(job.output, stage_all(written_dialogues(only=job.writers), job.stagings, seed=job.seed))
+        events = stage_all(written_dialogues(only=job.writers), job.stagings, seed=job.seed)
     else:
-        events = simulate(job.simulation, job.seed)
-        write_labelled(job.output, watched(events, job.simulation.num_events, "events"))
+        events = watched(simulate(job.simulation, job.seed), job.simulation.num_events, "events")
+    write_labelled(job.output, (one for one in events if not job.languages or one.language in job.languages))
     source = "written" if job.writers else "simulation"
     write_sample(job.output, LabelledSample(source=source, drawn="random", outcomes=outcomes))
 

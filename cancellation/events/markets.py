@@ -57,3 +57,6 @@ MARKETS = {
     )
 }
 """By code. Overall about a quarter of the cancellations is induced."""
+
+LANGUAGES = frozenset(language for market in MARKETS.values() for language in market.languages)
+"""Codes of what is typed in them."""

@@ -12,7 +12,7 @@ from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.settings import load_settings
 from cluster.tracking import tracking_uri
 from jobs.cancellation_compare import CompareJob, main
-from jobs.cancellation_simulate import write_labelled
+from cancellation.events.table import write_labelled
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.usefixtures("local_ray")

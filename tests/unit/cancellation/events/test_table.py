@@ -42,6 +42,19 @@ def test_parquet_and_jsonl_hold_the_same_labelled_events(tmp_path: Path) -> None
         assert [tuple(item["label_factors"]) for item in stored] == [labelled.factors for labelled in expected]
 
 
+def test_only_the_languages_asked_for_are_written(tmp_path: Path) -> None:
+    expected = [one.event.event_id for one in simulate(SETTINGS, 4) if one.language in ("en", "th")]
+    path = tmp_path / "events.jsonl"
+    main(SimulateJob(output=str(path), seed=4, simulation=SETTINGS, languages=("en", "th")))
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [line["event"]["event_id"] for line in lines] == expected
+    main(SimulateJob(output=str(path), writers=("w23",), languages=("th",)))
+    staged = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert {line["lang"] for line in staged} == {"th"}
+    with pytest.raises(ValueError, match=r"languages: .* found thai; correct them"):
+        main(SimulateJob(output=str(path), languages=("thai",)))
+
+
 def test_another_ending_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"events\.csv: expected a name that ends in \.jsonl or \.parquet"):
         write_labelled(str(tmp_path / "events.csv"), simulate(SETTINGS, 0))

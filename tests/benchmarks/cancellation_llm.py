@@ -4,8 +4,9 @@
     python -m tests.benchmarks.cancellation_llm speed [--events 20]      # time to verdict, verdict or reasoning first
     python -m tests.benchmarks.cancellation_llm attacks [--answers 1000]  # parse failures and flips in hostile chats
 
-`--dtype bfloat16` for a processor with AMX, `--adapter` for a fine-tuned model. `--minutes` ends a measurement early; what it got until then is said. The last line of standard output is one JSON
-object. Consistency has a job of its own, jobs.cancellation_consistency.
+`--dtype bfloat16` is for a processor with AMX, `--adapter` for a fine-tuned model. `--minutes` ends a measurement
+early; what it got until then is said. The last line of standard output is one JSON object. Consistency has a job of
+its own, jobs.cancellation_consistency.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ from pathlib import Path
 import mlflow
 import pytest
 
+from cancellation.events.table import write_labelled
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.settings import load_settings
 from cluster.tracking import tracking_uri
 from jobs.cancellation_compare import CompareJob, main
-from cancellation.events.table import write_labelled
 from tests.conftest import PROJECT
 
 pytestmark = pytest.mark.usefixtures("local_ray")

@@ -48,7 +48,7 @@ def test_only_the_languages_asked_for_are_written(tmp_path: Path) -> None:
     main(SimulateJob(output=str(path), seed=4, simulation=SETTINGS, languages=("en", "th")))
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [line["event"]["event_id"] for line in lines] == expected
-    main(SimulateJob(output=str(path), writers=("w23",), languages=("th",)))
+    main(SimulateJob(output=str(path), writers=("w17", "w18"), languages=("th",)))
     staged = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert {line["lang"] for line in staged} == {"th"}
     with pytest.raises(ValueError, match=r"languages: .* found thai; correct them"):

@@ -120,8 +120,11 @@ cancellation-model: $(VENV)/.installed ## train the cancellation model that ship
 	$(PY) -m jobs.cancellation_train jobs/cancellation_train.pretrained.toml $(ARGS)
 	$(PY) -m jobs.cancellation_train jobs/cancellation_train.student.toml $(ARGS)
 	$(PY) -m jobs.cancellation_train jobs/cancellation_train.further.toml $(ARGS)
-	cp -r var/models/cancellation_further/*.json var/models/cancellation_further/model.onnx \
-	  var/models/cancellation_further/trained cancellation/small_model/
+	$(PY) -m jobs.cancellation_train jobs/cancellation_train.further.toml $(ARGS) output=var/models/cancellation_averaged \
+	  training.events.seed=23 training.start=var/models/cancellation_further/trained \
+	  'training.averaged_with=["var/models/cancellation_further/trained"]'
+	cp -r var/models/cancellation_averaged/*.json var/models/cancellation_averaged/model.onnx \
+	  var/models/cancellation_averaged/trained cancellation/small_model/
 	$(MAKE) cancellation-calibrate ARGS=
 
 .PHONY: cancellation-calibrate

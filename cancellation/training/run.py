@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from cancellation.events.examples import example_files, read_examples
 from cancellation.events.markets import MARKETS
 from cancellation.features.profile import fit_profile, save_profile
+from cancellation.model.averaging import average_models, require_alike
 from cancellation.model.exporting import export_model
 from cancellation.model.fusion import FUSION_FILE, FusionModel, FusionSettings, load_fusion_model, save_fusion_model
 from cancellation.model.spec import ModelSpec
@@ -109,6 +110,10 @@ class TrainingSettings(Settings):
     fusion: FusionSettings = FusionSettings()
     events: TrainingEventsSettings = TrainingEventsSettings()
     loop: LoopSettings = LoopSettings()
+    averaged_with: tuple[ModelName, ...] = ()
+    """Trained models (`trained` folders) that went on from the same `start`: what is written is the mean of their
+    weights and of those that this training found. No part of the training: a finished one is not done again."""
+
     export: bool = True
     """Write what serves on a CPU too; without, only `trained` is written."""
 
@@ -138,7 +143,11 @@ def train_model(
         ValueError: If events, labels, the encoder or the model to start from are refused.
         RuntimeError: If training failed.
     """
-    content = [settings.model_dump(mode="json"), _read_content(settings), code_digest(*_CODE)]
+    content = [
+        settings.model_dump(mode="json", exclude={"averaged_with"}),
+        _read_content(settings),
+        code_digest(*_CODE),
+    ]
     name = f"cancellation-{digest_of(content)}"
     place = join_url(absolute_url(trainer.checkpoints), name)
     start = join_url(place, "start")
@@ -147,6 +156,9 @@ def train_model(
         model, tokenizer = load_fusion_model(Path(fetch_folder(start, cache_dir)))
     else:
         model, tokenizer = _starting_model(settings, cache_dir)
+    others = [_trained(name, cache_dir) for name in settings.averaged_with]
+    for name, other in zip(settings.averaged_with, others, strict=True):
+        require_alike((model, tokenizer), other, what=f"training.averaged_with={name}")
     encoded = join_url(absolute_url(trainer.checkpoints), "cancellation-events")
     training, validation = encode_events(settings.events, tokenizer, model.spec, encoded)
     if not begun:
@@ -160,10 +172,25 @@ def train_model(
     )
     with tempfile.TemporaryDirectory() as folder:
         best, tokenizer = load_fusion_model(outcome.fetch_checkpoint(Path(folder)) / BEST)
+    if others:
+        best = average_models([best, *(other for other, _ in others)])
+    _write(best, tokenizer, settings, training, validation, output)
+    return TrainedModel(output, outcome.returned["history"])
+
+
+def _write(
+    best: FusionModel,
+    tokenizer: Tokenizer,
+    settings: TrainingSettings,
+    training: Sequence[str],
+    validation: Sequence[str],
+    output: Path,
+) -> None:
+    """Write a model as it was trained and, unless it is to teach alone, as it will score."""
     save_fusion_model(best, tokenizer, output / TRAINED_FOLDER, half=True)
     save_profile(fit_profile(read_features(training, at_most=_PROFILE_EVENTS)), output)
     if not settings.export:
-        return TrainedModel(output, outcome.returned["history"])
+        return
     kept_back = read_encoded(validation, best.spec, tokenizer)
     export_model(
         best,
@@ -175,7 +202,6 @@ def train_model(
         tolerance=settings.export_tolerance,
     )
     profile_texts(settings.events, output)
-    return TrainedModel(output, outcome.returned["history"])
 
 
 def _read_content(settings: TrainingSettings) -> list[Any]:
@@ -205,7 +231,7 @@ def all_batches(data: EncodedSet) -> list[tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _starting_model(settings: TrainingSettings, cache_dir: str) -> tuple[FusionModel, Tokenizer]:
     if settings.start is not None:
-        model, tokenizer = load_fusion_model(fetch_model(resolve_model(settings.start), cache_dir=cache_dir))
+        model, tokenizer = _trained(settings.start, cache_dir)
         return with_markets(model, settings.markets), tokenizer
     torch.manual_seed(settings.loop.seed)
     encoder, tokenizer = _text_encoder(settings, cache_dir)
@@ -217,6 +243,10 @@ def _starting_model(settings: TrainingSettings, cache_dir: str) -> tuple[FusionM
         markets=settings.markets,
     )
     return FusionModel(settings.fusion, spec, encoder), tokenizer
+
+
+def _trained(name: str, cache_dir: str) -> tuple[FusionModel, Tokenizer]:
+    return load_fusion_model(fetch_model(resolve_model(name), cache_dir=cache_dir))
 
 
 def _text_encoder(settings: TrainingSettings, cache_dir: str) -> tuple[PreTrainedModel | None, Tokenizer]:
@@ -233,7 +263,7 @@ def _text_encoder(settings: TrainingSettings, cache_dir: str) -> tuple[PreTraine
         encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
         start_embeddings(encoder, wide)
     elif settings.teacher is not None:
-        teacher, tokenizer = load_fusion_model(fetch_model(resolve_model(settings.teacher), cache_dir=cache_dir))
+        teacher, tokenizer = _trained(settings.teacher, cache_dir)
         encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
         if teacher.text_encoder is not None:
             start_embeddings(encoder, teacher.text_encoder)

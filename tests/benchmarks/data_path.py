@@ -65,7 +65,7 @@ class PeakMemory:
 
     def _watch(self) -> None:
         driver = psutil.Process()
-        while not self._stop.wait(0.25):
+        while not self._stop.wait(1.0):  # each look takes a twentieth of a second, which the job lacks
             total = 0
             for process in [driver, *driver.children(recursive=True)]:
                 try:

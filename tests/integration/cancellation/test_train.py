@@ -17,6 +17,7 @@ from cancellation.training.run import TrainingSettings
 from cluster.training.train import TrainerSettings
 from jobs.cancellation_train import TrainJob, main
 from tests.builders.killed_workers import worker_killed_after
+from tests.conftest import PROJECT
 
 SMALL = {
     "name": "tiny",
@@ -109,6 +110,22 @@ def test_another_network_starts_from_a_trained_models_text_encoder(calm, events,
     assert after[1].to_str() == before[1].to_str()
     weights = [model.text_encoder.get_input_embeddings().weight.float() for model, _ in (before, after)]
     assert 0 < float((weights[0] - weights[1]).abs().mean().detach()) < 0.5 * float(weights[0].abs().mean().detach())
+
+
+def test_what_is_written_is_the_mean_with_trainings_of_the_same_start(calm, events, tmp_path):
+    start = str(calm / "model" / TRAINED_FOLDER)
+    further = {"num_workers": 0, "epochs": 0.2, "start": start}
+    alone, _ = load_fusion_model(run(tmp_path, events, **further) / TRAINED_FOLDER)
+    steps = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("checkpoints/*-run/**/*.pt"))]
+    both, _ = load_fusion_model(run(tmp_path, events, **further, averaged_with=(start,)) / TRAINED_FOLDER)
+    assert [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("checkpoints/*-run/**/*.pt"))] == steps
+    begun, _ = load_fusion_model(Path(start))
+    for one, other, mean in zip(begun.parameters(), alone.parameters(), both.parameters(), strict=True):
+        expected = (one + other).detach().numpy() / 2
+        assert np.allclose(mean.detach().numpy(), expected, atol=2e-3 * np.abs(expected).max() + 1e-6)
+    shipped = str(PROJECT / "cancellation" / "small_model" / "trained")
+    with pytest.raises(ValueError, match=r"averaged_with=.*small_model/trained: .* went on from the same start"):
+        run(tmp_path, events, **further, averaged_with=(shipped,))
 
 
 @pytest.mark.usefixtures("local_ray")

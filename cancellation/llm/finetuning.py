@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from pydantic import Field
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from cancellation.events.examples import Example
@@ -34,6 +35,9 @@ _WORTH_SHARING = 32
 """Tokens; a shorter common beginning is computed with each row."""
 _BEGINNING = 400
 """Tokens by which prompts are sorted: a market's policy has more."""
+_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Fused where it can be. Written out, as other trainings here want it on a CPU, it keeps numbers by the square of the
+tokens: with prompts of a thousand and more, four rows of SmolLM2 took 9 to 23 GB instead of 5 to 7, and no less time."""
 
 
 class LlmFinetuningSettings(Settings):
@@ -243,7 +247,7 @@ class _Trainer:
         device = self._session.device
         tokens = torch.from_numpy(ids).to(device)
         first = int((weights > 0).argmax(axis=1).min())  # nothing before any answer needs logits
-        with autocast(device, bf16=self._settings.bf16):
+        with autocast(device, bf16=self._settings.bf16), sdpa_kernel(_ATTENTION):
             logits = self._logits(tokens, torch.from_numpy(mask).to(device), kept=length - first + 1)
         targets = tokens[:, first:]
         losses = nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none")

@@ -37,7 +37,7 @@ _BEGINNING = 400
 """Tokens by which prompts are sorted: a market's policy has more."""
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Fused where it can be. Written out, as other trainings here want it on a CPU, it keeps numbers by the square of the
-tokens: with prompts of a thousand and more, four rows of SmolLM2 took 9 to 23 GB instead of 5 to 7, and no less time."""
+tokens: with prompts of a thousand and more, four rows of SmolLM2 took 9 to 23 GB instead of 5 to 7, no sooner done."""
 
 
 class LlmFinetuningSettings(Settings):

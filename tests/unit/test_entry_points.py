@@ -73,7 +73,7 @@ class Job(NamedTuple):
 def _value(settings: Settings, name: str) -> object:
     value: object = settings
     for part in name.split("."):
-        value = getattr(value, part)
+        value = value[part] if isinstance(value, dict) else getattr(value, part)
     return value
 
 

@@ -28,12 +28,13 @@ WORDS = "I never asked for it; call me on +62 812 3456 7890."
 
 
 async def contestable(client: Client, count: int = 1) -> list[dict[str, Any]]:
-    """Judge simulated events until something has followed from so many, the first of them a penalty."""
+    """Judge simulated events until something has followed from so many found induced, the first of them a penalty."""
     found: list[dict[str, Any]] = []
     for index in range(30, 110):  # the shipped model and policy punish number 30
         event = simulated_event(index)
         verdict = (await client.judge(event)).json()
-        if verdict["action"] == "penalty" or (found and verdict["action"] != "none"):
+        followed = verdict["action"] == "penalty" or (found and verdict["action"] != "none")
+        if followed and verdict["verdict"] == "induced":
             found.append(event)
         if len(found) == count:
             return found

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cancellation.decision.sample import LabelledSample, write_sample
-from cancellation.events.markets import LANGUAGES
+from cancellation.events.markets import require_languages
 from cancellation.events.table import write_labelled
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cancellation.written.dialogue import written_dialogues
@@ -48,10 +48,7 @@ class SimulateJob(Settings):
 def main(job: SimulateJob) -> None:
     """Simulate and write."""
     outcomes = ("penalty", "investigate", "none")
-    if unknown := sorted(set(job.languages) - LANGUAGES):
-        raise ValueError(
-            f"languages: expected some of {', '.join(sorted(LANGUAGES))}, found {', '.join(unknown)}; correct them"
-        )
+    require_languages(job.languages, setting="languages")
     if job.writers:
         events = stage_all(written_dialogues(only=job.writers), job.stagings, seed=job.seed)
     else:

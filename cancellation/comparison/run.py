@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -100,6 +101,10 @@ class ComparisonSettings(Settings):
     def _named_apart(cls, sets: dict[str, str]) -> dict[str, str]:
         if taken := sorted(set(sets) & set(SPLITS)):
             raise ValueError(f"{', '.join(taken)}: the name of a simulated set; choose another")
+        if odd := [name for name in sets if not re.fullmatch(r"[\w .-]+", name)]:
+            raise ValueError(
+                f"{', '.join(odd)}: expected a name of letters, digits, blanks, _ . and -, as MLflow takes it"
+            )
         return sets
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -60,3 +60,14 @@ MARKETS = {
 
 LANGUAGES = frozenset(language for market in MARKETS.values() for language in market.languages)
 """Codes of what is typed in them."""
+
+
+def require_languages(codes: Iterable[str], *, setting: str) -> None:
+    """Refuse codes of languages that no market types.
+
+    Raises:
+        ValueError: If there are some, naming the setting.
+    """
+    if unknown := sorted(set(codes) - LANGUAGES):
+        known = ", ".join(sorted(LANGUAGES))
+        raise ValueError(f"{setting}: expected some of {known}, found {', '.join(unknown)}; correct them")

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from cancellation.events.examples import Example, example_files, read_examples
 from cancellation.events.labelled import LabelledEvent
-from cancellation.events.markets import LANGUAGES
+from cancellation.events.markets import require_languages
 from cancellation.model.spec import ModelSpec
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.text.encoding import EventEncoder
@@ -206,10 +206,8 @@ def taught_dialogues(settings: TrainingEventsSettings) -> list[Dialogue]:
 
 
 def _in_taught_languages(settings: TrainingEventsSettings, dialogues: list[Dialogue]) -> list[Dialogue]:
-    left_out = set(settings.left_out_languages)
-    if unknown := sorted(left_out - LANGUAGES):
-        raise ValueError(f"left_out_languages: expected codes of the markets' languages, found {', '.join(unknown)}")
-    return [one for one in dialogues if one.language not in left_out]
+    require_languages(settings.left_out_languages, setting="left_out_languages")
+    return [one for one in dialogues if one.language not in settings.left_out_languages]
 
 
 def _staged(settings: TrainingEventsSettings, training: bool, numbers: range) -> Iterator[Example]:

@@ -174,6 +174,8 @@ def test_held_out_sets_are_the_same_every_time_and_no_label_is_wrong() -> None:
         held_out_sets(ComparisonSettings(num_events=50, sets={"ours": "gone.jsonl"}))
     with pytest.raises(ValueError, match="test_wordings: the name of a simulated set"):
         ComparisonSettings(sets={"test_wordings": "ours.jsonl"})
+    with pytest.raises(ValueError, match="as MLflow takes it"):
+        ComparisonSettings(sets={"ours (new)": "ours.jsonl"})
     with pytest.raises(ValueError, match="nothing is left to judge approaches by"):
         ComparisonSettings(num_events=0)
     with pytest.raises(ValueError, match="no such approach; expected some of rules; trees"):

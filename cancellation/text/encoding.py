@@ -70,10 +70,10 @@ class EventEncoder:
         """All texts in one call, apart by a token that no cleaned text can contain: half the time of a batch."""
         if not texts:
             return []
-        parts: list[list[int]] = [[]]
-        for token in self.tokenizer.encode(CUT.join(texts), add_special_tokens=False).ids:
-            if token == self._cut:
-                parts.append([])
-            else:
-                parts[-1].append(token)
-        return parts
+        ids = self.tokenizer.encode(CUT.join(texts), add_special_tokens=False).ids
+        parts, start = [], 0
+        for _ in texts[1:]:
+            end = ids.index(self._cut, start)
+            parts.append(ids[start:end])
+            start = end + 1
+        return [*parts, ids[start:]]

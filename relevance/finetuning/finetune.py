@@ -52,13 +52,12 @@ class FinetunedAdapter:
     """What chose its checkpoint."""
 
 
-class LabelledExamples:
-    """People's pairs as they are, grouped by product; every epoch is the same."""
+class GroupedExamples:
+    """Pairs as they are, grouped by product; every epoch is the same."""
 
-    def __init__(self, pairs: EvaluationPairs, targets: np.ndarray) -> None:
-        """Group the pairs; `targets` (n, 4) are their smoothed and weighed labels."""
-        products, queries = pairs.rows["product_text"].to_pylist(), pairs.queries
-        order = sorted(range(len(pairs)), key=products.__getitem__)
+    def __init__(self, products: Sequence[str], queries: Sequence[str], targets: np.ndarray) -> None:
+        """Group n pairs of product segments and queries; `targets` (n, 4) are their labels' shares, weighed."""
+        order = sorted(range(len(products)), key=products.__getitem__)
         self._products: list[str] = []
         self._queries: list[list[str]] = []
         self._targets: list[np.ndarray] = []
@@ -74,16 +73,19 @@ class LabelledExamples:
         return tokenize_texts(encoder, self._products, self._queries, self._targets)
 
 
+@dataclass(frozen=True)
 class StagedExamples:
     """Pairs of other sources beside one's own in the first epochs, one's own alone afterwards."""
 
-    def __init__(self, own: ExampleSource, further: Sequence[ExampleSource], further_epochs: int) -> None:
-        self._own, self._further, self._further_epochs = own, further, further_epochs
+    own: ExampleSource
+    others: Sequence[tuple[ExampleSource, int]]
+    """Each with the number of epochs that it takes part in."""
 
     def epoch(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
-        examples = self._own.epoch(encoder, number)
-        if number < self._further_epochs:
-            examples = [*examples, *(one for source in self._further for one in source.epoch(encoder, number))]
+        examples = list(self.own.epoch(encoder, number))
+        for source, epochs in self.others:
+            if number < epochs:
+                examples += source.epoch(encoder, number)
         return examples
 
 
@@ -153,6 +155,9 @@ def _origin(
         "further_data": [some.digest for some in given.further],
         "further_pairs": sum(map(len, given.further)),
         "weak_data": given.weak.digest if given.weak else None,
+        "distilled_data": given.distilled.digest if given.distilled else None,
+        "distilled_from": given.distilled.teacher if given.distilled else None,
+        "distilled_pairs": len(given.distilled.queries) if given.distilled else 0,
         "training_queries": _learnt_queries(given, training, validation),
         "finetuning": settings.model_dump(mode="json"),
     }
@@ -160,7 +165,7 @@ def _origin(
 
 def _learnt_queries(given: FinetuneInputs, training: EvaluationPairs, validation: EvaluationPairs | None) -> list[str]:
     """Digest the queries that had a say in the weights: learnt from, by whichever stage, or choosing a checkpoint."""
-    sources = [training, *([validation] if validation else []), *given.further, *([given.weak] if given.weak else [])]
+    sources = [one for one in (training, validation, *given.further, given.weak, given.distilled) if one is not None]
     return sorted(given.base_queries.union(query_digests(query for some in sources for query in some.queries)))
 
 
@@ -171,21 +176,30 @@ def _examples(given: FinetuneInputs, training: EvaluationPairs, settings: Finetu
             _texts(training), targets, given.weak, settings.teaching, seed=settings.training.seed
         )
     else:
-        own = LabelledExamples(training, targets)
-    further = [some.take(some.labels != TIED) for some in given.further]
-    if not settings.further_epochs or not further:
-        return own
+        own = _grouped(training, targets)
+    others: list[tuple[ExampleSource, int]] = []
     shares = np.bincount(training.labels, minlength=len(LABELS)) / len(training)
-    return StagedExamples(own, [_further_examples(some, shares, settings) for some in further], settings.further_epochs)
+    for pairs in given.further if settings.further_epochs else ():
+        further = _further_examples(pairs.take(pairs.labels != TIED), shares, settings)
+        others.append((further, settings.further_epochs))
+    if given.distilled is not None and settings.distilled_epochs:
+        taught = given.distilled
+        weighed = (settings.distilled_weight * taught.probabilities).astype(np.float32)
+        others.append((GroupedExamples(taught.products, taught.queries, weighed), settings.distilled_epochs))
+    return StagedExamples(own, others)
 
 
-def _further_examples(pairs: EvaluationPairs, shares: np.ndarray, settings: FinetuningSettings) -> LabelledExamples:
+def _grouped(pairs: EvaluationPairs, targets: np.ndarray) -> GroupedExamples:
+    return GroupedExamples(pairs.rows["product_text"].to_pylist(), pairs.queries, targets)
+
+
+def _further_examples(pairs: EvaluationPairs, shares: np.ndarray, settings: FinetuningSettings) -> GroupedExamples:
     weights = settings.further_weight * pairs.weights
     if settings.further_match:
         own = np.bincount(pairs.labels, minlength=len(LABELS)) / len(pairs)
         weights = weights * (shares / np.maximum(own, 1e-9))[pairs.labels]
     plain = settings.model_copy(update={"allow_missing_labels": True, "class_weights": "none"})
-    return LabelledExamples(pairs, label_targets(pairs.labels, plain, weights=weights))
+    return _grouped(pairs, label_targets(pairs.labels, plain, weights=weights))
 
 
 def split_validation(
@@ -271,11 +285,12 @@ def _validation_pairs(pairs: EvaluationPairs, encoder: PromptEncoder) -> Validat
 
 
 def _num_steps(source: ExampleSource, encoder: PromptEncoder, settings: FinetuningSettings) -> int:
-    """Count the steps of all epochs; those after the further pairs' are alike."""
-    counted = {
-        number: sum(len(example.queries) for example in source.epoch(encoder, number))
-        for number in {0, min(settings.further_epochs, settings.epochs - 1)}
-    }
-    first = min(settings.further_epochs, settings.epochs)
-    pairs = counted[0] * first + counted[max(counted)] * (settings.epochs - first)
+    """Count the steps of all epochs; those in which the same sources take part are alike."""
+    counted: dict[tuple[bool, bool], int] = {}
+    pairs = 0
+    for number in range(settings.epochs):
+        taking_part = number < settings.further_epochs, number < settings.distilled_epochs
+        if taking_part not in counted:
+            counted[taking_part] = sum(len(example.queries) for example in source.epoch(encoder, number))
+        pairs += counted[taking_part]
     return max(math.ceil(pairs / settings.training.pairs_per_step), 1)

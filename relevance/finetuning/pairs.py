@@ -81,14 +81,28 @@ def read_weak_pairs(path: Path) -> WeakPairs:
     return WeakPairs(columns["query"], columns["title"], np.array([x == "yes" for x in columns["is_substitute"]]))
 
 
-def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[str]]:
-    texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, "string"), strings_can_be_null=False)
+def read_texts(path: Path, markets: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Read (query, title) of a CSV with the columns query and title; where it has a column market, of `markets` alone.
+
+    Raises:
+        ValueError: If a column is missing.
+    """
+    columns = _read_columns(path, ("query", "title"), optional=("market",))
+    of_row = columns.get("market") or [None] * len(columns["query"])
+    rows = zip(columns["query"], columns["title"], of_row, strict=True)
+    return [(query, title) for query, title, market in rows if not markets or market is None or market in markets]
+
+
+def _read_columns(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> dict[str, list[str]]:
+    types = dict.fromkeys((*names, *optional), "string")
+    texts = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False)
     parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
     table = pyarrow.csv.read_csv(path, parse_options=parsing, convert_options=texts)
     missing = [name for name in names if name not in table.column_names]
     if missing:
         raise ValueError(f"{path.name}: expected the columns {', '.join(names)}, missing {', '.join(missing)}")
-    return {name: table[name].to_pylist() for name in names}
+    found = [*names, *(name for name in optional if name in table.column_names)]
+    return {name: table[name].to_pylist() for name in found}
 
 
 def split_folds(pairs: LabelledTexts, num_folds: int, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -17,6 +17,7 @@ from relevance.engines.label_model import load_tokenizer
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings
 from relevance.evaluation.pairs import EvaluationPairs, read_evaluation_pairs
+from relevance.finetuning.distilled_pairs import DistilledPairs, read_distilled_pairs
 from relevance.finetuning.pairs import LabelledTexts, WeakPairs, read_weak_pairs
 from relevance.finetuning.taught_pairs import TeachingSettings
 from relevance.prompting.prompts import PROMPT_FILE, PromptEncoder, PromptSettings, load_prompt_settings
@@ -45,6 +46,12 @@ class FinetuningSettings(Settings):
 
     further_match: bool = True
     """Weigh the further pairs so that they have the four labels as often as the labelled pairs."""
+
+    distilled_epochs: int = Field(default=0, ge=0)
+    """Passes that begin the training with the distilled pairs in them."""
+
+    distilled_weight: float = Field(default=1.0, gt=0)
+    """How much a distilled pair counts beside a labelled one."""
 
     label_smoothing: float = Field(default=0.05, ge=0, lt=1)
     class_weights: Literal["none", "root", "balanced"] = "none"
@@ -96,6 +103,17 @@ class FinetuneSource(Recipe):
     """Labelled pairs that a later stage is judged on: pairs of `input` and `further` that share a query or a title with
     one of them are left out."""
 
+    distilled: InputUrl | None = None
+    """Pairs that nobody labelled, in the forms that the scoring job reads (`jobs.relevance_recombine` makes some): the
+    targets are what a larger model says of them (`distilled_scores`). They begin the training
+    (`finetuning.distilled_epochs`) and never judge."""
+
+    distilled_scores: InputUrl | None = None
+    """The finished day of scores of those pairs, by the model that teaches."""
+
+    distilled_by: ModelName | None = None
+    """The adapter that made those scores, or the model: what it learnt from must not judge its pupil."""
+
     weak: InputUrl | None = None
     """CSV with the columns query, title, is_substitute (yes or no, noisy), which stretch few labels; see
     `finetuning.teaching`. Of the labelled pairs only query and title are looked at then."""
@@ -118,17 +136,23 @@ class FinetuneInputs:
     encoder: PromptEncoder
     pairs: EvaluationPairs
     weak: WeakPairs | None = None
+    distilled: DistilledPairs | None = None
     further: tuple[EvaluationPairs, ...] = ()
     adapter: ModelFiles | None = None
     """What the training goes on from."""
     base_queries: frozenset[str] = frozenset()
-    """Digests of the queries that base and adapter are known to have learnt from (`evaluation.pairs.query_digests`)."""
+    """Digests of the queries that base, adapter and the distilled pairs' teacher are known to have learnt from
+    (`evaluation.pairs.query_digests`)."""
 
     def without(self, judged: EvaluationPairs) -> FinetuneInputs:
-        """Drop weak and further pairs that share a query or a title with pairs that judge."""
+        """Drop weak, distilled and further pairs that share a query or a title with pairs that judge."""
         texts = LabelledTexts(judged.queries, judged.titles, judged.labels)
-        weak = self.weak.without(texts) if self.weak else None
-        return replace(self, weak=weak, further=tuple(some.unseen_by(judged) for some in self.further))
+        return replace(
+            self,
+            weak=self.weak.without(texts) if self.weak else None,
+            distilled=self.distilled.without(texts) if self.distilled else None,
+            further=tuple(some.unseen_by(judged) for some in self.further),
+        )
 
 
 def read_inputs(source: FinetuneSource, *, registry_uri: str | None) -> FinetuneInputs:
@@ -151,8 +175,24 @@ def read_inputs(source: FinetuneSource, *, registry_uri: str | None) -> Finetune
         adapter_folder = fetch_model(adapter, cache_dir=source.cache_dir)
         check_adapter_shape(adapter_folder, source.finetuning.lora)
         queries |= learnt_queries(adapter_folder) or frozenset()
-    given = FinetuneInputs(base, encoder, read_evaluation_pairs(source.input), weak, further, adapter, queries)
+    distilled, taught = _read_distilled(source, registry_uri)
+    queries |= taught
+    pairs = read_evaluation_pairs(source.input)
+    given = FinetuneInputs(base, encoder, pairs, weak, distilled, further, adapter, queries)
     if source.spared:
         spared = read_evaluation_pairs(source.spared)
         given = replace(given.without(spared), pairs=given.pairs.unseen_by(spared))
     return given
+
+
+def _read_distilled(source: FinetuneSource, registry_uri: str | None) -> tuple[DistilledPairs | None, frozenset[str]]:
+    """Give the distilled pairs and what their teacher learnt from."""
+    pairs, scores, teacher = source.distilled, source.distilled_scores, source.distilled_by
+    if pairs is None and scores is None and teacher is None:
+        return None, frozenset()
+    if pairs is None or scores is None or teacher is None:
+        raise ValueError(
+            "distilled, distilled_scores and distilled_by belong together: pairs, what a model said of them, the model"
+        )
+    folder = fetch_model(resolve_model(teacher, registry_uri=registry_uri), cache_dir=source.cache_dir)
+    return read_distilled_pairs(pairs, scores), learnt_queries(folder) or frozenset()

@@ -1,7 +1,8 @@
 """Few labels, stretched: a teacher fitted on them gives its opinion of pairs that nobody labelled.
 
 The teacher (`relevance.evaluation.overlap`) compares spelling; it judges weakly labelled pairs and real queries and
-titles in new combinations. Generated pairs with their true labels keep alive what pre-training taught.
+titles in new combinations (`recombined.py`). Generated pairs with their true labels keep alive what pre-training
+taught.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pydantic import Field
 from cluster.settings import Settings
 from relevance.evaluation.overlap import OverlapFeatures, OverlapTeacher
 from relevance.finetuning.pairs import LabelledTexts, WeakPairs
+from relevance.finetuning.recombined import QueryDrawing
 from relevance.labels import LABELS
 from relevance.prompting.prompts import PromptEncoder
 from relevance.small_model_recipe.generated_pairs import GeneratedPairs, GenerationSettings
-from relevance.small_model_recipe.matching import split_words
 from relevance.training.examples import ProductExample, tokenize_products
 
 _STRANGER = np.array([0.1, 0.1, 0.2, 1.0])
@@ -62,8 +63,7 @@ class TaughtPairs:
         opinion = self.teacher.probabilities(own) * targets.sum(axis=1, keepdims=True)
         mixed = (1 - share) * targets + share * opinion
         self._targets = np.concatenate([mixed, posterior]).astype(np.float32)
-        self._words = [split_words(query) for query in self._queries]
-        self._pool = [word for words in self._words for word in words]
+        self._drawing = QueryDrawing(self._queries, self._titles)
 
     def probabilities(self, queries: Sequence[str], titles: Sequence[str]) -> np.ndarray:
         """The teacher's opinion of pairs, (n, 4)."""
@@ -73,14 +73,14 @@ class TaughtPairs:
         """Tokenise one epoch: every title with its own query and some taught ones."""
         draw = random.Random(f"{self._seed} {number}")
         drawn = [
-            [self._draw_query(row, draw) for _ in range(self._settings.taught_queries_per_title)]
+            [self._drawing.draw(row, draw) for _ in range(self._settings.taught_queries_per_title)]
             for row in range(len(self._titles))
         ]
-        queries = [[query, *(text for text, _ in some)] for query, some in zip(self._queries, drawn, strict=True)]
-        flat = [text for some in drawn for text, _ in some]
+        queries = [[query, *(one.text for one in some)] for query, some in zip(self._queries, drawn, strict=True)]
+        flat = [one.text for some in drawn for one in some]
         titles = [title for title, some in zip(self._titles, drawn, strict=True) for _ in some]
         taught = self.probabilities(flat, titles) if flat else np.zeros((0, len(LABELS)))
-        strange = np.array([is_stranger for some in drawn for _, is_stranger in some], dtype=bool)
+        strange = np.array([one.is_stranger for some in drawn for one in some], dtype=bool)
         taught[strange] *= _STRANGER
         taught /= taught.sum(axis=1, keepdims=True)
         targets, start = [], 0
@@ -102,24 +102,3 @@ class TaughtPairs:
             products_per_pool=self._settings.catalogue_products, queries_per_product=4, matching_fraction=0
         )
         return GeneratedPairs(self._titles, drawing, seed=self._seed + 1000 * (number + 1)).epoch(encoder, 0)
-
-    def _draw_query(self, row: int, draw: random.Random) -> tuple[str, bool]:
-        """Change the title's own query by a word or two, cut one out of the title, or take a stranger's (True)."""
-        kind = draw.random()
-        words = list(self._words[row]) or ["item"]
-        if kind < 0.2:
-            return draw.choice(self._queries), True
-        if kind < 0.45:
-            words = split_words(self._titles[row]) or words
-            length = min(draw.randint(1, 5), len(words))
-            start = draw.randrange(len(words) - length + 1)
-            words = words[start : start + length] if draw.random() < 0.5 else draw.sample(words, length)
-        for _ in range(draw.choice((0, 1, 1, 2)) if kind < 0.45 else draw.choice((1, 1, 2))):
-            at, change = draw.randrange(len(words)), draw.random()
-            if change < 0.3 and len(words) > 1:
-                del words[at]
-            elif change < 0.65:
-                words[at] = draw.choice(self._pool)
-            else:
-                words.insert(at, draw.choice(self._pool))
-        return " ".join(words), False

@@ -14,7 +14,7 @@ from cluster.models.files import resolve_model
 from relevance.engines.label_model import LabelModel
 from relevance.evaluation.overlap import FEATURES, OverlapFeatures, combine_with_answers
 from relevance.evaluation.pairs import read_evaluation_pairs, shared_queries
-from relevance.finetuning.finetune import LabelledExamples, label_targets, split_judged, split_validation
+from relevance.finetuning.finetune import GroupedExamples, label_targets, split_judged, split_validation
 from relevance.finetuning.pairs import LabelledTexts, WeakPairs, read_labelled_pairs, split_folds
 from relevance.finetuning.recipe import FinetuningSettings
 from relevance.finetuning.sweep import Cell
@@ -141,7 +141,7 @@ def test_weights_of_the_file_reach_the_targets(tmp_path: Path, encoder: PromptEn
     pairs = read_evaluation_pairs(str(path))
     assert pairs.weights.tolist() == [2, 1, 0.5, 1]
     targets = label_targets(pairs.labels, FinetuningSettings(), weights=pairs.weights)
-    examples = LabelledExamples(pairs, targets).epoch(encoder, 0)
+    examples = GroupedExamples(pairs.titles, pairs.queries, targets).epoch(encoder, 0)
     assert sum(example.targets.sum() for example in examples) == pytest.approx(4.5)
     path.write_text(path.read_text().replace(",2\n", ",-2\n"))
     with pytest.raises(ValueError, match="column weight: expected numbers of 0 or more"):

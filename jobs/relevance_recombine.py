@@ -1,0 +1,58 @@
+"""Put real queries and titles together anew: pairs for a large model to label and a smaller one to learn from.
+
+Reads CSV files with the columns query and title (`texts`), leaving out every row that shares a query or title with the
+labelled pairs in `spared`; writes one parquet file of pairs, the same for the same settings. Safe to resubmit.
+
+    python -m jobs.relevance_recombine
+    python -m jobs.relevance_score jobs/relevance_score.smollm2.toml input=var/distilled/pairs.parquet \
+        output=var/distilled/scores
+    python -m jobs.relevance_finetune distilled=var/distilled/pairs.parquet distilled_scores=var/distilled/scores \
+        distilled_by=relevance/smollm2_adapter finetuning.distilled_epochs=2
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from cluster.launch import run_job
+from cluster.places import InputUrl, OutputUrl
+from cluster.settings import Settings
+from relevance.finetuning.pairs import keep_unseen, read_labelled_pairs, read_texts
+from relevance.finetuning.recombined import RecombinationSettings, recombine
+
+
+class RecombineJob(Settings):
+    """Which texts, and how they are put together."""
+
+    texts: tuple[InputUrl, ...]
+    """CSV files with the columns query and title. Other columns are not looked at but `market`: see `markets`."""
+
+    markets: tuple[str, ...] = ()
+    """Of files with a column `market`, the rows of these alone; none: all rows."""
+
+    spared: InputUrl
+    """CSV of labelled pairs that a model will be judged on."""
+
+    output: OutputUrl
+    """Path of the parquet file."""
+
+    recombination: RecombinationSettings = RecombinationSettings()
+
+
+def main(job: RecombineJob) -> None:
+    """Draw and write the pairs."""
+    texts = [one for path in job.texts for one in read_texts(Path(path), job.markets)]
+    queries, titles = [query for query, _ in texts], [title for _, title in texts]
+    keep = keep_unseen(queries, titles, read_labelled_pairs(Path(job.spared)))
+    if not len(keep):
+        raise ValueError(f"texts: none of {len(texts)} rows is left without those that {job.spared} shares: give more")
+    pairs = recombine([queries[i] for i in keep], [titles[i] for i in keep], job.recombination)
+    Path(job.output).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pairs, job.output, compression="zstd")
+    print(f"{len(pairs):,} pairs of {len(set(pairs['product_id'].to_pylist())):,} titles in {job.output}")
+
+
+if __name__ == "__main__":
+    run_job(main, RecombineJob, defaults=Path(__file__).with_suffix(".toml"))

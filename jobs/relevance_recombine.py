@@ -45,10 +45,13 @@ def main(job: RecombineJob) -> None:
     """Draw and write the pairs."""
     texts = [one for path in job.texts for one in read_texts(Path(path), job.markets)]
     queries, titles = [query for query, _ in texts], [title for _, title in texts]
-    keep = keep_unseen(queries, titles, read_labelled_pairs(Path(job.spared)))
+    spared = read_labelled_pairs(Path(job.spared))
+    keep = keep_unseen(queries, titles, spared)
     if not len(keep):
         raise ValueError(f"texts: none of {len(texts)} rows is left without those that {job.spared} shares: give more")
-    pairs = recombine([queries[i] for i in keep], [titles[i] for i in keep], job.recombination)
+    drawn = recombine([queries[i] for i in keep], [titles[i] for i in keep], job.recombination)
+    # A query that was changed by a word may have become one of the spared.
+    pairs = drawn.take(keep_unseen(drawn["query"].to_pylist(), drawn["title"].to_pylist(), spared))
     Path(job.output).parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pairs, job.output, compression="zstd")
     print(f"{len(pairs):,} pairs of {len(set(pairs['product_id'].to_pylist())):,} titles in {job.output}")

@@ -20,6 +20,7 @@ from relevance.engines.label_model import open_label_model
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.pairs import fold_text, read_evaluation_pairs
 from relevance.evaluation.predictions import ask_model
+from relevance.finetuning.recombined import RecombinationSettings
 from relevance.scoring.run import ScoringSettings
 from tests.builders.pairs_data import write_learnable_pairs
 from tests.builders.tiny_models import save_tiny_model
@@ -54,7 +55,8 @@ def taught(local_ray: str, tmp_path_factory: pytest.TempPathFactory) -> dict:
     finetune(FinetuneJob.model_validate({**_settings(folder, base, many, epochs=8), "output": str(teacher)}))
     assert _right(base, teacher, many) > 0.9, "a teacher that knows nothing teaches nothing"
     pairs = folder / "pairs.parquet"
-    recombine(RecombineJob(texts=(str(many),), spared=str(judged), output=str(pairs)))
+    drawn = RecombinationSettings(queries_per_title=5)
+    recombine(RecombineJob(texts=(str(many),), spared=str(judged), output=str(pairs), recombination=drawn))
     scoring = ScoringSettings(shard_rows=500, num_threads=2)
     scores = folder / "scores"
     score(ScoreJob(input=str(pairs), output=str(scores), model=str(base), adapter=str(teacher), scoring=scoring))
@@ -86,8 +88,8 @@ def test_a_pupil_learns_from_its_teacher_what_too_few_labels_do_not_tell(taught:
     distilling = {**settings["finetuning"], "distilled_epochs": 4}
     job = {**settings, **taught["distilled"], "finetuning": distilling, "output": str(pupil)}
     finetune(FinetuneJob.model_validate(job))
-    assert _right(base, alone, taught["judged"]) < 0.7
-    assert _right(base, pupil, taught["judged"]) > 0.9
+    assert _right(base, alone, taught["judged"]) < 0.6
+    assert _right(base, pupil, taught["judged"]) > 0.8
     origin = json.loads((pupil / "training.json").read_text("utf-8"))
     assert origin["distilled_pairs"] > 500
     teacher = json.loads((Path(taught["distilled"]["distilled_by"]) / "training.json").read_text("utf-8"))

@@ -154,6 +154,27 @@ def require_gpus(wanted: float, *, asked_by: str | None = None) -> None:
     raise ValueError(f"{has} and no autoscaler that would add any: start nodes with GPUs, or set it to 0")
 
 
+def require_cores(wanted: float, *, gpus: float = 0.0) -> None:
+    """Refuse to wait for a node of so many cores that will never come, with so many GPUs beside them.
+
+    Raises:
+        ValueError: If no node has them and nothing adds machines.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    able = [node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= gpus]
+    if any(cores >= wanted for cores in able):
+        return
+    most = max(able, default=0.0)
+    beside = f" beside {gpus:g} GPUs" if gpus else ""
+    has = f"cpus_per_actor={wanted:g}, but no node has more than {most:g} cores{beside}"
+    if _OWN_MACHINE not in ray.cluster_resources() and _adds_machines():
+        logger.warning("%s so far: waiting for its autoscaler to add some", has)
+        return
+    raise ValueError(f"{has}: set it to {most:g} or less, or start larger nodes")
+
+
 def _adds_machines() -> bool:
     """Whether an autoscaler runs on the cluster; True also where none has said so within some seconds.
 

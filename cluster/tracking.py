@@ -192,7 +192,7 @@ class TrackedRun:
                 self._pending[0](client, run_id)
                 self._pending.popleft()
         except Exception as error:  # MLflow, SQLAlchemy, requests and boto have no common base
-            self._failure = _explain(error)
+            self._failure = explain_failure(error)
             logger.debug("MLflow failed", exc_info=error)
             return False
         return True
@@ -223,8 +223,7 @@ def tracked_run(
     An exception marks the run as failed and goes on. Only its type is recorded: messages of other
     people's libraries may quote what they were reading.
     """
-    for variable, value in _ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
+    _set_environment()
     for noisy in ("alembic", "mlflow.store.db", "urllib3.connectionpool"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     started = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -253,6 +252,7 @@ def _describe(run: TrackedRun, name: str, job: Settings) -> None:
 
 def open_client(uri: str) -> MlflowClient:
     """Connect to a tracking server and registry, creating a SQLite file's folder and tables where they are missing."""
+    _set_environment()
     from mlflow import MlflowClient  # after the environment is set: telemetry starts with the import
 
     if not uri.startswith("sqlite:///"):
@@ -262,6 +262,11 @@ def open_client(uri: str) -> MlflowClient:
     with (folder / ".mlflow.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two jobs that create the tables at once break each other's
         return MlflowClient(tracking_uri=uri)
+
+
+def _set_environment() -> None:
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
 
 
 def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
@@ -278,7 +283,7 @@ def _experiment_id(client: MlflowClient, name: str, uri: str) -> str:
         return found.experiment_id
 
 
-def _explain(error: BaseException) -> str:
+def explain_failure(error: BaseException) -> str:
     """Name the first cause: what MLflow and requests wrap around a refused connection fills a screen."""
     while cause := error.__cause__ or error.__context__:
         error = cause

@@ -29,6 +29,7 @@ from cluster.sharded.input_files import (
     open_input,
     path_values,
     plain_name,
+    refuse_another,
     refuse_missing_column,
     refuse_repeated_column,
     text_lines,
@@ -110,7 +111,7 @@ def read_event_rows(shard: EventShard) -> Iterator[EventRow]:
                 yield read_event_line(line, f"{name}:{number}")
         return
     number = shard.first_row
-    with open_input(shard.url, "parquet") as stream:
+    with open_input(shard.url, "parquet", version=shard.version) as stream:
         parquet, groups = pq.ParquetFile(stream), list(range(shard.start, shard.end))
         for batch in parquet.iter_batches(batch_size=_READ_ROWS, row_groups=groups, use_threads=False):
             for row in batch.to_pylist():
@@ -121,8 +122,9 @@ def read_event_rows(shard: EventShard) -> Iterator[EventRow]:
 def _lines(shard: EventShard) -> bytes:
     if not is_compressed(shard.url):
         (content,) = storage.read_ranges([shard.url], [shard.start], [shard.end])
+        refuse_another(shard.url, shard.version)
     else:
-        with open_input(shard.url, "jsonl") as stream:
+        with open_input(shard.url, "jsonl", version=shard.version) as stream:
             stream.seek(shard.start)
             content = stream.read(shard.end - shard.start)
     return content if shard.start else content.removeprefix(BYTE_ORDER_MARK)

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster.provenance import hide_credentials
-from cluster.tracking import open_client
+from cluster.tracking import explain_failure, open_client
+
+_THE_CALLERS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED", "UNAUTHENTICATED")
+"""What MLflow says of a name or a right that is not there; whatever else it says may be over in a while."""
 
 PROXIED = "mlflow-artifacts:"
 """Only the server itself can read such a location."""
@@ -31,6 +34,7 @@ def registered_version(name: str, uri: str) -> StoredArtifacts:
 
     Raises:
         ValueError: If there is none, saying where it was looked for.
+        RuntimeError: If the server does not answer.
     """
     from mlflow.exceptions import MlflowException
 
@@ -45,8 +49,9 @@ def registered_version(name: str, uri: str) -> StoredArtifacts:
         if source.startswith("models:/"):
             source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
     except (MlflowException, TypeError) as error:
+        _refuse_silence(error, uri)
         raise ValueError(
-            f"model {name}: not in the MLflow registry at {hide_credentials(uri)} ({_first_line(error)})"
+            f"model {name}: not in the MLflow registry at {hide_credentials(uri)} ({explain_failure(error)})"
         ) from None
     version = f"{found.name}/{found.version}"
     identity = f"{version} {found.source} {found.run_id} {found.creation_timestamp}"
@@ -58,6 +63,7 @@ def run_artifacts(name: str, uri: str) -> StoredArtifacts:
 
     Raises:
         ValueError: If there is no such run, or nothing in the folder.
+        RuntimeError: If the server does not answer.
     """
     from mlflow.exceptions import MlflowException
 
@@ -67,8 +73,9 @@ def run_artifacts(name: str, uri: str) -> StoredArtifacts:
         source = f"{found.info.artifact_uri.rstrip('/')}/{path}".rstrip("/").removeprefix("file://")
         names = list_artifacts(source, uri)
     except (MlflowException, OSError) as error:
+        _refuse_silence(error, uri)
         raise ValueError(
-            f"model {name}: no such run at {hide_credentials(uri)} ({_first_line(error)}): give runs:/RUN_ID/FOLDER"
+            f"model {name}: no such run at {hide_credentials(uri)} ({explain_failure(error)}): give runs:/RUN_ID/FOLDER"
         ) from None
     if not names:
         raise ValueError(
@@ -104,7 +111,7 @@ def fetch_artifacts(source: str, uri: str, target: Path, *, skip_suffix: str = "
                 repository.download_artifacts(path, str(target))
     except (MlflowException, OSError) as error:
         where = hide_credentials(uri)
-        raise RuntimeError(f"MLflow at {where} does not hand out {source} ({_first_line(error)})") from None
+        raise RuntimeError(f"MLflow at {where} does not hand out {source} ({explain_failure(error)})") from None
 
 
 def digest(identity: str) -> str:
@@ -118,5 +125,10 @@ def _repository(source: str, uri: str) -> Any:
     return get_artifact_repository(source, tracking_uri=uri)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _refuse_silence(error: Exception, uri: str) -> None:
+    """Tell a server that is away, which a rerun may find, from a name that is not there, which it will not."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException) and error.error_code not in _THE_CALLERS:
+        where = hide_credentials(uri)
+        raise RuntimeError(f"MLflow at {where} does not answer ({explain_failure(error)}): run the job again") from None

@@ -17,7 +17,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from cluster.provenance import hide_credentials
-from cluster.tracking import open_client, tracking_uri
+from cluster.tracking import explain_failure, open_client, tracking_uri
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _TRAIL = "champion_trail"
@@ -89,9 +89,8 @@ class ModelRegistry:
                 description=card[:_MAX_TEXT],
             )
         except (MlflowException, OSError) as error:
-            raise RuntimeError(
-                f"MLflow at {hide_credentials(self.uri)} did not take the model ({error}): run the job again"
-            ) from None
+            where, why = hide_credentials(self.uri), explain_failure(error)
+            raise RuntimeError(f"MLflow at {where} did not take the model ({why}): run the job again") from None
         return str(version.version)
 
     def challenge(self, version: str, why: str) -> None:
@@ -176,7 +175,7 @@ class ModelRegistry:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise RuntimeError(
-                f"MLflow at {hide_credentials(self.uri)} does not answer ({error}): run the job again"
+                f"MLflow at {hide_credentials(self.uri)} does not answer ({explain_failure(error)}): run the job again"
             ) from None
 
     def _versions(self) -> list[ModelVersion]:

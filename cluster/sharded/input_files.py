@@ -30,6 +30,8 @@ _READ_BYTES = 8 * 2**20
 _BLOCK_BYTES = 2**22
 _MOST_NAMED = 50
 _COMPRESSIONS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OF_STORAGE = (FileNotFoundError, TimeoutError, ConnectionError)
+"""What object storage raises without a number."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
@@ -125,25 +127,47 @@ def cut_input(url: str, endings: tuple[str, ...], cut: Callable[[int, storage.St
 
 
 @contextmanager
-def open_input(url: str, file_format: str, *, read_ahead: bool = True) -> Iterator[IO[bytes]]:
+def open_input(
+    url: str, file_format: str, *, read_ahead: bool = True, version: str | None = None
+) -> Iterator[IO[bytes]]:
     """Open a file for a block that reads it, decompressed; what goes wrong in the block is said with the file's name.
 
-    Without `read_ahead` nothing is fetched but what is asked for: for who reads a column of many.
+    Without `read_ahead` nothing is fetched but what is asked for: for who reads a column of many. With `version` (see
+    `storage.StoredFile`) it has to be the file that was listed, before the block and after it: cuts of another one
+    would pass over rows.
 
     Raises:
         ValueError: If the file is damaged.
-        RuntimeError: If the storage failed, and a rerun may do.
+        RuntimeError: If the storage failed or the file was replaced, and a rerun may do.
     """
     filesystem, path = storage.open_filesystem(url)
+    refuse_another(url, version)
     try:
         with filesystem.open(path, "rb", **({} if read_ahead else {"cache_type": "none"})) as stored:
             opener = next((opener for end, opener in _COMPRESSIONS.items() if url.lower().endswith(end)), None)
             yield opener(stored) if opener else stored
+        refuse_another(url, version)
     except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if getattr(error, "errno", None) is None:  # Arrow's own complaints carry none
+        if isinstance(error, PermissionError):  # of object storage without a number: keys that ran out, a clock
+            remedy = "renew the credentials or the right to read it, then run the job again"
+            raise RuntimeError(f"{url}: the storage refused to read it ({reason}): {remedy}") from error
+        of_storage = getattr(error, "errno", None) is not None or isinstance(error, _OF_STORAGE)
+        if not of_storage:  # Arrow's own complaints have no number
             raise ValueError(f"{url}: not a readable {file_format} file ({reason}): replace or remove it") from error
         raise RuntimeError(f"{url}: storage failed while reading ({reason}): run the job again") from error
+
+
+def refuse_another(url: str, version: str | None) -> None:
+    """Refuse a file that is not the one that was listed with this version; None: whichever it is.
+
+    Raises:
+        RuntimeError: If another one is there, or none.
+    """
+    if version is not None and [file.version for file in storage.list_files(url) if file.url == url] != [version]:
+        raise RuntimeError(
+            f"{url}: it is not the file any more that this job began with: let its writer end, run again"
+        )
 
 
 def text_blocks(url: str, stream: IO[bytes]) -> Iterator[bytes]:

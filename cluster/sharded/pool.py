@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import ray.data
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.session import require_gpus
+from cluster.session import require_cores, require_gpus
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -124,9 +125,10 @@ def through_actors(
         gpus_per_actor: GPUs that each reserves.
 
     Raises:
-        ValueError: If the local Ray will never have the GPUs of one actor.
+        ValueError: If Ray will never have the GPUs and cores of one actor.
     """
     require_gpus(gpus_per_actor)
+    require_cores(cpus_per_actor, gpus=gpus_per_actor)
     most = max(min_actors, max_actors)
     least = max(1, min(most, units)) if gpus_per_actor else min_actors
     pool = ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2)
@@ -269,8 +271,9 @@ class Deaths:
         except refusals:
             raise
         except Exception as error:
-            # The text of an engine's error may quote its input: the type and the place are enough.
-            logger.exception("engine failed on shard %s", unit)
+            # The text of an engine's error may quote its input: the type and the places are enough.
+            places = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("engine failed on shard %s: %s\n%s", unit, type(error).__name__, places)
             ray.get(self.counter.explain.remote(unit, type(error).__name__))
             os._exit(1)
 

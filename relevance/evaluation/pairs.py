@@ -181,6 +181,7 @@ def _by_pair(table: pa.Table, url: str) -> EvaluationPairs:
     if not len(usable):
         raise ValueError(f"{hide_credentials(url)}: none of {len(table)} rows is usable (blank or damaged texts)")
     keys = list(zip(usable["query_id"].to_pylist(), usable["product_id"].to_pylist(), strict=True))
+    _refuse_two_pairs(keys, usable, url)
     number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     pair = np.array([number_of[key] for key in keys])
     people = _optional(usable, _ANNOTATOR) or [None] * len(usable)
@@ -202,6 +203,17 @@ def _by_pair(table: pa.Table, url: str) -> EvaluationPairs:
         markets=_optional(rows, "market"),
         counts=dict(counts),
     )
+
+
+def _refuse_two_pairs(keys: Sequence[tuple[str, str]], rows: pa.Table, url: str) -> None:
+    """Two pairs under one pair of ids would be one, with the first one's texts and the labels of both."""
+    texts: dict[tuple[str, str], tuple[str, str]] = {}
+    for key, *text in zip(keys, rows["query"].to_pylist(), rows["product_text"].to_pylist(), strict=True):
+        if texts.setdefault(key, (text[0], text[1])) != (text[0], text[1]):
+            raise ValueError(
+                f"{hide_credentials(url)}: pair {'/'.join(key)} stands there with two texts: ids have to name "
+                "one pair; put the market in front where each market counts its own"
+            )
 
 
 def _ratings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -123,8 +124,9 @@ def read_scores(rows: pa.Table, url: str) -> Predictions:
 
 
 def _align(rows: pa.Table, scores: pa.Table, *, fingerprint: str | None, engine_seconds: float | None) -> Predictions:
-    keys = zip(*(scores[name].to_pylist() for name in _KEY), strict=True)
+    keys = list(zip(*(scores[name].to_pylist() for name in _KEY), strict=True))
     place = {key: number for number, key in enumerate(keys)}
+    _refuse_two_answers(keys, place, scores)
     found = [place.get(key) for key in zip(*(rows[name].to_pylist() for name in _KEY), strict=True)]
     missing = sum(number is None for number in found)
     if missing:
@@ -143,6 +145,20 @@ def _align(rows: pa.Table, scores: pa.Table, *, fingerprint: str | None, engine_
         labelled=pc.is_null(scores["error"]).to_numpy() & finite,
         engine_seconds=engine_seconds,
     )
+
+
+def _refuse_two_answers(
+    keys: Sequence[tuple[str, str]], place: Mapping[tuple[str, str], int], scores: pa.Table
+) -> None:
+    """Rows that repeat a pair have its probabilities; others have but its ids."""
+    again = [number for number, key in enumerate(keys) if place[key] != number]
+    last = pa.array([place[keys[number]] for number in again], pa.int64())
+    answers = scores.select([*SCORE_COLUMNS])
+    if not answers.take(pa.array(again, pa.int64())).equals(answers.take(last)):
+        raise ValueError(
+            "the scores hold pairs of the same ids with different labels: ids have to name one pair; put the market in "
+            "front where each market counts its own, and score them anew"
+        )
 
 
 def _only(column: pa.ChunkedArray) -> str:

@@ -18,6 +18,7 @@ from relevance.labels import LABELS
 from relevance.monitoring.scores import Rows, columns_of, stream_rows
 
 EXACT = LABELS.index("exact")
+_NUMBER = r"^\d+(\.\d+)?$"
 _PAIR = ("query_id", "product_id")
 
 
@@ -207,7 +208,7 @@ class _Whole:
         rows, name = part.rows, self._settings.rank_column
         if rows is None or name not in part.columns:
             return
-        ranks = pc.fill_null(rows.table[name].cast(pa.float64(), safe=False), math.inf).to_numpy()
+        ranks = _numbers(rows.table[name])
         first = (ranks >= 1) & (ranks <= self._settings.first)
         _, of = np.unique(rows.query[first], return_inverse=True)
         if len(of):
@@ -253,6 +254,14 @@ class _Whole:
                 self._fallen.append(FallenQuery(query, *sizes, *map(float, shares)))
         self._fallen.sort(key=lambda one: (one.exact - one.exact_before, -one.pairs, one.query_id))
         del self._fallen[self._settings.queries :]
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of ranks as numbers, infinity where there is none: text files give texts, with blank cells."""
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        column = pc.if_else(pc.match_substring_regex(text, _NUMBER), text, None)
+    return pc.fill_null(column.cast(pa.float64(), safe=False), math.inf).to_numpy()
 
 
 def _per_query(rows: Rows, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -161,7 +161,7 @@ def read_split(split: Split, *, only: tuple[str, ...] = ()) -> Iterator[pa.Table
     """
     readers = {"parquet": _read_parquet, "csv": _read_csv, "jsonl": _read_jsonl}
     columns = only or tuple(name for name in split.columns if name not in dict(split.path_values))
-    with open_input(split.url, split.format, read_ahead=not only) as stream:
+    with open_input(split.url, split.format, read_ahead=not only, version=split.version) as stream:
         for table in readers[split.format](split, columns, stream):
             _refuse_number_labels(split.url, table)
             for name, value in () if only else split.path_values:
@@ -184,7 +184,7 @@ def _column(split: Split, name: str, column: pa.Array) -> pa.Array:
         return column
     kind = dict(split.carried).get(name)
     if kind is not None:
-        return column if column.type == kind else column.cast(kind)
+        return column if column.type == kind else _cast(split, name, column, kind)
     if name in _IDS and pa.types.is_floating(column.type):
         largest = pc.max(pc.abs(column)).as_py()
         if largest is not None and largest >= EXACT_WHOLE:
@@ -193,6 +193,16 @@ def _column(split: Split, name: str, column: pa.Array) -> pa.Array:
                 "write ids as strings"
             )
     return text_column(column)
+
+
+def _cast(split: Split, name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
+    try:
+        return column.cast(kind)
+    except pa.ArrowInvalid:
+        raise ValueError(
+            f"{split.url}: column {name!r}, named in carry, holds numbers that {kind}, as which other files have it, "
+            "cannot: write it with one type"
+        ) from None
 
 
 def _refuse_number_labels(url: str, table: pa.Table) -> None:

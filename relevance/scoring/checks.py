@@ -66,6 +66,7 @@ def check_day(
     """
     return [
         *_check_finite(figures),
+        *_check_keys(figures),
         *_check_sharing(figures),
         _check_shards(figures),
         _check_failures(figures, settings.max_failed_fraction),
@@ -98,6 +99,17 @@ def _check_finite(figures: Mapping[str, Any]) -> list[Check]:
     return [
         Check(FINITE, False, f"{count:,} rows have no label because their probabilities are not finite", "none", remedy)
     ]
+
+
+def _check_keys(figures: Mapping[str, Any]) -> list[Check]:
+    count = figures["counts"].get("conflicting", 0)  # days from before did not count them
+    if not count:
+        return []
+    remedy = (
+        "Each row has the label of its own texts, but whoever joins by query_id and product_id gets somebody else's: "
+        "make the ids name one pair, with the market in front where each market counts its own."
+    )
+    return [Check("Ids of one pair", False, f"{count:,} pairs have the ids of another pair", "none", remedy)]
 
 
 def _check_sharing(figures: Mapping[str, Any]) -> list[Check]:

@@ -13,7 +13,7 @@ from relevance.agreement import alpha_from_confusion
 from relevance.labels import LABELS
 from relevance.scoring.shard_steps import OF_ACTOR
 
-_COUNTS = ("read", "labelled", "reused", "repeated", "failed", "poisoned", "not_finite", "ignored")
+_COUNTS = ("read", "labelled", "reused", "repeated", "failed", "poisoned", "not_finite", "ignored", "conflicting")
 _SUMS = ("prompt_tokens", "computed_tokens", "engine_seconds", "unshared_pairs", *OF_ACTOR)
 
 
@@ -22,7 +22,8 @@ class ScoringFigures:
     """Counts over all committed shards; read = labelled + reused + repeated + failed."""
 
     counts: dict[str, int]
-    """`poisoned` and `not_finite` are part of `failed`; `ignored` are stored labels that were none."""
+    """`poisoned` and `not_finite` are part of `failed`; `ignored` are stored labels that were none; `conflicting` pairs
+    have another pair's ids."""
     labels: dict[str, int]
     errors: dict[str, int]
     prompt_tokens: int
@@ -54,7 +55,8 @@ class ScoringFigures:
     def sum(cls, shards: Iterable[Mapping[str, Any]]) -> ScoringFigures:
         """Add up the figures of shards (see `scoring.finish_block`)."""
         shards = list(shards)
-        totals = {name: sum(shard[name] for shard in shards) for name in (*_COUNTS, *_SUMS)}
+        # Shards that an earlier version committed before this run went on do not count all of it.
+        totals = {name: sum(shard.get(name, 0) for shard in shards) for name in (*_COUNTS, *_SUMS)}
         labels, errors = Counter(dict.fromkeys(LABELS, 0)), Counter()
         arrays = {}
         for name, shape in (("confusion", (4, 4)), ("confidence_histogram", 20), ("label_mass_histogram", 20)):

@@ -51,6 +51,7 @@ RESERVED_COLUMNS = frozenset(
         "content",
         "shard",
         "ignored",
+        "conflicting",
     }
 )
 """Names that a carried column may not have."""
@@ -77,19 +78,15 @@ def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.
     Returns:
         A block: the input's columns without texts, and `origin` (see `COMPUTE` …), `source` (the row whose
         scores this row takes), `content`, probabilities, `label_mass`, `ignored` (what is stored of it is no
-        label), and the tokens. `product_tokens` is set on the first computed
-        row of each product, `query_tokens` on every computed row.
+        label), `conflicting` (the first row of a pair that has another pair's ids), and the tokens.
+        `product_tokens` is set on the first computed row of each product, `query_tokens` on every computed row.
     """
-    first_position = _first_of_key(rows)
-    order = np.asarray(pc.sort_indices(rows, [(name, "ascending") for name in ("product_id", "product_text", "query")]))
-    rank = np.empty(len(rows), np.int64)
-    rank[order] = np.arange(len(rows))
-    rows = rows.take(pa.array(order)).combine_chunks()
-    source = rank[first_position[order]]
-
+    order = pc.sort_indices(rows, [(name, "ascending") for name in ("product_id", "product_text", "query")])
+    rows = rows.take(order).combine_chunks()
+    digests = content_digests(rows["product_text"], rows["query"])
+    source, conflicting = _first_of_pair(rows, digests)
     origin = np.where(source == np.arange(len(rows)), COMPUTE, REPEATED).astype(np.int8)
     origin[np.asarray(pc.is_valid(rows["error"]))] = FAILED
-    digests = content_digests(rows["product_text"], rows["query"])
     probabilities, mass = np.zeros((len(rows), 4), np.float32), np.zeros(len(rows), np.float32)
     wanted = np.flatnonzero(origin == COMPUTE)
     found, probabilities[wanted], mass[wanted] = lookup(digests.take(pa.array(wanted)))
@@ -111,24 +108,35 @@ def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.
             **{name: probabilities[:, column] for column, name in enumerate(SCORE_COLUMNS)},
             "label_mass": mass,
             "ignored": ignored,
+            "conflicting": conflicting,
             "product_tokens": product_tokens,
             "query_tokens": query_tokens,
         }
     )
 
 
-def _first_of_key(rows: pa.Table) -> np.ndarray:
-    """For each row the position of the first usable row with its key; an unusable row stands for itself."""
-    position = np.arange(len(rows))
+def _first_of_pair(rows: pa.Table, digests: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Find for each row the first usable one with its ids and its texts; an unusable row stands for itself.
+
+    Ids alone are not enough: where each market counts its own, two pairs have the same, and neither's label is the
+    other's. The second array marks, once each, the pairs that have another pair's ids, bool (n,).
+    """
+    source, conflicting = np.arange(len(rows)), np.zeros(len(rows), bool)
     usable = np.flatnonzero(np.asarray(pc.is_null(rows["error"])))
+    if not len(usable):
+        return source, conflicting
     ids = rows.select(["product_id", "query_id"]).take(pa.array(usable))
     # A length in front keeps ("ab", "c") and ("a", "bc") apart whatever the ids contain.
     length = pc.cast(pc.binary_length(ids["product_id"]), pa.string())
     keys = pc.binary_join_element_wise(length, ids["product_id"], ids["query_id"], ":").combine_chunks()
-    codes = np.asarray(keys.dictionary_encode().indices) if len(keys) else np.empty(0, np.int64)
-    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-    position[usable] = usable[first[inverse]]
-    return position
+    key = np.asarray(keys.dictionary_encode().indices)
+    text = np.asarray(digests.take(pa.array(usable)).cast(pa.binary()).dictionary_encode().indices)
+    both = key.astype(np.int64) * len(usable) + text
+    _, first, pair = np.unique(both, return_index=True, return_inverse=True)
+    source[usable] = usable[first[pair]]
+    _, first_of_key, place = np.unique(key, return_index=True, return_inverse=True)
+    conflicting[usable[first]] = (text != text[first_of_key[place]])[first]
+    return source, conflicting
 
 
 def _share_equal_content(origin: np.ndarray, source: np.ndarray, digests: pa.Array) -> None:
@@ -306,6 +314,7 @@ def _count(
         "poisoned": int((origin == POISONED).sum()),
         "not_finite": errors[NOT_FINITE],
         "ignored": int(np.asarray(block["ignored"]).sum()),
+        "conflicting": int(np.asarray(block["conflicting"]).sum()),
         "errors": dict(errors),
         "labels": {label: int((best[labelled] == index).sum()) for index, label in enumerate(LABELS)},
         "confusion": confusion.tolist(),

@@ -43,6 +43,7 @@ def shard_figures(
     judged: int = 0,
     label_mass: float | None = 0.985,
     unshared: int = 0,
+    conflicting: int = 0,
     shard: str = "00000",
 ) -> dict[str, Any]:
     """The figures of one shard, as `scoring.finish_block` counts them."""
@@ -63,6 +64,7 @@ def shard_figures(
         "poisoned": poisoned,
         "not_finite": not_finite,
         "ignored": 0,
+        "conflicting": conflicting,
         "errors": errors,
         "labels": dict(zip(("exact", "substitute", "complement", "irrelevant"), labels.tolist(), strict=True)),
         "confusion": _confusion(judged).tolist(),

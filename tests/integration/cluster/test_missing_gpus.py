@@ -17,14 +17,16 @@ from tests.servers.ray_head import ray_head
 SCRIPT = """
 import logging, ray
 logging.basicConfig(format="%(message)s")
-from cluster.session import require_gpus
+from cluster.session import require_cores, require_gpus
 ray.init("auto", log_to_driver=False, logging_level="ERROR")
 try:
-    require_gpus(2, asked_by="trainer.num_workers=2")
+    require_cores(1)
+    {asked}
     print("goes on")
 except ValueError as error:
     print(error)
 """
+GPUS, CORES = 'require_gpus(2, asked_by="trainer.num_workers=2")', "require_cores(8)"
 _EMPTY = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
 AUTOSCALER = {
     "cluster_name": "pretended",
@@ -51,21 +53,28 @@ AUTOSCALER = {
 
 
 @pytest.mark.parametrize(
-    ("autoscaled", "said"),
+    ("asked", "autoscaled", "said"),
     [
         (
+            GPUS,
             False,
             "trainer.num_workers=2, but the cluster has 0 GPUs (1 nodes, 1 CPUs) and no autoscaler that would add any: "
             "start nodes with GPUs, or set it to 0\n",
         ),
         (
+            GPUS,
             True,
             "trainer.num_workers=2, but the cluster has 0 GPUs (1 nodes, 1 CPUs) so far: waiting for its autoscaler to "
             "add some\ngoes on\n",
         ),
+        (
+            CORES,
+            False,
+            "cpus_per_actor=8, but no node has more than 1 cores: set it to 1 or less, or start larger nodes\n",
+        ),
     ],
 )
-def test_what_the_cluster_has_is_named(autoscaled: bool, said: str, tmp_path: Path) -> None:
+def test_what_the_cluster_has_is_named(asked: str, autoscaled: bool, said: str, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     more = []
@@ -76,7 +85,7 @@ def test_what_the_cluster_has_is_named(autoscaled: bool, said: str, tmp_path: Pa
         environment["RAY_FAKE_CLUSTER"] = "1"  # or the provider does not know the head, and ends it
     with ray_head(tmp_path, environment, "--num-cpus=1", "--num-gpus=0", *more) as head:
         done = subprocess.run(
-            [sys.executable, "-c", SCRIPT],
+            [sys.executable, "-c", SCRIPT.format(asked=asked)],
             env={**environment, "RAY_ADDRESS": head.address, "PYTHONPATH": str(PROJECT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

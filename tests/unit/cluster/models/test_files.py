@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,19 @@ def test_an_alias_of_the_registry_is_pinned_to_its_version(model_dir: Path, tmp_
     for missing in ("models:/relevance@gone", "models:/other/1", "models:/relevance"):
         with pytest.raises(ValueError, match=rf"model {missing}: not in the MLflow registry at sqlite"):
             resolve_model(missing, registry_uri=uri)
+
+
+@pytest.mark.parametrize("name", ["models:/relevance@champion", "runs:/0123456789abcdef/adapter"])
+def test_a_registry_that_is_away_is_worth_another_try_and_its_password_is_not_told(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    with pytest.raises(RuntimeError, match=r"does not answer .*: run the job again") as caught:
+        resolve_model(name, registry_uri=f"http://bob:hunter2@127.0.0.1:{port}")
+    assert "hunter2" not in str(caught.value)
 
 
 _RESOLVE = """

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster import storage
 from cluster.sharded.input_files import RowGroups, cut_input, cut_row_groups, open_input, refuse_missing_column
 from cluster.storage import StoredFile
 
@@ -70,6 +71,40 @@ def test_damage_is_told_from_storage_that_failed(tmp_path: Path, error: Exceptio
         raise OSError(errno.EIO, "no answer")
     with pytest.raises(RuntimeError, match="storage failed"), open_input(f"{url}.gone", "parquet"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError("The provided token has expired."), r"refused to read it .*expired.*: renew the credentials"),
+        (FileNotFoundError("The specified key does not exist."), r"storage failed while reading .*: run the job again"),
+    ],
+)
+def test_object_storage_that_says_no_is_not_a_damaged_file(tmp_path: Path, error: OSError, said: str) -> None:
+    """s3fs raises these without a number, and whoever is told to remove the file removes a good one."""
+    (tmp_path / "a.parquet").touch()
+    with pytest.raises(RuntimeError, match=said), open_input(str(tmp_path / "a.parquet"), "parquet"):
+        raise error
+
+
+def test_a_file_that_was_replaced_is_not_read_by_the_cuts_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"one")
+    (file,) = storage.list_files(str(path))
+    with open_input(file.url, "parquet", version=file.version) as stream:
+        assert stream.read() == b"one"
+    os.utime(path, (1, 1))
+    with (
+        pytest.raises(RuntimeError, match="not the file any more that this job began with"),
+        open_input(file.url, "parquet", version=file.version),
+    ):
+        raise AssertionError("its rows were read")
+    (file,) = storage.list_files(str(path))
+    with (
+        pytest.raises(RuntimeError, match="not the file any more"),
+        open_input(file.url, "parquet", version=file.version),
+    ):
+        os.utime(path, (2, 2))  # while it is read
 
 
 def test_a_missing_column_is_named_with_those_that_are_there() -> None:

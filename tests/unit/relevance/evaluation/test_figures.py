@@ -7,6 +7,7 @@ from pathlib import Path
 
 import krippendorff
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score
 
@@ -28,11 +29,12 @@ from relevance.evaluation.pairs import (
     refuse_overlap,
     shared_queries,
 )
-from relevance.evaluation.predictions import Predictions
+from relevance.evaluation.predictions import Predictions, read_scores
 from relevance.evaluation.report import evaluation_files
 from relevance.evaluation.run import Evaluation, judge
 from relevance.evaluation.slices import find_slices
 from relevance.labels import LABELS
+from tests.builders.committed_scores import commit_scores
 
 SETTINGS = EvaluationSettings(bootstrap_samples=200, min_slice_pairs=10)
 COLUMNS = ("query_id", "query", "product_id", "title", "label")
@@ -223,6 +225,27 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path: Path) -> None:
     rows.append(rows[5].copy())
     pairs = read_evaluation_pairs(write_csv(tmp_path / "pairs.csv", rows))
     assert (len(pairs), pairs.counts["unusable"], pairs.counts["repeated"]) == (5, 1, 1)
+
+
+def test_ids_that_name_two_pairs_are_refused(tmp_path: Path) -> None:
+    """As where each market counts its own: one of the two would be gone, and the other have both labels."""
+    rows = labelled_rows(4)
+    rows.append(rows[0] | {"title": "Garden hose 20 m"})
+    with pytest.raises(ValueError, match=r"pairs\.csv: pair .* stands there with two texts: .* the market in front"):
+        read_evaluation_pairs(write_csv(tmp_path / "pairs.csv", rows))
+
+
+@pytest.mark.parametrize(("again", "told"), [("exact", False), ("irrelevant", True)])
+def test_scores_of_two_pairs_under_the_same_ids_are_refused(tmp_path: Path, again: str, told: bool) -> None:
+    of_whom = {"model_version": ["m"] * 3, "prompt_version": ["p"] * 3, "error": pa.nulls(3, pa.string())}
+    scored = [("q0", "p0", "exact"), ("q1", "p1", "exact"), ("q0", "p0", again)]
+    url = commit_scores(tmp_path, "ds=2026-11-21", scored, more=of_whom)
+    rows = pa.table({"query_id": ["q0"], "product_id": ["p0"]})
+    if told:
+        with pytest.raises(ValueError, match="pairs of the same ids with different labels"):
+            read_scores(rows, url)
+    else:
+        assert read_scores(rows, url).labels.tolist() == [0]
 
 
 def test_an_overlap_is_refused_however_the_query_is_written(tmp_path: Path) -> None:

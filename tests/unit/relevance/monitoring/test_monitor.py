@@ -96,6 +96,15 @@ def test_shares_by_a_carried_column_and_the_exact_share_of_the_first_places(tmp_
     assert "exact 20.0%, usually 60.0%" in found.findings
 
 
+def test_ranks_of_a_text_file_with_blank_cells_are_ranks(tmp_path: Path) -> None:
+    numbers = [place % 10 + 1 for place in range(400)]
+    commit_scores(tmp_path, "ds=2026-11-21", day(), more={"rank": numbers})
+    texts = [str(number) if number <= 5 else " " for number in numbers]
+    url = commit_scores(tmp_path, "ds=2026-11-22", day(exact=2), more={"rank": texts})
+    found = monitor_scores(url, MonitorSettings(compare=CompareSettings(first=5)))
+    assert found.comparison.quality[0] == pytest.approx(0.4)
+
+
 def test_a_repeated_key_is_one_pair(tmp_path: Path) -> None:
     commit_scores(tmp_path, "ds=2026-11-21", day())
     url = commit_scores(tmp_path, "ds=2026-11-22", [*day(), *day(3)])

@@ -41,6 +41,13 @@ def test_prompts_that_had_to_be_computed_whole_are_a_finding() -> None:
     assert "scoring.engine=vllm" in checks["Shared prefixes"].remedy
 
 
+def test_ids_that_name_two_pairs_are_a_finding() -> None:
+    checks = checks_of(conflicting=3)
+    assert failed(checks) == ["Ids of one pair"]
+    assert checks["Ids of one pair"].found == "3 pairs have the ids of another pair"
+    assert "with the market in front" in checks["Ids of one pair"].remedy
+
+
 @pytest.mark.parametrize(
     ("shard", "name", "found"),
     [

@@ -33,7 +33,7 @@ ROWS = [
     ("q1", "blue bottle", "p2", "Steel bottle", "exact"),
     ("q2", "wall clock", "p1", "Rustic wall clock", "exact"),
     ("q1", "blue bottle", "p1", "Rustic wall clock", "irrelevant"),
-    ("q2", "wall clock", "p1", "Another title of the same key", "irrelevant"),
+    ("q2", "wall clock", "p1", "Rustic wall clock", "irrelevant"),
     ("q3", "", "p1", "Rustic wall clock", None),
     ("q4", "bottle " * 120, "p2", "Steel bottle", None),
     ("q5", "steel", "p2", "Steel bottle", None),
@@ -64,8 +64,22 @@ def test_a_repeated_key_takes_the_first_ones_label(encoder: PromptEncoder) -> No
     rows = [row for row in table.to_pylist() if (row["query_id"], row["product_id"]) == ("q2", "p1")]
     assert len(rows) == 2
     assert rows[0] == rows[1]
-    alone, _ = _score(encoder, [ROWS[1]])
+    alone, figures = _score(encoder, [ROWS[1]])
     assert alone.to_pylist()[0] == rows[0]
+    assert figures["conflicting"] == 0
+
+
+def test_equal_ids_of_other_texts_take_nobody_elses_label(encoder: PromptEncoder) -> None:
+    """Where each market counts its own products and queries, the same two numbers name two pairs."""
+    of_markets = [
+        ("1", "red running shoes", "7", "Red running shoes for men", None),
+        ("1", "kitchen knife set", "7", "Garden hose 20 m", None),
+        ("1", "red running shoes", "7", "Red running shoes for men", None),
+    ]
+    table, figures = _score(encoder, of_markets)
+    alone = [_score(encoder, [row])[0]["p_exact"][0].as_py() for row in of_markets[:2]]
+    assert sorted(table["p_exact"].to_pylist()) == pytest.approx(sorted([alone[0], alone[0], alone[1]]))
+    assert [figures[name] for name in ("labelled", "repeated", "conflicting")] == [2, 1, 1]
 
 
 def test_equal_texts_under_different_keys_are_computed_once(encoder: PromptEncoder) -> None:
@@ -115,7 +129,7 @@ def test_known_pairs_are_not_computed(encoder: PromptEncoder) -> None:
     first = prepare_shard(_pairs(ROWS), encoder, _nothing)
     scored = score_block(first, FakeEngine(), encoder.guidelines_ids)
     for content, *shares in zip(*(scored[name].to_pylist() for name in ("content", *_SHARES)), strict=True):
-        known[content] = np.array(shares, np.float32)
+        known.setdefault(content, np.array(shares, np.float32))
 
     def lookup(digests: pa.Array) -> tuple[np.ndarray, ...]:
         found = np.array([digest in known for digest in digests.to_pylist()], bool)

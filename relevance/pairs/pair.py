@@ -59,7 +59,9 @@ def clean_pairs(pairs: pa.Table, *, max_text_bytes: int, carry: Sequence[str] = 
         _note(errors, pc.match_substring(text, "\0"), f"{name}: contains a NUL character")
         _note(errors, pc.greater(pc.binary_length(text), max_text_bytes), f"{name}: longer than {max_text_bytes} bytes")
     for name, (text, _) in {**ids, "query": columns["query"], "title": columns["title"]}.items():
-        _note(errors, pc.equal(pc.binary_length(pc.utf8_trim_whitespace(pc.fill_null(text, ""))), 0), f"{name}: blank")
+        said = pc.utf8_trim_whitespace(pc.fill_null(text, ""))
+        # Hive writes what is nothing as \N into text files: as an id it would be everybody's.
+        _note(errors, pc.is_in(said, value_set=pa.array(["", "\\N"])), f"{name}: blank")
     for name in ("query", "title"):
         has_word = pc.match_substring_regex(pc.fill_null(columns[name][0], ""), _LETTER_OR_DIGIT)
         _note(errors, pc.invert(has_word), f"{name}: no letter or digit")

@@ -19,6 +19,7 @@ def _clean(*rows: dict, **options: object) -> pa.Table:
         ({"title": None}, "title: blank"),
         ({"query_id": None}, "query_id: blank"),
         ({"product_id": ""}, "product_id: blank"),
+        ({"query_id": "\\N"}, "query_id: blank"),
         ({"query": "a\0b"}, "query: contains a NUL character"),
         ({"query": "😀 🎉"}, "query: no letter or digit"),
         ({"title": "!!!"}, "title: no letter or digit"),

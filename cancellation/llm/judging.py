@@ -10,7 +10,7 @@ from typing import Literal
 
 from cancellation.events.factors import FACTORS
 from cancellation.llm.answer import Answer, AnswerError, AnswerReader, Part
-from cancellation.llm.backend import Backend, BackendError, Enough, SamplingSettings, Usage
+from cancellation.llm.backend import Backend, BackendError, Enough, OutOfBudgetError, SamplingSettings, Usage
 from cancellation.llm.prompt import Prompt
 from cluster.settings import Settings
 
@@ -63,6 +63,7 @@ def judge(
 
     Raises:
         BackendError: If there was no answer, or one that is not of the form.
+        OutOfBudgetError: If the budget does not hold it, or not the second one.
     """
     if not settings.reflect:
         return _ask(backend, prompt, settings, on_part, enough)
@@ -70,7 +71,9 @@ def judge(
     try:
         second = _ask(backend, prompt.reflecting(first.text), settings, on_part, enough)
     except BackendError as error:
-        raise BackendError(str(error), first.usage + error.usage) from None
+        raise BackendError(str(error), first.usage + error.usage, refused=error.refused) from None
+    except OutOfBudgetError as error:
+        raise OutOfBudgetError(str(error), first.usage + error.usage) from None
     return replace(
         second,
         usage=first.usage + second.usage,

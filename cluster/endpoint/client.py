@@ -56,6 +56,11 @@ class EndpointError(RuntimeError):
         self.consumption = consumption
 
 
+def most_tokens(turns: Sequence[str]) -> int:
+    """Bound the tokens of a prompt: none is shorter than a byte."""
+    return sum(len(turn.encode()) + _TURN_TOKENS for turn in turns) + _TURN_TOKENS
+
+
 class ChatEndpoint:
     """One server. Safe to be used by several threads; more of them than `concurrency` wait here."""
 
@@ -112,8 +117,7 @@ class ChatEndpoint:
             self.purse.settle(worst.cost_usd, paid.cost_usd)
 
     def _worst(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> Consumption:
-        """Bound what a request takes: no token is shorter than a byte."""
-        prompt = sum(len(message["content"].encode()) + _TURN_TOKENS for message in messages) + _TURN_TOKENS
+        prompt = most_tokens([message["content"] for message in messages])
         return Consumption(prompt, 0, max_tokens, self.settings.cost(prompt, 0, max_tokens), estimated=True)
 
     def _request(

@@ -87,24 +87,31 @@ def _ask(backend: Backend, prompt: Prompt, settings: JudgingSettings, on_part: O
     reader, started = AnswerReader(prompt.form), time.monotonic()
     to_verdict, usage, read = 0.0, Usage(), threading.Event()
     refused: AnswerError | None = None
-    for piece in backend.stream(prompt, settings.sampling, lambda: read.is_set() or enough()):
-        if isinstance(piece, Usage):
-            usage = piece
-        elif refused is None:
-            try:
-                for part, _ in reader.feed(piece.text, piece.alternatives):
-                    if part == "verdict":
-                        to_verdict = time.monotonic() - started
-                        if settings.after_verdict == "cancel":
-                            read.set()
-                    if on_part:
-                        on_part(part, reader)
-            except AnswerError as error:
-                refused = error
-                read.set()
+    cancel = settings.after_verdict == "cancel"
+    try:
+        for piece in backend.stream(prompt, settings.sampling, lambda: read.is_set() or enough()):
+            if isinstance(piece, Usage):
+                usage = piece
+            elif refused is None:
+                try:
+                    for part, _ in reader.feed(piece.text, piece.alternatives):
+                        if part == "verdict":
+                            to_verdict = time.monotonic() - started
+                            if cancel:
+                                read.set()
+                        if on_part:
+                            on_part(part, reader)
+                except AnswerError as error:
+                    refused = error
+                    read.set()
+    except BackendError as error:
+        if refused or not (reader.complete or (cancel and read.is_set())):
+            raise
+        usage = error.usage  # whatever ended the stream, the answer had been there
     try:
         if refused:
             raise refused
-        return Judged(reader.answer(), reader.text, usage, to_verdict, time.monotonic() - started)
+        answer = reader.answer(cancelled=cancel)
+        return Judged(answer, reader.text, usage, to_verdict, time.monotonic() - started)
     except AnswerError as error:
         raise BackendError(str(error), usage) from None

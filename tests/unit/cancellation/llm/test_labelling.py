@@ -163,6 +163,30 @@ def test_a_refusal_is_not_repeated(server: ChatServer, tmp_path: Path, status: i
     assert sum(server.asked.values()) == 1
 
 
+@pytest.mark.parametrize(("behaviour", "estimated"), [("cut", True), ("ended:eos_token", False)])
+def test_a_whole_answer_counts_whatever_ended_the_stream(
+    server: ChatServer, tmp_path: Path, behaviour: str, estimated: bool
+) -> None:
+    server.behave = lambda case, number: behaviour
+    row = label_rows(_rows(1), _labeller(server), RequestLedger(str(tmp_path)), parallel=1).to_pylist()[0]
+    assert (row["error"], row["label"], row["reasoning"]) == (None, "induced", "The seller asked.")
+    assert (sum(server.asked.values()), row["cost_estimated"]) == (1, estimated)
+
+
+@pytest.mark.parametrize("behaviour", ["verdict", "cut_factors"])
+def test_half_an_answer_is_no_label(server: ChatServer, tmp_path: Path, behaviour: str) -> None:
+    server.behave = lambda case, number: behaviour
+    row = label_rows(_rows(1), _labeller(server), RequestLedger(f"{tmp_path}/a"), parallel=1).to_pylist()[0]
+    assert (row["label"], row["error"]) == (
+        None,
+        "answer: expected a closed <decision_factors>, found the text ended before it",
+    )
+    cancelling = LabellingSettings(judging=JudgingSettings(after_verdict="cancel"))
+    labeller = Labeller(_backend(server), cancelling, load_policy())
+    row = label_rows(_rows(1), labeller, RequestLedger(f"{tmp_path}/b"), parallel=1).to_pylist()[0]
+    assert (row["label"], row["label_factors"], row["error"]) == ("induced", None, None)
+
+
 def test_a_dead_server_is_no_reason_to_give_events_up(server: ChatServer, tmp_path: Path) -> None:
     server.behave = lambda case, number: "refuse:400"
     with pytest.raises(OutageError, match="look at the server, and run again"):

@@ -6,6 +6,7 @@ and one pace hold for all requests.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import threading
@@ -18,6 +19,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from cancellation.decision.policy import Policy, named_by_content
+from cancellation.events.examples import example_files
 from cancellation.events.files import EventShard, find_event_shards, passed_over, read_event_rows
 from cancellation.llm.backend import Usage
 from cancellation.llm.backends import BackendSettings, backend_identity, open_backend
@@ -32,11 +34,12 @@ from cancellation.llm.labelling import (
     label_rows,
 )
 from cancellation.llm.prompt import prompt_digest
-from cancellation.llm.retrieval import load_index
+from cancellation.llm.retrieval import RetrievalSettings, load_index
 from cluster import storage
 from cluster.commit import Output
 from cluster.endpoint.ledger import RequestLedger
 from cluster.endpoint.purse import BudgetSpentError, Purse
+from cluster.models.files import resolve_model
 from cluster.settings import Settings
 from cluster.sharded.job import (
     SHARD_STAGE,
@@ -125,8 +128,19 @@ def make_plan(run: LabellingRun, shards: Sequence[EventShard], others: Sequence[
         "labelling": labelling,
         "policy": named_by_content(run.policy, run.policy.version).version,
         "shard_bytes": run.settings.shard_bytes,
+        **_examples_identity(run.labelling.retrieval),
         **({"passed_over": list(others)} if others else {}),
     }
+
+
+def _examples_identity(retrieval: RetrievalSettings) -> dict[str, Any]:
+    """Say what the model is shown by content: files of one name may hold other examples tomorrow."""
+    if retrieval.examples is None:
+        return {}
+    contents = hashlib.sha256()
+    for url in sorted(example_files(retrieval.examples)):
+        contents.update(hashlib.sha256(storage.read_bytes(url)).digest())
+    return {"examples": contents.hexdigest()[:16], "encoder": resolve_model(retrieval.encoder).digest}
 
 
 def label_events(run: LabellingRun, *, extras: Extras | None = None) -> LabelledSet:

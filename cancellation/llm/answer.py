@@ -129,18 +129,25 @@ class AnswerReader:
                 return
             yield part, self._keep(part, closed[1])
 
-    def answer(self) -> Answer:
+    def answer(self, *, cancelled: bool = False) -> Answer:
         """Give what was read; the reasoning may be missing, verdict and factors may not.
+
+        The factors of an answer that was `cancelled` behind its verdict are not missing: nobody waited for them.
 
         Raises:
             AnswerError: If the text ended before both were closed.
         """
-        if "verdict" not in self._found:
-            raise AnswerError("answer: expected a closed <verdict>, found the text ended before it")
+        for part in self.form.parts:
+            if part not in self._found and (part == "verdict" or (part == "decision_factors" and not cancelled)):
+                raise AnswerError(f"answer: expected a closed <{part}>, found the text ended before it")
         factors = self._found.get("decision_factors", _NONE)
         codes = () if factors == _NONE else tuple(dict.fromkeys(factors.split(", ")))
         verdict = VERDICTS[WORDS.index(self._found["verdict"])]
         return Answer(verdict, self._log_probabilities, codes, self._found.get("reasoning"))
+
+    def said(self, part: Part) -> str | None:
+        """Give what stands in a part, or None before it was closed."""
+        return self._found.get(part)
 
     @property
     def complete(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Protocol
 from pydantic import Field
 
 from cancellation.llm.prompt import Prompt
+from cluster.endpoint.purse import BudgetSpentError
 from cluster.settings import Settings
 
 Enough = Callable[[], bool]
@@ -62,10 +63,21 @@ class Usage:
 class BackendError(RuntimeError):
     """A request that found no answer, or no usable one; the text names the reason, never what was asked or said."""
 
-    def __init__(self, problem: str, usage: Usage | None = None) -> None:
+    def __init__(self, problem: str, usage: Usage | None = None, *, refused: bool = False) -> None:
         super().__init__(problem)
         self.usage = usage or Usage()
         """What it may have taken at most."""
+        self.refused = refused
+        """The last request was not taken, so it surely cost nothing, and asking at once again is no use."""
+
+
+class OutOfBudgetError(BudgetSpentError):
+    """The budget does not hold the next request of an answer."""
+
+    def __init__(self, problem: str, usage: Usage | None = None) -> None:
+        super().__init__(problem)
+        self.usage = usage or Usage()
+        """What earlier requests of the same answer took."""
 
 
 class Backend(Protocol):
@@ -81,5 +93,6 @@ class Backend(Protocol):
 
         Raises:
             BackendError: If there is no answer, or it broke off.
+            OutOfBudgetError: If the budget does not hold the request; nothing was sent.
         """
         ...

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cancellation.llm.backend import BackendError, Enough, Piece, SamplingSettings, Usage
+from cancellation.llm.backend import BackendError, Enough, OutOfBudgetError, Piece, SamplingSettings, Usage
 from cancellation.llm.prompt import Prompt
-from cluster.endpoint.client import ChatEndpoint, Consumption, EndpointError
-from cluster.endpoint.purse import Purse
+from cluster.endpoint.client import NOTHING, ChatEndpoint, Consumption, EndpointError
+from cluster.endpoint.purse import BudgetSpentError, Purse
 from cluster.endpoint.settings import EndpointSettings
 
 
@@ -33,7 +33,10 @@ class EndpointBackend:
             ):
                 yield _usage(piece) if isinstance(piece, Consumption) else Piece(piece.text, piece.alternatives)
         except EndpointError as error:
-            raise BackendError(str(error), _usage(error.consumption)) from None
+            taken = error.consumption
+            raise BackendError(str(error), _usage(taken), refused=taken == NOTHING) from None
+        except BudgetSpentError as error:
+            raise OutOfBudgetError(str(error)) from None
 
 
 def _usage(taken: Consumption) -> Usage:

@@ -12,11 +12,14 @@ from cancellation.llm.backends import open_backend
 from cancellation.llm.labelling import Labeller
 from cancellation.llm.retrieval import load_index
 from cancellation.llm.run import LabellingRun
+from cluster.endpoint.client import most_tokens
 
 _SAMPLE, _TIMED = 100, 2
 _BYTES_PER_TOKEN = 3.2
 """Of prompts in English and code-like tags, measured with SmolLM2's vocabulary; other scripts have fewer, so their
 prompts cost up to three times as much with an English vocabulary."""
+_MOST_BYTES_PER_TOKEN = 8
+"""Of an answer that is shown again; more would be a word's worth, and reasoning is not made of the longest words."""
 _ANSWER_TOKENS = 90
 
 
@@ -31,7 +34,7 @@ class Estimate:
     completion_tokens: int
     cost_usd: float
     most_usd: float
-    """With every answer as long as it may be, and nothing cached."""
+    """With nothing cached, every answer as long as it may be, and none of them usable before the last try."""
 
     def lines(self) -> list[str]:
         """For people."""
@@ -66,10 +69,11 @@ def estimate_cost(run: LabellingRun) -> Estimate:
     if run.backend.kind == "endpoint":
         cost = run.backend.endpoint.cost
         usd = cost(prompt, same, answers * passes * len(events))
-        most = cost(round(total * scale), 0, longest * passes * len(events) * run.labelling.tries)
+        most = cost(_most_prompt_tokens(labeller, sample), 0, longest * passes * len(sample))
+        most *= run.labelling.tries * len(events) / len(sample)
     else:
         usd = _timed_cost(labeller, sample) * len(events)
-        most = usd * longest / answers
+        most = usd * longest / answers * run.labelling.tries
     return Estimate(len(events), prompt, same, answers * passes * len(events), usd, most)
 
 
@@ -83,6 +87,15 @@ def _prompt_bytes(labeller: Labeller, events: Sequence[Event]) -> tuple[int, int
         cached += _common_bytes(before.encode(), text.encode())
         before = text
     return total, cached
+
+
+def _most_prompt_tokens(labeller: Labeller, events: Sequence[Event]) -> int:
+    """Bound the tokens of one answer's prompts for each event, as they are booked where a server gives no figures."""
+    prompts = [labeller.prompt(event) for event in events]
+    if labeller.settings.judging.reflect:
+        answer = "x" * (_MOST_BYTES_PER_TOKEN * labeller.settings.judging.sampling.max_tokens)
+        prompts += [prompt.reflecting(answer) for prompt in prompts]
+    return sum(most_tokens([turn.text for turn in prompt.turns]) for prompt in prompts)
 
 
 def _common_bytes(one: bytes, other: bytes) -> int:

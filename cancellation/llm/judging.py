@@ -10,7 +10,7 @@ from typing import Literal
 
 from cancellation.events.factors import FACTORS
 from cancellation.llm.answer import Answer, AnswerError, AnswerReader, Part
-from cancellation.llm.backend import Backend, BackendError, Enough, SamplingSettings, Usage
+from cancellation.llm.backend import Backend, BackendError, Enough, OutOfBudgetError, SamplingSettings, Usage
 from cancellation.llm.prompt import Prompt
 from cluster.settings import Settings
 
@@ -63,6 +63,7 @@ def judge(
 
     Raises:
         BackendError: If there was no answer, or one that is not of the form.
+        OutOfBudgetError: If the budget does not hold it, or not the second one.
     """
     if not settings.reflect:
         return _ask(backend, prompt, settings, on_part, enough)
@@ -70,7 +71,9 @@ def judge(
     try:
         second = _ask(backend, prompt.reflecting(first.text), settings, on_part, enough)
     except BackendError as error:
-        raise BackendError(str(error), first.usage + error.usage) from None
+        raise BackendError(str(error), first.usage + error.usage, refused=error.refused) from None
+    except OutOfBudgetError as error:
+        raise OutOfBudgetError(str(error), first.usage + error.usage) from None
     return replace(
         second,
         usage=first.usage + second.usage,
@@ -84,24 +87,31 @@ def _ask(backend: Backend, prompt: Prompt, settings: JudgingSettings, on_part: O
     reader, started = AnswerReader(prompt.form), time.monotonic()
     to_verdict, usage, read = 0.0, Usage(), threading.Event()
     refused: AnswerError | None = None
-    for piece in backend.stream(prompt, settings.sampling, lambda: read.is_set() or enough()):
-        if isinstance(piece, Usage):
-            usage = piece
-        elif refused is None:
-            try:
-                for part, _ in reader.feed(piece.text, piece.alternatives):
-                    if part == "verdict":
-                        to_verdict = time.monotonic() - started
-                        if settings.after_verdict == "cancel":
-                            read.set()
-                    if on_part:
-                        on_part(part, reader)
-            except AnswerError as error:
-                refused = error
-                read.set()
+    cancel = settings.after_verdict == "cancel"
+    try:
+        for piece in backend.stream(prompt, settings.sampling, lambda: read.is_set() or enough()):
+            if isinstance(piece, Usage):
+                usage = piece
+            elif refused is None:
+                try:
+                    for part, _ in reader.feed(piece.text, piece.alternatives):
+                        if part == "verdict":
+                            to_verdict = time.monotonic() - started
+                            if cancel:
+                                read.set()
+                        if on_part:
+                            on_part(part, reader)
+                except AnswerError as error:
+                    refused = error
+                    read.set()
+    except BackendError as error:
+        if refused or not (reader.complete or (cancel and read.is_set())):
+            raise
+        usage = error.usage  # whatever ended the stream, the answer had been there
     try:
         if refused:
             raise refused
-        return Judged(reader.answer(), reader.text, usage, to_verdict, time.monotonic() - started)
+        answer = reader.answer(cancelled=cancel)
+        return Judged(answer, reader.text, usage, to_verdict, time.monotonic() - started)
     except AnswerError as error:
         raise BackendError(str(error), usage) from None

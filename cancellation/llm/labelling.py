@@ -22,7 +22,7 @@ from cancellation.events.event import Event
 from cancellation.events.factors import VERDICTS
 from cancellation.events.files import EventRow
 from cancellation.events.table import EVENT_SCHEMA, event_row
-from cancellation.llm.backend import Backend, BackendError, Usage
+from cancellation.llm.backend import Backend, BackendError, OutOfBudgetError, Usage
 from cancellation.llm.judging import Judged, JudgingSettings, judge
 from cancellation.llm.prompt import Prompt, PromptSettings, build_prompt
 from cancellation.llm.retrieval import ExampleIndex, RetrievalSettings
@@ -72,7 +72,7 @@ class LabellingSettings(Settings):
     retrieval: RetrievalSettings = RetrievalSettings()
 
     tries: int = Field(default=2, ge=1)
-    """How often an event is asked about whose answer broke off or was not of the form. Each may be paid."""
+    """How often a run asks about an event whose answer broke off or was not of the form. Each may be paid."""
 
     label_weight: float = Field(default=0.3, gt=0, le=1)
     """What a label counts in training beside one of people, times its own probability."""
@@ -81,7 +81,8 @@ class LabellingSettings(Settings):
     """Divides the verdict's log-probabilities: what `jobs.cancellation_calibrate model=null` found for this model."""
 
     ask_again: bool = False
-    """Ask once more about events whose request was on its way when its process died. They may have been paid."""
+    """Ask once more about events that may have been paid without an answer: their request was on its way when its
+    process died, or earlier runs' answers broke off."""
 
 
 @dataclass
@@ -142,7 +143,8 @@ class Labeller:
         """Label an event; the answer's columns of a row.
 
         Raises:
-            BackendError: If none of the tries gave a usable answer, with what they took together.
+            BackendError: If the request was refused, or none of the tries gave a usable answer; with what they took.
+            OutOfBudgetError: If the budget does not hold the next try; with what those before took.
         """
         prompt, spent = self.prompt(event), Usage()
         for left in range(self.settings.tries - 1, -1, -1):
@@ -151,8 +153,10 @@ class Labeller:
                 break
             except BackendError as error:
                 spent += error.usage
-                if not left:
-                    raise BackendError(str(error), spent) from None
+                if error.refused or not left:
+                    raise BackendError(str(error), spent, refused=error.refused) from None
+            except OutOfBudgetError as error:
+                raise OutOfBudgetError(str(error), spent + error.usage) from None
         return self._columns(judged, spent + judged.usage, prompt.form.classes)
 
     def _columns(self, judged: Judged, usage: Usage, classes: int) -> dict[str, Any]:
@@ -214,25 +218,38 @@ def label_rows(
 
 
 def _ask(event: Event, key: str, labeller: Labeller, ledger: RequestLedger, outage: Outage) -> dict[str, Any]:
+    known = ledger.records.get(key)
+    if known and known.get("error") and labeller.settings.ask_again:
+        ledger.abandon(key, paid=known)
+    before = _usage_of(ledger.paid.get(key, {}))
     try:
         if (known := ledger.begin(key)) is not None:
             return known
     except UnsureRequestError as error:
-        return {"error": f"request: {error}", **_usage_columns(Usage())}
+        return {"error": f"request: {error}", **_usage_columns(before)}
+
+    def leave(usage: Usage) -> None:
+        """Let another run ask, which then knows what was paid in vain."""
+        ledger.abandon(key, paid=_usage_columns(usage) if usage != Usage() else None)
+
     try:
         outage.refuse()
         found = labeller.label(event)
     except BackendError as error:
-        found = {"error": str(error), **_usage_columns(error.usage)}
         outage.failed()
-        if not error.usage.cost_usd and not error.usage.completion_tokens:
-            ledger.abandon(key)  # refused, so surely not paid: another run may ask
+        found = {"error": str(error), **_usage_columns(before + error.usage)}
+        if error.refused:
+            leave(before + error.usage)
             return found
+    except OutOfBudgetError as error:
+        leave(before + error.usage)
+        raise
     except RuntimeError:
-        ledger.abandon(key)  # no money left, or no server: it was not sent
+        leave(before)  # no server: it was not sent
         raise
     else:
         outage.over()
+        found |= _usage_columns(before + _usage_of(found))
     ledger.finish(key, found)
     return found
 
@@ -271,8 +288,7 @@ def count_rows(table: pa.Table) -> LabellingCounts:
     counts = LabellingCounts(read=len(table))
     columns = ("label", "given_label", "error", "cost_estimated", *_USAGE)
     for row in table.select(columns).to_pylist():
-        taken = {name: row[name] or 0 for name in _USAGE}
-        counts.usage += Usage(**taken, estimated=bool(row["cost_estimated"]))
+        counts.usage += _usage_of(row)
         if row["error"] is not None:
             counts.failed += 1
             counts.errors[row["error"]] += 1
@@ -285,6 +301,11 @@ def count_rows(table: pa.Table) -> LabellingCounts:
 
 
 _USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
+
+
+def _usage_of(record: Mapping[str, Any]) -> Usage:
+    taken = {name: record.get(name) or 0 for name in _USAGE}
+    return Usage(**taken, estimated=bool(record.get("cost_estimated")))
 
 
 def _usage_columns(usage: Usage) -> dict[str, Any]:

@@ -6,6 +6,7 @@ and one pace hold for all requests.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import threading
@@ -18,6 +19,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from cancellation.decision.policy import Policy, named_by_content
+from cancellation.events.examples import example_files
 from cancellation.events.files import EventShard, find_event_shards, passed_over, read_event_rows
 from cancellation.llm.backend import Usage
 from cancellation.llm.backends import BackendSettings, backend_identity, open_backend
@@ -32,13 +34,23 @@ from cancellation.llm.labelling import (
     label_rows,
 )
 from cancellation.llm.prompt import prompt_digest
-from cancellation.llm.retrieval import load_index
+from cancellation.llm.retrieval import RetrievalSettings, load_index
 from cluster import storage
 from cluster.commit import Output
 from cluster.endpoint.ledger import RequestLedger
 from cluster.endpoint.purse import BudgetSpentError, Purse
+from cluster.models.files import resolve_model
 from cluster.settings import Settings
-from cluster.sharded.job import SHARD_STAGE, commit_once, commit_shard, refuse_failures, require_manifests, work_off
+from cluster.sharded.job import (
+    SHARD_STAGE,
+    commit_once,
+    commit_shard,
+    commit_written,
+    refuse_failures,
+    require_manifests,
+    work_off,
+    write_shard,
+)
 from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, through_actors
 
 Extras = Callable[[LabellingCounts, float], Mapping[str, bytes]]
@@ -116,8 +128,19 @@ def make_plan(run: LabellingRun, shards: Sequence[EventShard], others: Sequence[
         "labelling": labelling,
         "policy": named_by_content(run.policy, run.policy.version).version,
         "shard_bytes": run.settings.shard_bytes,
+        **_examples_identity(run.labelling.retrieval),
         **({"passed_over": list(others)} if others else {}),
     }
+
+
+def _examples_identity(retrieval: RetrievalSettings) -> dict[str, Any]:
+    """Say what the model is shown by content: files of one name may hold other examples tomorrow."""
+    if retrieval.examples is None:
+        return {}
+    contents = hashlib.sha256()
+    for url in sorted(example_files(retrieval.examples)):
+        contents.update(hashlib.sha256(storage.read_bytes(url)).digest())
+    return {"examples": contents.hexdigest()[:16], "encoder": resolve_model(retrieval.encoder).digest}
 
 
 def label_events(run: LabellingRun, *, extras: Extras | None = None) -> LabelledSet:
@@ -136,8 +159,8 @@ def label_events(run: LabellingRun, *, extras: Extras | None = None) -> Labelled
     plan = make_plan(run, shards, others)
 
     def label() -> LabellingCounts:
-        given_up = _label_shards(run, shards)
-        manifests = run.output.manifests(SHARD_STAGE)
+        given_up, open_shards = _label_shards(run, shards)
+        manifests = open_shards | run.output.manifests(SHARD_STAGE)
         require_manifests(run.output, SHARD_STAGE, (shard.name for shard in shards), {*manifests, *given_up})
         lost = {s: failed_rows(list(read_event_rows(s)), given_up[s.name]) for s in shards if s.name in given_up}
         counts = LabellingCounts.sum(
@@ -151,7 +174,10 @@ def label_events(run: LabellingRun, *, extras: Extras | None = None) -> Labelled
             failed=counts.failed,
             max_failed_fraction=run.settings.max_failed_fraction,
             what="could not be labelled",
+            setting="run.max_failed_fraction",
         )
+        for name, manifest in open_shards.items():
+            commit_written(run.output, name, manifest)
         for shard, table in lost.items():
             _commit(run, shard.name, table)
         return counts
@@ -175,26 +201,33 @@ def spent_before(run: LabellingRun) -> float:
     folders = {file.url.rsplit("/", 2)[1] for file in storage.list_files(run.requests_url)}
     for shard in folders - committed.keys():
         ledger = RequestLedger(storage.join_url(run.requests_url, shard))
-        spent += sum(record["cost_usd"] for record in ledger.records.values())
+        spent += sum(record["cost_usd"] for record in (*ledger.records.values(), *ledger.paid.values()))
     return spent
 
 
-def _label_shards(run: LabellingRun, shards: Sequence[EventShard]) -> dict[str, str]:
+def _label_shards(
+    run: LabellingRun, shards: Sequence[EventShard]
+) -> tuple[dict[str, str], dict[str, Mapping[str, Any]]]:
+    """Label what is not committed; the shards given up, with the reason, and those left open, with their manifest."""
     done = len(run.output.manifests(SHARD_STAGE))
+    open_shards: dict[str, Mapping[str, Any]] = {}
 
     def progress(figures: Mapping[str, Any]) -> None:
         nonlocal done
         done += 1
+        if figures["open"] is not None:
+            open_shards[figures["shard"]] = figures["open"]
         cost = f"${figures['cost_usd']:.4f} in this shard"
         print(f"shard {done:,} of {len(shards):,}  {figures['read']:,} events  {cost}", file=sys.stderr, flush=True)
 
-    return work_off(
+    given_up = work_off(
         run.output,
         shards,
         lambda waiting: _run_pool(run, waiting),
         given_up=lambda figures: figures["given_up"],
         progress=progress,
     )
+    return given_up, open_shards
 
 
 def _run_pool(run: LabellingRun, shards: Sequence[EventShard]) -> Iterator[dict[str, Any]]:
@@ -234,7 +267,7 @@ class _LabellingActor:
         (row,) = batch.to_pylist()
         shard = EventShard(**json.loads(row["shard"]))
         rows = list(read_event_rows(shard))
-        figures: dict[str, Any] = {"shard": shard.name, "read": len(rows), "given_up": None, "cost_usd": 0.0}
+        figures: dict[str, Any] = {"shard": shard.name, "read": len(rows), "given_up": None, "open": None}
         if reason := self._deaths.too_many(shard.name):
             return as_report({**figures, "given_up": f"model: {reason}"})
         url = storage.join_url(self._run.requests_url, shard.name)
@@ -253,8 +286,15 @@ class _LabellingActor:
         except (BudgetSpentError, OutageError) as error:
             budget = isinstance(error, BudgetSpentError)
             return as_report({**figures, "stopped": str(error), "budget": budget})
-        _commit(self._run, shard.name, table)
-        return as_report({**figures, "cost_usd": count_rows(table).usage.cost_usd})
+        counts = count_rows(table)
+        figures["cost_usd"] = counts.usage.cost_usd
+        # A shard once committed is never asked about again. One with events that got no answer stays open until the
+        # driver has found the whole fit to publish; else a rerun takes it up, and pays for those events alone.
+        if counts.failed > sum(row.event is None for row in rows):
+            figures["open"] = write_shard(self._run.output, shard.name, table, {"counts": counts.as_dict()})
+        else:
+            _commit(self._run, shard.name, table)
+        return as_report(figures)
 
 
 class _Progress:

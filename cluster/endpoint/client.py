@@ -1,26 +1,40 @@
 """Answers from a server with OpenAI's chat interface, streamed; one policy of retries, pace and payment.
 
-Two kinds of failure are told apart. What the server refused (429, 5xx, no connection) costs nothing and is tried again
-here, later and later, with jitter. What broke off (silence, half a stream, garbage) may have been paid: it is said to
-the caller, with what it may have cost at most, and never repeated in secret.
+Two kinds of failure are told apart. What the server refused (429, most 5xx, no connection) costs nothing and is tried
+again here, later and later, with jitter. What broke off (silence, half a stream, garbage, a proxy that gave up waiting)
+may have been paid: it is said to the caller, with what it may have cost at most, and never repeated in secret.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
+import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from math import isnan
 from typing import Any
 
 import openai
 
 from cluster.endpoint.purse import Purse
 from cluster.endpoint.settings import EndpointSettings
+from cluster.endpoint.waiting import LateError, UnwantedError, event_loop, rest, wait_for
 
-_REPEATED = (408, 409, 425, 429)
+_REPEATED = (409, 425, 429)
+_MAYBE_PAID = (408, 502, 504, 524)
+"""What a proxy says when the server behind it was too slow, or hung up: that one may have answered, and charges."""
+_NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+"""Of httpx's errors those before the first byte of a request."""
+_CODE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+"""What a server's code or parameter may look like; anything else might quote the request."""
+_UNWANTED = "endpoint: nobody waits for the answer any more"
 _TURN_TOKENS = 16
 """Tokens that a chat template may put around a turn."""
 _LONGEST_WAIT = 60.0
@@ -56,17 +70,23 @@ class EndpointError(RuntimeError):
         self.consumption = consumption
 
 
+def most_tokens(turns: Sequence[str]) -> int:
+    """Bound the tokens of a prompt: none is shorter than a byte."""
+    return sum(len(turn.encode()) + _TURN_TOKENS for turn in turns) + _TURN_TOKENS
+
+
 class ChatEndpoint:
     """One server. Safe to be used by several threads; more of them than `concurrency` wait here."""
 
     def __init__(self, settings: EndpointSettings, purse: Purse) -> None:
         self.settings, self.purse = settings, purse
-        self._client = openai.OpenAI(
+        self._client = openai.AsyncOpenAI(
             base_url=settings.base_url,
             api_key=os.environ.get(settings.key_variable) or "none",
             timeout=settings.timeout_seconds,
             max_retries=0,  # it would repeat what timed out, which may have been paid
         )
+        weakref.finalize(self, _close, self._client).atexit = False
         self._under_way = threading.Semaphore(settings.concurrency)
         self._pace = _Pace(settings.requests_per_minute)
 
@@ -88,7 +108,7 @@ class ChatEndpoint:
             temperature: Of the draw.
             seed: Of the draw, for servers that keep to it.
             regex: What the answer must match, where the server can be told.
-            enough: Asked behind every piece; true closes the connection.
+            enough: Asked behind every piece, and now and then while none comes; true closes the connection.
 
         Raises:
             BudgetSpentError: If the budget does not hold the request; nothing was sent.
@@ -99,9 +119,10 @@ class ChatEndpoint:
         paid = NOTHING
         try:
             with self._under_way:
-                stream = self._open(self._request(messages, max_tokens, temperature, seed, regex), worst)
+                request = self._request(messages, max_tokens, temperature, seed, regex)
+                stream, deadline = self._open(request, worst, enough)
                 paid = worst
-                for piece in self._read(stream, worst, enough):
+                for piece in self._read(stream, deadline, worst, enough):
                     if isinstance(piece, Consumption):
                         paid = piece
                     yield piece
@@ -112,8 +133,7 @@ class ChatEndpoint:
             self.purse.settle(worst.cost_usd, paid.cost_usd)
 
     def _worst(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> Consumption:
-        """Bound what a request takes: no token is shorter than a byte."""
-        prompt = sum(len(message["content"].encode()) + _TURN_TOKENS for message in messages) + _TURN_TOKENS
+        prompt = most_tokens([message["content"] for message in messages])
         return Consumption(prompt, 0, max_tokens, self.settings.cost(prompt, 0, max_tokens), estimated=True)
 
     def _request(
@@ -122,7 +142,7 @@ class ChatEndpoint:
         request: dict[str, Any] = {
             "model": self.settings.model,
             "messages": list(messages),
-            "max_tokens": max_tokens,
+            self.settings.max_tokens_name: max_tokens,
             "temperature": temperature,
             "seed": seed,
             "stream": True,
@@ -134,62 +154,87 @@ class ChatEndpoint:
             request["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
             if regex:
                 request["extra_body"] = {"structured_outputs": {"regex": regex}}
-        return request
+        return {name: value for name, value in request.items() if name not in self.settings.left_out}
 
-    def _open(self, request: dict[str, Any], worst: Consumption) -> openai.Stream:
-        """Send a request until the server takes it."""
+    def _open(
+        self, request: dict[str, Any], worst: Consumption, enough: Callable[[], bool]
+    ) -> tuple[openai.AsyncStream, float]:
+        """Send a request until the server takes it; the stream, and by when it has to end."""
         for left in range(self.settings.max_tries - 1, -1, -1):
-            self._pace.wait()
             try:
-                return self._client.chat.completions.create(**request)
+                self._pace.wait(enough)
+            except UnwantedError:
+                raise EndpointError(_UNWANTED) from None
+            deadline = time.monotonic() + self.settings.deadline_seconds
+            try:
+                sending = self._client.chat.completions.create(**request)
+                return wait_for(sending, deadline=deadline, enough=enough), deadline
+            except (LateError, UnwantedError) as error:
+                raise self._given_up(error, worst) from None
             except openai.APIStatusError as error:
-                if not left or not (error.status_code in _REPEATED or error.status_code >= 500):
-                    raise EndpointError(f"endpoint: refused with status {error.status_code}") from None
                 wait = _retry_after(error)
-            except openai.APITimeoutError:
-                raise EndpointError(f"endpoint: silent for {self.settings.timeout_seconds:g} s", worst) from None
-            except openai.APIConnectionError as error:
-                if type(error.__cause__).__name__ != "ConnectError":
-                    raise EndpointError("endpoint: hung up without an answer", worst) from None
+                if error.status_code in _MAYBE_PAID:
+                    raise EndpointError(f"endpoint: gave up with status {error.status_code}", worst) from None
+                if not left or not (error.status_code in _REPEATED or error.status_code >= 500):
+                    raise EndpointError(f"endpoint: refused with status {error.status_code}{_code(error)}") from None
+            except openai.APIConnectionError as error:  # a timeout is one of them
+                if type(error.__cause__).__name__ not in _NOT_SENT:
+                    silence = f"silent for {self.settings.timeout_seconds:g} s"
+                    problem = silence if isinstance(error, openai.APITimeoutError) else "hung up without an answer"
+                    raise EndpointError(f"endpoint: {problem}", worst) from None
                 if not left:
                     raise EndpointError("endpoint: no connection") from None
-                wait = None
+                wait = 0.0
             number = self.settings.max_tries - 1 - left
-            time.sleep(random.uniform(0, min(self.settings.backoff_seconds * 2**number, _LONGEST_WAIT)) + (wait or 0))
+            wait += random.uniform(0, min(self.settings.backoff_seconds * 2**number, _LONGEST_WAIT))
+            try:
+                rest(wait, enough)
+            except UnwantedError:
+                raise EndpointError(_UNWANTED) from None
         raise AssertionError("unreachable: the last try returns or raises")
 
+    def _given_up(self, error: LateError | UnwantedError, worst: Consumption) -> EndpointError:
+        late = f"endpoint: no end within {self.settings.deadline_seconds:g} s"
+        return EndpointError(late if isinstance(error, LateError) else _UNWANTED, worst)
+
     def _read(
-        self, stream: openai.Stream, worst: Consumption, enough: Callable[[], bool]
+        self, stream: openai.AsyncStream, deadline: float, worst: Consumption, enough: Callable[[], bool]
     ) -> Iterator[Delta | Consumption]:
-        deadline = time.monotonic() + self.settings.deadline_seconds
-        finished, usage = None, None
+        finished, usage, characters = None, None, _Characters()
         try:
-            for chunk in stream:
+            while not enough():
+                try:
+                    chunk = wait_for(stream.__anext__(), deadline=deadline, enough=enough)
+                except UnwantedError:
+                    break
+                except StopAsyncIteration:
+                    if finished not in ("stop", "length"):
+                        reason = f"ended with {finished}" if finished else "broke off"
+                        raise EndpointError(f"endpoint: the answer {reason}", self._taken(usage, worst)) from None
+                    break
                 usage = getattr(chunk, "usage", None) or usage
                 for choice in chunk.choices or ():
-                    yield from _deltas(choice)
+                    for delta in _deltas(choice):
+                        yield Delta(characters.whole(delta.text), delta.alternatives)
                     finished = choice.finish_reason or finished
-                if enough():
-                    break
-                if time.monotonic() > deadline:
-                    raise EndpointError(f"endpoint: no end within {self.settings.deadline_seconds:g} s", worst)
-            else:
-                if finished not in ("stop", "length"):
-                    reason = f"ended with {finished}" if finished else "broke off"
-                    raise EndpointError(f"endpoint: the answer {reason}", self._taken(usage, worst))
+        except LateError as error:
+            raise self._given_up(error, worst) from None
         except (EndpointError, GeneratorExit):
             raise
         except Exception as error:  # whatever garbage does to a parser: this request failed, with a place to say so
             raise EndpointError(f"endpoint: the answer broke off ({type(error).__name__})", worst) from None
         finally:
-            stream.close()
+            # Nobody waits for it: a connection that does not close is closed at its own time.
+            asyncio.run_coroutine_threadsafe(stream.close(), event_loop())
         yield self._taken(usage, worst)
 
     def _taken(self, usage: Any, worst: Consumption) -> Consumption:
-        if usage is None:
+        """Price the server's own figures; without them, or with a part, the upper bound."""
+        prompt, completion = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+        if not isinstance(prompt, int) or not isinstance(completion, int):
             return worst
-        cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None) or 0
-        tokens = (usage.prompt_tokens, cached, usage.completion_tokens)
+        cached = getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None)
+        tokens = (prompt, min(cached, prompt) if isinstance(cached, int) else 0, completion)
         return Consumption(*tokens, self.settings.cost(*tokens))
 
 
@@ -200,21 +245,55 @@ class _Pace:
         self._gap = 60.0 / per_minute if per_minute else 0.0
         self._next, self._lock = 0.0, threading.Lock()
 
-    def wait(self) -> None:
-        if not self._gap:
-            return
+    def wait(self, enough: Callable[[], bool]) -> None:
+        """Wait for one's turn.
+
+        Raises:
+            UnwantedError: If `enough` says that nobody waits for the answer.
+        """
         with self._lock:
             start = max(self._next, time.monotonic())
             self._next = start + self._gap
-        time.sleep(max(start - time.monotonic(), 0.0))
+        rest(start - time.monotonic(), enough)
 
 
-def _retry_after(error: openai.APIStatusError) -> float | None:
-    """Seconds that the server asks for, a minute at most."""
+class _Characters:
+    """Joins characters whose halves (surrogates) came in two pieces, as some servers cut emoji."""
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def whole(self, text: str) -> str:
+        """Give a piece's text with the half that came before; a half at its end waits for the next piece."""
+        text = self._half + text
+        self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        text = text.removesuffix(self._half)
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _close(client: openai.AsyncOpenAI) -> None:
+    asyncio.run_coroutine_threadsafe(client.close(), event_loop())
+
+
+def _retry_after(error: openai.APIStatusError) -> float:
+    """Seconds that the server asks for, given as such or as a date; a minute at most, 0 where it says nothing."""
+    said = error.response.headers.get("retry-after", "")
     try:
-        return min(max(float(error.response.headers.get("retry-after", "")), 0.0), _LONGEST_WAIT)
+        seconds = float(said)
     except ValueError:
-        return None
+        try:
+            at = parsedate_to_datetime(said)
+        except ValueError:
+            return 0.0
+        seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return 0.0 if isnan(seconds) else min(max(seconds, 0.0), _LONGEST_WAIT)
+
+
+def _code(error: openai.APIStatusError) -> str:
+    """What the server says is wrong, where it says it in a code and a parameter; never its message."""
+    said = [str(one) for one in (error.code, error.param) if one not in (None, error.status_code)]
+    named = [one for one in said if _CODE.fullmatch(one) and one != str(error.status_code)]
+    return f" ({', '.join(named)})" if named else ""
 
 
 def _deltas(choice: Any) -> Iterator[Delta]:
@@ -232,4 +311,6 @@ def _deltas(choice: Any) -> Iterator[Delta]:
 
 def _alternatives(token: Any) -> dict[bytes, float]:
     listed = [*(token.top_logprobs or ()), token]
-    return {bytes(one.bytes) if one.bytes else one.token.encode(): one.logprob for one in listed}
+    return {
+        bytes(one.bytes) if one.bytes else one.token.encode("utf-8", "surrogatepass"): one.logprob for one in listed
+    }

@@ -2,7 +2,7 @@
 
 Two small files for each request: one before it is sent, one with its answer. A request that has the first and not the
 second was on its way when its process died. Nobody can know whether it was paid, so it is not sent again unless that
-is asked for.
+is asked for. A third file, where there is one, says what was paid in vain for a request that may be sent again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from cluster import storage
 
-_BEGUN, _DONE = ".begun", ".json"
+_BEGUN, _DONE, _PAID = ".begun", ".json", ".paid"
 
 
 class UnsureRequestError(RuntimeError):
@@ -32,12 +32,10 @@ class RequestLedger:
             ask_again: Send requests again of which nobody knows whether they were answered.
         """
         self._url, self._ask_again, self._mark = url, ask_again, uuid.uuid4().hex.encode()
-        files = storage.list_files(url, suffix=_DONE)
-        contents = storage.read_ranges([file.url for file in files], [0] * len(files), [f.size_bytes for f in files])
-        self.records: dict[str, dict[str, Any]] = {
-            _key(file.url): json.loads(content) for file, content in zip(files, contents, strict=True)
-        }
+        self.records = _read(url, _DONE)
         """Finished requests, by key."""
+        self.paid = {key: record for key, record in _read(url, _PAID).items() if key not in self.records}
+        """What was paid in vain so far for requests that are not finished, by key."""
         self._begun = {_key(file.url) for file in storage.list_files(url, suffix=_BEGUN)}
 
     @property
@@ -61,14 +59,32 @@ class RequestLedger:
         return None
 
     def finish(self, key: str, record: Mapping[str, Any]) -> None:
-        """Write the answer down."""
-        content = json.dumps(record).encode()
-        storage.write_bytes(storage.join_url(self._url, key + _DONE), content)
+        """Write the answer down, with all that was paid for it."""
+        self._write(key + _DONE, record)
         self.records[key] = dict(record)
+        self.paid.pop(key, None)
 
-    def abandon(self, key: str) -> None:
-        """Note that a request was not sent after all, or surely not paid."""
+    def abandon(self, key: str, *, paid: Mapping[str, Any] | None = None) -> None:
+        """Note that a request was not sent after all, or surely not paid, so that another process may send it.
+
+        `paid` is what was paid in vain until then. It is written down first: a process that dies in between leaves
+        the request finished, or unsure, never free.
+        """
+        if paid is not None:
+            self._write(key + _PAID, paid)
+            self.paid[key] = dict(paid)
         storage.remove(storage.join_url(self._url, key + _BEGUN))
+        if self.records.pop(key, None) is not None:
+            storage.remove(storage.join_url(self._url, key + _DONE))
+
+    def _write(self, name: str, record: Mapping[str, Any]) -> None:
+        storage.write_bytes(storage.join_url(self._url, name), json.dumps(record).encode())
+
+
+def _read(url: str, suffix: str) -> dict[str, dict[str, Any]]:
+    files = storage.list_files(url, suffix=suffix)
+    contents = storage.read_ranges([file.url for file in files], [0] * len(files), [f.size_bytes for f in files])
+    return {_key(file.url): json.loads(content) for file, content in zip(files, contents, strict=True)}
 
 
 def _key(url: str) -> str:

@@ -24,11 +24,18 @@ class EndpointSettings(Settings):
     structured: Literal["vllm", "none"] = "vllm"
     """How the form of answers is demanded: `vllm` sends it as structured_outputs, `none` trusts the model."""
 
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls the longest answer; newer hosted models refuse the older name."""
+
+    left_out: tuple[Literal["temperature", "seed", "stream_options"], ...] = ()
+    """Parameters that the server refuses. Without `stream_options` it may give no figures of what an answer took: costs
+    are upper bounds then."""
+
     timeout_seconds: float = Field(default=60.0, gt=0)
     """Longest silence, before the first byte and between any two."""
 
     deadline_seconds: float = Field(default=300.0, gt=0)
-    """Longest time from asking to the end of an answer."""
+    """Longest time from sending a request to the end of its answer, whatever comes in between."""
 
     max_tries: int = Field(default=6, ge=1)
     """How often a request is sent that the server refuses."""

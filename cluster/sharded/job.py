@@ -138,10 +138,23 @@ def work_off(
 
 def commit_shard(output: Output, name: str, table: pa.Table, figures: Mapping[str, Any]) -> None:
     """Write a shard's rows and create its manifest; where another attempt's is there, that one stands."""
+    commit_written(output, name, write_shard(output, name, table, figures))
+
+
+def write_shard(output: Output, name: str, table: pa.Table, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a shard's rows without a manifest: nobody reads them yet, and a rerun does the shard again.
+
+    Returns:
+        The manifest, for `commit_written`.
+    """
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd")
-    data = output.write_data(f"shard-{name}", buffer.getvalue())
-    created = output.commit_unit(SHARD_STAGE, name, {**figures, "data": data})
+    return {**figures, "data": output.write_data(f"shard-{name}", buffer.getvalue())}
+
+
+def commit_written(output: Output, name: str, manifest: Mapping[str, Any]) -> None:
+    """Create the manifest of a shard that `write_shard` wrote; where another attempt's is there, that one stands."""
+    created = output.commit_unit(SHARD_STAGE, name, manifest)
     # The one line of a unit in the log: what went before it is as many lines again, and says no more.
     logger.info("shard %s of %s: %s", name, output.url, "committed" if created else "was there already")
 
@@ -161,7 +174,14 @@ def require_manifests(output: Output, stage: str, units: Iterable[str], seen: It
 
 
 def refuse_failures(
-    url: str, errors: Mapping[str, int], num_rows: int, *, failed: int, max_failed_fraction: float, what: str
+    url: str,
+    errors: Mapping[str, int],
+    num_rows: int,
+    *,
+    failed: int,
+    max_failed_fraction: float,
+    what: str,
+    setting: str = "scoring.max_failed_fraction",
 ) -> None:
     """Stop, with the most frequent reasons, before an output with too many failed rows is published.
 
@@ -172,6 +192,7 @@ def refuse_failures(
         failed: Those that count as failed.
         max_failed_fraction: The largest share of these that is fine.
         what: What is so of the failed rows, as a verb phrase.
+        setting: What the share is called on the command line.
 
     Raises:
         ValueError: If the share is larger.
@@ -182,5 +203,5 @@ def refuse_failures(
         reasons = "; ".join(f"{reason} ({count:,})" for reason, count in frequent)
         raise ValueError(
             f"{url}: {fraction:.2%} of {num_rows:,} rows {what}, at most {max_failed_fraction:.2%} may "
-            f"(scoring.max_failed_fraction); nothing was published. Most frequent: {reasons}"
+            f"({setting}); nothing was published. Most frequent: {reasons}"
         )

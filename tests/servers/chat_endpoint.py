@@ -25,6 +25,13 @@ ANSWER = (
 )
 ALTERNATIVES = {"ind": 0.8, "not": 0.15, "un": 0.05}
 PROMPT_TOKENS, CACHED_TOKENS = 500, 400
+_TOKENS = {
+    "off": ("I ", "would ", "say ", "so."),
+    "reasoning_first": ("<reasoning>", ANSWER[6], "</reasoning>\n", *ANSWER[:5], "</decision_factors>"),
+    "verdict": ANSWER[:4],
+    "cut_factors": (*ANSWER[:4], "chat.asked_to_cancel, chat.out_of"),
+    "halves": (*ANSWER[:6], "The seller \ud83d", "\ude00 asked.", ANSWER[-1]),
+}
 
 
 _CASES: dict[str, Callable[[int], str]] = {
@@ -48,8 +55,10 @@ class ChatServer:
     """Answers every chat alike, unless `behave` names another behaviour for a case and the number of the try.
 
     A case is what `case-<number>` says in the last message. Behaviours: answer, refuse:<status>, half, garbage, html,
-    silence, hang_up, plain (no distribution, no usage), off (text that is no verdict), slow:<seconds per token>. Half
-    an answer may say its length in tokens: half:5.
+    silence, comments (server-sent ones, without end), hang_up, plain (no distribution, no usage), off (text that is no
+    verdict), slow:<seconds per token>, cut (the whole answer, then the connection breaks), ended:<finish reason>,
+    null_usage, halves (an emoji in two pieces), reasoning_first, verdict
+    (nothing behind it), cut_factors (an end within them). Half an answer may say its length in tokens: half:5.
     """
 
     def __init__(self, behave: Callable[[str, int], str] | None = None, *, seconds_per_token: float = 0.0) -> None:
@@ -60,6 +69,8 @@ class ChatServer:
         """Whole answers by case: what a real server would have charged for."""
         self.bodies: list[dict[str, Any]] = []
         self.most_at_once = 0
+        self.retry_after, self.error = "0.01", {"message": "no"}
+        """What refusals say: 429 when to come again, all of them why."""
         self.closing = threading.Event()
         self._at_once, self._lock, self._pause = 0, threading.Lock(), seconds_per_token
         server = self
@@ -111,14 +122,19 @@ class ChatServer:
             self.closing.wait(30)
         elif kind == "hang_up":
             http.close_connection = True
+        elif kind == "comments":
+            self._begin(http)
+            while not self.closing.wait(0.05):
+                http.wfile.write(b": still thinking\n\n")
+                http.wfile.flush()
         else:
-            self._stream(http, case, kind, float(status) if status else None)
+            self._stream(http, case, kind, status)
 
     def _refuse(self, http: BaseHTTPRequestHandler, status: int) -> None:
-        content = b'{"error": {"message": "no"}}'
+        content = json.dumps({"error": self.error}).encode()
         http.send_response(status)
         if status == 429:
-            http.send_header("Retry-After", "0.01")
+            http.send_header("Retry-After", self.retry_after)
         http.send_header("Content-Length", str(len(content)))
         http.end_headers()
         http.wfile.write(content)
@@ -130,26 +146,30 @@ class ChatServer:
         http.end_headers()
         http.wfile.write(content)
 
-    def _stream(self, http: BaseHTTPRequestHandler, case: str, kind: str, amount: float | None) -> None:
-        pause = amount if kind == "slow" and amount is not None else self._pause
+    def _begin(self, http: BaseHTTPRequestHandler) -> None:
         http.send_response(200)
         http.send_header("Content-Type", "text/event-stream")
         http.send_header("Connection", "close")
         http.end_headers()
         http.close_connection = True
-        tokens = ("I ", "would ", "say ", "so.") if kind == "off" else ANSWER
+
+    def _stream(self, http: BaseHTTPRequestHandler, case: str, kind: str, amount: str) -> None:
+        pause = float(amount) if kind == "slow" else self._pause
+        self._begin(http)
+        tokens = _TOKENS.get(kind, ANSWER)
         for number, token in enumerate(tokens):
-            if kind == "half" and number == (amount or 3):
+            if kind == "half" and number == int(amount or 3):
                 return
             if number == 3 and kind == "garbage":
                 self._event(http, "{not json")
                 return
             time.sleep(pause)
             self._event(http, json.dumps(_chunk(token, plain=kind == "plain")))
-        if kind == "plain":
-            self._event(http, json.dumps(_end()))
-        else:
-            self._event(http, json.dumps({**_end(), "usage": _usage(len(tokens))}))
+        if kind == "cut":
+            return
+        end = _end(amount if kind == "ended" else "stop")
+        usage = {**_usage(len(tokens)), **({"completion_tokens": None} if kind == "null_usage" else {})}
+        self._event(http, json.dumps(end if kind == "plain" else {**end, "usage": usage}))
         with self._lock:
             self.answered[case] += 1
         self._event(http, "[DONE]")
@@ -164,14 +184,15 @@ def _chunk(token: str, *, plain: bool) -> dict[str, Any]:
     if not plain:
         shares: Mapping[str, float] = ALTERNATIVES if token == "ind" else {token: 1.0}
         listed: Sequence[dict[str, Any]] = [
-            {"token": one, "bytes": list(one.encode()), "logprob": math.log(share)} for one, share in shares.items()
+            {"token": one, "bytes": list(one.encode("utf-8", "replace")), "logprob": math.log(share)}
+            for one, share in shares.items()
         ]
         choice["logprobs"] = {"content": [{**listed[0], "top_logprobs": listed}]}
     return {**_base(), "choices": [choice]}
 
 
-def _end() -> dict[str, Any]:
-    return {**_base(), "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+def _end(reason: str) -> dict[str, Any]:
+    return {**_base(), "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
 
 
 def _usage(num_tokens: int) -> dict[str, Any]:

@@ -135,14 +135,14 @@ class Explainer:
         said: dict[str, Any] = {}
 
         def note(part: Part, reader: AnswerReader) -> None:
-            answer = reader.answer()
             if part == "verdict":
+                answer = reader.answer(cancelled=True)  # so far
                 shares = verdict_probabilities(answer.logits, temperature=1.0, classes=classes)
                 said.update(verdict=answer.verdict, score=shares["induced"])
                 verdict = {"verdict": answer.verdict, "probabilities": shares, "model_version": self._backend.version}
                 asked.give((part, {"event_id": asked.event.event_id, **verdict}))
             else:
-                value = list(answer.factors) if part == "decision_factors" else answer.reasoning
+                value = list(reader.answer().factors) if part == "decision_factors" else reader.said(part)
                 said[part] = value
                 asked.give((part, {part: value}))
 

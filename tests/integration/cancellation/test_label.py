@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cancellation.events.examples import example_files, read_examples
+from cancellation.events.files import find_event_shards
+from cancellation.llm.run import REQUESTS
+from cluster.endpoint.ledger import RequestLedger
 from cluster.settings import load_settings
 from jobs.cancellation_label import LabelJob, main
 from tests.builders.cancellation_events import sample_event
@@ -188,3 +191,28 @@ def test_a_model_in_this_process_labels_and_says_before_what_it_will_cost(
     assert not any(row["error"] for row in rows)
     assert all(row["cost_usd"] > 0 and row["reasoning"] for row in rows)
     assert rows[1]["cached_tokens"] > 0.5 * rows[1]["prompt_tokens"]
+
+
+@pytest.mark.parametrize(("status", "of"), [(401, 1), (429, 3)])
+def test_when_the_server_is_well_again_a_rerun_asks_about_the_failed_events_alone(
+    tmp_path: Path, server: ChatServer, status: int, of: int
+) -> None:
+    server.behave = lambda case, number: f"refuse:{status}" if int(case[5:]) % of == 0 else "answer"
+    arguments = _arguments(_write_events(tmp_path, 6), tmp_path, server, **{"run.shard_bytes": 12_000})
+    with pytest.raises(ValueError, match=r"could not be labelled.*run\.max_failed_fraction"):
+        main(load_settings(LabelJob, arguments))
+    server.behave = lambda case, number: "answer"
+    main(load_settings(LabelJob, arguments))
+    assert [row["error"] for row in _rows(tmp_path)] == [None] * 6
+    assert set(server.answered.values()) == {1}
+
+
+def test_after_a_crash_ask_again_asks_about_what_was_under_way(tmp_path: Path, server: ChatServer) -> None:
+    path = _write_events(tmp_path, 4)
+    (shard,) = find_event_shards(str(path), shard_bytes=30_000)
+    RequestLedger(f"{tmp_path}/labels/_staging/{REQUESTS}/{shard.name}").begin("000001")  # and the process dies
+    with pytest.raises(ValueError, match="may have been paid: ask_again=true asks once more"):
+        main(load_settings(LabelJob, _arguments(path, tmp_path, server)))
+    main(load_settings(LabelJob, _arguments(path, tmp_path, server, **{"labelling.ask_again": "true"})))
+    assert [row["error"] for row in _rows(tmp_path)] == [None] * 4
+    assert set(server.asked.values()) == {1}

@@ -15,7 +15,9 @@ import pytest
 
 from cancellation.decision.policy import load_policy
 from cancellation.events.files import EventRow, read_event_line
+from cancellation.llm.backend import BackendError, SamplingSettings
 from cancellation.llm.endpoint_backend import EndpointBackend
+from cancellation.llm.judging import JudgingSettings
 from cancellation.llm.labelling import (
     Labeller,
     LabellingCounts,
@@ -51,10 +53,13 @@ def _rows(count: int) -> list[EventRow]:
 
 
 def _labeller(server: ChatServer, purse: Purse | None = None, **changes: Any) -> Labeller:
+    return Labeller(_backend(server, purse, **changes), LabellingSettings(), load_policy())
+
+
+def _backend(server: ChatServer, purse: Purse | None = None, **changes: Any) -> EndpointBackend:
     prices = {"input_usd": 1, "cached_input_usd": 0.5, "output_usd": 10}
     given = {"timeout_seconds": 60, "backoff_seconds": 0.01, "max_tries": 3, "concurrency": 4, **prices, **changes}
-    backend = EndpointBackend(EndpointSettings(base_url=server.url, **given), purse or Purse(None))
-    return Labeller(backend, LabellingSettings(), load_policy())
+    return EndpointBackend(EndpointSettings(base_url=server.url, **given), purse or Purse(None))
 
 
 def test_every_row_ends_labelled_or_with_its_error(server: ChatServer, tmp_path: Path) -> None:
@@ -85,7 +90,7 @@ def test_every_row_ends_labelled_or_with_its_error(server: ChatServer, tmp_path:
     again = label_rows(rows, labeller, RequestLedger(str(tmp_path)), parallel=4)
     assert again.select(["label", "place"]).equals(table.select(["label", "place"]))
     assert {case: server.asked[case] - asked[case] for case in asked if server.asked[case] != asked[case]} == {
-        "case-8": 2  # refused, so never paid: it may be asked again
+        "case-8": 1  # refused, so never paid: it may be asked again
     }
 
 
@@ -102,6 +107,84 @@ def test_the_budget_stops_and_a_larger_one_goes_on(server: ChatServer, tmp_path:
     table = label_rows(_rows(30), _labeller(server, Purse(1.0, spent_usd=paid)), ledger, parallel=4)
     assert not any(table["error"].to_pylist())
     assert set(server.answered.values()) == {1}
+
+
+def _worst_usd(server: ChatServer) -> float:
+    """Upper bound of a request about an event, as it is booked when nothing is known of what it took."""
+    with pytest.raises(BackendError) as caught:
+        list(_backend(server).stream(_labeller(server).prompt(_rows(1)[0].event), SamplingSettings(), lambda: False))
+    server.asked.clear()
+    return caught.value.usage.cost_usd
+
+
+def _submit(server: ChatServer, folder: Path, budget: float, settings: LabellingSettings) -> Any:
+    """One run of the job over one event: the purse begins with what the ledger knows to be paid."""
+    ledger = RequestLedger(str(folder), ask_again=settings.ask_again)
+    paid = sum(record["cost_usd"] for record in (*ledger.records.values(), *ledger.paid.values()))
+    labeller = Labeller(_backend(server, Purse(budget, spent_usd=paid)), settings, load_policy())
+    return label_rows(_rows(1), labeller, ledger, parallel=1).to_pylist()[0]
+
+
+@pytest.mark.parametrize("reflect", [False, True])
+def test_what_was_paid_before_the_budget_ran_out_is_remembered(
+    server: ChatServer, tmp_path: Path, reflect: bool
+) -> None:
+    server.behave = lambda case, number: "half"
+    worst_usd = _worst_usd(server)
+    first_usd = ANSWER_USD if reflect else worst_usd
+    server.behave = lambda case, number: "answer" if reflect or number else "half"
+    settings = LabellingSettings(judging=JudgingSettings(reflect=reflect))
+    budget = worst_usd + ANSWER_USD / 2  # the second request does not fit any more
+    for _ in range(3):
+        with pytest.raises(BudgetSpentError):
+            _submit(server, tmp_path, budget, settings)
+    assert sum(server.asked.values()) == 1
+    row = _submit(server, tmp_path, 1.0, settings)
+    assert row["error"] is None
+    assert row["cost_usd"] == pytest.approx(first_usd + (2 if reflect else 1) * ANSWER_USD)
+
+
+def test_an_answer_that_broke_off_is_asked_for_again_on_request(server: ChatServer, tmp_path: Path) -> None:
+    server.behave = lambda case, number: "half" if number < 2 else "answer"
+    paid = _submit(server, tmp_path, 1.0, LabellingSettings())["cost_usd"]
+    again = _submit(server, tmp_path, 1.0, LabellingSettings())
+    assert again["error"].startswith("endpoint: the answer broke off")
+    assert (again["cost_usd"], sum(server.asked.values())) == (paid, 2)
+    row = _submit(server, tmp_path, 1.0, LabellingSettings(ask_again=True))
+    assert row["error"] is None
+    assert row["cost_usd"] == pytest.approx(paid + ANSWER_USD)
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_refusal_is_not_repeated(server: ChatServer, tmp_path: Path, status: int) -> None:
+    server.behave = lambda case, number: f"refuse:{status}"
+    row = label_rows(_rows(1), _labeller(server), RequestLedger(str(tmp_path)), parallel=1).to_pylist()[0]
+    assert (row["error"], row["cost_usd"]) == (f"endpoint: refused with status {status}", 0)
+    assert sum(server.asked.values()) == 1
+
+
+@pytest.mark.parametrize(("behaviour", "estimated"), [("cut", True), ("ended:eos_token", False)])
+def test_a_whole_answer_counts_whatever_ended_the_stream(
+    server: ChatServer, tmp_path: Path, behaviour: str, estimated: bool
+) -> None:
+    server.behave = lambda case, number: behaviour
+    row = label_rows(_rows(1), _labeller(server), RequestLedger(str(tmp_path)), parallel=1).to_pylist()[0]
+    assert (row["error"], row["label"], row["reasoning"]) == (None, "induced", "The seller asked.")
+    assert (sum(server.asked.values()), row["cost_estimated"]) == (1, estimated)
+
+
+@pytest.mark.parametrize("behaviour", ["verdict", "cut_factors"])
+def test_half_an_answer_is_no_label(server: ChatServer, tmp_path: Path, behaviour: str) -> None:
+    server.behave = lambda case, number: behaviour
+    row = label_rows(_rows(1), _labeller(server), RequestLedger(f"{tmp_path}/a"), parallel=1).to_pylist()[0]
+    assert (row["label"], row["error"]) == (
+        None,
+        "answer: expected a closed <decision_factors>, found the text ended before it",
+    )
+    cancelling = LabellingSettings(judging=JudgingSettings(after_verdict="cancel"))
+    labeller = Labeller(_backend(server), cancelling, load_policy())
+    row = label_rows(_rows(1), labeller, RequestLedger(f"{tmp_path}/b"), parallel=1).to_pylist()[0]
+    assert (row["label"], row["label_factors"], row["error"]) == ("induced", None, None)
 
 
 def test_a_dead_server_is_no_reason_to_give_events_up(server: ChatServer, tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from email.utils import formatdate
 
 import pytest
 
-from cluster.endpoint.client import ChatEndpoint, Consumption, EndpointError
+from cluster.endpoint.client import NOTHING, ChatEndpoint, Consumption, EndpointError
 from cluster.endpoint.purse import BudgetSpentError, Purse
 from cluster.endpoint.settings import EndpointSettings
 from tests.servers.chat_endpoint import ANSWER, ChatServer
@@ -64,6 +67,11 @@ def test_what_the_server_refused_is_tried_again_and_costs_nothing(server: ChatSe
         ("html", "the answer broke off", 1, True),
         ("hang_up", "hung up without an answer", 1, True),
         ("silence", "silent for 1 s", 1, True),
+        ("refuse:408", "gave up with status 408", 1, True),
+        ("refuse:502", "gave up with status 502", 1, True),
+        ("refuse:504", "gave up with status 504", 1, True),
+        ("ended:content_filter", "the answer ended with content_filter", 1, False),
+        ("cut", "the answer broke off", 1, True),
     ],
 )
 def test_what_may_have_been_paid_is_said_and_not_repeated(
@@ -75,7 +83,7 @@ def test_what_may_have_been_paid_is_said_and_not_repeated(
         _ask(endpoint)
     assert server.asked["case-1"] == asked
     assert caught.value.consumption.estimated is paid
-    assert (endpoint.purse.spent_usd > 0) is paid
+    assert (endpoint.purse.spent_usd > 0) is (paid or behaviour.startswith("ended"))
     assert endpoint.purse.spent_usd == pytest.approx(caught.value.consumption.cost_usd)
 
 
@@ -84,6 +92,94 @@ def test_no_server_is_said() -> None:
     gone.stop()
     with pytest.raises(EndpointError, match="no connection"):
         _ask(_endpoint(gone, max_tries=2))
+
+
+def test_a_connection_that_nobody_accepts_costs_nothing() -> None:
+    with socket.socket() as deaf, ExitStack() as callers:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):  # fill its queue
+            caller = callers.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(deaf.getsockname())
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/v1"
+        endpoint = ChatEndpoint(EndpointSettings(base_url=url, timeout_seconds=0.5, max_tries=2, **PRICES), Purse(None))
+        with pytest.raises(EndpointError, match="no connection") as caught:
+            _ask(endpoint)
+    assert (caught.value.consumption, endpoint.purse.spent_usd) == (NOTHING, 0)
+
+
+@pytest.mark.parametrize("behaviour", ["silence", "comments", "slow:0.2"])
+def test_the_deadline_holds_from_the_sending_on(server: ChatServer, behaviour: str) -> None:
+    server.behave = lambda case, number: behaviour
+    endpoint, started = _endpoint(server, deadline_seconds=1.0), time.monotonic()
+    with pytest.raises(EndpointError, match="no end within 1 s") as caught:
+        _ask(endpoint)
+    assert time.monotonic() - started < 10  # the server would go on for 30 s, or for ever
+    assert caught.value.consumption.estimated
+
+
+@pytest.mark.parametrize("behaviour", ["silence", "comments"])
+def test_whoever_has_enough_is_free_though_nothing_comes(server: ChatServer, behaviour: str) -> None:
+    server.behave = lambda case, number: behaviour
+    asking, started = threading.Event(), time.monotonic()
+    threading.Timer(0.5, asking.set).start()
+    endpoint = _endpoint(server)
+    try:
+        pieces = list(endpoint.stream(MESSAGES, max_tokens=50, enough=asking.is_set))
+    except EndpointError as error:
+        pieces = [error.consumption]
+    assert time.monotonic() - started < 10
+    assert [piece.estimated for piece in pieces] == [True]
+    assert endpoint.purse.spent_usd == pytest.approx(pieces[0].cost_usd)
+
+
+def test_a_request_whose_turn_comes_too_late_is_not_sent(server: ChatServer) -> None:
+    endpoint = _endpoint(server, requests_per_minute=1)
+    _ask(endpoint)
+    enough = threading.Event()
+    threading.Timer(0.3, enough.set).start()
+    with pytest.raises(EndpointError, match="nobody waits") as caught:
+        list(endpoint.stream(MESSAGES, max_tokens=50, enough=enough.is_set))
+    assert (caught.value.consumption, sum(server.asked.values())) == (NOTHING, 1)
+
+
+def test_a_server_may_say_when_to_come_again_by_the_clock(server: ChatServer) -> None:
+    server.behave = lambda case, number: "refuse:429" if number == 0 else "answer"
+    server.retry_after, started = formatdate(time.time() + 3, usegmt=True), time.monotonic()
+    _ask(_endpoint(server))
+    assert 1 < time.monotonic() - started < 20
+    server.retry_after = "nan"
+    assert _ask(_endpoint(server), "case-2")[0] == "".join(ANSWER)
+
+
+def test_a_refusal_names_the_parameter_and_never_the_message(server: ChatServer) -> None:
+    server.behave = lambda case, number: "refuse:400"
+    server.error = {"message": "case-1 is refused", "code": "unsupported_parameter", "param": "max_tokens"}
+    with pytest.raises(EndpointError, match=r"refused with status 400 \(unsupported_parameter, max_tokens\)$"):
+        _ask(_endpoint(server))
+    server.error = {"message": "no", "code": "what a user said", "param": None}
+    with pytest.raises(EndpointError, match=r"refused with status 400$"):
+        _ask(_endpoint(server))
+
+
+def test_what_a_server_does_not_take_can_be_left_out(server: ChatServer) -> None:
+    left_out = ("temperature", "seed", "stream_options")
+    _ask(_endpoint(server, max_tokens_name="max_completion_tokens", left_out=left_out))
+    assert not {"max_tokens", *left_out} & server.bodies[0].keys()
+    assert server.bodies[0]["max_completion_tokens"] == 50
+
+
+def test_half_figures_are_none(server: ChatServer) -> None:
+    server.behave = lambda case, number: "null_usage"
+    _, taken = _ask(_endpoint(server))
+    assert (taken.estimated, taken.completion_tokens) == (True, 50)
+
+
+def test_a_character_in_two_pieces_is_one(server: ChatServer) -> None:
+    server.behave = lambda case, number: "halves"
+    text, _ = _ask(_endpoint(server))
+    assert "The seller \N{GRINNING FACE} asked." in text
 
 
 def test_the_budget_is_kept_to_the_cent_by_many_threads(server: ChatServer) -> None:

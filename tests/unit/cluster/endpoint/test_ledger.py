@@ -28,6 +28,21 @@ def test_what_was_on_its_way_is_not_sent_again_unless_asked_for(tmp_path: Path) 
     assert RequestLedger(str(tmp_path), ask_again=True).begin("a") is None
 
 
+def test_what_was_paid_in_vain_is_known_to_whoever_sends_again(tmp_path: Path) -> None:
+    first = RequestLedger(str(tmp_path))
+    first.begin("a")
+    first.abandon("a", paid={"cost_usd": 0.5})
+    second = RequestLedger(str(tmp_path))
+    assert (second.paid, second.num_unsure) == ({"a": {"cost_usd": 0.5}}, 0)
+    assert second.begin("a") is None
+    assert RequestLedger(str(tmp_path)).num_unsure == 1
+    second.finish("a", {"cost_usd": 0.8})
+    third = RequestLedger(str(tmp_path))
+    assert (third.records, third.paid) == ({"a": {"cost_usd": 0.8}}, {})
+    third.abandon("a", paid=third.records["a"])
+    assert RequestLedger(str(tmp_path)).begin("a") is None
+
+
 def test_what_was_not_sent_is_forgotten(tmp_path: Path) -> None:
     ledger = RequestLedger(str(tmp_path))
     ledger.begin("a")

@@ -152,6 +152,19 @@ def test_whoever_goes_away_stops_the_model_and_frees_the_place(
     assert _parts(_explain(http, _case(104)))[-1][0] == "done"
 
 
+@pytest.mark.parametrize("behaviour", ["silence", "comments"])
+def test_a_server_that_says_nothing_holds_neither_the_caller_nor_the_place(
+    http: httpx.Client, folder: Path, server: ChatServer, behaviour: str
+) -> None:
+    server.behave = lambda case, _: behaviour if case == "case-8" else "answer"
+    started = time.monotonic()
+    answer = _explain(http, _case(8, event_id=f"x-8-{behaviour}"), **{"X-Deadline-Ms": "800"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "late")
+    assert time.monotonic() - started < 2.5  # timeout_seconds is 3
+    assert http.post(PATH, json=_case(106)).status_code == 200
+    assert _logged(folder, f"x-8-{behaviour}")["outcome"] == "late"
+
+
 def test_a_slow_stream_beats_in_between(http: httpx.Client, server: ChatServer) -> None:
     server.behave = lambda case, _: "slow:0.8" if case == "case-7" else "answer"
     answer = _explain(http, _case(7))
@@ -167,6 +180,22 @@ def test_a_deadline_in_mid_stream_ends_it_with_what_is_there(
     assert parts[0][0] == "verdict"
     assert (parts[-1][0], parts[-1][1]["error"]["code"]) == ("error", "late")
     assert _logged(folder, "x-6")["outcome"] == "late"
+
+
+def test_reasoning_may_come_first(tmp_path: Path) -> None:
+    server = ChatServer(lambda case, _: "reasoning_first")
+    tokens = tmp_path / "tokens"
+    tokens.write_text("a-token-for-reviewers verdict\n")
+    tokens.chmod(0o600)
+    explain = {"endpoint": {"base_url": server.url}, "prompt": {"reasoning_first": True}}
+    try:
+        with listening(tmp_path, explain=explain, tokens_file=str(tokens)) as client:
+            parts = _parts(_explain(client, _case(107)))
+    finally:
+        server.stop()
+    assert [name for name, _ in parts] == ["reasoning", "verdict", "decision_factors", "done"]
+    assert parts[0][1] == {"reasoning": "The seller asked."}
+    assert parts[2][1] == {"decision_factors": ["chat.asked_to_cancel"]}
 
 
 def test_the_description_has_the_stream_where_it_is_configured(http: httpx.Client, tmp_path: Path) -> None:

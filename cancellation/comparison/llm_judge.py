@@ -14,7 +14,7 @@ from cancellation.comparison.figures import Judgements
 from cancellation.decision.policy import load_policy
 from cancellation.events.event import Event
 from cancellation.events.examples import Example
-from cancellation.events.factors import FACTORS
+from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.llm.backend import Usage
 from cancellation.llm.backends import BackendSettings, open_backend
 from cancellation.llm.judging import Judged, judge
@@ -87,8 +87,12 @@ class LlmJudge:
         with ThreadPoolExecutor(self._parallel) as pool:
             found = list(pool.map(one, events))
         self.judged += found
-        logits = np.array([one.answer.logits for one in found]).reshape(-1, 3)
         factors = np.array([one.factor_probabilities for one in found]).reshape(-1, len(FACTORS))
+        known = [one.answer.log_probabilities for one in found]
+        if None in known:  # beside made-up ones a probability would rank events by chance
+            verdicts = np.array([VERDICTS.index(one.answer.verdict) for one in found], int)
+            return Judgements(np.eye(len(VERDICTS))[verdicts], factors, ranked=False)
+        logits = np.array(known).reshape(-1, len(VERDICTS))
         return Judgements(class_probabilities(logits, self._labeller.settings.temperature), factors)
 
     @property

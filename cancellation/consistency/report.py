@@ -20,7 +20,7 @@ def render(repeated: Repeated | None, invariance: Mapping[str, Invariance], sett
         lines.append(f"| {settings.perturbations} neutral variants | flip rate | {' | '.join(kinds)} |")
         lines.append("|" + "---|" * (len(kinds) + 2))
         for name, found in invariance.items():
-            cells = [f"{flips:.3f} / {change:.3f}" for flips, change in found.by_kind.values()]
+            cells = [f"{flips:.3f} / {_change(change)}" for flips, change in found.by_kind.values()]
             lines.append(f"| {name} | {_cell(found.flip_rate)} | {' | '.join(cells)} |")
         lines += ["", "Of each kind: flip rate / largest change of the probability of induced."]
     return "\n".join(lines) + "\n"
@@ -35,6 +35,10 @@ def figures(repeated: Repeated | None, invariance: Mapping[str, Invariance]) -> 
     for name, one in invariance.items():
         found |= {f"{name}.flip_rate": one.flip_rate.value, f"{name}.largest_change": one.largest_change}
     return found
+
+
+def _change(change: float | None) -> str:
+    return "-" if change is None else f"{change:.3f}"
 
 
 def _cell(figure: Figure) -> str:

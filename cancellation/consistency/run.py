@@ -58,9 +58,9 @@ class Invariance:
 
     flip_rate: Figure
     """Share of variants with another verdict than the event itself."""
-    largest_change: float
-    """Of the probability of induced, over all variants."""
-    by_kind: dict[str, tuple[float, float]]
+    largest_change: float | None
+    """Of the probability of induced, over all variants; None: the judge gives verdicts without probability."""
+    by_kind: dict[str, tuple[float, float | None]]
     """Flip rate and largest change of each kind."""
 
 
@@ -130,7 +130,7 @@ def _ask(
 def measure_invariance(events: Sequence[Event], judge: Judge, settings: ConsistencySettings) -> Invariance:
     """Judge each event alone, then its neutral variants."""
     flips: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
-    changes: dict[str, float] = dict.fromkeys(KINDS, 0.0)
+    changes: dict[str, float | None] = dict.fromkeys(KINDS, 0.0)
     per_event = []
     for event in events:
         verdict, score = _verdict(judge, [event], 0)
@@ -139,7 +139,9 @@ def measure_invariance(events: Sequence[Event], judge: Judge, settings: Consiste
         for one in perturb(event, others, settings.perturbations, seed=settings.seed):
             found, changed = _verdict(judge, one.batch, one.place)
             mine[one.kind].append(float(found != verdict))
-            changes[one.kind] = max(changes[one.kind], abs(changed - score))
+            largest = changes[one.kind]
+            known = largest is not None and score is not None and changed is not None
+            changes[one.kind] = max(largest, abs(changed - score)) if known else None
         for kind, values in mine.items():
             flips[kind].append(values)
         per_event.append(float(np.mean([value for values in mine.values() for value in values])))
@@ -147,12 +149,15 @@ def measure_invariance(events: Sequence[Event], judge: Judge, settings: Consiste
         kind: (float(np.mean([value for values in rows for value in values])), changes[kind])
         for kind, rows in flips.items()
     }
-    return Invariance(_mean(per_event, settings), max(changes.values()), by_kind)
+    known = [change for change in changes.values() if change is not None]
+    return Invariance(_mean(per_event, settings), max(known) if len(known) == len(changes) else None, by_kind)
 
 
-def _verdict(judge: Judge, batch: Sequence[Event], place: int) -> tuple[int, float]:
-    probabilities = judge.judge(batch).probabilities[place]
-    return int(probabilities.argmax()), float(probabilities[VERDICTS.index("induced")])
+def _verdict(judge: Judge, batch: Sequence[Event], place: int) -> tuple[int, float | None]:
+    found = judge.judge(batch)
+    probabilities = found.probabilities[place]
+    score = float(probabilities[VERDICTS.index("induced")]) if found.ranked else None
+    return int(probabilities.argmax()), score
 
 
 def _mean(values: Sequence[float], settings: ConsistencySettings) -> Figure:

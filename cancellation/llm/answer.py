@@ -75,7 +75,8 @@ class Answer:
     verdict: str
     """Of `VERDICTS`."""
     log_probabilities: tuple[float, float, float] | None
-    """Of the verdicts in their order, from the token that decided; None: the server gave no distribution."""
+    """Of the verdicts in their order, from the token that decided; None: the server gave no distribution, so how sure
+    the model was is not known."""
     factors: tuple[str, ...] = ()
     reasoning: str | None = None
     """None: not read, or cut off."""

@@ -27,6 +27,13 @@ class Judgements:
     """Probabilities of the decision factors, (n, 18)."""
     ranked: bool = True
     """False: `probabilities` say only which verdict was given, so neither thresholds nor AUC can be had of them."""
+    answered: np.ndarray | None = None
+    """False where the judge gave no verdict, (n,), and `inconclusive` stands for it; None: it always did."""
+
+    @property
+    def num_unanswered(self) -> int:
+        """Events without a verdict."""
+        return 0 if self.answered is None else int((~self.answered).sum())
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,14 @@ class Labeller:
     ) -> None:
         self.backend, self.settings, self._policy, self._index = backend, settings, policy, index
 
+    def seeded(self, seed: int) -> Labeller:
+        """Give one that asks the same with another seed of the draw."""
+        judging = self.settings.judging
+        sampling = judging.sampling.model_copy(update={"seed": seed})
+        judging = judging.model_copy(update={"sampling": sampling})
+        settings = self.settings.model_copy(update={"judging": judging})
+        return Labeller(self.backend, settings, self._policy, self._index)
+
     def prompt(self, event: Event) -> Prompt:
         """Write what is asked about an event."""
         classes = self._policy.market(event.market).classes
@@ -202,7 +210,7 @@ def label_rows(
         record = {"place": row.place, "given_label": row.label, "error": row.error}
         if row.event is None:
             return record
-        found = _ask(row.event, f"{number:06d}", labeller, ledger, outage)
+        found = ask_once(row.event, f"{number:06d}", labeller, ledger, outage)
         progress(Usage(found["prompt_tokens"], found["cached_tokens"], found["completion_tokens"], found["cost_usd"]))
         return {**record, **(event_row(row.event) if found.get("error") is None else {}), **found}
 
@@ -218,7 +226,13 @@ def label_rows(
     return pa.Table.from_pylist(records, schema=LABELLED_SCHEMA)
 
 
-def _ask(event: Event, key: str, labeller: Labeller, ledger: RequestLedger, outage: Outage) -> dict[str, Any]:
+def ask_once(event: Event, key: str, labeller: Labeller, ledger: RequestLedger, outage: Outage) -> dict[str, Any]:
+    """Label an event unless the ledger has its answer; the answer's columns, or `error` and what it took.
+
+    Raises:
+        BudgetSpentError: If the budget holds no further request.
+        OutageError: If many requests behind one another failed.
+    """
     try:
         if (known := ledger.begin(key)) is not None:
             return known

@@ -3,7 +3,8 @@
 Reads events (JSONL or parquet) from `input`; writes `output`/consistency.md and consistency.json, and one MLflow run.
 The language model is asked `consistency.runs` times about each event; the models of `invariant` (the fusion model that
 ships, rules, the language model as `llm`) judge neutral variants. Safe to resubmit: answers are kept and not asked for
-again.
+again, `backend.endpoint.budget_usd` holds for all runs of an output together, and a request that was on its way when
+a process died counts as failed unless `labelling.ask_again=true`.
 
     python -m jobs.cancellation_consistency input=events.jsonl labelling.judging.sampling.temperature=0.7
 """
@@ -14,19 +15,19 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from cancellation.comparison.kept_answers import KeptAnswers, answerer, paid_before
+from cancellation.comparison.llm_judge import LlmJudge
 from cancellation.consistency.judges import JudgeName, open_judge, read_events
 from cancellation.consistency.report import figures, render
 from cancellation.consistency.run import ConsistencySettings, ask_repeatedly, measure_invariance, sample_events
 from cancellation.decision.policy import load_policy
-from cancellation.llm.backends import BackendSettings, backend_identity, open_backend
+from cancellation.llm.backends import BackendSettings, open_backend
 from cancellation.llm.labelling import Labeller, LabellingSettings
-from cancellation.llm.prompt import prompt_digest
 from cancellation.llm.retrieval import load_index
-from cluster.endpoint.ledger import RequestLedger
+from cluster.endpoint.purse import Purse
 from cluster.launch import run_job
 from cluster.models.files import ModelName
 from cluster.places import InputUrl, OutputUrl
-from cluster.provenance import digest_of
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
 
@@ -65,21 +66,24 @@ def main(job: ConsistencyJob) -> None:
     """Ask, judge, compare and report."""
     output = Path(job.output)
     events = sample_events(read_events(job.input), job.consistency.num_events)
-    labeller = None
+    answers = str((output / "answers").absolute())
+    labeller = kept = None
     if job.repeat or "llm" in job.invariant:
         index = load_index(job.labelling.retrieval, cache_dir=job.cache_dir)
-        backend = open_backend(job.backend, cache_dir=job.cache_dir)
+        purse = Purse(job.backend.endpoint.budget_usd, spent_usd=paid_before(answers))
+        backend = open_backend(job.backend, cache_dir=job.cache_dir, purse=purse)
         labeller = Labeller(backend, job.labelling, load_policy(job.policy), index)
+        asked, ask_again = answerer(job.backend), job.labelling.ask_again
+        parallel = job.backend.parallel
+        kept = KeptAnswers(answers, asked, job.labelling.judging, ask_again=ask_again, parallel=parallel)
     with tracked_run("cancellation_consistency", job, job.tracking) as run:
         repeated = None
-        if job.repeat and labeller:
-            asked = [backend_identity(job.backend), prompt_digest(job.labelling.prompt), job.labelling.model_dump()]
-            name = digest_of([asked, [event.event_id for event in events]])
-            ledger = RequestLedger(str(output / "answers" / name), ask_again=job.labelling.ask_again)
-            repeated = ask_repeatedly(events, labeller, job.consistency, parallel=job.backend.parallel, ledger=ledger)
+        if job.repeat and labeller and kept:
+            repeated = ask_repeatedly(events, labeller, kept, job.consistency)
+        model = LlmJudge(labeller, kept) if labeller and kept else None
         invariance = {}
         for name in job.invariant:
-            judge = open_judge(name, job.shipped, labeller, parallel=job.backend.parallel, cache_dir=job.cache_dir)
+            judge = open_judge(name, job.shipped, model, cache_dir=job.cache_dir)
             invariance[name] = measure_invariance(events, judge, job.consistency)
         table = render(repeated, invariance, job.consistency)
         output.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cancellation.decision.policy import load_policy
 from cancellation.events.examples import example_files, read_examples
 from cancellation.llm.finetuning import LlmFinetuningSettings, finetune
 from cluster.launch import run_job
@@ -31,6 +32,9 @@ class LlmFinetuneJob(Settings):
     output: OutputUrl = "var/models/cancellation_llm"
     """Folder for the adapter, on the driver's disk."""
 
+    policy: InputUrl | None = None
+    """Policy file, for the classes of each market, as in labelling; null: the one that ships."""
+
     cache_dir: str = "var/cache"
     """Folder for copies of remote models."""
 
@@ -43,10 +47,13 @@ class LlmFinetuneJob(Settings):
 def main(job: LlmFinetuneJob) -> None:
     """Read, train, keep."""
     examples = [one for url in example_files(job.input) for one in read_examples(url)]
-    cache_dir = str(Path(job.cache_dir).absolute())
+    policy, cache_dir = load_policy(job.policy), str(Path(job.cache_dir).absolute())
     with ray_session(job.session), tracked_run("cancellation_llm_finetune", job, job.tracking) as run:
-        tuned = finetune(examples, job.finetuning, job.trainer, run, output=Path(job.output), cache_dir=cache_dir)
+        output = Path(job.output)
+        tuned = finetune(examples, policy, job.finetuning, job.trainer, run, output=output, cache_dir=cache_dir)
         left_out = f", {tuned.num_too_long:,} were too long" if tuned.num_too_long else ""
+        if tuned.num_without_class:
+            left_out += f", {tuned.num_without_class:,} had a label that their market's policy does not know"
         print(f"{tuned.num_examples:,} examples{left_out}; loss {tuned.losses[0]:.3f} to {tuned.losses[-1]:.3f}")
         print(f"adapter  {tuned.folder}\nMLflow   {run.where}")
 

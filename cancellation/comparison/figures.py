@@ -25,6 +25,15 @@ class Judgements:
     """Of the classes, (n, 3)."""
     factors: np.ndarray
     """Probabilities of the decision factors, (n, 18)."""
+    ranked: bool = True
+    """False: `probabilities` say only which verdict was given, so neither thresholds nor AUC can be had of them."""
+    answered: np.ndarray | None = None
+    """False where the judge gave no verdict, (n,), and `inconclusive` stands for it; None: it always did."""
+
+    @property
+    def num_unanswered(self) -> int:
+        """Events without a verdict."""
+        return 0 if self.answered is None else int((~self.answered).sum())
 
 
 @dataclass(frozen=True)
@@ -70,9 +79,12 @@ def compare(found: Judgements, truth: Truth, *, resamples: int, seed: int = 0) -
     """
     weights = GroupBootstrap(np.arange(len(truth.labels)), samples=resamples, seed=seed).weights()
     of_factors = weights if truth.factors_known is None else weights * truth.factors_known
+    ranking = _ranking_figures(found.probabilities[:, INDUCED], truth.labels == INDUCED, weights)
+    if not found.ranked:
+        ranking = {name: np.full_like(values, np.nan) for name, values in ranking.items()}
     parts = {
         **_verdict_figures(found.probabilities.argmax(axis=1), truth.labels, weights),
-        **_ranking_figures(found.probabilities[:, INDUCED], truth.labels == INDUCED, weights),
+        **ranking,
         "factor_f1": _factor_f1(found.factors >= 0.5, truth.factors, of_factors),
     }
     for market in sorted(set(truth.markets)):

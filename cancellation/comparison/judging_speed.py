@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
@@ -14,7 +15,6 @@ from threadpoolctl import threadpool_limits
 
 from cancellation.comparison.approaches import Judge
 from cancellation.events.event import Event
-from cancellation.llm.judging import Judged
 from cluster.settings import Settings
 
 _WARM_UP = 10
@@ -48,18 +48,23 @@ class Speed:
     """Of a language model: prompt and answer, mean."""
 
 
-def answering_speed(judged: Sequence[Judged], price: PriceSettings) -> Speed:
-    """Sum up answers of a language model, timed as they came; each pays for itself."""
-    p50, p99 = np.quantile([1000 * one.seconds_to_verdict for one in judged], (0.5, 0.99))
-    seconds = sum(one.seconds for one in judged)
-    usd = sum(one.usage.cost_usd for one in judged) / len(judged)
+def answering_speed(taken: Sequence[Mapping[str, Any]], price: PriceSettings) -> Speed:
+    """Sum up answers of a language model, timed as they came; each pays for itself.
+
+    Args:
+        taken: Of every answer: tokens, USD and seconds, as in `LlmJudge.taken`.
+        price: Of a day.
+    """
+    p50, p99 = np.quantile([1000 * one["seconds_to_verdict"] for one in taken], (0.5, 0.99))
+    seconds = sum(one["seconds"] for one in taken)
+    usd = sum(one["cost_usd"] for one in taken) / len(taken)
     return Speed(
         float(p50),
         float(p99),
-        len(judged) / seconds,
+        len(taken) / seconds,
         usd * price.events_per_day,
-        float(np.median([1000 * one.seconds for one in judged])),
-        float(np.mean([one.usage.prompt_tokens + one.usage.completion_tokens for one in judged])),
+        float(np.median([1000 * one["seconds"] for one in taken])),
+        float(np.mean([one["prompt_tokens"] + one["completion_tokens"] for one in taken])),
     )
 
 

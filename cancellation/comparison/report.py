@@ -138,13 +138,17 @@ def _short(figure: Mapping[str, float | None]) -> str:
     return "-" if figure["value"] is None else f"{figure['value']:.2f}"
 
 
+def _unanswered(result: Result) -> str:
+    return f"; {result.unanswered:,} events without a usable answer count as inconclusive" if result.unanswered else ""
+
+
 def _legend(results: Sequence[Result], settings: ComparisonSettings) -> list[str]:
     simulated = (
         f"{settings.num_events:,} simulated events a set, seeds {settings.seed} and {settings.seed + 1}, labels "
         "without noise. "
     )
     return [
-        *(f"- {result.approach}: {result.meaning}" for result in results),
+        *(f"- {result.approach}: {result.meaning}{_unanswered(result)}" for result in results),
         "",
         f"{simulated if settings.num_events else ''}Intervals: 95 %, bootstrap over events. Precision, recall, F1, AUC "
         "of `induced` against the rest. Speed: parsed event to verdict on one core, alone (clock) and in batches of 32 "

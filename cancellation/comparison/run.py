@@ -32,8 +32,10 @@ from cancellation.comparison.approaches import (
 )
 from cancellation.comparison.figures import Truth, compare
 from cancellation.comparison.judging_speed import PriceSettings, Speed, answering_speed, measure_speed, processor_name
+from cancellation.comparison.kept_answers import answerer
 from cancellation.comparison.learners import TreeSettings
-from cancellation.comparison.llm_judge import LlmJudge, LlmRowSettings, open_llm_judge
+from cancellation.comparison.llm_judge import LlmJudge, LlmRowSettings, open_llm_judge, settings_of_row
+from cancellation.decision.policy import load_policy, named_by_content
 from cancellation.events.event import Event
 from cancellation.events.examples import Example, example_files, read_examples
 from cancellation.llm.prompt import prompt_digest
@@ -56,6 +58,8 @@ SPLITS: tuple[Split, ...] = ("test_wordings", "test_tactics")
 RANKED_BY = "recall_at_precision_95"
 _STACKING_SEED = 5_000_011
 BATCH = 32
+ANSWERS = "answers"
+"""Folder of what language models answered, beside the results."""
 
 
 class ComparisonSettings(Settings):
@@ -134,6 +138,8 @@ class Result:
     seconds: float
     """Training and judging together; what was reused costs nothing."""
     speed: Speed | None = None
+    unanswered: int = 0
+    """Events of all sets that a language model gave no usable answer to; they count as `inconclusive`."""
 
 
 @dataclass(frozen=True)
@@ -203,20 +209,22 @@ def _make_row(
     figures, speeds = _paths(comparison, approach)
     judge = _BUILDERS[approach.kind](comparison, approach, run)
     if not figures.exists():
+        judged = {name: judge.judge(_events(examples)) for name, examples in sets.items()}
         found = {
-            name: compare(judge.judge(_events(examples)), _truth(examples), resamples=settings.resamples)
+            name: compare(judged[name], _truth(examples), resamples=settings.resamples)
             for name, examples in sets.items()
         }
         by_set = {name: {metric: one.as_dict() for metric, one in row.items()} for name, row in found.items()}
         resampled = {name: row[RANKED_BY].samples for name, row in found.items()}
         row = Result(approach.name, approach.meaning, by_set, resampled, time.monotonic() - started)
-        _write(figures, asdict(row))
+        unanswered = sum(one.num_unanswered for one in judged.values())
+        _write(figures, asdict(replace(row, unanswered=unanswered)))
     if settings.speed_events and not speeds.exists():
         events = _events(next(iter(sets.values()))[: settings.speed_events])
         if isinstance(judge, LlmJudge):
-            if not judge.judged:  # else each answer was timed when it was given
+            if not judge.taken:  # else each answer was timed when it was given; what is kept is not asked for again
                 judge.judge(events)
-            speed = answering_speed(judge.judged, settings.price)
+            speed = answering_speed(judge.taken, settings.price)
         else:
             speed = measure_speed(judge, events, batch=BATCH, price=settings.price)
         _write(speeds, asdict(speed))
@@ -269,8 +277,14 @@ def _build_shipped(comparison: Comparison, approach: Approach, run: TrackedRun) 
 
 
 def _build_llm(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
-    candidates = training_examples(comparison.base.events)
-    return open_llm_judge(comparison.settings.llm, approach.changes, candidates, cache_dir=comparison.cache_dir)
+    return open_llm_judge(
+        comparison.settings.llm,
+        approach.changes,
+        training_examples(comparison.base.events),
+        answers=str((comparison.output / ANSWERS).absolute()),
+        timed_on=processor_name(),
+        cache_dir=comparison.cache_dir,
+    )
 
 
 _BUILDERS: dict[str, Callable[[Comparison, Approach, TrackedRun], Judge]] = {
@@ -303,6 +317,29 @@ def _trained(comparison: Comparison, approach: Approach, run: TrackedRun) -> Ver
     return load_verdict_model(folder)
 
 
+def _versions(place: str) -> list[list[Any]]:
+    return [[file.url, file.size_bytes, file.version] for url in example_files(place) for file in list_files(url)]
+
+
+def _llm_depends_on(comparison: Comparison, approach: Approach) -> dict[str, Any]:
+    """What a language model's figures are a function of: neither its budget nor its prices nor its pace."""
+    settings = comparison.settings.llm
+    backend, labelling = settings_of_row(settings, approach.changes)
+    found = {
+        "answerer": answerer(backend),
+        "prompt": prompt_digest(labelling.prompt),
+        "labelling": labelling.model_dump(mode="json", include={"judging", "temperature"}),
+        "policy": named_by_content(load_policy(), "shipped").version,
+        "max_failed_fraction": settings.max_failed_fraction,
+    }
+    if approach.changes.get("few_shot"):
+        shown = comparison.base.events.events
+        found["retrieval"] = labelling.retrieval.model_dump(mode="json", exclude={"examples", "encoder"})
+        found["encoder"] = resolve_model(labelling.retrieval.encoder).digest
+        found["candidates"] = [settings.num_candidates, _versions(shown) if shown else None]
+    return found
+
+
 _NOT_IN_FIGURES = {"approaches", "speed_events", "price", "llm", "sets"}
 
 
@@ -313,17 +350,15 @@ def _paths(comparison: Comparison, approach: Approach) -> tuple[Path, Path]:
         "base": comparison.base.model_dump(mode="json"),
         "settings": comparison.settings.model_dump(mode="json", exclude=_NOT_IN_FIGURES),
     }
-    depends_on["sets"] = {
-        name: [[file.url, file.size_bytes, file.version] for url in example_files(place) for file in list_files(url)]
-        for name, place in comparison.settings.sets.items()
-    }
+    depends_on["sets"] = {name: _versions(place) for name, place in comparison.settings.sets.items()}
     if approach.kind == "llm":
-        depends_on["llm"] = comparison.settings.llm.model_dump(mode="json")
-        depends_on["prompt"] = prompt_digest(comparison.settings.llm.labelling.prompt)
+        depends_on["llm"] = _llm_depends_on(comparison, approach)
     if approach.kind == "shipped":
         depends_on["model"] = resolve_model(comparison.settings.shipped, registry_uri=comparison.tracking.uri).digest
     name = approach.name.replace(", ", "-").replace(" ", "-")
     timed = comparison.settings.model_dump(mode="json", include={"speed_events", "price"})
+    if approach.kind == "llm":
+        timed |= comparison.settings.llm.backend.local.model_dump(include={"num_threads", "hour_usd"})
     speed = digest_of([depends_on, timed, processor_name()])
     return (
         comparison.output / "results" / f"{name}-{digest_of(depends_on)[:8]}.json",

@@ -28,23 +28,25 @@ class Said:
     """One answer of several to the same question."""
 
     verdict: str
-    factors: frozenset[str]
-    reasoning: str
+    factors: frozenset[str] | None
+    """None: not read."""
+    reasoning: str | None
+    """None: not read, or cut off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alikeness:
-    """Of the answers to one question, each from 0 to 1."""
+    """Of the answers to one question, each from 0 to 1; None where fewer than two answers have what it compares."""
 
     verdict_agreement: float
     """Chance that two answers give the same verdict."""
     flip_rate: float
     """Share of the answers that give another verdict than most; the one figure that is 0 at best."""
-    factor_jaccard: float
-    self_bleu: float
-    self_rouge_l: float
-    self_cosine: float
-    self_jaccard: float
+    factor_jaccard: float | None
+    self_bleu: float | None
+    self_rouge_l: float | None
+    self_cosine: float | None
+    self_jaccard: float | None
 
 
 def alikeness(answers: Sequence[Said]) -> Alikeness:
@@ -56,16 +58,22 @@ def alikeness(answers: Sequence[Said]) -> Alikeness:
     if len(answers) < 2:
         raise ValueError(f"alikeness: expected two answers or more, found {len(answers)}; set runs=2 or more")
     verdicts = Counter(answer.verdict for answer in answers)
-    texts = [answer.reasoning for answer in answers]
+    texts = [answer.reasoning for answer in answers if answer.reasoning is not None]
+    factors = [answer.factors for answer in answers if answer.factors is not None]
+    spoken = len(texts) > 1
     return Alikeness(
         verdict_agreement=mean_pairwise([answer.verdict for answer in answers], lambda a, b: float(a == b)),
         flip_rate=1 - max(verdicts.values()) / len(answers),
-        factor_jaccard=mean_pairwise([answer.factors for answer in answers], jaccard),
-        self_bleu=self_bleu(texts),
-        self_rouge_l=mean_pairwise(texts, rouge_l),
-        self_cosine=mean_pairwise(texts, cosine),
-        self_jaccard=mean_pairwise(texts, lambda a, b: jaccard(frozenset(tokens(a)), frozenset(tokens(b)))),
+        factor_jaccard=mean_pairwise(factors, jaccard) if len(factors) > 1 else None,
+        self_bleu=self_bleu(texts) if spoken else None,
+        self_rouge_l=mean_pairwise(texts, rouge_l) if spoken else None,
+        self_cosine=mean_pairwise(texts, cosine) if spoken else None,
+        self_jaccard=mean_pairwise(texts, _shared_tokens) if spoken else None,
     )
+
+
+def _shared_tokens(one: str, other: str) -> float:
+    return jaccard(frozenset(tokens(one)), frozenset(tokens(other)))
 
 
 def tokens(text: str) -> list[str]:

@@ -8,7 +8,6 @@ from cancellation.comparison.approaches import Judge, NetworkJudge, RulesJudge
 from cancellation.comparison.llm_judge import LlmJudge
 from cancellation.events.event import Event
 from cancellation.events.files import find_event_shards, read_event_rows
-from cancellation.llm.labelling import Labeller
 from cancellation.model.verdict_model import load_verdict_model
 from cluster.models.files import fetch_model, resolve_model
 
@@ -22,11 +21,11 @@ def read_events(url: str) -> list[Event]:
     return [row.event for row in rows if row.event is not None]
 
 
-def open_judge(name: JudgeName, shipped: str, labeller: Labeller | None, *, parallel: int, cache_dir: str) -> Judge:
+def open_judge(name: JudgeName, shipped: str, language_model: LlmJudge | None, *, cache_dir: str) -> Judge:
     """Load the fusion model, or take the rules, or the language model that is loaded."""
     if name == "rules":
         return RulesJudge()
     if name == "llm":
-        assert labeller is not None, "the job opens a labeller for llm"
-        return LlmJudge(labeller, parallel=parallel)
+        assert language_model is not None, "the job opens one for llm"
+        return language_model
     return NetworkJudge(load_verdict_model(fetch_model(resolve_model(shipped), cache_dir=cache_dir)))

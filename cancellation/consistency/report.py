@@ -20,9 +20,11 @@ def render(repeated: Repeated | None, invariance: Mapping[str, Invariance], sett
         lines.append(f"| {settings.perturbations} neutral variants | flip rate | {' | '.join(kinds)} |")
         lines.append("|" + "---|" * (len(kinds) + 2))
         for name, found in invariance.items():
-            cells = [f"{flips:.3f} / {change:.3f}" for flips, change in found.by_kind.values()]
+            cells = [f"{_number(flips)} / {_number(change)}" for flips, change in found.by_kind.values()]
             lines.append(f"| {name} | {_cell(found.flip_rate)} | {' | '.join(cells)} |")
         lines += ["", "Of each kind: flip rate / largest change of the probability of induced."]
+        missing = [f"{name} {found.unanswered:,}" for name, found in invariance.items() if found.unanswered]
+        lines += [f"Without a usable answer, left out: {', '.join(missing)}."] if missing else []
     return "\n".join(lines) + "\n"
 
 
@@ -35,6 +37,10 @@ def figures(repeated: Repeated | None, invariance: Mapping[str, Invariance]) -> 
     for name, one in invariance.items():
         found |= {f"{name}.flip_rate": one.flip_rate.value, f"{name}.largest_change": one.largest_change}
     return found
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _cell(figure: Figure) -> str:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 import numpy as np
 from pydantic import Field
 
 from cancellation.comparison.approaches import Judge
+from cancellation.comparison.kept_answers import KeptAnswers, question_key
+from cancellation.comparison.llm_judge import LlmJudge
 from cancellation.consistency.alikeness import Alikeness, Said, alikeness
 from cancellation.consistency.perturbations import KINDS, perturb
 from cancellation.events.event import Event
 from cancellation.events.factors import VERDICTS
-from cancellation.llm.backend import BackendError, Usage
-from cancellation.llm.judging import judge
+from cancellation.llm.backend import Usage
 from cancellation.llm.labelling import Labeller
-from cluster.endpoint.ledger import RequestLedger
 from cluster.settings import Settings
 from cluster.statistics.bootstrap import Figure, GroupBootstrap, summarise
 
@@ -58,10 +56,12 @@ class Invariance:
 
     flip_rate: Figure
     """Share of variants with another verdict than the event itself."""
-    largest_change: float
-    """Of the probability of induced, over all variants."""
-    by_kind: dict[str, tuple[float, float]]
-    """Flip rate and largest change of each kind."""
+    largest_change: float | None
+    """Of the probability of induced, over all variants; None: the judge gives verdicts without probability."""
+    by_kind: dict[str, tuple[float | None, float | None]]
+    """Flip rate and largest change of each kind; None: no answer, or no probability."""
+    unanswered: int = 0
+    """Questions without a usable answer, left out."""
 
 
 def sample_events(events: Sequence[Event], count: int) -> list[Event]:
@@ -77,85 +77,97 @@ def sample_events(events: Sequence[Event], count: int) -> list[Event]:
 
 
 def ask_repeatedly(
-    events: Sequence[Event], labeller: Labeller, settings: ConsistencySettings, *, parallel: int, ledger: RequestLedger
+    events: Sequence[Event], labeller: Labeller, kept: KeptAnswers, settings: ConsistencySettings
 ) -> Repeated:
     """Ask the model about each event many times; what was answered before a crash is not asked again.
 
+    Events of which the model is shown the same are one question.
+
     Raises:
-        RuntimeError: If no event has two answers to compare.
+        BudgetSpentError: If the budget holds no further request.
+        RuntimeError: If the server gives no answers any more, or no event has two answers to compare.
     """
-    keys = [(place, run) for place in range(len(events)) for run in range(settings.runs)]
-
-    def one(key: tuple[int, int]) -> dict[str, Any]:
-        return _ask(events[key[0]], key, labeller, settings, ledger)
-
-    with ThreadPoolExecutor(parallel) as pool:
-        answers = list(pool.map(one, keys))
-    said: dict[int, list[Said]] = {}
-    for (place, _), answer in zip(keys, answers, strict=True):
-        if "error" not in answer:
-            one_said = Said(answer["verdict"], frozenset(answer["factors"]), answer["reasoning"] or "")
-            said.setdefault(place, []).append(one_said)
+    first = labeller.settings.judging.sampling.seed
+    seeded = [labeller.seeded(first + run) for run in range(settings.runs)]
+    questions = {question_key(labeller, event): event for event in events}
+    asked = {f"{key}-{run:04d}": (event, one) for key, event in questions.items() for run, one in enumerate(seeded)}
+    answers = kept.ask(asked)
+    said: dict[str, list[Said]] = {}
+    for name, answer in answers.items():
+        if answer.get("error") is None:
+            factors = answer["label_factors"]
+            known = None if factors is None else frozenset(factors)
+            said.setdefault(name.rpartition("-")[0], []).append(Said(answer["label"], known, answer["reasoning"]))
     found = [alikeness(some) for some in said.values() if len(some) > 1]
-    failed = sum("error" in answer for answer in answers)
+    failed = sum(answer.get("error") is not None for answer in answers.values())
     if not found:
         raise RuntimeError(f"{failed:,} of {len(answers):,} requests failed: no event has two answers to compare")
     figures = {field.name: _mean([getattr(one, field.name) for one in found], settings) for field in fields(Alikeness)}
-    return Repeated(figures, sum((Usage(**answer["usage"]) for answer in answers), Usage()), len(answers), failed)
+    usage = Usage(
+        *(sum(answer[name] for answer in answers.values()) for name in _USAGE),
+        estimated=any(answer["cost_estimated"] for answer in answers.values()),
+    )
+    return Repeated(figures, usage, len(answers), failed)
 
 
-def _ask(
-    event: Event, key: tuple[int, int], labeller: Labeller, settings: ConsistencySettings, ledger: RequestLedger
-) -> dict[str, Any]:
-    name = f"{key[0]:05d}-{key[1]:04d}"
-    if (known := ledger.begin(name)) is not None:
-        return known
-    judging = labeller.settings.judging
-    sampling = judging.sampling.model_copy(update={"seed": judging.sampling.seed + key[1]})
-    try:
-        judged = judge(labeller.backend, labeller.prompt(event), judging.model_copy(update={"sampling": sampling}))
-    except BackendError as error:
-        found: dict[str, Any] = {"error": str(error), "usage": asdict(error.usage)}
-    except RuntimeError:
-        ledger.abandon(name)
-        raise
-    else:
-        answer = judged.answer
-        found = {"verdict": answer.verdict, "factors": answer.factors, "reasoning": answer.reasoning}
-        found["usage"] = asdict(judged.usage)
-    ledger.finish(name, found)
-    return found
+_USAGE = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
 
 
 def measure_invariance(events: Sequence[Event], judge: Judge, settings: ConsistencySettings) -> Invariance:
-    """Judge each event alone, then its neutral variants."""
-    flips: dict[str, list[list[float]]] = {kind: [] for kind in KINDS}
-    changes: dict[str, float] = dict.fromkeys(KINDS, 0.0)
-    per_event = []
+    """Judge each event alone, then its neutral variants.
+
+    Raises:
+        RuntimeError: If no event and variant of it both got a verdict.
+    """
+    flips: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    changes: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
+    per_event, unanswered = [], 0
     for event in events:
-        verdict, score = _verdict(judge, [event], 0)
+        own = _verdict(judge, [event], 0)
+        if own is None:
+            unanswered += 1
+            continue
         others = [one for one in events if one is not event]
-        mine: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        mine = []
         for one in perturb(event, others, settings.perturbations, seed=settings.seed):
-            found, changed = _verdict(judge, one.batch, one.place)
-            mine[one.kind].append(float(found != verdict))
-            changes[one.kind] = max(changes[one.kind], abs(changed - score))
-        for kind, values in mine.items():
-            flips[kind].append(values)
-        per_event.append(float(np.mean([value for values in mine.values() for value in values])))
-    by_kind = {
-        kind: (float(np.mean([value for values in rows for value in values])), changes[kind])
-        for kind, rows in flips.items()
-    }
-    return Invariance(_mean(per_event, settings), max(changes.values()), by_kind)
+            found = _verdict(judge, one.batch, one.place)
+            if found is None:
+                unanswered += 1
+                continue
+            mine.append(float(found[0] != own[0]))
+            flips[one.kind].append(mine[-1])
+            known = found[1] is not None and own[1] is not None
+            changes[one.kind].append(abs(found[1] - own[1]) if known else None)
+        per_event += [float(np.mean(mine))] if mine else []
+    if not per_event:
+        raise RuntimeError(f"{unanswered:,} questions got no answer: no event has a variant to be compared with")
+    by_kind = {kind: (float(np.mean(flips[kind])) if flips[kind] else None, _largest(changes[kind])) for kind in KINDS}
+    largest = _largest([change for some in changes.values() for change in some])
+    return Invariance(_mean(per_event, settings), largest, by_kind, unanswered)
 
 
-def _verdict(judge: Judge, batch: Sequence[Event], place: int) -> tuple[int, float]:
-    probabilities = judge.judge(batch).probabilities[place]
-    return int(probabilities.argmax()), float(probabilities[VERDICTS.index("induced")])
+def _largest(changes: Sequence[float | None]) -> float | None:
+    """The largest of them; None where any is not known, which may have been it."""
+    known = [change for change in changes if change is not None]
+    return max(known) if known and len(known) == len(changes) else None
 
 
-def _mean(values: Sequence[float], settings: ConsistencySettings) -> Figure:
-    """Mean over events, with an interval by drawing events."""
-    weights = GroupBootstrap(np.arange(len(values)), samples=settings.resamples, seed=settings.seed).weights()
-    return summarise(weights @ np.array(values) / weights.sum(axis=1))
+def _verdict(judge: Judge, batch: Sequence[Event], place: int) -> tuple[int, float | None] | None:
+    """Class and probability of induced of the event at a place; None: no answer."""
+    if isinstance(judge, LlmJudge):  # it looks at each event alone, so its neighbours would be paid for nothing
+        batch, place = [batch[place]], 0
+    found = judge.judge(batch)
+    if found.answered is not None and not found.answered[place]:
+        return None
+    probabilities = found.probabilities[place]
+    score = float(probabilities[VERDICTS.index("induced")]) if found.ranked else None
+    return int(probabilities.argmax()), score
+
+
+def _mean(values: Sequence[float | None], settings: ConsistencySettings) -> Figure:
+    """Mean over the events that have a value, with an interval by drawing events."""
+    known = np.array([value for value in values if value is not None])
+    if not len(known):
+        return Figure(None, missing="not read of the answers")
+    weights = GroupBootstrap(np.arange(len(known)), samples=settings.resamples, seed=settings.seed).weights()
+    return summarise(weights @ known / weights.sum(axis=1))

@@ -75,7 +75,8 @@ class Answer:
     verdict: str
     """Of `VERDICTS`."""
     log_probabilities: tuple[float, float, float] | None
-    """Of the verdicts in their order, from the token that decided; None: the server gave no distribution."""
+    """Of the verdicts in their order, from the token that decided; None: the server gave no distribution, so how sure
+    the model was is not known."""
     factors: tuple[str, ...] = ()
     reasoning: str | None = None
     """None: not read, or cut off."""
@@ -90,11 +91,23 @@ class Answer:
         return one, other, third
 
 
-def write_answer(form: AnswerForm, label: str, factors: Sequence[str], reasoning: str | None = None) -> str:
-    """Write the answer that a model should give; without reasoning only what is known is said."""
-    named = ", ".join(factors[: form.max_factors]) or _NONE
-    if reasoning is None:
-        reasoning = f"It rests on {named}." if factors else "Nothing here points to the seller."
+_WITHOUT_FACTORS = {
+    "induced": "No single factor, but the case as a whole points to the seller.",
+    "not_induced": "Nothing here points to the seller.",
+    "inconclusive": "What is known does not decide it.",
+}
+
+
+def write_answer(form: AnswerForm, label: str, factors: Sequence[str] | None, reasoning: str | None = None) -> str:
+    """Write the answer that a model should give; without reasoning only what is known is said.
+
+    `factors` None: nobody looked for them. The form has no word for that, so the reasoning says it.
+    """
+    named = ", ".join((factors or ())[: form.max_factors]) or _NONE
+    if reasoning is None and factors is None:
+        reasoning = "Only the verdict is known of this case."
+    elif reasoning is None:
+        reasoning = f"It rests on {named}." if factors else _WITHOUT_FACTORS[label]
     inside = {"verdict": WORDS[VERDICTS.index(label)], "decision_factors": named, "reasoning": reasoning}
     return "\n".join(f"<{part}>{inside[part]}</{part}>" for part in form.parts)
 

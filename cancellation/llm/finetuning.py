@@ -19,7 +19,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
+from cancellation.decision.policy import Policy
 from cancellation.events.examples import Example
+from cancellation.events.factors import VERDICTS
 from cancellation.llm.answer import write_answer
 from cancellation.llm.prompt import PromptSettings, build_prompt, prompt_digest
 from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
@@ -96,10 +98,13 @@ class FinetunedLlm:
     """Of every step: mean over the answers' tokens."""
     num_examples: int
     num_too_long: int
+    num_without_class: int = 0
+    """Left out: labels that their market's policy does not know."""
 
 
 def finetune(
     examples: Sequence[Example],
+    policy: Policy,
     settings: LlmFinetuningSettings,
     trainer: TrainerSettings,
     run: TrackedRun | None,
@@ -109,17 +114,27 @@ def finetune(
 ) -> FinetunedLlm:
     """Train an adapter and write it, with its origin, to `output`; a run that was broken off goes on.
 
+    Each example is asked about with the classes of its market's policy, as in labelling.
+
     Raises:
-        ValueError: If no example fits.
+        ValueError: If no example fits, or the policy knows the label of none.
         RuntimeError: If training failed.
     """
     base = resolve_model(settings.model)
     tokenizer = AutoTokenizer.from_pretrained(fetch_model(base, cache_dir=cache_dir, weights=False))
-    encoded = [encode_example(example, tokenizer, settings) for example in examples]
+    known = [one for one in examples if VERDICTS.index(one.label) < policy.market(one.event.market).classes]
+    if not known:
+        raise ValueError(
+            f"{len(examples)} examples: expected labels that the policy knows in their markets, found none; correct "
+            "the labels, or the policy's classes"
+        )
+    encoded = [
+        encode_example(one, tokenizer, settings, classes=policy.market(one.event.market).classes) for one in known
+    ]
     kept = [one for one in encoded if len(one.ids) <= settings.max_tokens]
     if not kept:
         raise ValueError(
-            f"finetuning.max_tokens={settings.max_tokens}: none of {len(examples)} examples fits; give more, or lower "
+            f"finetuning.max_tokens={settings.max_tokens}: none of {len(known)} examples fits; give more, or lower "
             "prompt.max_case_characters"
         )
     origin = {
@@ -136,21 +151,32 @@ def finetune(
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(outcome.fetch_checkpoint(Path(folder)) / _ADAPTER, output, dirs_exist_ok=True)
     (output / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-    return FinetunedLlm(output, outcome.returned, len(kept), len(encoded) - len(kept))
+    without_class = len(examples) - len(known)
+    return FinetunedLlm(output, outcome.returned, len(kept), len(encoded) - len(kept), without_class)
 
 
-def encode_example(example: Example, tokenizer: Any, settings: LlmFinetuningSettings) -> CompletionExample:
-    """Write prompt and answer as tokens; the answer ends with the turn, as the chat template ends one."""
-    prompt = build_prompt(example.event, settings.prompt)
+def encode_example(
+    example: Example, tokenizer: Any, settings: LlmFinetuningSettings, *, classes: int
+) -> CompletionExample:
+    """Write prompt and answer as tokens; the answer ends with the turn, as the chat template ends one.
+
+    Of an example whose factors nobody looked for only the verdict is learnt: the rest weighs nothing.
+    """
+    prompt = build_prompt(example.event, settings.prompt, classes=classes)
     text = tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
     asked = tokenizer(text, add_special_tokens=False)["input_ids"]
-    answer = write_answer(prompt.form, example.label, example.factors or ())
-    before, tag, after = answer.partition("</verdict>")
-    verdict = tokenizer(before, add_special_tokens=False)["input_ids"]
-    rest = [*tokenizer(tag + after, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    weights = [0.0] * len(asked) + [settings.verdict_weight] * len(verdict) + [1.0] * len(rest)
+    answer = write_answer(prompt.form, example.label, example.factors)
+    before, opening, inside = answer.partition("<verdict>")  # reasoning may come first
+    word, closing, after = inside.partition("</verdict>")
+    reasoned, verdict, rest = (
+        tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, opening + word, closing + after)
+    )
+    rest = [*rest, tokenizer.eos_token_id]
+    other = 0.0 if example.factors is None else 1.0
+    weights = [0.0] * len(asked) + [other] * len(reasoned)
+    weights += [settings.verdict_weight] * len(verdict) + [other] * len(rest)
     scaled = np.array(weights, np.float32) * example.weight
-    return CompletionExample(np.array([*asked, *verdict, *rest], np.int64), scaled)
+    return CompletionExample(np.array([*asked, *reasoned, *verdict, *rest], np.int64), scaled)
 
 
 def train_worker(config: dict[str, Any]) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cancellation.scoring.run import read_verdicts
 from cancellation.scoring.shard_steps import SCORED_SCHEMA
@@ -16,13 +17,21 @@ def read_judged(url: str) -> pa.Table:
     """Read the output of `jobs.cancellation_label` as rows of `scoring.SCORED_SCHEMA`; verdict and action are null.
 
     Raises:
-        ValueError: If nothing is finished there, it is no labelling, or its input had no labels.
+        ValueError: If nothing is finished there, it is no labelling, its input had no labels, or verdicts have no
+            probabilities.
     """
     rows = read_verdicts(url)
     if missing := {*_SAME, "given_label", "cancelled_at"} - set(rows.column_names):
         raise ValueError(f"{url}: the output of cancellation_label is expected, found none: no {min(missing)}")
     if rows["given_label"].null_count == len(rows):
         raise ValueError(f"{url}: labels of people beside the model's are expected, found none; label labelled events")
+    labelled = pc.is_null(rows["error"])
+    if bare := pc.sum(pc.and_(labelled, pc.is_null(rows["logits"]))).as_py():
+        raise ValueError(
+            f"{url}: verdicts with log-probabilities are expected, found {bare:,} of {pc.sum(labelled).as_py():,} "
+            "without: nothing can be calibrated by them; label by a server that gives them, asked by "
+            "backend.endpoint.top_logprobs"
+        )
     at = [
         None if text is None else datetime.fromisoformat(text).timestamp() for text in rows["cancelled_at"].to_pylist()
     ]

@@ -52,9 +52,9 @@ LABELLED_SCHEMA = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-"""The event; the model's label with what training takes of it; its probability and logits; the verdict before
-reflection; what it took; the label that the input had; where the row comes from; and what is wrong with it, label and
-event then being null and the cost what was paid in vain."""
+"""The event; the model's label with what training takes of it; its probability and logits, null where the server gave
+no distribution; the verdict before reflection; what it took; the label that the input had; where the row comes from;
+and what is wrong with it, label and event then being null and the cost what was paid in vain."""
 
 _IN_A_ROW = 10
 """Failed requests behind one another after which it is the server, not the events."""
@@ -75,7 +75,7 @@ class LabellingSettings(Settings):
     """How often a run asks about an event whose answer broke off or was not of the form. Each may be paid."""
 
     label_weight: float = Field(default=0.3, gt=0, le=1)
-    """What a label counts in training beside one of people, times its own probability."""
+    """What a label counts in training beside one of people, times its own probability where the server gives one."""
 
     temperature: float = Field(default=1.0, gt=0)
     """Divides the verdict's log-probabilities: what `jobs.cancellation_calibrate model=null` found for this model."""
@@ -96,6 +96,8 @@ class LabellingCounts:
     labels: Counter[str] = field(default_factory=Counter)
     confusion: Counter[str] = field(default_factory=Counter)
     """`given>label`, over rows that had a label."""
+    without_probability: int = 0
+    """Labelled, of which the server gave no distribution."""
     usage: Usage = field(default_factory=Usage)
     passed_over: list[str] = field(default_factory=list)
     """Files of the input that are no events by their names."""
@@ -103,6 +105,7 @@ class LabellingCounts:
     def as_dict(self) -> dict[str, Any]:
         """Give the counts as JSON types."""
         plain = {"read": self.read, "labelled": self.labelled, "failed": self.failed, "usage": asdict(self.usage)}
+        plain |= {"without_probability": self.without_probability}
         plain |= {"passed_over": self.passed_over} if self.passed_over else {}
         return plain | {name: dict(getattr(self, name)) for name in ("errors", "labels", "confusion")}
 
@@ -117,6 +120,7 @@ class LabellingCounts:
                 getattr(total, name).update(part[name])
             total.usage += Usage(**part["usage"])
             total.passed_over += part.get("passed_over", ())
+            total.without_probability += part.get("without_probability", 0)  # older manifests have no such count
         return total
 
 
@@ -127,6 +131,14 @@ class Labeller:
         self, backend: Backend, settings: LabellingSettings, policy: Policy, index: ExampleIndex | None = None
     ) -> None:
         self.backend, self.settings, self._policy, self._index = backend, settings, policy, index
+
+    def seeded(self, seed: int) -> Labeller:
+        """Give one that asks the same with another seed of the draw."""
+        judging = self.settings.judging
+        sampling = judging.sampling.model_copy(update={"seed": seed})
+        judging = judging.model_copy(update={"sampling": sampling})
+        settings = self.settings.model_copy(update={"judging": judging})
+        return Labeller(self.backend, settings, self._policy, self._index)
 
     def prompt(self, event: Event) -> Prompt:
         """Write what is asked about an event."""
@@ -160,14 +172,15 @@ class Labeller:
         return self._columns(judged, spent + judged.usage, prompt.form.classes)
 
     def _columns(self, judged: Judged, usage: Usage, classes: int) -> dict[str, Any]:
-        answer = judged.answer
-        shares = verdict_probabilities(answer.logits, temperature=self.settings.temperature, classes=classes)
+        answer, shares = judged.answer, None
+        if (logits := answer.log_probabilities) is not None:
+            shares = verdict_probabilities(logits, temperature=self.settings.temperature, classes=classes)
         return {
             "label": answer.verdict,
             "label_factors": list(answer.factors) if self.settings.judging.after_verdict == "read" else None,
-            "label_weight": self.settings.label_weight * shares[answer.verdict],
-            "probability": shares["induced"],
-            "logits": list(answer.logits),
+            "label_weight": self.settings.label_weight * (shares[answer.verdict] if shares else 1.0),
+            "probability": shares["induced"] if shares else None,
+            "logits": list(logits) if logits else None,
             "first_verdict": judged.first_verdict,
             "reasoning": answer.reasoning,
             "model_version": self.backend.version,
@@ -201,7 +214,7 @@ def label_rows(
         record = {"place": row.place, "given_label": row.label, "error": row.error}
         if row.event is None:
             return record
-        found = _ask(row.event, f"{number:06d}", labeller, ledger, outage)
+        found = ask_once(row.event, f"{number:06d}", labeller, ledger, outage)
         progress(Usage(found["prompt_tokens"], found["cached_tokens"], found["completion_tokens"], found["cost_usd"]))
         return {**record, **(event_row(row.event) if found.get("error") is None else {}), **found}
 
@@ -217,7 +230,13 @@ def label_rows(
     return pa.Table.from_pylist(records, schema=LABELLED_SCHEMA)
 
 
-def _ask(event: Event, key: str, labeller: Labeller, ledger: RequestLedger, outage: Outage) -> dict[str, Any]:
+def ask_once(event: Event, key: str, labeller: Labeller, ledger: RequestLedger, outage: Outage) -> dict[str, Any]:
+    """Label an event unless the ledger has its answer; the answer's columns, or `error` and what it took.
+
+    Raises:
+        BudgetSpentError: If the budget holds no further request.
+        OutageError: If many requests behind one another failed.
+    """
     known = ledger.records.get(key)
     if known and known.get("error") and labeller.settings.ask_again:
         ledger.abandon(key, paid=known)
@@ -286,7 +305,7 @@ def failed_rows(rows: Sequence[EventRow], reason: str) -> pa.Table:
 def count_rows(table: pa.Table) -> LabellingCounts:
     """Count a table of `LABELLED_SCHEMA`."""
     counts = LabellingCounts(read=len(table))
-    columns = ("label", "given_label", "error", "cost_estimated", *_USAGE)
+    columns = ("label", "given_label", "probability", "error", "cost_estimated", *_USAGE)
     for row in table.select(columns).to_pylist():
         counts.usage += _usage_of(row)
         if row["error"] is not None:
@@ -295,6 +314,7 @@ def count_rows(table: pa.Table) -> LabellingCounts:
             continue
         counts.labelled += 1
         counts.labels[row["label"]] += 1
+        counts.without_probability += row["probability"] is None
         if row["given_label"] is not None:
             counts.confusion[f"{row['given_label']}>{row['label']}"] += 1
     return counts

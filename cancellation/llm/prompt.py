@@ -98,7 +98,7 @@ def build_prompt(
     turns = [Turn("system", policy_text(form))]
     for example in examples:
         turns.append(Turn("user", case_text(example.event, settings)))
-        turns.append(Turn("assistant", write_answer(form, example.label, example.factors or ())))
+        turns.append(Turn("assistant", write_answer(form, example.label, example.factors)))
     return Prompt((*turns, Turn("user", case_text(event, settings))), form)
 
 

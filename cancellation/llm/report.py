@@ -21,6 +21,11 @@ def summary_lines(run: LabellingRun, done: LabelledSet) -> list[str]:
     lines += [f"  {count:,} x {reason}" for reason, count in counts.errors.most_common(5)]
     if counts.passed_over:
         lines.append(f"passed over: {', '.join(counts.passed_over)}")
+    if counts.without_probability:
+        lines.append(
+            f"{counts.without_probability:,} labels without a probability: the server gave no log-probabilities, so "
+            "nothing can be calibrated by them; backend.endpoint.top_logprobs asks for some"
+        )
     if (agreement := label_agreement(counts)) is not None:
         lines.append(f"{agreement:.1%} of {sum(counts.confusion.values()):,} labels that the input had are the same")
     cached = usage.cached_tokens / usage.prompt_tokens if usage.prompt_tokens else 0.0
@@ -69,6 +74,7 @@ def figures(counts: LabellingCounts, seconds: float) -> dict[str, float | None]:
         "read": counts.read,
         "labelled": counts.labelled,
         "failed": counts.failed,
+        "without_probability": counts.without_probability,
         "agreement": label_agreement(counts),
         "cost_usd": usage.cost_usd,
         "prompt_tokens": usage.prompt_tokens,

@@ -10,10 +10,14 @@ import pytest
 
 from cancellation.events.table import write_labelled
 from cancellation.simulation.simulator import SimulationSettings, simulate
+from cluster.endpoint.purse import BudgetSpentError
 from cluster.settings import load_settings
 from cluster.tracking import tracking_uri
 from jobs.cancellation_compare import CompareJob, main
+from tests.builders.cancellation_events import sample_event
+from tests.builders.chat_models import save_tiny_chat_model
 from tests.conftest import PROJECT
+from tests.servers.chat_endpoint import ChatServer
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 SMOKE = str(PROJECT / "jobs" / "cancellation_compare.smoke.toml")
@@ -71,6 +75,76 @@ def test_rows_are_made_once_and_reused(tmp_path: Path, capsys: pytest.CaptureFix
     assert {run.data.tags["approach"] for run in children} == {"rules", "trees", "trees+text"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children} <= parents
     assert all({"test_wordings.accuracy", "ours.accuracy"} & set(run.data.metrics) for run in children)
+
+
+def _cases(folder: Path, count: int) -> Path:
+    path = folder / "cases.jsonl"
+    names = [{"event_id": f"e-{n}", "order_id": f"o-{n}", "buyer_reason": f"case-{n}"} for n in range(count)]
+    lines = [{"event": {**sample_event(), **name}, "label": "induced"} for name in names]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def _llm_row(folder: Path, count: int) -> list[str]:
+    return [
+        'comparison.approaches=["LLM zero-shot"]',
+        "comparison.num_events=0",
+        "comparison.resamples=20",
+        f"comparison.sets.cases={_cases(folder, count)}",
+        f"output={folder}/out",
+        f"cache_dir={folder}/cache",
+        "tracking.experiment=compare-llm-test",
+    ]
+
+
+def test_a_language_models_answers_are_paid_once(tmp_path: Path) -> None:
+    server = ChatServer(lambda case, number: "off" if case == "case-19" else "answer")
+    endpoint = {"base_url": server.url, "input_usd": 1, "output_usd": 10, "concurrency": 2}
+    given = [*_llm_row(tmp_path, 20), "comparison.llm.backend.kind=endpoint"]
+    given += [f"comparison.llm.backend.endpoint.{name}={value}" for name, value in endpoint.items()]
+
+    def run(budget_usd: float, *more: str) -> str:
+        budget = f"comparison.llm.backend.endpoint.budget_usd={budget_usd}"
+        main(load_settings(CompareJob, [SMOKE, *given, budget, *more]))
+        return (tmp_path / "out" / "comparison.md").read_text()
+
+    try:
+        with pytest.raises(BudgetSpentError, match="raise budget_usd and run again"):
+            run(0.012)
+        assert server.answered
+        table = run(1.0)
+        assert "1 events without a usable answer count as inconclusive" in table
+        assert {case for case, number in server.asked.items() if number != 1} == {"case-19"}  # labelling.tries
+        asked = sum(server.asked.values())
+        dearer = run(2.0, "comparison.price.core_hour=0.06", "comparison.llm.labelling.tries=3")
+        assert "0.06 $ per core" in dearer
+        with pytest.raises(BudgetSpentError):  # what earlier runs paid is counted
+            run(0.012, f"comparison.sets.others={_cases_of_others(tmp_path)}")
+    finally:
+        server.stop()
+    assert sum(server.asked.values()) == asked
+    assert len(list((tmp_path / "out" / "results").iterdir())) == 1
+
+
+def _cases_of_others(folder: Path) -> Path:
+    (folder / "others").mkdir(exist_ok=True)
+    path = folder / "others" / "others.jsonl"
+    event = {**sample_event(), "buyer_reason": "case-99"}
+    path.write_text(json.dumps({"event": event, "label": "induced"}) + "\n")
+    return path
+
+
+def test_other_weights_at_the_same_place_are_another_row(tmp_path: Path) -> None:
+    model = save_tiny_chat_model(tmp_path / "model")
+    given = [*_llm_row(tmp_path, 2), f"comparison.llm.backend.local.model={model}"]
+    results = tmp_path / "out" / "results"
+    main(load_settings(CompareJob, [SMOKE, *given]))
+    kept = {path: path.stat().st_mtime_ns for path in results.iterdir()}
+    assert len(kept) == 1
+    save_tiny_chat_model(tmp_path / "model", seed=1)
+    main(load_settings(CompareJob, [SMOKE, *given]))
+    assert len(list(results.iterdir())) == 2
+    assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
 
 
 def _labelled(folder: Path, count: int) -> Path:

@@ -74,3 +74,13 @@ def test_nothing_in_common_is_0() -> None:
 def test_one_answer_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="set runs=2 or more"):
         alikeness([Said("induced", frozenset(), "x")])
+
+
+def test_what_was_not_read_is_not_alike() -> None:
+    found = alikeness([Said("induced", None, None), Said("not_induced", None, None)])
+    assert (found.verdict_agreement, found.flip_rate) == (0, 0.5)
+    assert found.factor_jaccard is None
+    assert (found.self_bleu, found.self_rouge_l, found.self_cosine, found.self_jaccard) == (None,) * 4
+    cut = alikeness([Said("induced", frozenset(), text) for text in ("one text", "one text", None)])
+    assert cut.factor_jaccard == 1
+    assert cut.self_rouge_l == 1

@@ -42,6 +42,15 @@ def test_what_is_written_for_training_is_of_the_form(form: AnswerForm) -> None:
         assert reader.answer().verdict == label
 
 
+def test_what_nobody_looked_for_is_not_written_as_found_to_be_missing() -> None:
+    unknown = write_answer(FORM, "induced", None)
+    assert "Only the verdict is known" in unknown
+    assert re.fullmatch(FORM.regex, unknown)
+    induced, other = (write_answer(FORM, label, ()) for label in ("induced", "not_induced"))
+    assert "Nothing here points to the seller." in other
+    assert "Nothing here points to the seller." not in induced
+
+
 def test_a_cut_answer_keeps_what_was_closed() -> None:
     text = write_answer(FORM, "inconclusive", (), "nothing")
     reader, _ = _read(text[: text.index("nothing") + 3])

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from cancellation.decision.policy import load_policy
 from cancellation.events.event import parse_event
 from cancellation.events.examples import Example
 from cancellation.llm.backends import LocalSettings
 from cancellation.llm.finetuning import LlmFinetuningSettings, encode_example, finetune
 from cancellation.llm.judging import JudgingSettings, judge
+from cancellation.llm.labelling import Labeller, LabellingSettings
 from cancellation.llm.prompt import PromptSettings, build_prompt
 from cancellation.llm.transformers_backend import TransformersBackend
 from cluster.training.train import TrainerSettings
@@ -26,8 +28,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_chat_model(tmp_path_factory.mktemp("tune") / "tiny-chat", spread=0.2)
 
 
-def _example(label: str, factors: tuple[str, ...], weight: float = 1.0) -> Example:
-    event = {**sample_event(), "chat": [], "buyer_reason": label}
+def _example(label: str, factors: tuple[str, ...] | None, weight: float = 1.0, **changes: object) -> Example:
+    event = {**sample_event(), "chat": [], "buyer_reason": label, **changes}
     return Example(parse_event(event), label, factors, weight=weight)
 
 
@@ -37,12 +39,46 @@ def _settings(base: Path, **changes: object) -> LlmFinetuningSettings:
 
 def test_the_loss_is_on_the_answer_alone(base: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
-    one = encode_example(_example("induced", ("chat.no_reply",), 0.5), tokenizer, _settings(base))
+    one = encode_example(_example("induced", ("chat.no_reply",), 0.5), tokenizer, _settings(base), classes=3)
     learnt = tokenizer.decode(one.ids[one.weights > 0])
     assert learnt.startswith("<verdict>induced</verdict>\n<decision_factors>chat.no_reply</decision_factors>")
     assert learnt.endswith("</reasoning><|im_end|>")
     assert tokenizer.decode(one.ids[one.weights == 2]) == "<verdict>induced"  # four times, and half of it
     assert tokenizer.decode(one.ids[one.weights == 0]).endswith("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("reasoning_first", [False, True])
+def test_of_unknown_factors_only_the_verdict_is_learnt(base: Path, reasoning_first: bool) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    settings = _settings(base, prompt=PROMPT.model_copy(update={"reasoning_first": reasoning_first}))
+    unknown = encode_example(_example("induced", None), tokenizer, settings, classes=3)
+    assert tokenizer.decode(unknown.ids[unknown.weights > 0]) == "<verdict>induced"
+    known = encode_example(_example("induced", ()), tokenizer, settings, classes=3)
+    assert tokenizer.decode(known.ids[known.weights == 4]) == "<verdict>induced"
+    learnt = tokenizer.decode(known.ids[known.weights > 0])
+    assert learnt.startswith("<reasoning>") == reasoning_first
+    assert "<decision_factors>none</decision_factors>" in learnt
+
+
+def test_a_market_of_two_classes_is_taught_with_labellings_prompt(base: Path, tmp_path: Path) -> None:
+    backend = TransformersBackend(LocalSettings(model=str(base)), cache_dir=str(tmp_path))
+    tokenizer, labelling = AutoTokenizer.from_pretrained(base), LabellingSettings(prompt=PROMPT)
+    for market, classes in (("SG", 2), ("TH", 3)):
+        example = _example("induced", (), market=market)
+        taught = encode_example(example, tokenizer, _settings(base), classes=classes)
+        asked = backend.prompt_ids(Labeller(backend, labelling, load_policy()).prompt(example.event))
+        assert taught.ids[: len(asked)].tolist() == asked
+
+
+@pytest.mark.timeout(900)
+def test_labels_that_a_market_does_not_know_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
+    examples = [_example(label, (), market="SG") for label in ("inconclusive", "induced")]
+    trainer = TrainerSettings(num_workers=0, checkpoints=str(tmp_path / "checkpoints"))
+    given = (load_policy(), _settings(base, epochs=1), trainer, None)
+    tuned = finetune(examples, *given, output=tmp_path / "adapter", cache_dir=str(tmp_path))
+    assert (tuned.num_examples, tuned.num_without_class) == (1, 1)
+    with pytest.raises(ValueError, match="expected labels that the policy knows in their markets"):
+        finetune(examples[:1], *given, output=tmp_path / "adapter", cache_dir=str(tmp_path))
 
 
 @pytest.mark.timeout(900)
@@ -52,7 +88,8 @@ def test_a_tiny_model_learns_its_answers_and_says_them(base: Path, tmp_path: Pat
         base, epochs=30, events_per_step=2, learning_rate=1e-2, rank=8, dropout=0.0, steps_per_checkpoint=100
     )
     trainer = TrainerSettings(num_workers=0, checkpoints=str(tmp_path / "checkpoints"))
-    tuned = finetune(examples, settings, trainer, None, output=tmp_path / "adapter", cache_dir=str(tmp_path))
+    folder = tmp_path / "adapter"
+    tuned = finetune(examples, load_policy(), settings, trainer, None, output=folder, cache_dir=str(tmp_path))
     assert tuned.losses[-1] < 0.3 * tuned.losses[0]
     assert (tmp_path / "adapter" / "training.json").exists()
     local = LocalSettings(model=str(base), adapter=str(tmp_path / "adapter"))
@@ -72,7 +109,8 @@ def test_a_policy_that_is_shared_teaches_what_whole_prompts_teach(base: Path, tm
         settings = _settings(base, epochs=2, events_per_step=4, micro_batch=size, learning_rate=1e-2, bf16=False)
         trainer = TrainerSettings(num_workers=0, checkpoints=str(tmp_path / str(size)))
         output = tmp_path / f"adapter-{size}"
-        losses.append(finetune(examples, settings, trainer, None, output=output, cache_dir=str(tmp_path)).losses)
+        given = (examples, load_policy(), settings, trainer, None)
+        losses.append(finetune(*given, output=output, cache_dir=str(tmp_path)).losses)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[0][1] != pytest.approx(losses[0][0], rel=1e-3)  # the second step saw what the first one taught
 
@@ -81,6 +119,7 @@ def test_examples_that_fit_nowhere_are_refused(base: Path, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"finetuning\.max_tokens=256: none of 1 examples fits"):
         finetune(
             [_example("induced", ())],
+            load_policy(),
             _settings(base, max_tokens=256),
             TrainerSettings(num_workers=0),
             None,

@@ -78,3 +78,10 @@ def test_what_is_no_labelling_or_has_nobodys_labels_is_refused(tmp_path: Path, s
     bare = _commit(table.set_column(place, "given_label", pa.nulls(50, pa.string())), tmp_path / "bare")
     with pytest.raises(ValueError, match="label labelled events"):
         read_judged(str(bare))
+
+
+def test_verdicts_without_log_probabilities_are_refused(tmp_path: Path, server: ChatServer) -> None:
+    server.behave = lambda case, number: "plain"
+    bare = _commit(_judged(server, tmp_path), tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"found 50 of 50 without: .*backend\.endpoint\.top_logprobs"):
+        read_judged(str(bare))

@@ -94,6 +94,22 @@ def test_every_row_ends_labelled_or_with_its_error(server: ChatServer, tmp_path:
     }
 
 
+def test_a_verdict_without_a_distribution_has_no_probability(server: ChatServer, tmp_path: Path) -> None:
+    server.behave = lambda case, number: "plain" if case == "case-1" else "answer"
+    labeller = _labeller(server)
+    table = label_rows(_rows(2), labeller, RequestLedger(str(tmp_path)), parallel=1)
+    known, unknown = table.to_pylist()
+    assert known["label_weight"] == pytest.approx(0.3 * known["probability"])
+    assert (unknown["label"], unknown["error"]) == ("induced", None)
+    assert (unknown["probability"], unknown["logits"]) == (None, None)
+    assert unknown["label_weight"] == pytest.approx(0.3)
+    counts = count_rows(table)
+    assert counts.without_probability == 1
+    assert LabellingCounts.sum([counts.as_dict()] * 2).without_probability == 2
+    again = label_rows(_rows(2), labeller, RequestLedger(str(tmp_path)), parallel=1)
+    assert again.equals(table)
+
+
 def test_the_budget_stops_and_a_larger_one_goes_on(server: ChatServer, tmp_path: Path) -> None:
     budget = 0.01  # a request may cost 0.0065 at most, so the last of it is left
     purse = Purse(budget)

@@ -1,0 +1,75 @@
+"""A language model's row of the table, asked for over a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cancellation.comparison.figures import Truth, compare
+from cancellation.comparison.kept_answers import KeptAnswers
+from cancellation.comparison.llm_judge import LlmJudge
+from cancellation.decision.policy import load_policy
+from cancellation.events.event import Event, parse_event
+from cancellation.llm.endpoint_backend import EndpointBackend
+from cancellation.llm.labelling import Labeller, LabellingSettings
+from cluster.endpoint.settings import EndpointSettings
+from tests.builders.cancellation_events import sample_event
+from tests.servers.chat_endpoint import ChatServer
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    server = ChatServer()
+    yield server
+    server.stop()
+
+
+def _events(count: int) -> list[Event]:
+    names = [{"event_id": f"e-{n}", "order_id": f"o-{n}", "buyer_reason": f"case-{n}"} for n in range(count)]
+    return [parse_event({**sample_event(), **name}) for name in names]
+
+
+def _judge(server: ChatServer, folder: Path, *, ask_again: bool = False, **changes: Any) -> LlmJudge:
+    endpoint = EndpointSettings(base_url=server.url, backoff_seconds=0.01, **changes)
+    settings = LabellingSettings(ask_again=ask_again)
+    kept = KeptAnswers(str(folder), {"model": "m"}, settings.judging, ask_again=ask_again, parallel=4)
+    return LlmJudge(Labeller(EndpointBackend(endpoint), settings, load_policy()), kept, max_failed_fraction=0.2)
+
+
+def test_one_bad_answer_costs_no_other(server: ChatServer, tmp_path: Path) -> None:
+    server.behave = lambda case, number: "off" if case == "case-5" else "answer"
+    found = _judge(server, tmp_path).judge(_events(6))
+    assert found.num_unanswered == 1
+    assert found.probabilities.argmax(axis=1).tolist() == [0, 0, 0, 0, 0, 2]
+    asked = sum(server.asked.values())
+    again = _judge(server, tmp_path)
+    assert again.judge(_events(6)).probabilities.tolist() == found.probabilities.tolist()
+    assert len(again.taken) == 5
+    assert sum(server.asked.values()) == asked
+    assert again.judge([*_events(2), *_events(2)]).num_unanswered == 0  # twice in one set, and in another set
+    assert sum(server.asked.values()) == asked
+
+
+def test_too_many_bad_answers_end_it_and_keep_the_good_ones(server: ChatServer, tmp_path: Path) -> None:
+    server.behave = lambda case, number: "refuse:400" if case in ("case-0", "case-1") else "answer"
+    with pytest.raises(RuntimeError, match=r"2 of 6 events got no usable answer.*max_failed_fraction"):
+        _judge(server, tmp_path).judge(_events(6))
+    server.behave = lambda case, number: "answer"
+    assert _judge(server, tmp_path).judge(_events(6)).num_unanswered == 0
+    assert set(server.answered.values()) == {1}
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_events_are_ranked_only_by_probabilities_that_the_server_gave(
+    server: ChatServer, tmp_path: Path, bare: bool
+) -> None:
+    server.behave = lambda case, number: "plain" if bare and case == "case-1" else "answer"
+    found = _judge(server, tmp_path).judge(_events(6))
+    truth = Truth.of(["induced", "not_induced"] * 3, [None] * 6, ["TH"] * 6)
+    figures = compare(found, truth, resamples=20)
+    assert figures["precision"].value == pytest.approx(0.5)
+    assert (figures["auc"].value is None) == bare
+    assert (figures["recall_at_precision_95"].value is None) == bare

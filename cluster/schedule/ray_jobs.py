@@ -5,6 +5,7 @@ Plain Python without a package: it also lies beside Airflow's DAGs, where nothin
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import time
@@ -17,6 +18,9 @@ WRONG_INPUT = 2
 """Exit status of a job whose input or settings are wrong: it would fail again."""
 
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_NOT_NOW = (429, 502, 503, 504)
+"""What a proxy, or a head that is busy or starting, answers for a while."""
+_REASON_CHARACTERS = 300
 _SAID_CHARACTERS = 20_000
 """Of the end of a job's log that are passed on; all of it stays with Ray."""
 
@@ -46,7 +50,7 @@ class RayJobs:
             address: Of the dashboard, such as http://127.0.0.1:8265.
             token: `RAY_AUTH_TOKEN` of the cluster, where it asks for one.
             poll_seconds: Between two looks at a job.
-            patience_seconds: For which a head that does not answer is asked again.
+            patience_seconds: For which a head is asked again that does not answer, or behind a proxy that does.
         """
         self._address = address.rstrip("/")
         self._headers = {"Content-Type": "application/json"}
@@ -132,29 +136,58 @@ class RayJobs:
         return self._request("GET", f"/api/jobs/{submission_id}", absent=True)
 
     def _log(self, submission_id: str) -> str:
-        found = self._request("GET", f"/api/jobs/{submission_id}/logs", absent=True) or {}
+        try:
+            found = self._request("GET", f"/api/jobs/{submission_id}/logs", absent=True) or {}
+        except RuntimeError as error:  # of a machine that is gone: how the job ended is known all the same
+            return f"{submission_id}: its log cannot be read: {error}"
         return found.get("logs", "")[-_SAID_CHARACTERS:].strip()
 
     def _request(self, method: str, path: str, body: Any = None, *, absent: bool = False) -> Any:
-        """Ask once; and again, while nobody answers. With `absent`, what is not there is None."""
+        """Ask once; and again, while nobody answers or another than Ray. With `absent`, what is not there is None."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._address + path, data, self._headers, method=method)
         given_up = time.monotonic() + self._patience
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    return json.loads(answer.read() or b"null")
-            except urllib.error.HTTPError as error:
-                if absent and error.code == 404:
-                    return None
-                reason = _last_line(error.read().decode(errors="replace"))
-                raise RuntimeError(f"{self._address}: {method} {path} got {error.code}: {reason}") from None
-            except OSError as error:
+                return self._ask(request, f"{method} {path}", absent=absent)
+            except _NoAnswerError as error:
                 if time.monotonic() > given_up:
                     raise RuntimeError(f"{self._address}: no answer ({error}); is the Ray cluster up?") from None
                 time.sleep(self._poll)
 
+    def _ask(self, request: urllib.request.Request, what: str, *, absent: bool) -> Any:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                status, content = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, content = error.code, _body(error)
+        except (OSError, http.client.HTTPException) as error:
+            raise _NoAnswerError(f"{what}: {type(error).__name__}: {error}") from None
+        if absent and status == 404:
+            return None
+        reason = f"{what} got {status}: {_last_line(content.decode(errors='replace'))}"
+        # Ray says 500 to an id that is taken too, so what was submitted is looked up and not submitted again.
+        if status in _NOT_NOW or (status == 500 and request.get_method() == "GET"):
+            raise _NoAnswerError(reason)
+        if status >= 400:
+            raise RuntimeError(f"{self._address}: {reason}")
+        try:
+            return json.loads(content or b"null")
+        except ValueError:  # a page of a proxy's own
+            raise _NoAnswerError(reason) from None
+
+
+class _NoAnswerError(Exception):
+    """What was asked may be asked again."""
+
+
+def _body(error: urllib.error.HTTPError) -> bytes:
+    try:
+        return error.read()
+    except (OSError, http.client.HTTPException):  # cut off: its status says enough
+        return b""
+
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no reason given"
+    return lines[-1].strip()[:_REASON_CHARACTERS] if lines else "no reason given"

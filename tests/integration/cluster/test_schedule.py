@@ -16,10 +16,11 @@ import pytest
 
 from cluster.schedule.plan import Schedule, load_schedule
 from cluster.schedule.ray_jobs import RayJobError, RayJobs
-from cluster.schedule.runner import Done, run_days, run_here
+from cluster.schedule.runner import Done, run_days, run_here, run_on
 from jobs.schedule import ScheduleJob, main
 from tests.builders.monitored_days import DAY, decisions, feedback, ship, ship_feedback
 from tests.conftest import PROJECT
+from tests.integration.cluster.flaky_proxy import Fault, flaky_proxy
 from tests.servers.ray_head import guarded_head
 
 DAYS = [DAY - timedelta(days=1), DAY]
@@ -170,6 +171,56 @@ def test_how_a_job_failed_is_told(head: dict[str, str]) -> None:
         stranger.run("wrong", "true")
     with pytest.raises(RuntimeError, match=r"no answer .*; is the Ray cluster up\?"):
         RayJobs("http://127.0.0.1:9", poll_seconds=0.01, patience_seconds=0.05).run("x", "true")
+
+
+@pytest.mark.timeout(300)
+def test_answers_that_are_not_rays_are_asked_for_again(head: dict[str, str], tmp_path: Path) -> None:
+    count, lines = tmp_path / "count", []
+    faults = [
+        ("GET /api/jobs/", Fault(503)),
+        ("POST /api/jobs/", Fault(429, b"slow down")),
+        ("GET /api/jobs/", Fault(502)),
+        ("GET /api/jobs/", Fault(200)),  # a page of the proxy's own
+        ("GET /api/jobs/", Fault(200, b"{", missing_bytes=100)),
+        ("GET /api/jobs/", Fault(500, b"the head is starting")),
+    ]
+    with flaky_proxy(head["RAY_API_SERVER_ADDRESS"], faults) as proxy:
+        RayJobs(proxy.url, head["RAY_AUTH_TOKEN"], poll_seconds=0.2).run(
+            "behind-a-proxy", f"echo started >> {count}; echo all done", say=lines.append
+        )
+        assert not proxy.faults, "each of them was met"
+    assert count.read_text() == "started\n"
+    assert lines[-1].splitlines()[-1] == "all done"
+
+
+@pytest.mark.timeout(300)
+def test_a_submission_whose_answer_was_lost_is_not_made_twice(head: dict[str, str], tmp_path: Path) -> None:
+    """Ray calls an id that is taken a fault of its own (500): it is looked up, not asked for again."""
+    jobs, go = _jobs(head), tmp_path / "go"
+    command = f"until test -e {go}; do sleep 0.1; done"
+    jobs.submit("lost", command, say=[].append)
+    began = time.monotonic()
+    with flaky_proxy(head["RAY_API_SERVER_ADDRESS"], [("GET /api/jobs/", Fault(200, b"[]"))]) as proxy:
+        RayJobs(proxy.url, head["RAY_AUTH_TOKEN"], poll_seconds=0.2).submit("lost", command, say=[].append)
+    assert time.monotonic() - began < 60, "without the five minutes of patience"
+    go.touch()
+    jobs.run("lost", command, say=[].append)
+
+
+@pytest.mark.timeout(300)
+def test_a_cluster_that_does_not_answer_fails_a_step_and_not_the_span(
+    schedule: Schedule, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (flow,) = schedule.flows
+    html = [("GET /api/jobs/", Fault(200))] * 1000
+    with flaky_proxy("http://127.0.0.1:9", html) as proxy:
+        nobody = RayJobs(proxy.url, poll_seconds=0.01, patience_seconds=0.05)
+        found = list(run_days(schedule, flow, DAYS, start=run_on(nobody)))
+    assert [done.outcome for done in found] == ["failed", "failed", "waited"] * 2
+    assert found[0].status is None
+    said = capsys.readouterr().err
+    assert "no answer (GET /api/jobs/ got 200: <html>" in said
+    assert "is the Ray cluster up?" in said
 
 
 @pytest.mark.timeout(300)

@@ -36,8 +36,9 @@ class RayJobError(RuntimeError):
 class RayJobs:
     """The jobs of one cluster.
 
-    A name stands for one piece of work: a job of that name that is running is joined, not started a second time. So a
-    caller that died may simply come again. One that has ended stays, with its log, and the next attempt is `name-2`:
+    A name stands for one piece of work: a job of that name and command that is running is joined, not started a second
+    time. So a caller that died may simply come again. One of another command, as where two schedules with other places
+    share a cluster, is not taken for it. One that has ended stays, with its log, and the next attempt is `name-2`:
     Ray 2.60 may take an id that is used again for the job that it was before, and call it dead.
     """
 
@@ -66,12 +67,18 @@ class RayJobs:
 
         Raises:
             RayJobError: If it ended without success.
-            RuntimeError: If the cluster refuses, or does not answer for `patience_seconds`.
+            RuntimeError: If a job of that name runs another command, the cluster refuses, or it does not answer for
+                `patience_seconds`.
         """
         attempts = self._attempts(name)
-        running = [one for one, status in attempts.items() if status not in _ENDED]
+        running = [job for job in attempts if job["status"] not in _ENDED]
         if running:
-            submission_id = running[0]
+            submission_id = running[0]["submission_id"]
+            if running[0]["entrypoint"] != entrypoint:
+                raise RuntimeError(
+                    f"{submission_id} is running another command ({running[0]['entrypoint']}): run this one when it "
+                    f"has ended, or on another cluster: {entrypoint}"
+                )
             say(f"{submission_id} is running already: waiting for it")
         else:
             submission_id = f"{name}-{len(attempts) + 1}" if attempts else name
@@ -95,24 +102,23 @@ class RayJobs:
         Raises:
             RuntimeError: If the cluster refuses, or does not answer for `patience_seconds`.
         """
-        for known, status in self._attempts(name).items():
-            say(f"{known} was submitted before: {status.lower()}")
-            return known
+        for known in self._attempts(name):
+            say(f"{known['submission_id']} was submitted before: {known['status'].lower()}")
+            return known["submission_id"]
         self._submit(name, entrypoint, runtime_env)
         say(f"{name} submitted: {entrypoint}")
         return name
 
-    def stop(self, name: str) -> None:
-        """Stop the job of a name, if one is running."""
-        for submission_id, status in self._attempts(name).items():
-            if status not in _ENDED:
-                self._request("POST", f"/api/jobs/{submission_id}/stop", absent=True)
+    def stop(self, name: str, entrypoint: str) -> None:
+        """Stop the job of a name and command, if one is running."""
+        for job in self._attempts(name):
+            if job["status"] not in _ENDED and job["entrypoint"] == entrypoint:
+                self._request("POST", f"/api/jobs/{job['submission_id']}/stop", absent=True)
 
-    def _attempts(self, name: str) -> dict[str, str]:
-        """Give the status of each job of a name that the cluster still knows."""
+    def _attempts(self, name: str) -> list[dict[str, Any]]:
+        """Give each job of a name that the cluster still knows."""
         ours = re.compile(rf"{re.escape(name)}(-\d+)?")
-        jobs = self._request("GET", "/api/jobs/")
-        return {job["submission_id"]: job["status"] for job in jobs if ours.fullmatch(job["submission_id"] or "")}
+        return [job for job in self._request("GET", "/api/jobs/") if ours.fullmatch(job["submission_id"] or "")]
 
     def _submit(self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any] | None) -> None:
         body = {"submission_id": submission_id, "entrypoint": entrypoint, "runtime_env": dict(runtime_env or {})}
@@ -120,7 +126,7 @@ class RayJobs:
             self._request("POST", "/api/jobs/", body)
         except RuntimeError:
             # Submitted by another at the same moment, or by this call before its answer was lost.
-            if self._info(submission_id) is None:
+            if (self._info(submission_id) or {}).get("entrypoint") != entrypoint:
                 raise
 
     def _wait(self, submission_id: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cancellation.monitoring.triggers import RetrainDecision, SubmitSettings, submit_retraining
 from cluster.schedule.plan import Schedule, load_schedule
 from cluster.schedule.ray_jobs import RayJobError, RayJobs
 from cluster.schedule.runner import Done, run_days, run_here, run_on
@@ -90,13 +92,24 @@ def test_a_trigger_opens_a_round_once_for_each_model(head: dict[str, str], tmp_p
     assert "monitor.triggers.relabel" in unfilled.stderr
     assert "LABELLED and PERSON_KEY" in unfilled.stderr
     filled = f"monitor.triggers.relabel=bash -c 'echo DAY >> {opened}'"
-    assert "relabel-after-small-1 submitted" in monitor(filled).stdout
+    first = monitor(filled).stdout
+    (name,) = re.findall(r"(relabel-after-small-1-[0-9a-f]{8}) submitted", first)
     while not opened.exists():
         time.sleep(0.05)
-    assert f"submitted on {DAY}: relabel-after-small-1; not again for this model" in monitor(filled).stdout
+    assert f"submitted on {DAY}: {name}; not again for this model" in monitor(filled).stdout
     (tmp_path / "out" / "retraining.json").unlink()  # as after a death between submitting and noting it
-    assert "relabel-after-small-1 was submitted before" in monitor(filled).stdout
+    assert f"{name} was submitted before" in monitor(filled).stdout
     assert opened.read_text() == f"{DAY}\n"
+
+
+@pytest.mark.timeout(300)
+def test_the_rounds_of_two_monitors_on_one_cluster_are_two(head: dict[str, str], tmp_path: Path) -> None:
+    decision = RetrainDecision(str(DAY), "model/7", True, (), relabel="true", command="true")
+    submit, lines = SubmitSettings(address=head["RAY_API_SERVER_ADDRESS"]), []
+    for place in ("production", "staging"):
+        lines += submit_retraining(decision, str(tmp_path / place), submit, token=head["RAY_AUTH_TOKEN"])
+    names = [re.fullmatch(r"(relabel-after-model-7-[0-9a-f]{8}) submitted: true", line)[1] for line in lines]
+    assert len({*names}) == 2
 
 
 @pytest.mark.timeout(300)
@@ -159,6 +172,45 @@ def test_a_name_is_one_piece_of_work(head: dict[str, str], tmp_path: Path) -> No
 
 
 @pytest.mark.timeout(300)
+def test_another_command_under_a_name_is_neither_joined_nor_stopped(head: dict[str, str], tmp_path: Path) -> None:
+    """As where production and staging share a cluster, or a value changed while yesterday's command still runs."""
+    jobs, go, lines = _jobs(head), tmp_path / "go", []
+    production = f"until test -e {go}; do sleep 0.1; done; echo production"
+    running = threading.Thread(target=jobs.run, args=("shared", production), kwargs={"say": lines.append})
+    running.start()
+    while not any("submitted" in line for line in list(lines)):
+        time.sleep(0.05)
+    with pytest.raises(RuntimeError, match=r"shared is running another command \(until .*: echo staging") as refused:
+        jobs.run("shared", "echo staging", say=lines.append)
+    assert not isinstance(refused.value, RayJobError), "no job of this command has ended"
+    jobs.stop("shared", "echo staging")
+    go.touch()
+    running.join()
+    assert "production" in lines[-1].splitlines()
+    jobs.run("shared", "echo staging", say=lines.append)
+    assert "staging" in lines[-1].splitlines(), "what has ended is in nobody's way"
+
+
+@pytest.mark.timeout(300)
+def test_a_job_is_stopped_by_whoever_has_its_command(head: dict[str, str]) -> None:
+    jobs, lines, failed = _jobs(head), [], []
+
+    def wait() -> None:
+        try:
+            jobs.run("stopped", "sleep 600", say=lines.append)
+        except RayJobError as error:
+            failed.append(str(error))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while not any("submitted" in line for line in list(lines)):
+        time.sleep(0.05)
+    jobs.stop("stopped", "sleep 600")
+    waiting.join()
+    assert failed[0].startswith("stopped: stopped, ")
+
+
+@pytest.mark.timeout(300)
 def test_how_a_job_failed_is_told(head: dict[str, str]) -> None:
     jobs, lines = _jobs(head), []
     for _ in range(2):
@@ -190,7 +242,7 @@ def test_answers_that_are_not_rays_are_asked_for_again(head: dict[str, str], tmp
         )
         assert not proxy.faults, "each of them was met"
     assert count.read_text() == "started\n"
-    assert lines[-1].splitlines()[-1] == "all done"
+    assert "all done" in lines[-1].splitlines()
 
 
 @pytest.mark.timeout(300)

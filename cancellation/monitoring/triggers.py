@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -161,7 +162,10 @@ def submit_retraining(
     jobs, lines = RayJobs(submit.address, token), list[str]()
     model = re.sub(r"[^A-Za-z0-9]+", "-", decision.model_version or "none").strip("-")
     wanted = {"relabel": decision.relabel, **({"train": decision.command} if submit.train else {})}
-    names = [jobs.submit(f"{kind}-after-{model}", command, say=lines.append) for kind, command in wanted.items()]
+    place = hashlib.sha256(storage.absolute_url(output).encode()).hexdigest()[:8]  # two monitors may share a cluster
+    names = [
+        jobs.submit(f"{kind}-after-{model}-{place}", command, say=lines.append) for kind, command in wanted.items()
+    ]
     content = {"model_version": decision.model_version, "day": decision.day, "jobs": names}
     storage.write_bytes(note, json.dumps(content, indent=1).encode())
     return lines

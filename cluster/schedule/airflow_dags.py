@@ -46,7 +46,7 @@ class RayJobOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Stop the job too, when somebody stops the task."""
-        _cluster().stop(self.name)
+        _cluster().stop(self.name, self.command)
 
 
 def _cluster() -> RayJobs:

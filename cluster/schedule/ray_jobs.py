@@ -5,6 +5,7 @@ Plain Python without a package: it also lies beside Airflow's DAGs, where nothin
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import time
@@ -17,6 +18,9 @@ WRONG_INPUT = 2
 """Exit status of a job whose input or settings are wrong: it would fail again."""
 
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+_NOT_NOW = (429, 502, 503, 504)
+"""What a proxy, or a head that is busy or starting, answers for a while."""
+_REASON_CHARACTERS = 300
 _SAID_CHARACTERS = 20_000
 """Of the end of a job's log that are passed on; all of it stays with Ray."""
 
@@ -32,8 +36,9 @@ class RayJobError(RuntimeError):
 class RayJobs:
     """The jobs of one cluster.
 
-    A name stands for one piece of work: a job of that name that is running is joined, not started a second time. So a
-    caller that died may simply come again. One that has ended stays, with its log, and the next attempt is `name-2`:
+    A name stands for one piece of work: a job of that name and command that is running is joined, not started a second
+    time. So a caller that died may simply come again. One of another command, as where two schedules with other places
+    share a cluster, is not taken for it. One that has ended stays, with its log, and the next attempt is `name-2`:
     Ray 2.60 may take an id that is used again for the job that it was before, and call it dead.
     """
 
@@ -46,7 +51,7 @@ class RayJobs:
             address: Of the dashboard, such as http://127.0.0.1:8265.
             token: `RAY_AUTH_TOKEN` of the cluster, where it asks for one.
             poll_seconds: Between two looks at a job.
-            patience_seconds: For which a head that does not answer is asked again.
+            patience_seconds: For which a head is asked again that does not answer, or behind a proxy that does.
         """
         self._address = address.rstrip("/")
         self._headers = {"Content-Type": "application/json"}
@@ -62,12 +67,18 @@ class RayJobs:
 
         Raises:
             RayJobError: If it ended without success.
-            RuntimeError: If the cluster refuses, or does not answer for `patience_seconds`.
+            RuntimeError: If a job of that name runs another command, the cluster refuses, or it does not answer for
+                `patience_seconds`.
         """
         attempts = self._attempts(name)
-        running = [one for one, status in attempts.items() if status not in _ENDED]
+        running = [job for job in attempts if job["status"] not in _ENDED]
         if running:
-            submission_id = running[0]
+            submission_id = running[0]["submission_id"]
+            if running[0]["entrypoint"] != entrypoint:
+                raise RuntimeError(
+                    f"{submission_id} is running another command ({running[0]['entrypoint']}): run this one when it "
+                    f"has ended, or on another cluster: {entrypoint}"
+                )
             say(f"{submission_id} is running already: waiting for it")
         else:
             submission_id = f"{name}-{len(attempts) + 1}" if attempts else name
@@ -91,24 +102,23 @@ class RayJobs:
         Raises:
             RuntimeError: If the cluster refuses, or does not answer for `patience_seconds`.
         """
-        for known, status in self._attempts(name).items():
-            say(f"{known} was submitted before: {status.lower()}")
-            return known
+        for known in self._attempts(name):
+            say(f"{known['submission_id']} was submitted before: {known['status'].lower()}")
+            return known["submission_id"]
         self._submit(name, entrypoint, runtime_env)
         say(f"{name} submitted: {entrypoint}")
         return name
 
-    def stop(self, name: str) -> None:
-        """Stop the job of a name, if one is running."""
-        for submission_id, status in self._attempts(name).items():
-            if status not in _ENDED:
-                self._request("POST", f"/api/jobs/{submission_id}/stop", absent=True)
+    def stop(self, name: str, entrypoint: str) -> None:
+        """Stop the job of a name and command, if one is running."""
+        for job in self._attempts(name):
+            if job["status"] not in _ENDED and job["entrypoint"] == entrypoint:
+                self._request("POST", f"/api/jobs/{job['submission_id']}/stop", absent=True)
 
-    def _attempts(self, name: str) -> dict[str, str]:
-        """Give the status of each job of a name that the cluster still knows."""
+    def _attempts(self, name: str) -> list[dict[str, Any]]:
+        """Give each job of a name that the cluster still knows."""
         ours = re.compile(rf"{re.escape(name)}(-\d+)?")
-        jobs = self._request("GET", "/api/jobs/")
-        return {job["submission_id"]: job["status"] for job in jobs if ours.fullmatch(job["submission_id"] or "")}
+        return [job for job in self._request("GET", "/api/jobs/") if ours.fullmatch(job["submission_id"] or "")]
 
     def _submit(self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any] | None) -> None:
         body = {"submission_id": submission_id, "entrypoint": entrypoint, "runtime_env": dict(runtime_env or {})}
@@ -116,7 +126,7 @@ class RayJobs:
             self._request("POST", "/api/jobs/", body)
         except RuntimeError:
             # Submitted by another at the same moment, or by this call before its answer was lost.
-            if self._info(submission_id) is None:
+            if (self._info(submission_id) or {}).get("entrypoint") != entrypoint:
                 raise
 
     def _wait(self, submission_id: str) -> dict[str, Any]:
@@ -132,29 +142,58 @@ class RayJobs:
         return self._request("GET", f"/api/jobs/{submission_id}", absent=True)
 
     def _log(self, submission_id: str) -> str:
-        found = self._request("GET", f"/api/jobs/{submission_id}/logs", absent=True) or {}
+        try:
+            found = self._request("GET", f"/api/jobs/{submission_id}/logs", absent=True) or {}
+        except RuntimeError as error:  # of a machine that is gone: how the job ended is known all the same
+            return f"{submission_id}: its log cannot be read: {error}"
         return found.get("logs", "")[-_SAID_CHARACTERS:].strip()
 
     def _request(self, method: str, path: str, body: Any = None, *, absent: bool = False) -> Any:
-        """Ask once; and again, while nobody answers. With `absent`, what is not there is None."""
+        """Ask once; and again, while nobody answers or another than Ray. With `absent`, what is not there is None."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._address + path, data, self._headers, method=method)
         given_up = time.monotonic() + self._patience
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    return json.loads(answer.read() or b"null")
-            except urllib.error.HTTPError as error:
-                if absent and error.code == 404:
-                    return None
-                reason = _last_line(error.read().decode(errors="replace"))
-                raise RuntimeError(f"{self._address}: {method} {path} got {error.code}: {reason}") from None
-            except OSError as error:
+                return self._ask(request, f"{method} {path}", absent=absent)
+            except _NoAnswerError as error:
                 if time.monotonic() > given_up:
                     raise RuntimeError(f"{self._address}: no answer ({error}); is the Ray cluster up?") from None
                 time.sleep(self._poll)
 
+    def _ask(self, request: urllib.request.Request, what: str, *, absent: bool) -> Any:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                status, content = answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            status, content = error.code, _body(error)
+        except (OSError, http.client.HTTPException) as error:
+            raise _NoAnswerError(f"{what}: {type(error).__name__}: {error}") from None
+        if absent and status == 404:
+            return None
+        reason = f"{what} got {status}: {_last_line(content.decode(errors='replace'))}"
+        # Ray says 500 to an id that is taken too, so what was submitted is looked up and not submitted again.
+        if status in _NOT_NOW or (status == 500 and request.get_method() == "GET"):
+            raise _NoAnswerError(reason)
+        if status >= 400:
+            raise RuntimeError(f"{self._address}: {reason}")
+        try:
+            return json.loads(content or b"null")
+        except ValueError:  # a page of a proxy's own
+            raise _NoAnswerError(reason) from None
+
+
+class _NoAnswerError(Exception):
+    """What was asked may be asked again."""
+
+
+def _body(error: urllib.error.HTTPError) -> bytes:
+    try:
+        return error.read()
+    except (OSError, http.client.HTTPException):  # cut off: its status says enough
+        return b""
+
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no reason given"
+    return lines[-1].strip()[:_REASON_CHARACTERS] if lines else "no reason given"

@@ -41,14 +41,14 @@ def run_here(command: Command) -> int:
 
 
 def run_on(jobs: RayJobs) -> Start:
-    """Run commands as jobs of a Ray cluster."""
+    """Run commands as jobs of a Ray cluster; one that refuses or does not answer has failed that step, no more."""
 
     def start(command: Command) -> int | None:
         try:
             jobs.run(command.submission_id, command.entrypoint)
-        except RayJobError as error:
+        except RuntimeError as error:
             print(error, file=sys.stderr, flush=True)
-            return error.exit_code
+            return error.exit_code if isinstance(error, RayJobError) else None
         return 0
 
     return start
@@ -132,7 +132,11 @@ def _line(done: Done) -> str:
     what = {
         "ran": f"done in {done.seconds:,.1f} s",
         "before": "was done before (--again runs it again)",
-        "failed": f"FAILED with status {done.status} after {done.seconds:,.1f} s",
+        "failed": f"FAILED {_status(done)} after {done.seconds:,.1f} s",
         "waited": f"not run: {', '.join(done.command.after)} first",
     }
     return f"{done.command.day} {done.command.step}: {what[done.outcome]}"
+
+
+def _status(done: Done) -> str:
+    return "without a status" if done.status is None else f"with status {done.status}"

@@ -108,13 +108,32 @@ def report_agreement(
 
 
 def _read_returned(job: AnnotationInputs) -> Returned:
-    rows = {(row.round, row.pair): row for url in job.rounds for row in read_round(url)}
+    rows = _given_out(job.rounds)
     files = read_annotations(job.annotations, people=job.people)
     annotations = bring_home(files.annotations, rows)
     check_annotations(annotations, rows)
     labelled = {one.pair for one in annotations if rows[one.round, one.pair].gold is None}
     decisions = read_decisions(job.decisions, labelled) if job.decisions else {}
     return Returned(rows, annotations, decisions, num_files=len(files.names))
+
+
+def _given_out(rounds: Sequence[str]) -> Rows:
+    """Read what people were asked, by round and pair.
+
+    Raises:
+        ValueError: If two folders hold rounds of one name: a label would count for either.
+    """
+    places: dict[str, str] = {}
+    rows = {}
+    for url in rounds:
+        for row in read_round(url):
+            if (first := places.setdefault(row.round, url)) != url:
+                raise ValueError(
+                    f"rounds: {first} and {url} are both named {row.round!r}, and labels say only that name: measure "
+                    "them apart, each with its own `annotations`, and give the next round another name (round=…)"
+                )
+            rows[row.round, row.pair] = row
+    return rows
 
 
 def _result(page: AgreementPage) -> dict[str, Any]:

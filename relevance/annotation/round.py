@@ -63,8 +63,11 @@ class RoundSettings(Settings):
     earlier: tuple[InputUrl, ...] = ()
     """Folders of earlier rounds: none of their pairs is given out again."""
 
-    round: str = "1"
-    """Name of this round."""
+    beside: bool = False
+    """Take the finished rounds that lie beside `output` as earlier ones too: so a schedule need not name them."""
+
+    round: str | None = None
+    """Name of this round, another for each round that is measured together; null: the last name of `output`."""
 
     output: OutputUrl
     """Folder for the tasks. One that holds another round is refused: people may be at work on it."""
@@ -95,6 +98,7 @@ def make_round(job: RoundSettings, strata: StrataSettings, tasks: TaskSettings, 
     Raises:
         ValueError: If the scores, the pairs or the gold pairs cannot be used, or nothing could be drawn.
     """
+    job = job.model_copy(update={"round": job.round or storage.absolute_url(job.output).rpartition("/")[2]})
     guidelines = load_guidelines()
     day = scored_day(job.scores)
     output = Output(job.output)
@@ -125,7 +129,8 @@ def _plan(job: RoundSettings, strata: StrataSettings, tasks: TaskSettings, input
 def _draw_round(
     job: RoundSettings, strata: StrataSettings, tasks: TaskSettings, day: Mapping[str, Any], guidelines: Guidelines
 ) -> tuple[list[RoundPair], Assignment, dict[str, Any]]:
-    seen = {row.pair for url in job.earlier for row in read_round(url)}
+    earlier = [*job.earlier, *(_rounds_beside(job.output) if job.beside else ())]
+    seen = {row.pair for url in earlier for row in read_round(url)}
     gold = {key: found for key, found in (read_gold(job.gold) if job.gold else {}).items() if key not in seen}
     edges, totals = third_edges(read_scores(job.scores), strata.uncertainty)
     drawn, taken = draw_pairs(
@@ -148,6 +153,14 @@ def _draw_round(
         "strata": strata_counts(taken),
     }
     return rows, assignment, figures
+
+
+def _rounds_beside(output: str) -> list[str]:
+    """Find the finished rounds in the folder that `output` lies in, itself left out."""
+    own = storage.absolute_url(output)
+    found = storage.list_files(own.rpartition("/")[0], suffix=f"/{SUCCESS}")
+    places = [file.url.removesuffix(f"/{SUCCESS}") for file in found]
+    return [url for url in places if url != own and url.rpartition("/")[0] == own.rpartition("/")[0]]
 
 
 def _drawn_row(one: DrawnPair, texts: Mapping[str, str | None], common: Mapping[str, str]) -> RoundPair:

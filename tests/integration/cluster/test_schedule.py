@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from cancellation.monitoring.triggers import RetrainDecision, SubmitSettings, submit_retraining
 from cluster.schedule.plan import Schedule, load_schedule
 from cluster.schedule.ray_jobs import RayJobError, RayJobs
-from cluster.schedule.runner import Done, run_days, run_here
+from cluster.schedule.runner import Done, run_days, run_here, run_on
 from jobs.schedule import ScheduleJob, main
 from tests.builders.monitored_days import DAY, decisions, feedback, ship, ship_feedback
 from tests.conftest import PROJECT
+from tests.integration.cluster.flaky_proxy import Fault, flaky_proxy
 from tests.servers.ray_head import guarded_head
 
 DAYS = [DAY - timedelta(days=1), DAY]
@@ -89,13 +92,24 @@ def test_a_trigger_opens_a_round_once_for_each_model(head: dict[str, str], tmp_p
     assert "monitor.triggers.relabel" in unfilled.stderr
     assert "LABELLED and PERSON_KEY" in unfilled.stderr
     filled = f"monitor.triggers.relabel=bash -c 'echo DAY >> {opened}'"
-    assert "relabel-after-small-1 submitted" in monitor(filled).stdout
+    first = monitor(filled).stdout
+    (name,) = re.findall(r"(relabel-after-small-1-[0-9a-f]{8}) submitted", first)
     while not opened.exists():
         time.sleep(0.05)
-    assert f"submitted on {DAY}: relabel-after-small-1; not again for this model" in monitor(filled).stdout
+    assert f"submitted on {DAY}: {name}; not again for this model" in monitor(filled).stdout
     (tmp_path / "out" / "retraining.json").unlink()  # as after a death between submitting and noting it
-    assert "relabel-after-small-1 was submitted before" in monitor(filled).stdout
+    assert f"{name} was submitted before" in monitor(filled).stdout
     assert opened.read_text() == f"{DAY}\n"
+
+
+@pytest.mark.timeout(300)
+def test_the_rounds_of_two_monitors_on_one_cluster_are_two(head: dict[str, str], tmp_path: Path) -> None:
+    decision = RetrainDecision(str(DAY), "model/7", True, (), relabel="true", command="true")
+    submit, lines = SubmitSettings(address=head["RAY_API_SERVER_ADDRESS"]), []
+    for place in ("production", "staging"):
+        lines += submit_retraining(decision, str(tmp_path / place), submit, token=head["RAY_AUTH_TOKEN"])
+    names = [re.fullmatch(r"(relabel-after-model-7-[0-9a-f]{8}) submitted: true", line)[1] for line in lines]
+    assert len({*names}) == 2
 
 
 @pytest.mark.timeout(300)
@@ -158,6 +172,45 @@ def test_a_name_is_one_piece_of_work(head: dict[str, str], tmp_path: Path) -> No
 
 
 @pytest.mark.timeout(300)
+def test_another_command_under_a_name_is_neither_joined_nor_stopped(head: dict[str, str], tmp_path: Path) -> None:
+    """As where production and staging share a cluster, or a value changed while yesterday's command still runs."""
+    jobs, go, lines = _jobs(head), tmp_path / "go", []
+    production = f"until test -e {go}; do sleep 0.1; done; echo production"
+    running = threading.Thread(target=jobs.run, args=("shared", production), kwargs={"say": lines.append})
+    running.start()
+    while not any("submitted" in line for line in list(lines)):
+        time.sleep(0.05)
+    with pytest.raises(RuntimeError, match=r"shared is running another command \(until .*: echo staging") as refused:
+        jobs.run("shared", "echo staging", say=lines.append)
+    assert not isinstance(refused.value, RayJobError), "no job of this command has ended"
+    jobs.stop("shared", "echo staging")
+    go.touch()
+    running.join()
+    assert "production" in lines[-1].splitlines()
+    jobs.run("shared", "echo staging", say=lines.append)
+    assert "staging" in lines[-1].splitlines(), "what has ended is in nobody's way"
+
+
+@pytest.mark.timeout(300)
+def test_a_job_is_stopped_by_whoever_has_its_command(head: dict[str, str]) -> None:
+    jobs, lines, failed = _jobs(head), [], []
+
+    def wait() -> None:
+        try:
+            jobs.run("stopped", "sleep 600", say=lines.append)
+        except RayJobError as error:
+            failed.append(str(error))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while not any("submitted" in line for line in list(lines)):
+        time.sleep(0.05)
+    jobs.stop("stopped", "sleep 600")
+    waiting.join()
+    assert failed[0].startswith("stopped: stopped, ")
+
+
+@pytest.mark.timeout(300)
 def test_how_a_job_failed_is_told(head: dict[str, str]) -> None:
     jobs, lines = _jobs(head), []
     for _ in range(2):
@@ -170,6 +223,56 @@ def test_how_a_job_failed_is_told(head: dict[str, str]) -> None:
         stranger.run("wrong", "true")
     with pytest.raises(RuntimeError, match=r"no answer .*; is the Ray cluster up\?"):
         RayJobs("http://127.0.0.1:9", poll_seconds=0.01, patience_seconds=0.05).run("x", "true")
+
+
+@pytest.mark.timeout(300)
+def test_answers_that_are_not_rays_are_asked_for_again(head: dict[str, str], tmp_path: Path) -> None:
+    count, lines = tmp_path / "count", []
+    faults = [
+        ("GET /api/jobs/", Fault(503)),
+        ("POST /api/jobs/", Fault(429, b"slow down")),
+        ("GET /api/jobs/", Fault(502)),
+        ("GET /api/jobs/", Fault(200)),  # a page of the proxy's own
+        ("GET /api/jobs/", Fault(200, b"{", missing_bytes=100)),
+        ("GET /api/jobs/", Fault(500, b"the head is starting")),
+    ]
+    with flaky_proxy(head["RAY_API_SERVER_ADDRESS"], faults) as proxy:
+        RayJobs(proxy.url, head["RAY_AUTH_TOKEN"], poll_seconds=0.2).run(
+            "behind-a-proxy", f"echo started >> {count}; echo all done", say=lines.append
+        )
+        assert not proxy.faults, "each of them was met"
+    assert count.read_text() == "started\n"
+    assert "all done" in lines[-1].splitlines()
+
+
+@pytest.mark.timeout(300)
+def test_a_submission_whose_answer_was_lost_is_not_made_twice(head: dict[str, str], tmp_path: Path) -> None:
+    """Ray calls an id that is taken a fault of its own (500): it is looked up, not asked for again."""
+    jobs, go = _jobs(head), tmp_path / "go"
+    command = f"until test -e {go}; do sleep 0.1; done"
+    jobs.submit("lost", command, say=[].append)
+    began = time.monotonic()
+    with flaky_proxy(head["RAY_API_SERVER_ADDRESS"], [("GET /api/jobs/", Fault(200, b"[]"))]) as proxy:
+        RayJobs(proxy.url, head["RAY_AUTH_TOKEN"], poll_seconds=0.2).submit("lost", command, say=[].append)
+    assert time.monotonic() - began < 60, "without the five minutes of patience"
+    go.touch()
+    jobs.run("lost", command, say=[].append)
+
+
+@pytest.mark.timeout(300)
+def test_a_cluster_that_does_not_answer_fails_a_step_and_not_the_span(
+    schedule: Schedule, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (flow,) = schedule.flows
+    html = [("GET /api/jobs/", Fault(200))] * 1000
+    with flaky_proxy("http://127.0.0.1:9", html) as proxy:
+        nobody = RayJobs(proxy.url, poll_seconds=0.01, patience_seconds=0.05)
+        found = list(run_days(schedule, flow, DAYS, start=run_on(nobody)))
+    assert [done.outcome for done in found] == ["failed", "failed", "waited"] * 2
+    assert found[0].status is None
+    said = capsys.readouterr().err
+    assert "no answer (GET /api/jobs/ got 200: <html>" in said
+    assert "is the Ray cluster up?" in said
 
 
 @pytest.mark.timeout(300)

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from cluster import storage
 from cluster.launch import run_job
+from cluster.schedule.plan import find_flow, load_schedule
 from cluster.tracking import TrackingSettings
 from jobs import relevance_agreement, relevance_annotate
 from jobs.relevance_score import ScoreJob
@@ -35,9 +36,9 @@ class Workplace:
         self.folder = folder
         self.tracking = f"tracking.uri=sqlite:///{folder}/mlflow.db"
 
-    def annotate(self, number: int = 1, **settings: object) -> Path:
+    def annotate(self, number: int | str = 1, **settings: object) -> Path:
         output = self.folder / f"rounds/{number}"
-        given = {"scores": self.folder / "scores", "output": output, "round": number, **settings}
+        given = {"scores": self.folder / "scores", "output": output, **settings}
         arguments = [self.tracking, *(f"{name}={value}" for name, value in given.items())]
         job = relevance_annotate
         run_job(job.main, job.AnnotateJob, defaults=Path("jobs/relevance_annotate.toml"), arguments=arguments)
@@ -150,6 +151,45 @@ def test_two_rounds_from_scores_to_labels_to_train_on(
     assert tracked.data.metrics["pairs.decision"] == len(conflicts) - 1
     assert tracked.data.metrics["gold.ann.accuracy"] > 0.8
     assert len(work.runs("relevance_annotate")) == 2
+
+
+def test_two_weeks_of_the_schedule_are_two_rounds(
+    place: tuple[Workplace, Truth], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `relevance/schedule.toml` has it: neither round nor earlier is named."""
+    work, truth = place
+    values = {"root": str(work.folder), "annotators": "dan,eve,fay"}
+    schedule = load_schedule(Path("relevance/schedule.toml"), values)
+    step = next(one for one in find_flow(schedule, "weekly").steps if one.name == "annotate")
+    (beside, people) = step.arguments[-2:]
+    weeks = []
+    for monday in ("2026-11-22", "2026-11-29"):
+        weeks.append(work.annotate(monday, **dict(one.split("=") for one in (beside, people))))
+        fill_sheets(weeks[-1], work.folder / "back", truth, {"dan": 0.95, "eve": 0.9, "fay": 0.9})
+    capsys.readouterr()
+    work.annotate("2026-11-22", beside="true", **{"tasks.annotators": "dan,eve,fay"})
+    assert "already done" in capsys.readouterr().out, "a week that came later changes nothing"
+    run = json.loads((work.agree(*weeks) / "run.json").read_text())
+    names = {one["name"] for one in run["alpha"] if one["of"] == "round"}
+    assert names == {"2026-11-22", "2026-11-29"}
+    given = [{key for name in ("dan", "eve", "fay") for key in keys(week / f"csv/{name}.csv")} for week in weeks]
+    assert given[0]
+    assert given[1]
+    assert not given[0] & given[1], "no pair is given out twice"
+
+
+def test_two_rounds_of_one_name_are_refused(place: tuple[Workplace, Truth], capsys: pytest.CaptureFixture[str]) -> None:
+    work, truth = place
+    both = [work.annotate(number, round="same", beside="true") for number in (1, 2)]
+    for made in both:
+        fill_sheets(made, work.folder / "back", truth, PEOPLE)
+    apart = sorted((work.folder / "back").glob("1-*.csv"))
+    with pytest.raises(SystemExit) as left:
+        work.agree(*both)
+    assert left.value.code == 2
+    assert f"rounds: {both[0]} and {both[1]} are both named 'same'" in capsys.readouterr().err
+    assert not (work.folder / "agreement").exists()
+    assert (work.agree(both[0], annotations=",".join(map(str, apart))) / "agreement.html").exists()
 
 
 def test_a_round_and_an_agreement_are_made_once(

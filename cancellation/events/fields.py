@@ -135,12 +135,26 @@ def read_text_or_none(value: Mapping[str, Any], name: str, max_length: int) -> s
     return None if value.get(name) is None else read_text(value, name, max_length)
 
 
+def read_stored_text(value: Mapping[str, Any], name: str, max_length: int) -> str:
+    """Read a string that becomes a value of a database, where U+0000 cannot be."""
+    text = read_text(value, name, max_length)
+    if "\0" in text:
+        raise EventError(name, f"expected text without U+0000, character {text.index(chr(0))} is one")
+    return text
+
+
 def read_identifier(value: Mapping[str, Any], name: str) -> str:
     """Read an id of 1 to 128 characters."""
     text = read_text(value, name, 128)
     if not text:
         raise EventError(name, "expected at least one character")
     return text
+
+
+def read_stored_identifier(value: Mapping[str, Any], name: str) -> str:
+    """Read an id that becomes a value of a database, where U+0000 cannot be."""
+    read_stored_text(value, name, 128)
+    return read_identifier(value, name)
 
 
 def read_pattern(value: Mapping[str, Any], name: str, pattern: re.Pattern[str], meaning: str) -> str:

@@ -20,7 +20,7 @@ from cancellation.decision.actions import obstacles
 from cancellation.decision.policy import MarketPolicy, Policy, Source
 from cancellation.decision.verdicts import model_verdict, rules_verdict
 from cancellation.events.event import Event, parse_event
-from cancellation.events.fields import decode_json
+from cancellation.events.fields import decode_json, read_stored_identifier
 from cancellation.events.identity import event_identity
 from cancellation.features.vector import feature_digest, features
 from cancellation.serving.answering.large_lane import LargeLane
@@ -370,6 +370,7 @@ def _read(body: bytes) -> tuple[Mapping[str, Any], Event, str]:
     """Parse an event and name its content."""
     mapping = decode_json(body)
     event = parse_event(mapping)
+    read_stored_identifier(mapping, "event_id")  # the contract of events knows of no database
     return mapping, event, event_identity(event)
 
 

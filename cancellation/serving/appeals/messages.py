@@ -17,7 +17,8 @@ from cancellation.events.fields import (
     read_choice,
     read_identifier,
     read_market,
-    read_text,
+    read_stored_identifier,
+    read_stored_text,
 )
 from cancellation.serving.appeals.case import OVERTURNED, UPHELD, WITH_REVIEWER
 from cancellation.serving.records.people import PersonKey
@@ -71,7 +72,7 @@ def parse_appeal(body: bytes) -> Appeal:
     value = decode_json(body)
     check_object(value, _APPEAL_FIELDS, _APPEAL_REQUIRED)
     return Appeal(
-        read_identifier(value, "event_id"),
+        read_stored_identifier(value, "event_id"),
         read_identifier(value, "seller_id"),
         _reason(value),
         market_or_none(value.get("market")),
@@ -92,10 +93,10 @@ def parse_step(body: bytes) -> Step:
     check_object(value, fields, fields - {"takes_over_from"})
     return Step(
         STEPS[step],
-        read_identifier(value, "reviewer"),
+        read_stored_identifier(value, "reviewer"),
         _reason(value) if "reason" in fields else "",
         read_choice(value, "label", VERDICTS) if "label" in fields else None,
-        read_identifier(value, "takes_over_from") if value.get("takes_over_from") is not None else None,
+        read_stored_identifier(value, "takes_over_from") if value.get("takes_over_from") is not None else None,
     )
 
 
@@ -123,7 +124,7 @@ def read_day(value: Any) -> date | None:
 
 
 def _reason(value: Mapping[str, Any]) -> str:
-    text = read_text(value, "reason", MAX_REASON).strip()
-    if not text:
+    text = redact(read_stored_text(value, "reason", MAX_REASON)).strip()
+    if not text:  # looked at last, as redaction takes out what cannot be seen
         raise EventError("reason", "expected at least one word, found none")
-    return redact(text)
+    return text

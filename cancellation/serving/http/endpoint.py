@@ -136,7 +136,9 @@ class Endpoint:
         for prefix in _PREFIXES:
             if path.startswith(prefix):
                 path, rest = prefix, path.removeprefix(prefix)
-        route = self._routes.get(path) if rest or not path.endswith("/") else None
+        # No id holds U+0000, and a database that is asked for one fails.
+        possible = (rest or not path.endswith("/")) and "\0" not in rest
+        route = self._routes.get(path) if possible else None
         if route is None:
             self._check(request, "verdict")
             raise Problem(404, "unknown_path", "expected one of the paths in /openapi.json, found another")

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -43,7 +43,8 @@ class TokenStore:
 
     def __init__(self, path: Path) -> None:
         self._path = Path(path)
-        self._content = _read_private(self._path)
+        self._content, mode = _read(self._path)
+        _check_private(self._path, mode)
         self._callers = _parse(self._content, self._path)
         self.refused: str | None = None
         """Why the file that lies there now is not in force; names no token."""
@@ -60,29 +61,31 @@ class TokenStore:
     def reload_if_changed(self) -> bool:
         """Take over a changed file; True if it was changed.
 
-        One that is refused lets nobody new in, and whoever no longer stands in it is out all the same: taking a token
-        away must not wait for the next line's spelling. One that cannot be read leaves all as it is.
+        One that is refused, for what it says or since others may read it, lets nobody new in; whoever no longer stands
+        in it is out all the same, and so is each scope that was taken from a token: taking away must not wait for the
+        next line's spelling. One that cannot be read leaves all as it is.
         """
         try:
-            content = _read_private(self._path)
+            content, mode = _read(self._path)
         except ValueError as error:
-            return self._refuse(error)
-        if content == self._content:
-            return False
-        self._content = content
-        try:
-            self._callers, self.refused = _parse(content, self._path), None
-        except ValueError as error:
-            named = {_digest(line.split()[0]) for line in content.splitlines() if line.strip()}
-            self._callers = {digest: caller for digest, caller in self._callers.items() if digest in named}
             self._refuse(error)
-        return True
+            return False
+        changed = content != self._content
+        try:
+            _check_private(self._path, mode)
+            if changed or self.refused is not None:
+                self._callers = _parse(content, self._path)
+            self.refused = None
+        except ValueError as error:
+            self._callers = _still_named(self._callers, content)
+            self._refuse(error)
+        self._content = content
+        return changed
 
-    def _refuse(self, error: ValueError) -> bool:
+    def _refuse(self, error: ValueError) -> None:
         if self.refused != str(error):
             logger.error("%s; nobody new is let in", error)
         self.refused = str(error)
-        return False
 
     def check(self, authorization_header: str | None, scope: str) -> Caller:
         """Find the caller of a request; every token is compared, so that time tells nothing.
@@ -148,14 +151,30 @@ def _parse(content: str, path: Path) -> dict[bytes, Caller]:
     return callers
 
 
-def _read_private(path: Path) -> str:
+def _still_named(callers: Mapping[bytes, Caller], content: str) -> dict[bytes, Caller]:
+    """Keep of callers and their scopes what a refused file names as well, each time that it names the token."""
+    kept: dict[bytes, Caller] = {}
+    for line in content.splitlines():
+        token, *scopes = line.split() or [""]
+        digest = _digest(token)
+        before = kept.get(digest) or callers.get(digest)
+        if before is not None:
+            kept[digest] = Caller(before.name, before.scopes & {*scopes})
+    return kept
+
+
+def _read(path: Path) -> tuple[str, int]:
+    """Give the file's text and its permissions."""
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & stat.S_IRWXO:  # the group may: that is how an orchestrator hands a secret to a service
-            raise ValueError(f"tokens file {path}: expected no access for others, found mode {mode:o}; chmod 600 it")
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"tokens file {path}: cannot be read ({type(error).__name__})") from None
+
+
+def _check_private(path: Path, mode: int) -> None:
+    if mode & stat.S_IRWXO:  # the group may: that is how an orchestrator hands a secret to a service
+        raise ValueError(f"tokens file {path}: expected no access for others, found mode {mode:o}; chmod 600 it")
 
 
 def _check_line(place: str, token: str, scopes: Sequence[str]) -> None:

@@ -17,8 +17,8 @@ from cancellation.events.fields import (
     check_object,
     decode_json,
     read_choice,
-    read_identifier,
     read_market,
+    read_stored_identifier,
 )
 
 OUTCOMES = ("confirmed", "rejected", "appealed")
@@ -79,10 +79,10 @@ def parse_feedback(body: bytes) -> Feedback:
     value = decode_json(body)
     check_object(value, _FIELDS, _REQUIRED)
     return Feedback(
-        read_identifier(value, "event_id"),
+        read_stored_identifier(value, "event_id"),
         read_choice(value, "outcome", OUTCOMES),
         read_choice(value, "label", VERDICTS) if value.get("label") is not None else None,
-        read_identifier(value, "reviewer") if value.get("reviewer") is not None else None,
+        read_stored_identifier(value, "reviewer") if value.get("reviewer") is not None else None,
         read_market(value) if value.get("market") is not None else None,
         read_choice(value, "verdict", VERDICTS) if value.get("verdict") is not None else None,
     )

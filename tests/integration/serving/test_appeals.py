@@ -138,7 +138,8 @@ def test_what_cannot_be_appealed_is_refused_in_a_sentence(tmp_path: Path) -> Non
             )
             await refused(client, {**event, "event_id": "SECRET"}, 404, "expected the id of a decision")
             await refused(client, event, 404, "expected the id of a decision", market="TH")
-            await refused(client, event, 422, "at least one word", reason="  ")
+            for nothing in ("  ", "\u200b", " \u200b\u2060 "):
+                await refused(client, event, 422, "at least one word", reason=nothing)
             await refused(client, event, 422, "expected a day such as", day="SECRET")
             nothing = await _without_consequence(client)
             await refused(client, nothing, 409, "nothing followed from this decision")

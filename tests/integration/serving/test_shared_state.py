@@ -62,6 +62,22 @@ def test_an_event_has_one_answer_whichever_gateway_is_asked(tmp_path: Path, post
     asyncio.run(ask())
 
 
+def test_a_chat_with_a_null_character_is_on_record_and_an_id_with_one_is_of_nothing(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    event = simulated_event(1)
+    event["chat"] = [{"at": event["cancelled_at"], "sender": "seller", "text": "please\0 cancel"}]
+
+    async def ask() -> None:
+        async with serving(tmp_path, database=postgres_server.database()) as client:
+            assert (await client.judge(event)).status_code == 200
+            assert (await client.http.get(f"/v1/verdicts/{event['event_id']}")).status_code == 200
+            assert (await client.http.get("/v1/verdicts/nul%00")).status_code == 404
+            assert (await client.http.get("/v1/statements/nul%00")).status_code == 404
+
+    asyncio.run(ask())
+
+
 def test_a_kill_switch_thrown_once_is_in_force_on_every_gateway_in_five_seconds(
     tmp_path: Path, postgres_server: PostgresServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

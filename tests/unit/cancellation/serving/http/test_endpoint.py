@@ -113,6 +113,30 @@ def test_hostile_bodies_are_refused_quickly(tmp_path: Path) -> None:
     with_client(tmp_path, work)
 
 
+def test_what_no_database_can_hold_is_refused_and_what_is_kept_otherwise_is_judged(tmp_path: Path) -> None:
+    event, bad = simulated_event(1), "nul\0"
+    chat = [{"at": event["cancelled_at"], "sender": "seller", "text": "please\0 cancel"}]
+    refused = [
+        ("verdicts", {**event, "event_id": bad}, "event_id"),
+        ("feedback", {"event_id": bad, "outcome": "confirmed"}, "event_id"),
+        ("feedback", {"event_id": "a", "outcome": "confirmed", "reviewer": bad}, "reviewer"),
+        ("appeals", {"event_id": bad, "seller_id": "a", "reason": "No."}, "event_id"),
+        ("appeals", {"event_id": "a", "seller_id": "a", "reason": "No\0."}, "reason"),
+        ("reviews/a", {"step": "take", "reviewer": bad}, "reviewer"),
+    ]
+
+    async def work(client: Client) -> None:
+        for path, body, field in refused:
+            answer = await client.http.post(f"/v1/{path}", json=body)
+            assert (answer.status_code, answer.json()["error"]["field"]) == (422, field)
+            assert "expected text without U+0000" in answer.json()["error"]["message"]
+        assert (await client.judge({**event, "chat": chat, "seller_id": bad})).status_code == 200
+        for path in ("verdicts", "statements", "appeals", "reviews"):
+            assert (await client.http.get(f"/v1/{path}/nul%00")).status_code == 404
+
+    with_client(tmp_path, work)
+
+
 def test_a_body_without_a_length_is_cut_off_at_the_limit(tmp_path: Path) -> None:
     async def endless() -> Any:
         for _ in range(200):

@@ -102,6 +102,53 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         TokenStore.load(path)
 
 
+NEW = "new-token-0123456789"
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "problem"),
+    [
+        (f"{FULL} verdict\n{NEW} verdict\n", 0o644, "found mode 644"),
+        (f"{FULL} verdict\n{NEW} verdict\nshort feedback\n", 0o600, "line 3"),
+        (f"{FULL} verdict policie\n{NEW} verdict\n", 0o600, "line 1"),
+        (f"{FULL} verdict policy\n{FULL} verdict\n{NEW} verdict\n", 0o600, "line 2"),
+    ],
+)
+def test_what_a_refused_file_takes_away_is_gone_and_what_it_adds_does_not_come(
+    tokens_file: Path, text: str, mode: int, problem: str
+) -> None:
+    store = TokenStore.load(tokens_file)
+    _write(tokens_file.parent, text, mode)
+    store.reload_if_changed()
+    assert problem in (store.refused or "")
+    assert [caller.scopes for caller in store] == [{"verdict"}], "of the tokens of before one is named, with one scope"
+    for token in (NARROW, NEW):
+        with pytest.raises(Unauthorized):
+            store.check(f"Bearer {token}", "verdict")
+
+
+def test_a_file_that_is_made_private_again_is_in_force_with_the_same_content(tokens_file: Path) -> None:
+    store = TokenStore.load(tokens_file)
+    text = tokens_file.read_text() + f"{NEW} verdict\n"
+    _write(tokens_file.parent, text, 0o644)
+    store.reload_if_changed()
+    assert len(store) == 2
+    tokens_file.chmod(0o600)
+    store.reload_if_changed()
+    assert (len(store), store.refused) == (3, None)
+
+
+def test_a_file_that_goes_for_a_while_changes_nothing(tokens_file: Path) -> None:
+    store = TokenStore.load(tokens_file)
+    text = tokens_file.read_text()
+    tokens_file.unlink()
+    assert not store.reload_if_changed()
+    assert (len(store), "cannot be read" in (store.refused or "")) == (2, True)
+    _write(tokens_file.parent, text)
+    store.reload_if_changed()
+    assert (len(store), store.refused) == (2, None)
+
+
 def test_a_made_file_is_private_has_all_scopes_and_is_never_replaced(tmp_path: Path) -> None:
     path = make_tokens_file(tmp_path / "new" / "tokens")
     assert list(path.parent.iterdir()) == [path]

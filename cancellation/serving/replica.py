@@ -24,6 +24,7 @@ from cancellation.serving.answering.appeals import Appeals
 from cancellation.serving.answering.explaining import Explainer
 from cancellation.serving.answering.gateway import RULES_VERSION, Gateway
 from cancellation.serving.answering.past_decisions import PastDecisions
+from cancellation.serving.answering.taken_back import TakenBack
 from cancellation.serving.appeals.store import AppealStore
 from cancellation.serving.http.asgi import Receive, Scope, Send
 from cancellation.serving.http.endpoint import Condition, Endpoint
@@ -126,6 +127,8 @@ class GatewayReplica:
             retention_seconds=settings.retention_hours * 3600,
             max_entries=settings.max_recent,
         )
+        appeals = AppealStore(self._state.appeals)
+        self._taken_back = TakenBack(appeals)
         self.gateway = Gateway(
             model=self._model,
             policy=self._policy,
@@ -135,13 +138,14 @@ class GatewayReplica:
             person_key=self._person_key,
             settings=settings,
             metrics=self.metrics,
+            taken_back=self._taken_back,
         )
         self._add_shadows()
         self._tokens = TokenStore.load(tokens_path(settings))
         self._traces = Traces(settings.traces)
         self._admission = Admission(settings.admission, self._model.queue_age, self.metrics)
         self._appeals = Appeals(
-            AppealStore(self._state.appeals),
+            appeals,
             PastDecisions(self.gateway, settings.output),
             self._archive,
             person_key=self._person_key,
@@ -185,6 +189,7 @@ class GatewayReplica:
             self._explainer.close()
         self._appeals.close()
         await self.gateway.close()
+        self._taken_back.close()
         await self._model.close()
         await asyncio.get_running_loop().run_in_executor(None, self._archive.close)
         self._recent.close()

@@ -19,7 +19,7 @@ from cancellation.relabelling.forgetting import Rounds
 from cancellation.serving.appeals.store import AppealStore
 from cancellation.serving.places import log_folder, person_key_path
 from cancellation.serving.records.forgetting import Places, forget
-from cancellation.serving.records.people import PersonKey, lists_nobody, read_people
+from cancellation.serving.records.people import PersonKey, lists_nobody, other_keys, read_people
 from cancellation.serving.records.recent import RecentDecisions
 from cancellation.serving.settings import ServingSettings
 from cancellation.serving.shared_state import open_state
@@ -58,6 +58,7 @@ def main(job: ForgetJob) -> None:
         return
     key_file = secret_path("VERDICTS_PERSON_KEY_FILE")
     key = PersonKey.load(Path(key_file) if key_file else person_key_path(job.serving))
+    others = other_keys(job.serving.output, key)
     digests = read_people(job.people, key)
     state = open_state(job.serving)
     recent = RecentDecisions(state.database, retention_seconds=job.serving.retention_hours * 3600)
@@ -76,6 +77,8 @@ def main(job: ForgetJob) -> None:
             f"sealed and open segments, {found.recent} recent answers, {found.appeals} appeals, "
             f"{found.monitored} rows of monitored days, {found.relabelled} relabelled or labelled events"
         )
+    if others:
+        print(f"not searched: what {others} other keys wrote to the archive; run this with each of them as well")
     if rounds.passed_over:
         print(f"not searched: {len(rounds.passed_over)} files of other forms, such as {min(rounds.passed_over)}")
     if monitored.damaged:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cancellation.decision.actions import demo_line
 from cancellation.serving.http.tokens import TokenStore
-from cancellation.serving.places import draining_path, log_folder, tokens_path
+from cancellation.serving.places import draining_path, log_folder, prepare_person_key, tokens_path
 from cancellation.serving.records.archive import unshipped
 from cancellation.serving.rollout.policy_sources import checked_policy
 from cancellation.serving.settings import ServingSettings
@@ -43,6 +43,7 @@ def main(job: ServeJob) -> None:
     serving = _with_absolute_paths(job.serving)
     tokens, draining = tokens_path(serving), draining_path(serving)
     TokenStore.load(tokens)
+    prepare_person_key(serving)
     state = open_state(serving)
     policy, demo = state.policy.place, demo_line(checked_policy(state.policy.read(), state.policy.place))
     state.close()

@@ -217,9 +217,14 @@ def parse_policy(text: str, name: str = "policy") -> Policy:
         raise PolicyError(f"{name}: not TOML ({error})") from None
     try:
         policy = TypeAdapter(Policy).validate_python(table)
-        return named_by_content(policy, _CONTENT.sub("", policy.version))
     except ValidationError as error:
         raise PolicyError(f"{name} {_problem(error, table)}") from None
+    if "+" in policy.version:  # a verdict's policy_version would say what never was: a demo, or a market killed
+        raise PolicyError(
+            f"{name} version: expected a label without +, behind which verdicts say what else held (+demo, +kill:…), "
+            f"found {policy.version!r}"
+        )
+    return named_by_content(policy, _CONTENT.sub("", policy.version))
 
 
 def named_by_content(policy: Policy, label: str) -> Policy:

@@ -52,10 +52,27 @@ def tokens_path(settings: ServingSettings) -> Path:
 
 
 def person_key_path(settings: ServingSettings) -> Path:
-    """Give the file of the key of people's digests; where none is named, one that is made once."""
-    if settings.person_key_file is not None:
-        return Path(settings.person_key_file)
-    path = Path(settings.data_dir) / "person.key"
-    if not path.exists():
+    """Give the file of the key of people's digests; it may not be there yet."""
+    return Path(settings.person_key_file or Path(settings.data_dir) / "person.key")
+
+
+def prepare_person_key(settings: ServingSettings) -> Path:
+    """Give the key's file; where none is named, one that is made before anything is written under it.
+
+    For the endpoint alone: whoever looks for people with a key that was made just now finds nobody, whatever is there.
+
+    Raises:
+        ValueError: If it has gone, and what was written under it has not.
+    """
+    path, folder = person_key_path(settings), Path(settings.data_dir)
+    # Before the key is looked for: another replica makes it first, and then what is written under it.
+    written = [name for name in ("recent.sqlite", "appeals.sqlite") if (folder / name).exists()]
+    written += [f"log/{segment.parent.name}" for segment in log_folder(settings).glob("*/*-*")][:1]
+    if settings.person_key_file is None and not path.exists():
+        if written:
+            raise ValueError(
+                f"person key {path}: expected the key under which {', '.join(written)} were written, found none; put "
+                "it back (without it nobody can appeal or be forgotten there), or begin with another data_dir"
+            )
         make_key_file(path)
     return path

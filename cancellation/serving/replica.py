@@ -24,6 +24,7 @@ from cancellation.serving.answering.appeals import Appeals
 from cancellation.serving.answering.explaining import Explainer
 from cancellation.serving.answering.gateway import RULES_VERSION, Gateway
 from cancellation.serving.answering.past_decisions import PastDecisions
+from cancellation.serving.answering.taken_back import TakenBack
 from cancellation.serving.appeals.store import AppealStore
 from cancellation.serving.http.asgi import Receive, Scope, Send
 from cancellation.serving.http.endpoint import Condition, Endpoint
@@ -49,9 +50,9 @@ from cancellation.serving.observability.metrics import (
     Metrics,
 )
 from cancellation.serving.observability.traces import Traces
-from cancellation.serving.places import draining_path, log_folder, person_key_path, tokens_path
+from cancellation.serving.places import draining_path, log_folder, prepare_person_key, tokens_path
 from cancellation.serving.records.archive import Archive
-from cancellation.serving.records.people import PersonKey
+from cancellation.serving.records.people import PersonKey, name_key
 from cancellation.serving.records.recent import RecentDecisions
 from cancellation.serving.records.shipped_log import policy_url
 from cancellation.serving.rollout.policy_store import PolicyStore
@@ -97,6 +98,7 @@ class GatewayReplica:
         self._endpoint: Endpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._archived_policy: str | None = None
+        self._key_is_named = False
         self._shipping_seen: Counter[Metric] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -115,6 +117,7 @@ class GatewayReplica:
         settings, data = self.settings, Path(self.settings.data_dir)
         data.mkdir(parents=True, exist_ok=True)
         self._model = await self._make_model(self.metrics)
+        self._person_key = PersonKey.load(prepare_person_key(settings))  # before the files that are written under it
         self._archive = Archive(log_folder(settings), settings.output, settings.decision_log, settings.shipper)
         loop = asyncio.get_running_loop()
         self._state = await loop.run_in_executor(None, open_state, settings)
@@ -124,26 +127,28 @@ class GatewayReplica:
             retention_seconds=settings.retention_hours * 3600,
             max_entries=settings.max_recent,
         )
-        person_key = PersonKey.load(person_key_path(settings))
+        appeals = AppealStore(self._state.appeals)
+        self._taken_back = TakenBack(appeals)
         self.gateway = Gateway(
             model=self._model,
             policy=self._policy,
             log=self._archive.decisions,
             shadow_log=self._archive.shadow,
             recent=self._recent,
-            person_key=person_key,
+            person_key=self._person_key,
             settings=settings,
             metrics=self.metrics,
+            taken_back=self._taken_back,
         )
         self._add_shadows()
         self._tokens = TokenStore.load(tokens_path(settings))
         self._traces = Traces(settings.traces)
         self._admission = Admission(settings.admission, self._model.queue_age, self.metrics)
         self._appeals = Appeals(
-            AppealStore(self._state.appeals),
+            appeals,
             PastDecisions(self.gateway, settings.output),
             self._archive,
-            person_key=person_key,
+            person_key=self._person_key,
             settings=settings.appeals,
             metrics=self.metrics,
             known_market=lambda market: market in self._policy.current.markets,
@@ -151,7 +156,7 @@ class GatewayReplica:
         self._explainer = None
         if settings.explain is not None:
             log = self._archive.explanations
-            self._explainer = Explainer(settings, self._policy, person_key, log, self.metrics)
+            self._explainer = Explainer(settings, self._policy, self._person_key, log, self.metrics)
         self._endpoint = Endpoint(
             self.gateway,
             explainer=self._explainer,
@@ -184,6 +189,7 @@ class GatewayReplica:
             self._explainer.close()
         self._appeals.close()
         await self.gateway.close()
+        self._taken_back.close()
         await self._model.close()
         await asyncio.get_running_loop().run_in_executor(None, self._archive.close)
         self._recent.close()
@@ -198,6 +204,7 @@ class GatewayReplica:
             for work, seconds in (
                 (self._watch_policy, self.settings.rollout.poll_seconds),
                 (self._archive_policy, self.settings.rollout.poll_seconds),
+                (self._name_key, self.settings.rollout.poll_seconds),
                 (self._watch_tokens, self.settings.rollout.poll_seconds),
                 (self._flush, _FLUSH_SECONDS),
                 (self._measure, _MEASURE_SECONDS),
@@ -280,6 +287,13 @@ class GatewayReplica:
             url = policy_url(self.settings.output, version)
             await asyncio.get_running_loop().run_in_executor(None, create_exclusive, url, content)
             self._archived_policy = version
+
+    async def _name_key(self) -> None:
+        """Tell the archive under which key its rows stand, so that nobody looks for people with another one."""
+        if self.settings.output is not None and not self._key_is_named:
+            work = partial(name_key, self.settings.output, self._person_key)
+            await asyncio.get_running_loop().run_in_executor(None, work)
+            self._key_is_named = True
 
     async def _watch_tokens(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._tokens.reload_if_changed)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any, NoReturn, TypeVar
 
 from cancellation.serving.answering.past_decisions import PastDecisions
@@ -141,10 +141,15 @@ class Appeals:
             NotAppealable: If nothing followed from it.
             NotRecorded: As `open`.
         """
-        case = await self._read(lambda: self.store.last_of(event_id))
-        decision = case.decision if case else await self.decision(event_id, market=market, day=day)
-        if decision is None:
+        cases = await self._read(lambda: self.store.cases_of(event_id))
+        # A case keeps its decision: the archive is read for a day of which there is none.
+        of_day = [case for case in cases if day in (None, _day_of(case.decision))]
+        decision = await self.decision(event_id, market=market, day=None if of_day else day)
+        if decision is None and not of_day:
             return None
+        decision = decision or of_day[-1].decision
+        case = next((case for case in reversed(cases) if case.is_about(decision)), None)
+        decision = case.decision if case else decision
         if not is_owed(decision):
             raise NotAppealable(
                 "nothing_followed", "nothing followed from this decision, so no reasons are owed for it"
@@ -244,6 +249,10 @@ class Appeals:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except OSError as error:
             _refuse(error, "the appeals cannot be read; try again")
+
+
+def _day_of(decision: Mapping[str, Any]) -> date:
+    return datetime.fromtimestamp(decision["received_at"], UTC).date()
 
 
 def _refuse(error: OSError, message: str) -> NoReturn:

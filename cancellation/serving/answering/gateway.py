@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -68,6 +68,7 @@ class Gateway:
         person_key: PersonKey,
         settings: ServingSettings,
         metrics: Metrics,
+        taken_back: Callable[[str, Mapping[str, str]], Awaitable[bool]],
     ) -> None:
         self.model = model
         self.policy = policy
@@ -80,6 +81,7 @@ class Gateway:
         self._person_key = person_key
         self._settings = settings
         self._metrics = metrics
+        self._taken_back = taken_back
         self._running: dict[str, tuple[str, asyncio.Future[None]]] = {}
         self._lane = LargeLane(settings.admission.retry_after_seconds)
         # The database may be elsewhere, and recording waits for other writers: the event loop must not.
@@ -230,6 +232,10 @@ class Gateway:
         reason = reply.reason if isinstance(reply, Unscored) else None
         if isinstance(reply, Scored):
             verdict = _model_verdict(event, reply, policy)
+            people = self._person_key.people(request.mapping)
+            if verdict["action"] == "penalty" and await self._taken_back(event.event_id, people):
+                verdict["action"] = "investigate"
+                self._metrics.count(PENALTIES_WITHHELD, event.market, "overturned")
         else:
             verdict = await self._lane.run(request.large, _rules_verdict, event, policy, reply is not None)
         logged = await self._lane.run(request.large, redact_event, request.mapping, self._settings.log_events)

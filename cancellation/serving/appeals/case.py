@@ -16,6 +16,9 @@ STATES = (OPEN, WITH_REVIEWER, UPHELD, OVERTURNED)
 """Waits for a reviewer; has one; the decision stands; the decision is taken back."""
 
 WAITING = (OPEN, WITH_REVIEWER)
+_SAME_SECONDS = 1e-3
+"""The archive keeps microseconds of `received_at`, the gateways what the clock gives."""
+
 SELLER = "seller"
 """Author of the first entry."""
 
@@ -50,7 +53,7 @@ class Case:
     event_id: str
     market: str
     round: int
-    """1 for the event's first appeal, 2 for one after that was turned down."""
+    """1 for the event's first appeal, 2 for one after that was turned down, or against a decision made later."""
     deadline: float
     """Epoch seconds until which it has to be decided."""
     decision: Mapping[str, Any]
@@ -66,6 +69,10 @@ class Case:
     def reviewer(self) -> str | None:
         """Who has it, or had it last."""
         return next((entry.author for entry in reversed(self.entries) if entry.author != SELLER), None)
+
+    def is_about(self, decision: Mapping[str, Any]) -> bool:
+        """Whether this very decision was appealed, not one before it on the event, or on another of the same id."""
+        return abs(self.decision["received_at"] - decision["received_at"]) < _SAME_SECONDS
 
     def is_overdue(self, now: float) -> bool:
         """Whether it should have been decided by now."""

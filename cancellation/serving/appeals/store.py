@@ -95,6 +95,8 @@ class AppealStore:
     ) -> tuple[Case, bool]:
         """Open a case, unless the same appeal has one; give it, and whether it is new.
 
+        Cases of earlier decisions, as on an event that came again after `retention_hours`, are no obstacle.
+
         Args:
             identity: Of the appeal's content.
             decision: The decision record that is appealed.
@@ -111,10 +113,15 @@ class AppealStore:
             # The event's cases before the appeal's own: a case that another gateway makes visible in between is then
             # known for the same appeal, and not taken for a second one.
             earlier = self._cases(execute, f"{_CASES} WHERE event_id = ? ORDER BY round", (event_id,))
-            if (known := self._one(execute, "identity = ?", identity)) is not None:
+            known = self._one(execute, "identity = ?", identity)
+            if known is not None and not known.is_about(decision):  # the same words against a later decision
+                identity = f"{identity}@{decision['received_at']:.3f}"
+                known = self._one(execute, "identity = ?", identity)
+            if known is not None:
                 return known, False
-            if earlier and earlier[-1].state != UPHELD:
-                raise _second(earlier[-1])
+            same = [case for case in earlier if case.is_about(decision)]
+            if same and same[-1].state != UPHELD:
+                raise _second(same[-1])
             case = Case(
                 f"appeal-{secrets.token_hex(8)}",
                 event_id,
@@ -173,11 +180,10 @@ class AppealStore:
         with self.database.reading() as execute:
             return self._one(execute, "appeal_id = ?", appeal_id)
 
-    def last_of(self, event_id: str) -> Case | None:
-        """Find an event's case, the latest of several."""
+    def cases_of(self, event_id: str) -> list[Case]:
+        """Find an event's cases, the latest last."""
         with self.database.reading() as execute:
-            found = self._cases(execute, f"{_CASES} WHERE event_id = ? ORDER BY round DESC LIMIT 1", (event_id,))
-        return found[0] if found else None
+            return self._cases(execute, f"{_CASES} WHERE event_id = ? ORDER BY round", (event_id,))
 
     def queue(self, market: str | None = None, *, limit: int = 200) -> list[Case]:
         """Give cases that are not decided, of one market or of all, the nearest deadline first: so what is overdue."""

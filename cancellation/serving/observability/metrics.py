@@ -90,7 +90,7 @@ PENALTY_REFUSED = Metric(
 PENALTIES_WITHHELD = Metric(
     "cancellation_penalties_withheld",
     "counter",
-    "Verdicts above a penalty threshold that was not used, by what its proof lacks",
+    "Verdicts above a penalty threshold that was not used, by what its proof lacks, or overturned on appeal before",
     ("market", "reason"),
 )
 LOG_FAILURES = Metric("cancellation_log_failures", "counter", "Decisions that could not be written ahead")

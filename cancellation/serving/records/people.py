@@ -19,6 +19,7 @@ from cluster.serving.service import secret_path
 ROLES = ("order", "seller", "buyer")
 """Each is a field `<role>_id` of the event, and a column `<role>_digest` of the archive."""
 
+_KEYS = "person_keys"
 _MIN_LENGTH = 32
 _DIGEST_BYTES = 16
 _DIGEST = re.compile(rf"[0-9a-f]{{{2 * _DIGEST_BYTES}}}")
@@ -46,6 +47,11 @@ class PersonKey:
         if len(content) < _MIN_LENGTH:
             raise ValueError(f"person key {path}: expected at least {_MIN_LENGTH} characters, found {len(content)}")
         return cls(blake2b(content, digest_size=32).digest())
+
+    @property
+    def check_value(self) -> str:
+        """A digest of nobody, which tells keys apart; hex, 32 digits."""
+        return blake2b(key=self._key, person=b"check", digest_size=_DIGEST_BYTES).hexdigest()
 
     def digest(self, role: str, name: str) -> str:
         """Give the digest of an id in one of `ROLES`; hex, 32 digits."""
@@ -129,6 +135,32 @@ def make_key_file(path: Path) -> None:
         pass
     finally:
         temporary.unlink()
+
+
+def name_key(archive_url: str, key: PersonKey) -> None:
+    """Put a key's check value beside the rows that stand under it. Once is enough, more often is fine.
+
+    Raises:
+        OSError: If the archive cannot be written.
+    """
+    storage.create_exclusive(storage.join_url(archive_url, _KEYS, f"{key.check_value}.key"), key.check_value.encode())
+
+
+def other_keys(archive_url: str, key: PersonKey) -> int:
+    """Count the keys besides this one under which rows of an archive stand, such as those of other machines.
+
+    Raises:
+        ValueError: If the archive names its keys, and this is none of them.
+    """
+    named = {
+        file.url.rpartition("/")[2] for file in storage.list_files(storage.join_url(archive_url, _KEYS), suffix=".key")
+    }
+    if named and f"{key.check_value}.key" not in named:
+        raise ValueError(
+            f"person key: expected one under which rows of the archive {archive_url} stand, found another; give the "
+            "endpoint's, which is person.key in its data_dir unless person_key_file names another"
+        )
+    return max(0, len(named) - 1)
 
 
 def lists_nobody(url: str) -> bool:

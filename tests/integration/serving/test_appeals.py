@@ -63,6 +63,35 @@ def shipped(archive: Path, log: str) -> list[dict[str, Any]]:
     return ds.dataset(archive / log, format="parquet", partitioning=None).to_table().to_pylist()
 
 
+def test_a_penalty_that_was_taken_back_is_not_given_again_and_a_later_decision_is_one_of_its_own(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as client:
+            (event,) = await contestable(client)
+            first = await overturn(client, event)
+        async with serving(tmp_path, retention_hours=1e-9) as client:  # what was decided is forgotten at once
+            again = await client.judge(event)
+            assert (again.status_code, again.json()["action"]) == (200, "investigate")
+            assert "x-repeated" not in again.headers
+            assert client.metrics.total(m.PENALTIES_WITHHELD, reason="overturned") == 1
+            other = {**event, "order_id": "of-somebody-else"}
+            assert (await client.judge(other)).json()["action"] == "penalty"
+            assert (await client.judge(event)).json()["action"] == "investigate"
+        async with serving(tmp_path) as client:
+            statement = (await client.http.get(f"/v1/statements/{event['event_id']}")).json()
+            assert "penalty" not in statement["what"]
+            assert statement["contest"].startswith("If you think that this is wrong, you can appeal")
+            second = await lodge(client, event)
+            assert (second.status_code, second.json()["round"]) == (201, 2)
+            assert second.json()["decision"]["action"] == "investigate"
+            assert (await lodge(client, event)).json() == second.json()
+            assert (await lodge(client, event, "Other words.")).status_code == 409
+            assert (await client.http.get(f"/v1/appeals/{first}")).json()["state"] == "overturned"
+
+    asyncio.run(scenario())
+
+
 def test_an_appeal_is_granted_and_everybody_who_has_to_know_reads_of_it(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cancellation.serving.records.people import PersonKey, make_key_file, name_key
 from cancellation.serving.settings import ServingSettings
 from jobs.cancellation_forget import ForgetJob, main
 from tests.servers.serving_replicas import serving, simulated_event
@@ -50,3 +51,60 @@ def test_what_the_endpoint_wrote_of_a_seller_goes_and_the_rest_stays(
     assert asyncio.run(known()) == [200, 404, 200]
     left = b"".join(path.read_bytes() for path in (data / "log").glob("*/*-*"))
     assert [event["event_id"].encode() in left for event in events] == [True, False, True]
+
+
+def forget_job(tmp_path: Path, data: Path, **serving: str) -> ForgetJob:
+    people = tmp_path / "people.txt"
+    people.write_text("seller seller-1\n")
+    return ForgetJob(
+        people=str(people), serving=ServingSettings(data_dir=str(data), output=str(tmp_path / "archive"), **serving)
+    )
+
+
+def test_nobody_is_looked_for_with_a_key_that_is_not_there_and_none_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"person key .*elsewhere/person\.key: cannot be read"):
+        main(forget_job(tmp_path, tmp_path / "elsewhere"))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_nobody_is_looked_for_with_another_key_than_the_archives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, other = tmp_path / "data", tmp_path / "other.key"
+
+    async def serve(folder: Path) -> None:
+        async with serving(folder, output=str(tmp_path / "archive")) as client:
+            assert (await client.judge({**simulated_event(1), "seller_id": "seller-1"})).status_code == 200
+            async with asyncio.timeout(60):
+                while not (folder / "person.key").exists() or not any((tmp_path / "archive").glob("person_keys/*")):
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(serve(data))
+    make_key_file(other)
+    with pytest.raises(ValueError, match="person key: expected one under which rows of the archive"):
+        main(forget_job(tmp_path, data, person_key_file=str(other)))
+    main(forget_job(tmp_path, data))
+    assert "not searched" not in capsys.readouterr().out
+
+
+def test_keys_of_other_machines_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = str(tmp_path / "archive")
+    for name in ("a", "b"):
+        make_key_file(tmp_path / name)
+        name_key(archive, PersonKey.load(tmp_path / name))
+        name_key(archive, PersonKey.load(tmp_path / name))
+    main(forget_job(tmp_path, tmp_path / "data", person_key_file=str(tmp_path / "a")))
+    assert "not searched: what 1 other keys wrote to the archive" in capsys.readouterr().out
+
+
+def test_the_endpoint_does_not_start_on_what_was_written_under_a_key_that_has_gone(tmp_path: Path) -> None:
+    async def serve() -> None:
+        async with serving(tmp_path) as client:
+            assert (await client.judge(simulated_event(1))).status_code == 200
+
+    asyncio.run(serve())
+    asyncio.run(serve())
+    (tmp_path / "person.key").unlink()
+    with pytest.raises(ValueError, match=r"expected the key under which recent\.sqlite, .* found none; put it back"):
+        asyncio.run(serve())
+    assert not (tmp_path / "person.key").exists()

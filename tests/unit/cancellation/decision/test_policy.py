@@ -73,6 +73,12 @@ def test_values_are_read_and_left_out_ones_have_the_stated_defaults() -> None:
         ("correct = 390", "correct = 401", r"\[markets\.TH\.evidence\] correct: expected at most cases = 400"),
         ("lower_bound = 0.957", "lower_bound = 0.89", r"lower bound of precision of at least 0\.9, found 0\.89"),
         ('[default]\nstate = "off"', '[default]\npenalty = 0.9\nstate = "off"', r"expected evidence beside it"),
+        (
+            'version = "1"',
+            'version = "1+hotfix"',
+            r"p\.toml version: expected a label without \+, .* found '1\+hotfix'",
+        ),
+        ('version = "1"', 'version = "1+kill:TH"', r"p\.toml version: expected a label without \+"),
         ('version = "1"', 'version = "1"\ndemo = "yes"', r"p\.toml demo: expected true or false, found 'yes'"),
         (
             "date = 2026-11-22",

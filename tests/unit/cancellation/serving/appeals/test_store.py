@@ -63,7 +63,7 @@ def test_a_case_is_kept_as_it_was_opened_and_moved(gateways: Gateways, store: Ap
     assert found.decision == contested()
     assert found.entries[0] == lodged()
     assert store.get("appeal-unknown") is None
-    assert store.last_of(case.event_id) == found
+    assert store.cases_of(case.event_id) == [found]
 
 
 def test_the_same_appeal_is_the_same_case_and_another_waits_its_turn(store: AppealStore) -> None:
@@ -80,7 +80,7 @@ def test_the_same_appeal_is_the_same_case_and_another_waits_its_turn(store: Appe
     decide(store, take(store, case, "ann")[0], "ann", UPHELD)
     second, new = again("another", reason="And another thing.")
     assert (new, second.round, second.state, len(logged)) == (True, 2, "open", 1)
-    assert store.last_of(case.event_id) == second
+    assert store.cases_of(case.event_id)[-1] == second
     assert again("i-0")[0].appeal_id == case.appeal_id
     decide(store, take(store, second, "bob")[0], "bob", OVERTURNED)
     with pytest.raises(AppealConflict, match=r"taken back on appeal .*nothing left to contest"):

@@ -1,0 +1,43 @@
+"""Penalties that were taken back on appeal: the same event, when it is judged again, does not get another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from cancellation.serving.answering.request import NotRecorded
+from cancellation.serving.appeals.case import OVERTURNED
+from cancellation.serving.appeals.store import AppealStore
+
+logger = logging.getLogger(__name__)
+
+
+class TakenBack:
+    """Looks among the cases. Its store's database is another's to close."""
+
+    def __init__(self, store: AppealStore) -> None:
+        self._store = store
+        # Not with those who read and record decisions: penalties are few, and must not wait for the rest.
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="taken-back")
+
+    async def __call__(self, event_id: str, people: Mapping[str, str]) -> bool:
+        """Tell whether a person took back what followed from an event about these people, by their digests.
+
+        Decisions are remembered for `retention_hours`, cases for good: an event that comes again after that is judged
+        anew. Another event that has come by the same id is about another order.
+
+        Raises:
+            NotRecorded: If the cases cannot be read: then nobody knows.
+        """
+        try:
+            cases = await asyncio.get_running_loop().run_in_executor(self._threads, self._store.cases_of, event_id)
+        except OSError as error:
+            logger.error("%s", error)
+            raise NotRecorded("the appeals cannot be read, so a penalty is not given; try again") from None
+        return any(case.state == OVERTURNED and case.decision["people"] == people for case in cases)
+
+    def close(self) -> None:
+        """Finish what is under way."""
+        self._threads.shutdown()

@@ -65,7 +65,18 @@ def test_the_cache_changes_nothing(backend: TransformersBackend) -> None:
     warm, usage = _answer(backend, prompt, sampling)
     assert usage.cached_tokens == usage.prompt_tokens - 1
     assert warm.text == cold.text
-    assert warm.answer().logits == pytest.approx(cold.answer().logits, abs=1e-4)
+    assert warm.answer().log_probabilities == pytest.approx(cold.answer().log_probabilities, abs=1e-4)
+
+
+def test_a_model_with_a_window_answers_the_second_event_as_the_first(tmp_path: Path) -> None:
+    folder = save_tiny_chat_model(tmp_path / "windowed", sliding_window=128)
+    local = LocalSettings(model=str(folder))
+    one, sampling = TransformersBackend(local, cache_dir=str(tmp_path)), SamplingSettings()
+    for text in ("late", "another reason altogether", "late"):
+        warm, _ = _answer(one, _prompt(text), sampling)
+        cold, _ = _answer(TransformersBackend(local, cache_dir=str(tmp_path)), _prompt(text), sampling)
+        assert warm.text == cold.text
+        assert warm.answer().log_probabilities == pytest.approx(cold.answer().log_probabilities, abs=1e-4)
 
 
 def test_the_rest_can_be_cancelled_behind_the_verdict(backend: TransformersBackend) -> None:

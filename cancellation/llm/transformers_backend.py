@@ -97,7 +97,8 @@ class TransformersBackend:
             yield Piece(decoder.decode(self._grammar.decode_bytes(forced)), alternatives)
             if not matcher.is_stopped():
                 logits = self._forward(forced)
-        cost = (time.monotonic() - started) / 3600 * self._settings.hour_usd
+        busy = self._settings.num_threads if self._settings.device == "cpu" else 1
+        cost = (time.monotonic() - started) / 3600 * busy * self._settings.hour_usd
         yield Usage(len(ids), cached, written, cost)
 
     def _matcher(self, prompt: Prompt, sampling: SamplingSettings) -> llguidance.LLMatcher:

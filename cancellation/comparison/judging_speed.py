@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from cancellation.comparison.approaches import Judge
 from cancellation.events.event import Event
+from cancellation.llm.backends import BackendSettings
 from cluster.settings import Settings
 
 _WARM_UP = 10
@@ -39,7 +40,8 @@ class Speed:
     p99_ms: float
     """Of one event alone, as a clock shows it, neighbours included."""
     events_per_second: float
-    """In batches, by the core's own time, since that is what is paid for."""
+    """In batches, by the core's own time, since that is what is paid for; of a language model by the clock, as many at
+    once as it is asked for."""
     cost_per_day: float
     """USD."""
     answer_p50_ms: float | None = None
@@ -48,21 +50,28 @@ class Speed:
     """Of a language model: prompt and answer, mean."""
 
 
-def answering_speed(taken: Sequence[Mapping[str, Any]], price: PriceSettings) -> Speed:
-    """Sum up answers of a language model, timed as they came; each pays for itself.
+def answering_speed(taken: Sequence[Mapping[str, Any]], backend: BackendSettings, price: PriceSettings) -> Speed:
+    """Sum up answers of a language model, timed as they came.
+
+    On cores its seconds cost what those of any judge cost, on each of its threads; behind a server, or on a GPU, an
+    answer has a price of its own.
 
     Args:
         taken: Of every answer: tokens, USD and seconds, as in `LlmJudge.taken`.
-        price: Of a day.
+        backend: That gave them.
+        price: Of a day, and of cores.
     """
     p50, p99 = np.quantile([1000 * one["seconds_to_verdict"] for one in taken], (0.5, 0.99))
     seconds = sum(one["seconds"] for one in taken)
-    usd = sum(one["cost_usd"] for one in taken) / len(taken)
+    if backend.kind == "local" and backend.local.device == "cpu":
+        per_day = _cost_per_day(len(taken) / (seconds * backend.local.num_threads), price)
+    else:
+        per_day = sum(one["cost_usd"] for one in taken) / len(taken) * price.events_per_day
     return Speed(
         float(p50),
         float(p99),
-        len(taken) / seconds,
-        usd * price.events_per_day,
+        len(taken) / seconds * min(backend.parallel, len(taken)),
+        per_day,
         float(np.median([1000 * one["seconds"] for one in taken])),
         float(np.mean([one["prompt_tokens"] + one["completion_tokens"] for one in taken])),
     )
@@ -83,8 +92,13 @@ def measure_speed(judge: Judge, events: Sequence[Event], *, batch: int, price: P
             judge.judge(events[start : start + batch])
         rate = len(events) / (time.thread_time() - started)
     p50, p99 = np.quantile(np.array(alone) * 1000, (0.5, 0.99))
+    return Speed(float(p50), float(p99), rate, _cost_per_day(rate, price))
+
+
+def _cost_per_day(rate: float, price: PriceSettings) -> float:
+    """USD of a day's events at so many a second of a core."""
     busy_hours = price.events_per_day / rate / 3600
-    return Speed(float(p50), float(p99), rate, busy_hours / price.utilization * price.core_hour)
+    return busy_hours / price.utilization * price.core_hour
 
 
 def processor_name() -> str:

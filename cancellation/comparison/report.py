@@ -138,6 +138,16 @@ def _short(figure: Mapping[str, float | None]) -> str:
     return "-" if figure["value"] is None else f"{figure['value']:.2f}"
 
 
+def _of_language_models(results: Sequence[Result]) -> str:
+    if not any(result.speed and result.speed.answer_p50_ms is not None for result in results):
+        return ""
+    return (
+        " Language models: every event by the clock, from writing the prompt on; on cores at the same price for each "
+        "thread, behind a server or on a GPU at what each answer costs there; a server's times hold what the client "
+        "waits for its pace, refused tries and the budget."
+    )
+
+
 def _unanswered(result: Result) -> str:
     return f"; {result.unanswered:,} events without a usable answer count as inconclusive" if result.unanswered else ""
 
@@ -154,7 +164,7 @@ def _legend(results: Sequence[Result], settings: ComparisonSettings) -> list[str
         "of `induced` against the rest. Speed: parsed event to verdict on one core, alone (clock) and in batches of 32 "
         "(core time). Cost: "
         f"{settings.price.events_per_day:,} events a day at {settings.price.core_hour:g} $ per core and hour, cores "
-        f"busy {settings.price.utilization:.0%} of the time.",
+        f"busy {settings.price.utilization:.0%} of the time.{_of_language_models(results)}",
         "",
         f"{winner(results)}.",
     ]

@@ -224,7 +224,8 @@ def _make_row(
         if isinstance(judge, LlmJudge):
             if not judge.taken:  # else each answer was timed when it was given; what is kept is not asked for again
                 judge.judge(events)
-            speed = answering_speed(judge.taken, settings.price)
+            backend, _ = settings_of_row(settings.llm, approach.changes)
+            speed = answering_speed(judge.taken, backend, settings.price)
         else:
             speed = measure_speed(judge, events, batch=BATCH, price=settings.price)
         _write(speeds, asdict(speed))
@@ -359,6 +360,7 @@ def _paths(comparison: Comparison, approach: Approach) -> tuple[Path, Path]:
     timed = comparison.settings.model_dump(mode="json", include={"speed_events", "price"})
     if approach.kind == "llm":
         timed |= comparison.settings.llm.backend.local.model_dump(include={"num_threads", "hour_usd"})
+        timed["parallel"] = comparison.settings.llm.backend.parallel
     speed = digest_of([depends_on, timed, processor_name()])
     return (
         comparison.output / "results" / f"{name}-{digest_of(depends_on)[:8]}.json",

@@ -33,7 +33,7 @@ class LocalSettings(Settings):
     prompt; its answers are other ones in the last digits, and so now and then in their words."""
 
     hour_usd: float = Field(default=0.05, ge=0)
-    """Price of an hour of the core, or GPU, that it keeps busy."""
+    """Price of an hour of each core, one for every thread, or of the GPU that it keeps busy."""
 
 
 class BackendSettings(Settings):

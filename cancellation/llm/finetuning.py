@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from cancellation.decision.policy import Policy
 from cancellation.events.examples import Example
@@ -228,6 +229,9 @@ class _Trainer:
             task_type="CAUSAL_LM",
         )
         self.model: Any = get_peft_model(model, lora).to(session.device).train()
+        layers = DynamicCache(config=self.model.config).layers
+        # A layer of a window has forgotten the beginning's beginning, which rows behind it may still attend to.
+        self._can_share = all(type(layer) is DynamicLayer for layer in layers)
         self._weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(self._weights, lr=settings.learning_rate, weight_decay=0.0)
         self._settings, self._session = settings, session
@@ -284,7 +288,7 @@ class _Trainer:
         rows, length = tokens.shape
         alike = int((tokens == tokens[:1]).all(dim=0).long().cumprod(dim=0).sum())
         shared = min(alike, length - kept)
-        if rows == 1 or shared < _WORTH_SHARING:
+        if rows == 1 or shared < _WORTH_SHARING or not self._can_share:
             return self.model(tokens, attention_mask=mask, logits_to_keep=kept).logits
         begun = self.model(tokens[:1, :shared], use_cache=True, logits_to_keep=1).past_key_values
         cache = DynamicCache()

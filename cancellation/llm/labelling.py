@@ -7,6 +7,7 @@ died is found by the next one, and nothing is asked twice that may have been pai
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -158,7 +159,9 @@ class Labeller:
             BackendError: If the request was refused, or none of the tries gave a usable answer; with what they took.
             OutOfBudgetError: If the budget does not hold the next try; with what those before took.
         """
+        started = time.monotonic()
         prompt, spent = self.prompt(event), Usage()
+        writing = time.monotonic() - started
         for left in range(self.settings.tries - 1, -1, -1):
             try:
                 judged = judge(self.backend, prompt, self.settings.judging)
@@ -169,7 +172,9 @@ class Labeller:
                     raise BackendError(str(error), spent, refused=error.refused) from None
             except OutOfBudgetError as error:
                 raise OutOfBudgetError(str(error), spent + error.usage) from None
-        return self._columns(judged, spent + judged.usage, prompt.form.classes)
+        found = self._columns(judged, spent + judged.usage, prompt.form.classes)
+        # Examples are embedded and searched for before anything is asked: who waits for a verdict waits for that too.
+        return found | {name: found[name] + writing for name in ("seconds_to_verdict", "seconds")}
 
     def _columns(self, judged: Judged, usage: Usage, classes: int) -> dict[str, Any]:
         answer, shares = judged.answer, None

@@ -7,7 +7,8 @@ hundreds, so no index of approximate neighbours earns its place, and the same ca
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,10 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 """Texts to unit vectors, float32 (n, d)."""
 _SHINGLE = 5
 _DOUBLE = 0.8
-"""Of the pieces of five characters that two events' texts have together, the share from which they are doubles."""
+"""Share of pieces of five characters from which two events are doubles: of those that their texts have together, or of
+the shorter chat's that the longer one has too."""
+_TELLING = 60
+"""Pieces, about fifteen words, from which on a chat is nobody else's: shorter ones stand in many by chance."""
 _MAX_TOKENS = 256
 
 
@@ -59,7 +63,7 @@ class ExampleIndex:
         self._examples, self._embed = list(examples), embed
         texts = [spoken_text(example.event) for example in examples]
         self._vectors = embed(texts)
-        self._shingles = [_shingles(text) for text in texts]
+        self._said = [_Said.of(example.event) for example in examples]
         self._markets = np.array([example.event.market for example in examples])
         self._ids = np.array([example.event.event_id for example in examples])
         self._centres: dict[str, np.ndarray] = {}
@@ -83,7 +87,7 @@ class ExampleIndex:
         return self._choose(event, self._centres[event.market], count)
 
     def _choose(self, event: Event, vector: np.ndarray, count: int) -> list[Example]:
-        likeness, shingles = self._vectors @ vector, _shingles(spoken_text(event))
+        likeness, said = self._vectors @ vector, _Said.of(event)
         order = np.lexsort((self._ids, -likeness, self._markets != event.market))
         queues: dict[str, list[int]] = {}
         for place in order.tolist():
@@ -92,27 +96,61 @@ class ExampleIndex:
         labels = sorted(queues)
         while len(chosen) < count and any(queues.values()):
             for label in labels:
-                if len(chosen) < count and (found := self._next(queues[label], event, shingles)) is not None:
+                if len(chosen) < count and (found := self._next(queues[label], event, said)) is not None:
                     chosen.append(found)
         chosen.sort(key=lambda place: (float(likeness[place]), self._ids[place]))
         return [self._examples[place] for place in chosen]
 
-    def _next(self, queue: list[int], event: Event, shingles: frozenset[str]) -> int | None:
+    def _next(self, queue: list[int], event: Event, said: _Said) -> int | None:
         """Take the first of a queue that is not the case's double."""
         while queue:
             place = queue.pop(0)
             other = self._examples[place].event
-            same = other.event_id == event.event_id or other.order_id == event.order_id
-            if not same and _likeness(shingles, self._shingles[place]) < _DOUBLE:
+            if not _same_case(other, event) and not said.doubles(self._said[place]):
                 return place
         return None
 
 
+_SPEAKERS = {BUYER: "buyer", SELLER: "seller"}
+
+
 def spoken_text(event: Event) -> str:
     """Write what people said and gave as reason, speakers named; what was measured goes by the market."""
-    kinds = {BUYER: "buyer", SELLER: "seller", REASON: "reason"}
-    lines = (f"{kinds[one.kind]}: {one.text}" for one in timeline(event).segments if one.kind in kinds)
-    return " ".join(lines)
+    return _lines(event, {**_SPEAKERS, REASON: "reason"})
+
+
+def _lines(event: Event, kinds: Mapping[str, str]) -> str:
+    return " ".join(f"{kinds[one.kind]}: {one.text}" for one in timeline(event).segments if one.kind in kinds)
+
+
+def _same_case(one: Event, other: Event) -> bool:
+    """Whether two events are one cancellation, be it under other ids: the same two people at the same two instants."""
+    if one.event_id == other.event_id or one.order_id == other.order_id:
+        return True
+    return _who_and_when(one) == _who_and_when(other)
+
+
+def _who_and_when(event: Event) -> tuple[str, str, float, float]:
+    return event.seller_id, event.buyer_id, event.order.placed_at, event.cancelled_at
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What was said in an event, as pieces: with the reason, and in the chat alone."""
+
+    all: frozenset[str]
+    chat: frozenset[str]
+
+    @staticmethod
+    def of(event: Event) -> _Said:
+        return _Said(_shingles(spoken_text(event)), _shingles(_lines(event, _SPEAKERS)))
+
+    def doubles(self, other: _Said) -> bool:
+        """Whether the same was said, or one chat is the other with something behind it, whatever the reasons."""
+        if _likeness(self.all, other.all) >= _DOUBLE:
+            return True
+        shorter = min(len(self.chat), len(other.chat))
+        return shorter >= _TELLING and len(self.chat & other.chat) >= _DOUBLE * shorter
 
 
 def _shingles(text: str) -> frozenset[str]:

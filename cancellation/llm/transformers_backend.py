@@ -1,7 +1,8 @@
 """A model in this process: transformers for the numbers, llguidance for what may come next.
 
 One prompt's keys and values are kept for the next one: as many tokens as the two begin with alike are not computed
-again. Where the grammar leaves one continuation only, as for tags, its tokens go through the model in one pass.
+again, unless the model attends to a window only and the prompt before was longer than that. Where the grammar leaves
+one continuation only, as for tags, its tokens go through the model in one pass.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ class TransformersBackend:
             yield Piece(decoder.decode(self._grammar.decode_bytes(forced)), alternatives)
             if not matcher.is_stopped():
                 logits = self._forward(forced)
-        cost = (time.monotonic() - started) / 3600 * self._settings.hour_usd
+        busy = self._settings.num_threads if self._settings.device == "cpu" else 1
+        cost = (time.monotonic() - started) / 3600 * busy * self._settings.hour_usd
         yield Usage(len(ids), cached, written, cost)
 
     def _matcher(self, prompt: Prompt, sampling: SamplingSettings) -> llguidance.LLMatcher:
@@ -114,9 +116,16 @@ class TransformersBackend:
                 break
             common += 1
         if superfluous := len(self._ids) - common:
-            self._cache.crop(-superfluous)
+            try:
+                self._cache.crop(-superfluous)
+            except RuntimeError:  # layers of a window, or of a running state, have forgotten what was before
+                self._forget()
+                return 0
             del self._ids[common:]
         return common
+
+    def _forget(self) -> None:
+        self._ids, self._cache = [], DynamicCache(config=self._model.config)
 
     def _forward(self, ids: Sequence[int]) -> torch.Tensor:
         """Put tokens through the model behind those of the cache; the next token's logits, float32 (V,)."""
@@ -124,7 +133,7 @@ class TransformersBackend:
         try:
             out = self._model(tokens, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         except Exception:
-            self._ids, self._cache = [], DynamicCache(config=self._model.config)  # half written, so of no use
+            self._forget()  # half written, so of no use
             raise
         self._ids += ids
         return out.logits[0, -1].float().cpu()

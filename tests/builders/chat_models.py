@@ -11,15 +11,17 @@ CHAT_TEMPLATE = (
 )
 
 
-def save_tiny_chat_model(folder: Path, *, seed: int = 0, spread: float = 0.02) -> Path:
+def save_tiny_chat_model(
+    folder: Path, *, seed: int = 0, spread: float = 0.02, sliding_window: int | None = None
+) -> Path:
     """Write a random two-layer Llama whose tokeniser is byte-level BPE, trained on what the model is told.
 
     `spread` is the weights' standard deviation. An adapter leaves embeddings as they are, and with small ones no
-    logit can stand out.
+    logit can stand out. With a `sliding_window`, in tokens, it is a Mistral.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, PreTrainedTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
     told = (resources.files("cancellation.llm") / "instructions.toml").read_text(encoding="utf-8")
@@ -37,7 +39,8 @@ def save_tiny_chat_model(folder: Path, *, seed: int = 0, spread: float = 0.02) -
     wrapped.chat_template = CHAT_TEMPLATE
     wrapped.save_pretrained(folder)
     torch.manual_seed(seed)
-    config = LlamaConfig(
+    window = {"sliding_window": sliding_window} if sliding_window else {}
+    config = (MistralConfig if sliding_window else LlamaConfig)(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=64,
         intermediate_size=128,
@@ -50,6 +53,7 @@ def save_tiny_chat_model(folder: Path, *, seed: int = 0, spread: float = 0.02) -
         eos_token_id=2,
         tie_word_embeddings=True,
         initializer_range=spread,
+        **window,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    (MistralForCausalLM if sliding_window else LlamaForCausalLM)(config).save_pretrained(folder)
     return folder

@@ -100,8 +100,12 @@ def test_a_tiny_model_learns_its_answers_and_says_them(base: Path, tmp_path: Pat
         assert judged.answer.factors == example.factors or judged.answer.verdict == example.label
 
 
-@pytest.mark.parametrize("micro_batch", [4, 3])
-def test_a_policy_that_is_shared_teaches_what_whole_prompts_teach(base: Path, tmp_path: Path, micro_batch: int) -> None:
+@pytest.mark.parametrize(("micro_batch", "window"), [(4, None), (3, None), (4, 128)])
+def test_a_policy_that_is_shared_teaches_what_whole_prompts_teach(
+    base: Path, tmp_path: Path, micro_batch: int, window: int | None
+) -> None:
+    if window:
+        base = save_tiny_chat_model(tmp_path / "windowed", spread=0.2, sliding_window=window)
     labels = ("induced", "not_induced", "inconclusive", "not_induced")  # prompts of several lengths: each is its reason
     examples = [_example(label, ()) for label in labels]
     losses = []

@@ -12,7 +12,7 @@ import pytest
 from cancellation.events.event import parse_event
 from cancellation.events.examples import Example
 from cancellation.llm.retrieval import ExampleIndex, spoken_text
-from tests.builders.cancellation_events import sample_event
+from tests.builders.cancellation_events import before, sample_event
 
 TEXTS = (
     "please cancel it, we have no stock left",
@@ -33,7 +33,8 @@ def _letters(texts: Sequence[str]) -> np.ndarray:
 
 def _event(number: int, text: str, market: str = "TH", **changes: Any) -> dict[str, Any]:
     chat = [{**sample_event()["chat"][0], "text": text}]
-    names = {"event_id": f"e-{number}", "order_id": f"o-{number}", "market": market, "buyer_reason": None, "chat": chat}
+    names = {"event_id": f"e-{number}", "order_id": f"o-{number}", "buyer_id": f"b-{number}"}
+    names |= {"market": market, "buyer_reason": None, "chat": chat}
     return {**sample_event(), **names, **changes}
 
 
@@ -68,6 +69,38 @@ def test_the_case_and_its_doubles_are_never_shown(double: dict[str, Any]) -> Non
     found = ExampleIndex(_examples(), _letters).nearest(parse_event(double), 30)
     assert "e-5" not in {example.event.event_id for example in found}
     assert len(found) >= 25
+
+
+CHAT = ("hello, is it in stock?", "sorry, no more stock, please cancel for me dear", "oh ok then, as you say")
+
+
+def _talk(number: int, texts: Sequence[str], **changes: Any) -> dict[str, Any]:
+    chat = [
+        {"at": before(5000 - 10 * place), "sender": ("buyer", "seller")[place % 2], "text": text}
+        for place, text in enumerate(texts)
+    ]
+    return _event(number, "", **{"chat": chat, **changes})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (_talk(1, (), buyer_id="b"), _talk(2, (), buyer_id="b")),  # nothing said, other ids: the same people, at once
+        (_talk(1, CHAT), _talk(2, (*CHAT, "thanks anyway, bye bye", "you are welcome, see you soon"))),
+        (_talk(1, CHAT, buyer_reason="seller asked me to"), _talk(2, CHAT, buyer_reason="changed my mind, sorry")),
+        (_talk(1, CHAT, buyer_reason="the seller asked me to cancel the order"), _talk(2, CHAT)),
+    ],
+)
+def test_a_copy_under_other_ids_is_a_double(one: dict[str, Any], other: dict[str, Any]) -> None:
+    for case, example in ((one, other), (other, one)):
+        index = ExampleIndex([Example(parse_event(example), "induced", ())], _letters)
+        assert index.nearest(parse_event(case), 1) == []
+
+
+def test_a_few_words_that_many_say_make_no_double() -> None:
+    short, long = _talk(1, CHAT[:1]), _talk(2, (*CHAT[:1], "yes of course", "then I take two of the blue ones please"))
+    index = ExampleIndex([Example(parse_event(long), "induced", ())], _letters)
+    assert len(index.nearest(parse_event(short), 1)) == 1
 
 
 def test_every_event_as_a_case_never_finds_itself() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from cancellation.events.event import parse_event
 from cancellation.llm.answer import AnswerReader
@@ -65,7 +66,29 @@ def test_the_cache_changes_nothing(backend: TransformersBackend) -> None:
     warm, usage = _answer(backend, prompt, sampling)
     assert usage.cached_tokens == usage.prompt_tokens - 1
     assert warm.text == cold.text
-    assert warm.answer().logits == pytest.approx(cold.answer().logits, abs=1e-4)
+    assert warm.answer().log_probabilities == pytest.approx(cold.answer().log_probabilities, abs=1e-4)
+
+
+def test_a_model_with_a_window_answers_the_second_event_as_the_first(tmp_path: Path) -> None:
+    folder = save_tiny_chat_model(tmp_path / "windowed", sliding_window=128)
+    local = LocalSettings(model=str(folder))
+    one, sampling = TransformersBackend(local, cache_dir=str(tmp_path)), SamplingSettings()
+    for text in ("late", "another reason altogether", "late"):
+        warm, _ = _answer(one, _prompt(text), sampling)
+        cold, _ = _answer(TransformersBackend(local, cache_dir=str(tmp_path)), _prompt(text), sampling)
+        assert warm.text == cold.text
+        assert warm.answer().log_probabilities == pytest.approx(cold.answer().log_probabilities, abs=1e-4)
+
+
+def test_every_thread_is_a_core_that_is_paid(backend: TransformersBackend, tmp_path: Path) -> None:
+    folder = save_tiny_chat_model(tmp_path / "tiny-chat")
+    local = LocalSettings(model=str(folder), num_threads=2, hour_usd=3600)  # a dollar for each second of a core
+    before = torch.get_num_threads()
+    try:
+        judged = judge(TransformersBackend(local, cache_dir=str(tmp_path)), _prompt(), JudgingSettings())
+    finally:
+        torch.set_num_threads(before)
+    assert judged.seconds < judged.usage.cost_usd <= 2 * judged.seconds
 
 
 def test_the_rest_can_be_cancelled_behind_the_verdict(backend: TransformersBackend) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 from itertools import groupby
 from typing import Literal
 
@@ -231,6 +232,18 @@ def log_findings(
         for span, codes in by_hours.items():
             found.append(Finding("alarm", "log", f"{', '.join(codes)}: nothing from {span} UTC"))
     return found + _damage(today, feedback)
+
+
+def missing_days(today: DayCounts, before: Sequence[DayCounts]) -> list[Finding]:
+    """Name the days right before this one of which no decision is in the log: nobody may have looked at them."""
+    known = [date.fromisoformat(one.day) for one in before if one.events]
+    if not known:
+        return []
+    first, last = max(known) + timedelta(days=1), date.fromisoformat(today.day) - timedelta(days=1)
+    if first > last:
+        return []
+    span = str(last) if first == last else f"{first} to {last}"
+    return [Finding("alarm", "log", f"no decision of {span} is in the log, nor compared with this day")]
 
 
 def _damage(today: DayCounts, feedback: FeedbackDay) -> list[Finding]:

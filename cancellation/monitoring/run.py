@@ -23,7 +23,14 @@ from cancellation.monitoring.drift import (
 )
 from cancellation.monitoring.feedback import FeedbackDay
 from cancellation.monitoring.figures import Compliance, seller_compliance
-from cancellation.monitoring.findings import Finding, FindingSettings, compare_day, log_findings, missing_hours
+from cancellation.monitoring.findings import (
+    Finding,
+    FindingSettings,
+    compare_day,
+    log_findings,
+    missing_days,
+    missing_hours,
+)
 from cancellation.monitoring.parts import Through, one_by_one
 from cancellation.monitoring.precision import (
     Precision,
@@ -158,6 +165,7 @@ def monitor_day(
     unfinished = day_start(day) + _DAY_SECONDS + settings.shipping_minutes * 60 - now
     found = [
         *log_findings(today, feedback[-1], hours, hours_left=unfinished / 3600),
+        *missing_days(today, before),
         *_alarm_findings(alarms, drift[-1] if drift else [], signals),
         *text_findings(drift[-1] if drift else [], moves),
         *(compare_day(today, before, settings.findings) if today.events and unfinished <= 0 else []),

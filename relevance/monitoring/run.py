@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from cluster.tracking import TrackedRun
 from relevance.labels import LABELS
 from relevance.monitoring.compare import CompareSettings, Comparison, compare_days
 from relevance.monitoring.series import DayFigures, read_series
+from relevance.scoring.checks import CheckSettings, check_rows
 
 REPORT, RECORD, TO_ANNOTATE = "report.html", "report.json", "to_annotate.parquet"
 
@@ -42,6 +44,10 @@ class MonitorSettings(Settings):
     max_low_mass: float = Field(default=0.05, ge=0, le=1)
     """Share of rows with a label mass below 0.5 from which on it is told."""
 
+    every_days: int = Field(default=1, ge=1)
+    """Days from one scored day to the next; where more lie between two, those are told."""
+
+    checks: CheckSettings = CheckSettings()
     compare: CompareSettings = CompareSettings()
 
 
@@ -82,10 +88,14 @@ def monitor_scores(url: str, settings: MonitorSettings) -> MonitoredScores:
 
 
 def _findings(days: Sequence[DayFigures], comparison: Comparison, settings: MonitorSettings) -> list[str]:
-    today, found = days[-1], []
+    today = days[-1]
     if len(days) == 1:
-        return ["no committed day before this one: there is nothing to compare with"]
+        return [
+            *_row_findings(today, None, settings),
+            "no committed day before this one: there is nothing to compare with",
+        ]
     before = days[-2]
+    found = [*_row_findings(today, before, settings), *_gap_findings(before.name, today.name, settings.every_days)]
     one_fingerprint = today.fingerprint == before.fingerprint
     if not one_fingerprint:
         found.append(f"other model or guidelines than on {before.name}: labels may differ for that alone")
@@ -107,6 +117,28 @@ def _findings(days: Sequence[DayFigures], comparison: Comparison, settings: Moni
             f"{format_share(quality_before[0])}"
         )
     return found
+
+
+def _row_findings(today: DayFigures, before: DayFigures | None, settings: MonitorSettings) -> list[str]:
+    """Say what the scoring job's own checks find amiss with the rows; of a day without any, that alone."""
+    checks = check_rows(today.figures, before and before.as_previous, settings.checks)
+    failed = [f"{one.name.lower()}: {one.found} (expected {one.expected})" for one in checks if one.passed is False]
+    return failed if today.figures["counts"]["read"] else failed[:1]
+
+
+def _gap_findings(before: str, today: str, every_days: int) -> list[str]:
+    """Name the days between two partitions that are dates: nobody looked at them, or they have no row."""
+    key = today.partition("=")[0]
+    try:
+        first, last = (date.fromisoformat(name.removeprefix(f"{key}=")) for name in (before, today))
+    except ValueError:  # partitions of another kind
+        return []
+    missing = [first + timedelta(days=back) for back in range(every_days, (last - first).days, every_days)]
+    if not missing:
+        return []
+    names = f"{missing[0]} to {missing[-1]}" if len(missing) > 2 else " and ".join(map(str, missing))
+    many = "1 day has" if len(missing) == 1 else f"{len(missing)} days have"
+    return [f"{many} no scores, or none with a row: {names}"]
 
 
 def _share_findings(days: Sequence[DayFigures], settings: MonitorSettings) -> list[str]:

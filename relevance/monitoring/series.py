@@ -9,7 +9,7 @@ from typing import Any
 from cluster.storage import join_url
 from relevance.annotation.pairs import scored_day
 from relevance.labels import LABELS
-from relevance.scoring.measures import find_previous_day, label_shares
+from relevance.scoring.measures import PreviousDay, find_previous_day, label_shares
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,12 @@ class DayFigures:
     fingerprint: str
     """Of model, adapter, prompt and tokeniser."""
     figures: Mapping[str, Any]
+    model: str = ""
+
+    @property
+    def as_previous(self) -> PreviousDay:
+        """The day as one that another is checked against."""
+        return PreviousDay(self.name, self.model, self.fingerprint, self.figures)
 
     @property
     def values(self) -> dict[str, float | None]:
@@ -54,5 +60,5 @@ def read_series(url: str, num_before: int) -> list[DayFigures]:
     days = [DayFigures(name, url.rstrip("/"), manifest.get("plan", {}).get("fingerprint", ""), manifest["figures"])]
     while len(days) <= num_before and (previous := find_previous_day(days[0].url)) is not None:
         place = join_url(root or ".", previous.name)
-        days.insert(0, DayFigures(previous.name, place, previous.fingerprint, previous.figures))
+        days.insert(0, DayFigures(previous.name, place, previous.fingerprint, previous.figures, previous.model))
     return days

@@ -65,6 +65,7 @@ def check_day(
         label_mass: The engine was asked for it: that it is not known is then a fault.
     """
     return [
+        *_check_any(figures),
         *_check_finite(figures),
         *_check_keys(figures),
         *_check_sharing(figures),
@@ -73,6 +74,17 @@ def check_day(
         _check_mass(figures, settings.min_label_mass, asked=label_mass),
         _check_variety(figures),
         _check_drift(figures, previous, fingerprint, settings.max_label_drift),
+        _check_volume(figures, previous, settings.max_volume_change),
+    ]
+
+
+def check_rows(figures: Mapping[str, Any], previous: PreviousDay | None, settings: CheckSettings) -> list[Check]:
+    """Apply the rules that are about rows and not about labels: are they there, and did each get a label?"""
+    return [
+        *_check_any(figures),
+        *_check_finite(figures),
+        _check_shards(figures),
+        _check_failures(figures, settings.max_failed_fraction),
         _check_volume(figures, previous, settings.max_volume_change),
     ]
 
@@ -86,6 +98,15 @@ def verdict(checks: Sequence[Check]) -> tuple[bool, str]:
         return True, f"This day looks fine: {len(judged)} of {len(judged)} checks passed."
     count = f"{len(failed)} of {len(judged)} checks failed ({', '.join(failed)})"
     return False, f"{first}Look at this day before you use it: {count}."
+
+
+def _check_any(figures: Mapping[str, Any]) -> list[Check]:
+    if figures["counts"]["read"]:
+        return []
+    remedy = (
+        "Nothing was there to label: see whether the day's pairs have been written, then remove the day and run it."
+    )
+    return [Check("Rows", False, "no row was read", "at least one", remedy)]
 
 
 def _check_finite(figures: Mapping[str, Any]) -> list[Check]:
@@ -195,7 +216,9 @@ def _check_volume(figures: Mapping[str, Any], previous: PreviousDay | None, limi
     if previous is None:
         return Check(name, None, "no earlier day", expected, "")
     read, before = figures["counts"]["read"], previous.figures["counts"]["read"]
-    change = read / before - 1 if before else 0.0
+    if not before:
+        return Check(name, None, f"{previous.name} has no row", expected, "")
+    change = read / before - 1
     return Check(
         name,
         abs(change) <= limit,

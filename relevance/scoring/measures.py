@@ -44,7 +44,7 @@ class DayMeasures:
 
 @dataclass(frozen=True)
 class PreviousDay:
-    """The nearest earlier committed day of the same output."""
+    """The nearest earlier committed day of the same output that has rows."""
 
     name: str
     """Its partition, such as `ds=2026-11-21`."""
@@ -106,7 +106,9 @@ def chance_drift(today: Mapping[str, Any], before: Mapping[str, Any]) -> float:
 
 
 def find_previous_day(url: str) -> PreviousDay | None:
-    """Find the nearest earlier sibling partition that is committed; None for a folder that is no partition.
+    """Find the nearest earlier sibling partition that is committed with rows; None for a folder that is no partition.
+
+    A day of no rows says nothing of any other: beside it, every check would have nothing to judge by.
 
     Args:
         url: Output folder of a day, such as `s3://bucket/scores/ds=2026-11-22`.
@@ -124,6 +126,9 @@ def find_previous_day(url: str) -> PreviousDay | None:
             continue
         if not {"labels", "counts"} <= manifest.get("figures", {}).keys():
             logger.warning("%s: its _SUCCESS has no figures of a scoring run, not compared with", candidate)
+            continue
+        if not manifest["figures"]["counts"].get("read"):
+            logger.warning("%s: committed without a row, not compared with", candidate)
             continue
         plan = manifest.get("plan", {})
         return PreviousDay(candidate, plan.get("model", ""), plan.get("fingerprint", ""), manifest["figures"])

@@ -29,8 +29,9 @@ def commit_scores(
     confidence: float = 0.9,
     label_mass: float = 0.985,
     more: Mapping[str, Sequence[Any]] | None = None,
+    shard: Mapping[str, Any] | None = None,
 ) -> str:
-    """Commit a day, in two files if it has rows enough; gives its folder."""
+    """Commit a day, in two files if it has rows enough; gives its folder. `shard` is what else its figures count."""
     rest = (1 - confidence) / 3
     columns: dict[str, Any] = {
         "query_id": [query for query, _, _ in pairs],
@@ -51,7 +52,8 @@ def commit_scores(
     output.publish(files)
     counts = [sum(label == own for _, _, label in pairs) for own in LABELS]
     shares = tuple(count / max(1, len(pairs)) for count in counts)
-    figures = ScoringFigures.sum([shard_figures(rows=len(pairs), shares=shares, repeated=0.0, label_mass=label_mass)])
+    counted = {"rows": len(pairs), "shares": shares, "repeated": 0.0, "label_mass": label_mass, **(shard or {})}
+    figures = ScoringFigures.sum([shard_figures(**counted)])
     shown = {**figures.as_dict(), "labels": dict(zip(LABELS, counts, strict=True)), "seconds": 1.0}
     output.commit(
         {"fingerprint": fingerprint, "model": "m", "input": "pairs"}, {"files": list(files), "figures": shown}

@@ -106,3 +106,15 @@ def test_a_compacted_day_is_the_same_day(tmp_path: Path) -> None:
     found = _monitored(tmp_path)
     assert found.today.events == 0
     assert found.today.damage.files == [f"decisions/market=BR/day={DAY}/{whole.name}"]
+
+
+def test_days_before_it_that_are_not_in_the_log_are_told(tmp_path: Path) -> None:
+    """A day that was lost whole has no monitor of its own that would tell."""
+    for back in (5, 4, 3):
+        ship(tmp_path / "archive", decisions(DAY - timedelta(days=back), 60))
+    ship(tmp_path / "archive", decisions(DAY, 60))
+    told = [one.text for one in _monitored(tmp_path).findings if "no decision of" in one.text]
+    first, last = (DAY - timedelta(days=back) for back in (2, 1))
+    assert told == [f"no decision of {first} to {last} is in the log, nor compared with this day"]
+    ship(tmp_path / "archive", decisions(last, 60))
+    assert not [one for one in _monitored(tmp_path).findings if "no decision of" in one.text]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,47 @@ def test_a_repeated_key_is_one_pair(tmp_path: Path) -> None:
     commit_scores(tmp_path, "ds=2026-11-21", day())
     url = commit_scores(tmp_path, "ds=2026-11-22", [*day(), *day(3)])
     assert monitor_scores(url, MonitorSettings()).comparison.kept == 400
+
+
+def test_an_empty_day_is_told_and_none_is_measured_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commit_scores(tmp_path, "ds=2026-11-21", day())
+    empty = commit_scores(tmp_path, "ds=2026-11-22", [])
+    main(MonitorJob(scores=empty, output=str(tmp_path / "out")))
+    record = json.loads((tmp_path / "out" / "ds=2026-11-22" / "report.json").read_text())
+    assert record["findings"] == ["rows: no row was read (expected at least one)"]
+    assert not record["fine"]
+    assert "no row was read" in capsys.readouterr().out
+    url = commit_scores(tmp_path, "ds=2026-11-23", day(4))
+    found = monitor_scores(url, MonitorSettings())
+    assert found.yesterday.name == "ds=2026-11-21"
+    assert found.findings[:2] == [
+        "rows read: -90.0% against ds=2026-11-21 (expected within 50% of the day before)",
+        "1 day has no scores, or none with a row: 2026-11-22",
+    ]
+
+
+def test_days_that_nobody_scored_are_told(tmp_path: Path) -> None:
+    commit_scores(tmp_path, "ds=2026-11-18", day())
+    url = commit_scores(tmp_path, "ds=2026-11-22", day())
+    found = monitor_scores(url, MonitorSettings())
+    assert found.findings == ["3 days have no scores, or none with a row: 2026-11-19 to 2026-11-21"]
+    assert monitor_scores(url, MonitorSettings(every_days=4)).findings == []
+    commit_scores(tmp_path, "run=1", day())
+    assert monitor_scores(commit_scores(tmp_path, "run=9", day()), MonitorSettings()).findings == []
+
+
+@pytest.mark.parametrize(
+    ("shard", "said"),
+    [
+        ({"errors": {"query: blank": 4}}, "unusable rows: 1.00% (expected at most 0.50%)"),
+        ({"errors": {"engine: died": 100}, "poisoned": 100}, "shards given up: 100 rows (expected none)"),
+        ({"not_finite": 1}, "finite probabilities: 1 rows have no label because"),
+    ],
+)
+def test_rows_without_a_label_are_told(tmp_path: Path, shard: dict, said: str) -> None:
+    commit_scores(tmp_path, "ds=2026-11-21", day())
+    url = commit_scores(tmp_path, "ds=2026-11-22", day(), shard=shard)
+    assert monitor_scores(url, MonitorSettings()).findings[0].startswith(said)
 
 
 def test_low_label_mass_is_told(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def test_the_nearest_earlier_committed_day_is_found(root: str) -> None:
     for name in ("ds=2026-11-01", "ds=2026-11-19", "ds=2026-11-22", "ds=2026-11-23", "market=de"):
         commit(root, name, {"figures": figures})
     commit(root, "ds=2026-11-20", {"files": []})
-    storage.write_bytes(f"{root}/ds=2026-11-21/_staging/plan.json", b"{}")
+    commit(root, "ds=2026-11-21", {"figures": day(0, 0, 0, 0, counts={"read": 0})})
+    storage.write_bytes(f"{root}/ds=2026-11-20a/_staging/plan.json", b"{}")
     storage.write_bytes(f"{root}/_label_store/x.parquet", b"")
     found = find_previous_day(f"{root}/ds=2026-11-22")
     assert found is not None

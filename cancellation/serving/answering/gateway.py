@@ -141,7 +141,11 @@ class Gateway:
             done.set_result(None)
 
     async def explained(self, event_id: str) -> dict[str, Any] | None:
-        """Give a recorded decision; its factors get their evidence when it is asked for the first time."""
+        """Give a recorded decision; its factors get their evidence when it is asked for the first time.
+
+        Raises:
+            NotRecorded: If the records cannot be read.
+        """
         record = await self.recorded(event_id)
         if record is None:
             return None
@@ -200,7 +204,10 @@ class Gateway:
             logger.warning("a shadow's answer could not be written down: %s", error)
 
     async def _known(self, event_id: str, fingerprint: str) -> Answer | None:
-        record = await self.recorded(event_id)
+        try:
+            record = await self.recorded(event_id)
+        except NotRecorded:  # then the event is judged; what follows decides whether it may be answered
+            return None
         if record is None:
             return None
         if record.fingerprint != fingerprint:
@@ -209,12 +216,16 @@ class Gateway:
         return _repeated(record)
 
     async def recorded(self, event_id: str) -> Recorded | None:
-        """Find a recorded decision; None also if the records cannot be read."""
+        """Find a recorded decision.
+
+        Raises:
+            NotRecorded: If the records cannot be read: that is no answer to whether there is one.
+        """
         try:
             return await asyncio.get_running_loop().run_in_executor(self._reader, self.recent.get, event_id)
         except OSError as error:
             logger.error("%s", error)
-            return None
+            raise NotRecorded("the decisions on record cannot be read; try again") from None
 
     def _conflict(self, event_id: str) -> Conflict:
         self._metrics.count(DUPLICATES, "conflict")
@@ -376,12 +387,7 @@ def _read(body: bytes) -> tuple[Mapping[str, Any], Event, str]:
 
 def _model_verdict(event: Event, scored: Scored, policy: Policy) -> dict[str, Any]:
     return model_verdict(
-        event.event_id,
-        event.market,
-        scored.logits,
-        scored.factors,
-        policy=policy,
-        model=scored.identity,
+        event.event_id, event.market, scored.logits, scored.factors, policy=policy, model=scored.identity
     )
 
 

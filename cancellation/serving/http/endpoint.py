@@ -256,6 +256,9 @@ class Endpoint:
             return json_response(found)
         except ValueError:
             raise Problem(404, "no_policy_then", "expected an instant after the first policy, found none") from None
+        except OSError as error:
+            logger.error("%s", error)
+            raise NotRecorded("the ledger of policies cannot be read; try again") from None
 
     async def _healthy(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
         return json_response({"status": "alive"})

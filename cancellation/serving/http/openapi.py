@@ -177,7 +177,13 @@ def _probes(policy: Mapping[str, Any]) -> dict[str, Any]:
         "/healthz": _health("Say that the gateway is alive", {"status": "alive"}),
         "/readyz": _health(
             "Say whether it can answer: also without the model, by the rules",
-            {"status": "ready", "model": "answers", "policy": policy["policy_version"], "shipper": "runs"},
+            {
+                "status": "ready",
+                "model": "answers",
+                "policy": policy["policy_version"],
+                "database": "answers",
+                "shipper": "runs",
+            },
         ),
     }
 

@@ -65,6 +65,7 @@ logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 0.1
 _MEASURE_SECONDS = 2.0
+_DATABASE_SECONDS = 1.0
 _APPEALS_SECONDS = 10.0
 _EXAMPLE_SECONDS = 10.0
 _STATES = {"off": 0.0, "shadow": 1.0, "live": 2.0}
@@ -208,6 +209,7 @@ class GatewayReplica:
                 (self._watch_tokens, self.settings.rollout.poll_seconds),
                 (self._flush, _FLUSH_SECONDS),
                 (self._measure, _MEASURE_SECONDS),
+                (self.gateway.recorder.try_again, _DATABASE_SECONDS),
                 (self._appeals.measure, _APPEALS_SECONDS),
             )
         ]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -69,6 +72,20 @@ class PostgresServer:
     def let_in(self, url: str) -> None:
         """End `cut_off`."""
         self.execute(f"ALTER DATABASE {url.rpartition('/')[2]} ALLOW_CONNECTIONS true")
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Stop the server and all that it runs in the middle of whatever they do: nothing ends, nothing answers."""
+        server = self._process.pid
+        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
+        processes = [server, *map(int, children)]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in reversed(processes):
+                os.kill(process, signal.SIGCONT)
 
     def execute(self, statement: str) -> None:
         """Run a statement as the owner of everything."""

@@ -73,7 +73,7 @@ class Appeals:
         Raises:
             NotAppealable: If it is another seller's, nothing followed from it, or it is too long ago.
             AppealConflict: If another appeal against it is under way, or was granted.
-            NotRecorded: If it could not be written down, or the archive not be read.
+            NotRecorded: If it could not be written down, or the decisions not be read.
         """
         decision = await self.decision(appeal.event_id, market=appeal.market, day=appeal.day)
         if decision is None:
@@ -160,7 +160,7 @@ class Appeals:
         """Find the decision on an event, of that market if one is named.
 
         Raises:
-            NotRecorded: If the archive cannot be read.
+            NotRecorded: If the recent decisions or the archive cannot be read.
         """
         try:
             found = await self._decisions.find(event_id, market=market, day=day)

@@ -10,8 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from cancellation.events.fields import decode_json, read_stored_identifier
 from cancellation.events.identity import event_identity
 from cancellation.features.vector import feature_digest, features
 from cancellation.serving.answering.large_lane import LargeLane
+from cancellation.serving.answering.recording import Recorder
 from cancellation.serving.answering.request import Answer, Asked, Conflict, EventRequest, NotRecorded
 from cancellation.serving.inference.messages import Scored, Unscored
 from cancellation.serving.inference.model import ModelClient
@@ -49,9 +49,6 @@ logger = logging.getLogger(__name__)
 
 RULES_VERSION = "rules-1"
 _EXPLAIN_SECONDS = 5.0
-_READERS = 4
-
-_ResultT = TypeVar("_ResultT")
 
 
 class Gateway:
@@ -72,11 +69,10 @@ class Gateway:
     ) -> None:
         self.model = model
         self.policy = policy
-        self.recent = recent
+        self.recorder = Recorder(recent, log, metrics)
         self.shadows: list[Shadow] = []
         self.market_shadow: Shadow | None = None
         """Shows the model the events of markets whose state is shadow."""
-        self._log = log
         self._shadow_log = shadow_log
         self._person_key = person_key
         self._settings = settings
@@ -84,9 +80,6 @@ class Gateway:
         self._taken_back = taken_back
         self._running: dict[str, tuple[str, asyncio.Future[None]]] = {}
         self._lane = LargeLane(settings.admission.retry_after_seconds)
-        # The database may be elsewhere, and recording waits for other writers: the event loop must not.
-        self._recorder = ThreadPoolExecutor(recent.database.num_writers, thread_name_prefix="recorder")
-        self._reader = ThreadPoolExecutor(_READERS, thread_name_prefix="reader")
         self._feature_digest = feature_digest()
 
     async def judge(
@@ -121,7 +114,7 @@ class Gateway:
         """Answer, unless the same event was answered before or is being answered."""
         event_id = request.event.event_id
         while True:
-            known = await self._known(event_id, request.fingerprint)
+            known = await self._known(event_id, request)
             if known is not None:
                 return known
             if event_id not in self._running:
@@ -143,8 +136,12 @@ class Gateway:
             done.set_result(None)
 
     async def explained(self, event_id: str) -> dict[str, Any] | None:
-        """Give a recorded decision; its factors get their evidence when it is asked for the first time."""
-        record = await self.recorded(event_id)
+        """Give a recorded decision; its factors get their evidence when it is asked for the first time.
+
+        Raises:
+            NotRecorded: If the records cannot be read.
+        """
+        record = await self.recorder.find(event_id)
         if record is None:
             return None
         decision = record.decision
@@ -154,7 +151,7 @@ class Gateway:
         explained = await self.with_evidence(decision)
         if explained is None:
             return decision
-        await self._in_recorder(self.recent.add_explanation, event_id, explained["verdict"]["decision_factors"])
+        await self.recorder.add_explanation(event_id, explained["verdict"]["decision_factors"])
         return explained
 
     async def with_evidence(self, decision: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -170,22 +167,13 @@ class Gateway:
         self._metrics.count(EXPLANATIONS, "late" if explained is None else "made")
         return None if explained is None else {**decision, "verdict": explained}
 
-    async def record_once(self, identity: str, write: Callable[[], object]) -> bool:
-        """Write something down unless what has the same identity was before; False if it was.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
-        return await self._in_recorder(self.recent.put_once, identity, write)
-
     async def close(self) -> None:
         """Finish what is under way."""
         await asyncio.gather(*(done for _, done in self._running.values()))
         for shadow in (*self.shadows, *([self.market_shadow] if self.market_shadow else [])):
             await shadow.close()
         self._lane.close()
-        self._recorder.shutdown()
-        self._reader.shutdown()
+        self.recorder.close()
 
     def add_shadow_answer(self, copy: Copy, verdict: Mapping[str, Any]) -> None:
         """Put a shadow's verdict on record beside the live one: in a log of its own, as it comes later."""
@@ -201,22 +189,17 @@ class Gateway:
             self._metrics.count(LOG_FAILURES)
             logger.warning("a shadow's answer could not be written down: %s", error)
 
-    async def _known(self, event_id: str, fingerprint: str) -> Answer | None:
-        record = await self.recorded(event_id)
+    async def _known(self, event_id: str, request: EventRequest) -> Answer | None:
+        try:
+            record = await self.recorder.find(event_id, request.deadline)
+        except NotRecorded:  # then the event is judged; what follows decides whether it may be answered
+            return None
         if record is None:
             return None
-        if record.fingerprint != fingerprint:
+        if record.fingerprint != request.fingerprint:
             raise self._conflict(event_id)
         self._metrics.count(DUPLICATES, "replayed")
         return _repeated(record)
-
-    async def recorded(self, event_id: str) -> Recorded | None:
-        """Find a recorded decision; None also if the records cannot be read."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._reader, self.recent.get, event_id)
-        except OSError as error:
-            logger.error("%s", error)
-            return None
 
     def _conflict(self, event_id: str) -> Conflict:
         self._metrics.count(DUPLICATES, "conflict")
@@ -304,42 +287,12 @@ class Gateway:
     async def _write(self, request: EventRequest, record: Mapping[str, Any]) -> Recorded:
         """Write ahead: what cannot be written down must not be sent. Gives the record that stands for the event."""
         started = time.perf_counter()
-        stands = await self._in_recorder(self._write_ahead, request, record)
+        event_id = request.event.event_id
+        stands = await self.recorder.put(event_id, request.fingerprint, record, request.deadline)
         self._metrics.observe(STAGE, (time.perf_counter() - started) * 1e3, "log")
         if stands.fingerprint != request.fingerprint:
-            raise self._conflict(request.event.event_id)
+            raise self._conflict(event_id)
         return stands
-
-    async def _in_recorder(self, work: Callable[..., _ResultT], *arguments: Any) -> _ResultT:
-        return await asyncio.get_running_loop().run_in_executor(self._recorder, work, *arguments)
-
-    def _write_ahead(self, request: EventRequest, record: Mapping[str, Any]) -> Recorded:
-        event_id, logged = request.event.event_id, False
-
-        def log(encoded: bytes) -> None:
-            nonlocal logged
-            self._log.append_encoded(encoded)
-            logged = True
-
-        try:
-            return self.recent.put(event_id, request.fingerprint, record, before=log)
-        except OSError as error:  # of the recent ones, or of the log itself
-            logger.error("%s", error)
-            if self.recent.database.shared and record["verdict"]["action"] == "penalty":
-                # Another machine may have judged the event, or will: of penalties there must not be two opinions.
-                raise NotRecorded("the decision could not be shared with other machines, so it is not given") from None
-            if not logged:
-                self._append_or_refuse(record)
-            return Recorded(request.fingerprint, dict(record), None)
-
-    def _append_or_refuse(self, record: Mapping[str, Any]) -> None:
-        """Write down a decision that cannot be remembered: if it is sent again, it will be judged anew."""
-        try:
-            self._log.append(record)
-        except OSError as error:
-            self._metrics.count(LOG_FAILURES)
-            logger.error("%s", error)
-            raise NotRecorded("the decision could not be written down, so it is not given; try again") from None
 
     def _count(self, market: str, verdict: Mapping[str, Any], timings: Mapping[str, float], reason: str | None) -> None:
         market = market if market in self.policy.current.markets else "other"  # callers must not make up series
@@ -382,12 +335,7 @@ def _read(body: bytes) -> tuple[Mapping[str, Any], Event, str]:
 
 def _model_verdict(event: Event, scored: Scored, policy: Policy) -> dict[str, Any]:
     return model_verdict(
-        event.event_id,
-        event.market,
-        scored.logits,
-        scored.factors,
-        policy=policy,
-        model=scored.identity,
+        event.event_id, event.market, scored.logits, scored.factors, policy=policy, model=scored.identity
     )
 
 

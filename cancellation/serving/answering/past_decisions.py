@@ -32,6 +32,7 @@ class PastDecisions:
         """Find the decision on an event; in the archive only with its market and the day (UTC) it was made on.
 
         Raises:
+            NotRecorded: If the recent decisions cannot be read.
             OSError: If the archive cannot be read.
         """
         recent = await self._gateway.explained(event_id)

@@ -16,7 +16,7 @@ class Conflict(Exception):  # noqa: N818
 
 
 class NotRecorded(Exception):  # noqa: N818
-    """A decision that could not be written down, so that it must not be sent."""
+    """What could not be written down, so that it must not be sent, or not be read where it is written."""
 
 
 @dataclass(frozen=True, slots=True)

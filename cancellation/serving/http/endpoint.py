@@ -229,12 +229,12 @@ class Endpoint:
 
     async def _feedback(self, request: Request, caller: Caller | None, _rest: str) -> Response:
         feedback = parse_feedback(await self._body(request, self._settings.limits.body_bytes))
-        known = await self._gateway.recorded(feedback.event_id)
+        known = await self._gateway.recorder.find(feedback.event_id)
         decision = known.decision if known else None
         check_feedback(feedback, decision)
         record = feedback_record(feedback, decision, caller=_name(caller), received_at=time.time())
         try:
-            new = await self._gateway.record_once(feedback.identity, partial(self._feedback_log.append, record))
+            new = await self._gateway.recorder.once(feedback.identity, partial(self._feedback_log.append, record))
         except OSError as error:
             logger.error("feedback could not be written down: %s", error)
             raise NotRecorded("the feedback could not be written down; try again") from None
@@ -256,21 +256,26 @@ class Endpoint:
             return json_response(found)
         except ValueError:
             raise Problem(404, "no_policy_then", "expected an instant after the first policy, found none") from None
+        except OSError as error:
+            logger.error("%s", error)
+            raise NotRecorded("the ledger of policies cannot be read; try again") from None
 
     async def _healthy(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
         return json_response({"status": "alive"})
 
     async def _ready(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
-        """Ready also while the model is away: the rules answer."""
-        condition = self._condition()
+        """Ready also while model or database are away: the rules answer; not while no decision can be written down."""
+        condition, recorder = self._condition(), self._gateway.recorder
+        ready = not condition.draining and not recorder.refuses
         model = "answers" if self._gateway.model.available() else "away: the rules answer"
         said = {
-            "status": "draining" if condition.draining else "ready",
+            "status": "ready" if ready else "draining" if condition.draining else "decisions cannot be written down",
             "model": model,
             "policy": self._gateway.policy.current.stamp,
+            "database": "fails: repeats are judged anew" if recorder.database_fails else "answers",
             "shipper": _SHIPPER[condition.shipper],
         }
-        return json_response(said, 503 if condition.draining else 200)
+        return json_response(said, 200 if ready else 503)
 
     async def _show_metrics(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
         text = await self._metrics_text()

@@ -150,7 +150,7 @@ def _gets(examples: Mapping[str, Any]) -> dict[str, Any]:
             "The recorded decision with its explanation, within the retention time",
             "verdict",
             [path_parameter("event_id", {"type": "string"}, example["event_id"])],
-            _answers({"type": "object"}, examples["decision"], "404"),
+            _answers({"type": "object"}, examples["decision"], "404", "503"),
         ),
         "/v1/policy/{market}": get(
             "What a market does with scores, now or at an instant",
@@ -159,7 +159,7 @@ def _gets(examples: Mapping[str, Any]) -> dict[str, Any]:
                 path_parameter("market", {"type": "string", "pattern": "^[A-Z]{2}$"}, example["market"]),
                 _AT,
             ],
-            _answers({"type": "object"}, examples["policy"], "404", "422"),
+            _answers({"type": "object"}, examples["policy"], "404", "422", "503"),
         ),
     }
 
@@ -177,7 +177,13 @@ def _probes(policy: Mapping[str, Any]) -> dict[str, Any]:
         "/healthz": _health("Say that the gateway is alive", {"status": "alive"}),
         "/readyz": _health(
             "Say whether it can answer: also without the model, by the rules",
-            {"status": "ready", "model": "answers", "policy": policy["policy_version"], "shipper": "runs"},
+            {
+                "status": "ready",
+                "model": "answers",
+                "policy": policy["policy_version"],
+                "database": "answers",
+                "shipper": "runs",
+            },
         ),
     }
 

@@ -19,7 +19,7 @@ _ERRORS = {
     "422": "A field is refused, and named",
     "429": "Too many requests wait; the header Retry-After says when to come back",
     "502": "The language model failed",
-    "503": "It could not be written down, or the budget is spent",
+    "503": "It could not be written down or read, or the budget is spent",
     "504": "The language model was too slow",
 }
 

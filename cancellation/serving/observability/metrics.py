@@ -93,6 +93,9 @@ PENALTIES_WITHHELD = Metric(
     "Verdicts above a penalty threshold that was not used, by what its proof lacks, or overturned on appeal before",
     ("market", "reason"),
 )
+DATABASE_FAILS = Metric(
+    "cancellation_database_fails", "gauge", "1 while the database of decisions fails at a read or a write", ("work",)
+)
 LOG_FAILURES = Metric("cancellation_log_failures", "counter", "Decisions that could not be written ahead")
 LOG_BYTES = Metric("cancellation_log_bytes", "gauge", "Local disk taken by decisions not shipped yet")
 LOG_OVER_LIMIT = Metric("cancellation_log_over_limit", "gauge", "1 while that is more than the limit")

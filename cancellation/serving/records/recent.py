@@ -183,6 +183,16 @@ class RecentDecisions:
         self._drop(_DROP_MESSAGES, (expired, _DROP_AT_ONCE))
         return num_dropped
 
+    def can_read(self) -> None:
+        """Read nothing; OSError if that fails."""
+        with self.database.reading() as execute:
+            execute("SELECT 1 FROM decisions LIMIT 1").fetchone()
+
+    def can_write(self) -> None:
+        """Write nothing, in a transaction that waits as any does; OSError if that fails."""
+        with self.database.writing() as execute:
+            execute("DELETE FROM messages WHERE identity IS NULL")
+
     def __len__(self) -> int:
         with self.database.reading() as execute:
             return execute("SELECT COUNT(*) FROM decisions").fetchone()[0]

@@ -254,7 +254,7 @@ def test_a_database_that_another_holds_keeps_nobody_from_being_heard(http: httpx
     answers: list[httpx.Response] = []
 
     def ask() -> None:
-        for event_id in event_ids:  # each waits a second for its turn at the database, and goes on without
+        for event_id in event_ids:  # the first waits a second for its turn at the database, and all go on without
             answers.append(judge(http, {**simulated_event(60), "event_id": event_id}))
 
     with sqlite3.connect(data / "recent.sqlite", isolation_level=None) as holder:
@@ -270,3 +270,4 @@ def test_a_database_that_another_holds_keeps_nobody_from_being_heard(http: httpx
     assert num_heard > 2 * len(event_ids) + 2, "the event loop waited for the database"
     assert [answer.status_code for answer in answers] == [200] * len(event_ids)
     assert {*event_ids} <= {record["event_id"] for record in logged(data)}
+    until(lambda: http.get("/readyz").json()["database"] == "answers", 30)

@@ -132,6 +132,37 @@ def test_while_the_database_is_away_there_are_answers_and_no_penalties(
     asyncio.run(ask())
 
 
+def test_while_the_database_is_away_nobody_is_told_that_a_decision_does_not_exist(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    url, event = postgres_server.database(), simulated_event(30)
+    appeal = {"event_id": event["event_id"], "seller_id": event["seller_id"], "reason": "No."}
+    feedback = {"event_id": event["event_id"], "outcome": "confirmed", "label": "inconclusive"}
+
+    async def ask() -> None:
+        async with serving(tmp_path, database=url) as client:
+            assert (await client.judge(event)).json()["action"] == "penalty"
+            calls = [
+                ("GET", f"/v1/verdicts/{event['event_id']}", None, 200),
+                ("GET", f"/v1/statements/{event['event_id']}", None, 200),
+                ("GET", f"/v1/policy/ID?at={_instant(time.time()).replace('+', '%2B')}", None, 200),
+                ("POST", "/v1/feedback", feedback, 422),
+                ("POST", "/v1/appeals", appeal, 201),
+            ]
+            postgres_server.cut_off(url)
+            for method, path, body, _ in calls:
+                answer = await client.http.request(method, path, json=body)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_recorded"), path
+                assert answer.headers["retry-after"] == "1"
+            postgres_server.let_in(url)
+            for method, path, body, status in calls:
+                while (answer := await client.http.request(method, path, json=body)).status_code == 503:
+                    await asyncio.sleep(0.05)
+                assert answer.status_code == status, path
+
+    asyncio.run(ask())
+
+
 def test_a_database_that_lets_nobody_in_is_the_reason_of_a_refused_start(
     postgres_server: PostgresServer, tmp_path: Path
 ) -> None:

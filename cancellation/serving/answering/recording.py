@@ -1,0 +1,201 @@
+"""Answers put on record and found there, with no more patience for the database than whoever asked has.
+
+A database may be locked, hang or be gone. The first wait for it ends with the deadline or after a second; from then on
+nobody waits, until an attempt beside the answers succeeds. What cannot be remembered is written to the log alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from cancellation.serving.answering.request import NotRecorded
+from cancellation.serving.observability.metrics import DATABASE_FAILS, LOG_FAILURES, Metrics
+from cancellation.serving.records.decision_log import DecisionLog
+from cancellation.serving.records.recent import RecentDecisions, Recorded
+
+logger = logging.getLogger(__name__)
+
+_STALL_SECONDS = 1.0
+_LEAST_SECONDS = 0.25
+"""Waited even beyond a deadline: a call with a short one must not go unrecorded for a busy moment."""
+_UNRECORDED_SECONDS = 10.0
+"""So long after a refusal of the log nothing counts as recordable; then calls have to show whether it is again."""
+_READERS = 4
+
+_ResultT = TypeVar("_ResultT")
+
+
+class Lane:
+    """Threads for one kind of work at a database, and whether that fails. Belongs to one event loop."""
+
+    def __init__(self, work: str, num_threads: int, database: str, metrics: Metrics) -> None:
+        """Make a lane for `read` or `write`; `database` is its name for messages."""
+        self._work, self._database, self._metrics = work, database, metrics
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix=f"database-{work}")
+        self.failing = False
+        self._say(False)
+
+    async def do(self, work: Callable[[], _ResultT], until: float = float("inf"), *, again: bool = False) -> _ResultT:
+        """Do something in a thread; it may go on there when this raises.
+
+        Args:
+            work: Whatever fails in it is an OSError.
+            until: Instant of `time.monotonic` after which nobody waits for it.
+            again: Try also while it fails, to see whether it still does.
+
+        Raises:
+            OSError: If it failed, did not end in time, or is not tried, since what came before failed.
+        """
+        if self.failing and not again:
+            raise OSError(f"{self._database}: failed a moment ago, so it is not asked; look at the database")
+        running = self._threads.submit(work)
+        future = asyncio.wrap_future(running)
+        stall = asyncio.get_running_loop().call_later(
+            _STALL_SECONDS, self._say, True
+        )  # also when nobody waits any more
+        future.add_done_callback(partial(self._ended, stall))
+        seconds = min(_STALL_SECONDS, max(_LEAST_SECONDS, until - time.monotonic()))
+        await asyncio.wait({future}, timeout=seconds)
+        if not future.done():
+            running.cancel()  # if it has not begun
+            raise TimeoutError(f"{self._database}: no answer in time; look at the database")
+        return future.result()
+
+    def close(self) -> None:
+        """Finish what is under way, unless it hangs."""
+        self._threads.shutdown(wait=not self.failing, cancel_futures=self.failing)
+
+    def _ended(self, stall: asyncio.TimerHandle, future: asyncio.Future[Any]) -> None:
+        stall.cancel()
+        if not future.cancelled():
+            self._say(isinstance(future.exception(), OSError))
+
+    def _say(self, failing: bool) -> None:
+        self.failing = failing
+        self._metrics.set(DATABASE_FAILS, float(failing), self._work)
+
+
+class Recorder:
+    """Writes decisions ahead of their answers. Belongs to one event loop; its parts are closed by others."""
+
+    def __init__(self, recent: RecentDecisions, log: DecisionLog, metrics: Metrics) -> None:
+        self._recent, self._log, self._metrics = recent, log, metrics
+        # The database may be elsewhere, and recording waits for other writers: the event loop must not.
+        self._write = Lane("write", recent.database.num_writers, recent.database.name, metrics)
+        self._read = Lane("read", _READERS, recent.database.name, metrics)
+        self._without_database = ThreadPoolExecutor(1, thread_name_prefix="log")
+        self._refused_at = -_UNRECORDED_SECONDS
+
+    @property
+    def database_fails(self) -> bool:
+        """Whether decisions cannot be found or remembered."""
+        return self._write.failing or self._read.failing
+
+    @property
+    def refuses(self) -> bool:
+        """Whether nothing can be put on record, so that every verdict is refused."""
+        return time.monotonic() - self._refused_at < _UNRECORDED_SECONDS
+
+    async def find(self, event_id: str, until: float = float("inf")) -> Recorded | None:
+        """Find a recorded decision; wait for it until an instant of `time.monotonic`, and a second at most.
+
+        Raises:
+            NotRecorded: If the records cannot be read: that is no answer to whether there is one.
+        """
+        try:
+            return await self._read.do(partial(self._recent.get, event_id), until)
+        except OSError as error:
+            logger.error("%s", error)
+            raise NotRecorded("the decisions on record cannot be read; try again") from None
+
+    async def put(self, event_id: str, fingerprint: str, record: Mapping[str, Any], until: float) -> Recorded:
+        """Put a decision on record; give the one that stands for the event, which may be another's.
+
+        Raises:
+            NotRecorded: If it is not on record, or is a penalty that other machines might not know of.
+        """
+        line = _Line(self._log)
+        try:
+            put = partial(self._recent.put, event_id, fingerprint, record, before=line.write)
+            return await self._write.do(put, until)
+        except OSError as error:  # of the recent ones, or of the log itself
+            logger.error("%s", error)
+        loop = asyncio.get_running_loop()
+        logged = await loop.run_in_executor(self._without_database, line.take_over)
+        if self._recent.database.shared and record["verdict"]["action"] == "penalty":
+            # Another machine may have judged the event, or will: of penalties there must not be two opinions.
+            raise NotRecorded("the decision could not be shared with other machines, so it is not given; try again")
+        if not logged:
+            await loop.run_in_executor(self._without_database, self._append_or_refuse, record)
+        return Recorded(fingerprint, dict(record), None)
+
+    async def once(self, identity: str, write: Callable[[], object]) -> bool:
+        """Write something down unless what has the same identity was before; False if it was.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        return await self._write.do(partial(self._recent.put_once, identity, write))
+
+    async def add_explanation(self, event_id: str, decision_factors: Sequence[Mapping[str, Any]]) -> None:
+        """Keep an explanation; one that cannot be kept is made again when somebody asks."""
+        try:
+            await self._write.do(partial(self._recent.add_explanation, event_id, decision_factors))
+        except OSError as error:
+            logger.error("%s; an explanation is not kept", error)
+
+    async def try_again(self) -> None:
+        """See whether what failed works again; to be called every second or so."""
+        for lane, work in ((self._read, self._recent.can_read), (self._write, self._recent.can_write)):
+            if lane.failing:
+                try:
+                    await lane.do(work, again=True)
+                except OSError as error:
+                    logger.error("%s", error)
+
+    def close(self) -> None:
+        """Finish what is under way."""
+        self._write.close()
+        self._read.close()
+        self._without_database.shutdown()
+
+    def _append_or_refuse(self, record: Mapping[str, Any]) -> None:
+        """Write down a decision that cannot be remembered: if it is sent again, it will be judged anew."""
+        try:
+            self._log.append(record)
+        except OSError as error:
+            self._refused_at = time.monotonic()
+            self._metrics.count(LOG_FAILURES)
+            logger.error("%s", error)
+            raise NotRecorded("the decision could not be written down, so it is not given; try again") from None
+        self._refused_at = -_UNRECORDED_SECONDS
+
+
+class _Line:
+    """A decision's line in the log: written once, by the database's thread or by who no longer waits for that."""
+
+    def __init__(self, log: DecisionLog) -> None:
+        self._log = log
+        self._lock = threading.Lock()
+        self._written = self._taken_over = False
+
+    def write(self, encoded: bytes) -> None:
+        """Write it as part of a transaction, which is undone if it is another's by now."""
+        with self._lock:
+            if self._taken_over:
+                raise RuntimeError("expected a caller who waits, found none; the decision is not remembered")
+            self._log.append_encoded(encoded)
+            self._written = True
+
+    def take_over(self) -> bool:
+        """Keep the database's thread from writing it; True if it has."""
+        with self._lock:
+            self._taken_over = True
+            return self._written

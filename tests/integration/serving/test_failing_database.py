@@ -1,0 +1,108 @@
+"""A database that is locked, hangs or is full: answers in time, nothing twice, and whoever watches is told."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+
+from cancellation.serving.observability import metrics as m
+from tests.servers.postgres import PostgresServer
+from tests.servers.serving_replicas import Client, serving, simulated_event
+
+CALLS = 12
+
+
+async def _eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+    deadline = time.monotonic() + 30
+    while not await holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+async def _database(client: Client) -> str:
+    answer = await client.http.get("/readyz")
+    assert answer.status_code == 200, "the rules, or the log alone, still answer"
+    return answer.json()["database"]
+
+
+async def _ask(client: Client) -> float:
+    """Ask one after the other, as many callers would; give the seconds that all of it took."""
+    started = time.monotonic()
+    for number in range(CALLS):
+        event = {**simulated_event(1), "event_id": f"meanwhile-{number}"}
+        assert (await client.judge(event, **{"x-deadline-ms": "5000"})).status_code == 200
+    return time.monotonic() - started
+
+
+def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as client:
+            punished = simulated_event(30)
+            assert (await client.judge(punished)).json()["action"] == "penalty"
+            with closing(sqlite3.connect(tmp_path / "recent.sqlite", isolation_level=None)) as holder:
+                holder.execute("BEGIN IMMEDIATE")
+                assert await _ask(client) < CALLS / 2, "each waited for the database"
+                assert (await _database(client)).startswith("fails")
+                assert client.metrics.total(m.DATABASE_FAILS, work="write") == 1
+                explained = await client.http.get(f"/v1/verdicts/{punished['event_id']}")
+                assert explained.status_code == 200, "it can be read, and explained"
+                assert [record["event_id"] for record in client.log()] == [
+                    punished["event_id"],
+                    *(f"meanwhile-{number}" for number in range(CALLS)),
+                ], "on record, each once"
+                holder.execute("ROLLBACK")
+
+            async def answers() -> bool:
+                return await _database(client) == "answers"
+
+            await _eventually(answers)
+            assert client.metrics.total(m.DATABASE_FAILS) == 0
+            assert (await client.judge(simulated_event(2))).status_code == 200
+            found = await client.http.get(f"/v1/verdicts/{simulated_event(2)['event_id']}")
+            assert found.status_code == 200
+            assert len(client.log()) == CALLS + 2
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_hangs_costs_one_wait_and_gives_no_penalty(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, database=postgres_server.database()) as client:
+            punished = simulated_event(30)
+            assert (await client.judge(punished)).json()["action"] == "penalty"
+            with postgres_server.hanging():
+                assert await _ask(client) < CALLS / 2, "each waited for the database"
+                assert (await _database(client)).startswith("fails")
+                refused = await client.judge({**punished, "event_id": "meanwhile"})
+                assert refused.status_code == 503 or refused.json()["source"] == "rules"
+                asked = await client.http.get(f"/v1/verdicts/{punished['event_id']}")
+                assert (asked.status_code, asked.json()["error"]["code"]) == (503, "not_recorded")
+
+            async def answers() -> bool:
+                return await _database(client) == "answers"
+
+            await _eventually(answers)
+            assert (await client.http.get(f"/v1/verdicts/{punished['event_id']}")).status_code == 200
+            logged = [record["event_id"] for record in client.log()]
+            assert len(logged) == len(set(logged)), "nothing was logged twice"
+            assert [one["action"] for one in (record["verdict"] for record in client.log())].count("penalty") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_log_that_takes_nothing_makes_the_machine_unready(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as client:
+            assert (await client.http.get("/readyz")).status_code == 200
+            client.replica._archive.decisions.close()
+            assert (await client.judge(simulated_event(1))).status_code == 503
+            answer = await client.http.get("/readyz")
+            assert (answer.status_code, answer.json()["status"]) == (503, "decisions cannot be written down")
+
+    asyncio.run(scenario())

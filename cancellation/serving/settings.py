@@ -103,7 +103,7 @@ class ModelSettings(Settings):
     that finds other content does not start, and a new pin makes Serve replace the replicas one after the other."""
 
     cache_dir: str = "~/.cache/marketplace-llm"
-    """Where remote models are kept on each machine."""
+    """Where each machine keeps remote models, and copies of those that are served from a folder."""
 
     registry_uri: str | None = None
     """Address of the MLflow registry; null: MLFLOW_TRACKING_URI."""

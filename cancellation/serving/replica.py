@@ -50,7 +50,7 @@ from cancellation.serving.observability.metrics import (
     Metrics,
 )
 from cancellation.serving.observability.traces import Traces
-from cancellation.serving.places import draining_path, log_folder, prepare_person_key, tokens_path
+from cancellation.serving.places import is_draining, log_folder, prepare_person_key, tokens_path
 from cancellation.serving.records.archive import Archive
 from cancellation.serving.records.people import PersonKey, name_key
 from cancellation.serving.records.recent import RecentDecisions
@@ -297,9 +297,7 @@ class GatewayReplica:
 
     def _condition(self) -> Condition:
         shipping = self._archive.shipping
-        return Condition(
-            draining=draining_path(self.settings).exists(), shipper=None if shipping is None else shipping.alive
-        )
+        return Condition(draining=is_draining(self.settings), shipper=None if shipping is None else shipping.alive)
 
     async def _flush(self) -> None:
         self.metrics.flush()

@@ -255,6 +255,10 @@ class ServingSettings(Settings):
     feedback already seen, appeals, policy, kill switch and ledger. Its password comes from PGPASSFILE, ~/.pgpass or
     PGPASSWORD. null: files in `data_dir`, for one machine."""
 
+    service_name: str = Field(default="serve", pattern=r"^[A-Za-z0-9_-]+$")
+    """Tells services apart that share `data_dir`: `draining.<service_name>` there takes this one out of the balancer.
+    jobs.cancellation_serve puts its port here."""
+
     output: OutputUrl | None = "var/serving/archive"
     """Where decisions are shipped: a folder, or s3://bucket/prefix. null: another process ships them."""
 

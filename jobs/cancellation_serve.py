@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cancellation.decision.actions import demo_line
 from cancellation.serving.http.tokens import TokenStore
-from cancellation.serving.places import draining_path, log_folder, prepare_person_key, tokens_path
+from cancellation.serving.places import draining_path, log_folder, own_draining_path, prepare_person_key, tokens_path
 from cancellation.serving.records.archive import unshipped
 from cancellation.serving.rollout.policy_sources import checked_policy
 from cancellation.serving.settings import ServingSettings
@@ -40,14 +40,15 @@ class ServeJob(Settings):
 
 def main(job: ServeJob) -> None:
     """Serve until a signal says stop; SIGHUP looks at the model's source anew and rolls it out."""
-    serving = _with_absolute_paths(job.serving)
-    tokens, draining = tokens_path(serving), draining_path(serving)
+    serving = _with_absolute_paths(job.serving).model_copy(update={"service_name": str(job.service.port)})
+    tokens, draining = tokens_path(serving), own_draining_path(serving)
     TokenStore.load(tokens)
     prepare_person_key(serving)
     state = open_state(serving)
     policy, demo = state.policy.place, demo_line(checked_policy(state.policy.read(), state.policy.place))
     state.close()
-    draining.unlink(missing_ok=True)
+    for mark in (draining_path(serving), draining):
+        mark.unlink(missing_ok=True)
     with serving_session(job.session, job.service) as local:
         from cancellation.serving.app import APP_NAME, application, is_shadow  # reads Ray's switches
 
@@ -66,6 +67,7 @@ def main(job: ServeJob) -> None:
         run_application(
             lambda: application(serving), name=APP_NAME, on_ready=announce, on_stop=stop, dispensable=is_shadow
         )
+    draining.unlink(missing_ok=True)
     if local and serving.output is not None and (left := unshipped(log_folder(serving))).segments:
         print(left, flush=True)
 

@@ -41,6 +41,16 @@ def draining_path(settings: ServingSettings) -> Path:
     return Path(settings.data_dir) / "draining"
 
 
+def own_draining_path(settings: ServingSettings) -> Path:
+    """Give the same of one service alone: another may share the folder, such as a new one that starts before."""
+    return Path(settings.data_dir) / f"draining.{settings.service_name}"
+
+
+def is_draining(settings: ServingSettings) -> bool:
+    """Tell whether the machine, or this service of it, is to get nothing new."""
+    return draining_path(settings).exists() or own_draining_path(settings).exists()
+
+
 def tokens_path(settings: ServingSettings) -> Path:
     """Give the tokens' file; where none is named, one that is made once, with a token for everything."""
     if settings.tokens_file is not None:

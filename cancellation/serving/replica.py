@@ -50,16 +50,15 @@ from cancellation.serving.observability.metrics import (
     Metrics,
 )
 from cancellation.serving.observability.traces import Traces
-from cancellation.serving.places import draining_path, log_folder, prepare_person_key, tokens_path
+from cancellation.serving.places import is_draining, log_folder, prepare_person_key, tokens_path
 from cancellation.serving.records.archive import Archive
 from cancellation.serving.records.people import PersonKey, name_key
 from cancellation.serving.records.recent import RecentDecisions
-from cancellation.serving.records.shipped_log import policy_url
+from cancellation.serving.rollout.policy_archive import PolicyArchive
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.rollout.policy_view import policy_view
 from cancellation.serving.settings import ServingSettings, ShadowSettings
 from cancellation.serving.shared_state import open_state
-from cluster.storage import create_exclusive
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +97,6 @@ class GatewayReplica:
         """Why it could not start, on one line."""
         self._endpoint: Endpoint | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._archived_policy: str | None = None
         self._key_is_named = False
         self._shipping_seen: Counter[Metric] = Counter()
 
@@ -123,6 +121,7 @@ class GatewayReplica:
         loop = asyncio.get_running_loop()
         self._state = await loop.run_in_executor(None, open_state, settings)
         self._policy = await loop.run_in_executor(None, PolicyStore, self._state.policy)
+        self._policy_archive = PolicyArchive(self._state.policy, settings.output) if settings.output else None
         self._recent = RecentDecisions(
             self._state.database,
             retention_seconds=settings.retention_hours * 3600,
@@ -284,11 +283,8 @@ class GatewayReplica:
 
     async def _archive_policy(self) -> None:
         """Put each policy that was in force beside the decisions that rest on it."""
-        version, content = self._policy.file
-        if self.settings.output is not None and version != self._archived_policy:
-            url = policy_url(self.settings.output, version)
-            await asyncio.get_running_loop().run_in_executor(None, create_exclusive, url, content)
-            self._archived_policy = version
+        if self._policy_archive is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._policy_archive.ship, self._policy.digest)
 
     async def _name_key(self) -> None:
         """Tell the archive under which key its rows stand, so that nobody looks for people with another one."""
@@ -303,9 +299,7 @@ class GatewayReplica:
 
     def _condition(self) -> Condition:
         shipping = self._archive.shipping
-        return Condition(
-            draining=draining_path(self.settings).exists(), shipper=None if shipping is None else shipping.alive
-        )
+        return Condition(draining=is_draining(self.settings), shipper=None if shipping is None else shipping.alive)
 
     async def _flush(self) -> None:
         self.metrics.flush()

@@ -103,7 +103,7 @@ class ModelSettings(Settings):
     that finds other content does not start, and a new pin makes Serve replace the replicas one after the other."""
 
     cache_dir: str = "~/.cache/marketplace-llm"
-    """Where remote models are kept on each machine."""
+    """Where each machine keeps remote models, and copies of those that are served from a folder."""
 
     registry_uri: str | None = None
     """Address of the MLflow registry; null: MLFLOW_TRACKING_URI."""
@@ -254,6 +254,10 @@ class ServingSettings(Settings):
     """PostgreSQL database that several machines share, as postgresql://user@host:5432/name: for recent answers,
     feedback already seen, appeals, policy, kill switch and ledger. Its password comes from PGPASSFILE, ~/.pgpass or
     PGPASSWORD. null: files in `data_dir`, for one machine."""
+
+    service_name: str = Field(default="serve", pattern=r"^[A-Za-z0-9_-]+$")
+    """Tells services apart that share `data_dir`: `draining.<service_name>` there takes this one out of the balancer.
+    jobs.cancellation_serve puts its port here."""
 
     output: OutputUrl | None = "var/serving/archive"
     """Where decisions are shipped: a folder, or s3://bucket/prefix. null: another process ships them."""

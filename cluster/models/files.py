@@ -14,6 +14,7 @@ resolved to is no name.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -95,6 +96,30 @@ def fetch_model(model: ModelFiles, *, cache_dir: str, weights: bool = True) -> P
         light = whole.with_name(f"{whole.name}-without-weights")
         return fetch_once(light, lambda folder: _fetch_proxied(model, folder, skip_suffix=skipped))
     return Path(storage.fetch_folder(source, cache_dir, skip_suffix=skipped, listing=model.listing))
+
+
+def kept_model(digest: str, *, cache_dir: str) -> Path:
+    """Give the place of the copy that `keep_model` makes of this content; it may not be there yet."""
+    return Path(cache_dir).expanduser() / "kept" / digest
+
+
+def keep_model(model: ModelFiles, *, cache_dir: str) -> Path:
+    """Return a folder of this machine's own with the model's files, which stays as it is when the source is replaced.
+
+    Raises:
+        ValueError: If the files are no longer those that were pinned.
+        RuntimeError: As `fetch_model`.
+    """
+
+    def copy(staged: Path) -> None:
+        folder = fetch_model(model, cache_dir=cache_dir)
+        shutil.copytree(folder, staged, dirs_exist_ok=True)
+        if model.listing is None and _hash_folder(staged) != model.digest:
+            raise ValueError(
+                f"model {model.source}: expected content {model.digest}, found it changing; deploy it anew"
+            )
+
+    return fetch_once(kept_model(model.digest, cache_dir=cache_dir), copy)
 
 
 def look_at_model(name: str, job: Settings) -> str:

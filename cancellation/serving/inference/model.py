@@ -31,7 +31,7 @@ from cancellation.serving.observability.metrics import POISONED, Metrics
 from cancellation.serving.settings import ModelSettings
 from cancellation.text.encoding import EncodedEvent, EventEncoder
 from cancellation.text.tokenizer import TOKENIZER_FILE, load_tokenizer
-from cluster.models.files import fetch_model, resolve_model
+from cluster.models.files import fetch_model, keep_model, kept_model, resolve_model
 
 if TYPE_CHECKING:
     from cancellation.model.verdict_model import VerdictModel
@@ -70,15 +70,26 @@ class ModelClient(Protocol):
 def model_folder(settings: ModelSettings) -> Path:
     """Bring a model's files to this machine.
 
+    Those of a pinned folder are copied, and a replica that comes back later loads the copy: what lies in the folder may
+    have been replaced meanwhile, and whoever did that did not ask for a rollout.
+
     Raises:
         ValueError: If there are none, or other ones than when the application was built.
     """
+    if settings.pin is not None and (kept := kept_model(settings.pin, cache_dir=settings.cache_dir)).is_dir():
+        return kept
     files = resolve_model(settings.source, registry_uri=settings.registry_uri)
     if settings.pin not in (None, files.digest):
         raise ValueError(
             f"model {settings.source}: expected content {settings.pin}, found {files.digest}; deploy it anew"
         )
-    return fetch_model(files, cache_dir=settings.cache_dir)
+    if settings.pin is None or files.lasting_name is not None:
+        return fetch_model(files, cache_dir=settings.cache_dir)
+    try:
+        return keep_model(files, cache_dir=settings.cache_dir)
+    except OSError as error:
+        logger.warning("model.cache_dir %s: no copy of the model is kept (%s)", settings.cache_dir, error.strerror)
+        return fetch_model(files, cache_dir=settings.cache_dir)
 
 
 def pinned(settings: ModelSettings) -> ModelSettings:

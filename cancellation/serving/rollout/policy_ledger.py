@@ -26,6 +26,8 @@ class InForce:
     """Of the policy file."""
     killed: tuple[str, ...]
     policy: Policy
+    content: bytes
+    """The policy file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,11 @@ class LedgerFile:
             return False
         self._append(json.dumps(ledger_line(in_force, at), ensure_ascii=False, separators=(",", ":")).encode())
         return True
+
+    def last_digest(self) -> str | None:
+        """Give the digest of the policy that was accepted last; None: none was."""
+        lines = self._lines()
+        return lines[-1]["digest"] if lines else None
 
     def at(self, market: str, instant: float) -> LedgerEntry:
         """Find what was in force in a market at an instant (epoch seconds).

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +19,7 @@ from cluster.database.interface import Database
 logger = logging.getLogger(__name__)
 
 Record = Callable[[InForce, float], bool]
-"""Puts on record what is in force from an instant on; False if that was the last entry anyway."""
+"""Keeps the policy, then puts on record what is in force from now on; False if that was the last entry anyway."""
 
 BLIND_SECONDS = 2.5
 """A kill switch that could not be read for so long may have been thrown."""
@@ -59,6 +60,18 @@ class PolicySource(Protocol):
         """Keep others from changing or recording anything for the length of a `with` block."""
         ...
 
+    def accepted(self) -> bytes | None:
+        """Give the policy that was accepted last, whatever lies there now; None: none was, or it was not kept."""
+        ...
+
+    def kept(self) -> Sequence[str]:
+        """Name the policies that were accepted, by their digests."""
+        ...
+
+    def content(self, digest: str) -> bytes | None:
+        """Give one of them; None: it was not kept."""
+        ...
+
     def at(self, market: str, instant: float) -> LedgerEntry:
         """Find what was in force in a market at an instant (epoch seconds).
 
@@ -69,13 +82,14 @@ class PolicySource(Protocol):
 
 
 class PolicyFiles:
-    """A policy file, beside it `<policy>.kill`, and a ledger file."""
+    """A policy file and its `<policy>.kill`; a ledger file, beside it a folder of what was accepted."""
 
     def __init__(self, path: Path, ledger: Path) -> None:
         self.path = Path(path)
         self.place = str(self.path)
         self.kill_path = self.path.with_name(f"{self.path.name}.kill")
         self._ledger = LedgerFile(Path(ledger))
+        self._kept = Path(ledger).with_name("policies")
 
     def read(self) -> Snapshot:
         """Read the files."""
@@ -93,8 +107,43 @@ class PolicyFiles:
     @contextmanager
     def locked(self) -> Iterator[Record]:
         """Keep other replicas of this machine from recording."""
+
+        def record(in_force: InForce, at: float) -> bool:
+            self._keep(in_force)
+            return self._ledger.record(in_force, at)
+
         with self._ledger.locked():
-            yield self._ledger.record
+            yield record
+
+    def accepted(self) -> bytes | None:
+        """Read the file of the ledger's last entry."""
+        digest = self._ledger.last_digest()
+        return None if digest is None else self.content(digest)
+
+    def kept(self) -> list[str]:
+        """List the folder."""
+        return sorted(path.stem for path in self._kept.glob("*.toml"))
+
+    def content(self, digest: str) -> bytes | None:
+        """Read a file of the folder."""
+        with suppress(FileNotFoundError):
+            return self._path_of(digest).read_bytes()
+        return None
+
+    def _keep(self, in_force: InForce) -> None:
+        path = self._path_of(in_force.digest)
+        if path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".writing")
+        with temporary.open("wb") as file:
+            file.write(in_force.content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def _path_of(self, digest: str) -> Path:
+        return self._kept / f"{digest}.toml"
 
     def at(self, market: str, instant: float) -> LedgerEntry:
         """Look it up in the ledger file."""
@@ -111,10 +160,15 @@ CREATE TABLE IF NOT EXISTS policy_ledger (
     at DOUBLE PRECISION NOT NULL,
     line TEXT NOT NULL -- JSON
 );
+CREATE TABLE IF NOT EXISTS policies (
+    digest TEXT PRIMARY KEY,
+    content {bytes} NOT NULL
+);
 """
 _POLICY, _KILL_SWITCH = "policy", "kill switch"
 _PUT = "INSERT INTO rollout (name, content) VALUES (?, ?) ON CONFLICT (name) DO "
 _LAST = "SELECT line FROM policy_ledger WHERE at <= ? ORDER BY number DESC LIMIT 1"
+_KEEP = "INSERT INTO policies (digest, content) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING"
 _NEVER = 1e300
 
 
@@ -165,6 +219,7 @@ class PolicyTables:
         with self._database.writing(alone=True) as execute:
 
             def record(in_force: InForce, at: float) -> bool:
+                execute(_KEEP, (in_force.digest, in_force.content))
                 last = execute(_LAST, (_NEVER,)).fetchone()
                 if says(json.loads(last[0]) if last else None, in_force):
                     return False
@@ -173,6 +228,23 @@ class PolicyTables:
                 return True
 
             yield record
+
+    def accepted(self) -> bytes | None:
+        """Read the policy of the ledger's last entry."""
+        with self._database.reading() as execute:
+            last = execute(_LAST, (_NEVER,)).fetchone()
+        return None if last is None else self.content(json.loads(last[0])["digest"])
+
+    def kept(self) -> list[str]:
+        """List the table."""
+        with self._database.reading() as execute:
+            return [digest for (digest,) in execute("SELECT digest FROM policies ORDER BY digest").fetchall()]
+
+    def content(self, digest: str) -> bytes | None:
+        """Read a row of the table."""
+        with self._database.reading() as execute:
+            found = execute("SELECT content FROM policies WHERE digest = ?", (digest,)).fetchone()
+        return None if found is None else bytes(found[0])
 
     def at(self, market: str, instant: float) -> LedgerEntry:
         """Look it up."""

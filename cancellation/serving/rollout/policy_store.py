@@ -48,8 +48,11 @@ class PolicyStore:
     def __init__(self, source: PolicySource, *, clock: Callable[[], float] = time.time) -> None:
         """Load the policy and record it.
 
+        One that is refused leaves in force what was accepted last, as while a replica runs: the next that dies must
+        come back although somebody has made a mistake since.
+
         Raises:
-            PolicyError: If the policy is refused: there is no older one to keep.
+            PolicyError: If the policy is refused, and no older one was kept.
             OSError: If the ledger cannot be written.
         """
         self.num_refusals = 0
@@ -60,7 +63,7 @@ class PolicyStore:
         self._source = source
         with source.locked() as record:
             seen = source.read()
-            self._file, self._killed = self._policy_of(seen), _killed_of(seen)
+            self._file, self._killed = self._first_file(seen), _killed_of(seen)
             record(self._in_force(self._file, self._killed), clock())
         self._held = self._killed
         self._current = _without(self._file.policy, self._held)
@@ -71,9 +74,9 @@ class PolicyStore:
         return self._current
 
     @property
-    def file(self) -> tuple[str, bytes]:
-        """Version and content of the file in force, whatever is killed in it."""
-        return self._file.policy.version, self._file.content
+    def digest(self) -> str:
+        """Of the policy file in force."""
+        return self._file.digest
 
     def market(self, code: str) -> MarketPolicy:
         """Give what is in force for a market."""
@@ -122,6 +125,17 @@ class PolicyStore:
         """
         return self._source.at(market, instant)
 
+    def _first_file(self, seen: Snapshot) -> _File:
+        try:
+            return self._policy_of(seen)
+        except PolicyError as error:
+            accepted = self._source.accepted()
+            if accepted is None:
+                raise
+            file = self._policy_of(Snapshot(accepted, ""))
+            self._refuse(error, _digest(seen.policy), file)
+            return file
+
     def _take_over(self, record: Record) -> tuple[_File, frozenset[str]]:
         """With the ledger locked, so that its order is the order in which replicas saw the changes."""
         seen = self._source.read()
@@ -131,7 +145,7 @@ class PolicyStore:
             self.last_refusal = None
         except PolicyError as error:
             file = self._file
-            self._refuse(error, _digest(seen.policy))
+            self._refuse(error, _digest(seen.policy), file)
         if (killed, file.digest) != (self._killed, self._file.digest):
             record(self._in_force(file, killed), self._clock())
         return file, killed
@@ -143,19 +157,19 @@ class PolicyStore:
         self._held, self._current = killed, _without(self._file.policy, killed)
         return True
 
-    def _refuse(self, error: PolicyError, digest: str | None) -> None:
+    def _refuse(self, error: PolicyError, digest: str | None, file: _File) -> None:
         if self.last_refusal is not None and self.last_refusal.digest == digest:
             return
         self.num_refusals += 1
         self.last_refusal = Refusal(self._clock(), digest, str(error))
-        logger.error("policy refused, %s stays in force: %s", self._file.policy.version, error)
+        logger.error("policy refused, %s stays in force: %s", file.policy.version, error)
 
     def _policy_of(self, seen: Snapshot) -> _File:
         policy = checked_policy(seen, self._source.place)
         return _File(policy, _digest(seen.policy) or "", seen.policy or b"")
 
     def _in_force(self, file: _File, killed: frozenset[str]) -> InForce:
-        return InForce(file.digest, tuple(sorted(killed)), _without(file.policy, killed))
+        return InForce(file.digest, tuple(sorted(killed)), _without(file.policy, killed), file.content)
 
 
 def _killed_of(seen: Snapshot) -> frozenset[str]:

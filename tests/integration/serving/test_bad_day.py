@@ -156,6 +156,7 @@ def test_ctrl_c_in_a_terminal_cuts_nothing_off_and_ships_the_log(tmp_path: Path)
         stream = stopped_under_load(endpoint, endpoint.ctrl_c)
         assert stream.answered() <= set(endpoint.archived())
         assert "Traceback" not in endpoint.printed()
+        assert list((endpoint.folder / "data").glob("draining*")) == []  # another service may share the folder
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,26 @@ def test_another_digest_than_the_expected_one_is_refused() -> None:
 def test_a_pin_holds_on_to_the_content_of_its_day(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model_folder(SHIPPED), folder)
-    settings = pinned(ModelSettings(source=str(folder)))
-    assert model_folder(settings) == folder
+    settings = pinned(ModelSettings(source=str(folder), cache_dir=str(tmp_path / "cache")))
+    kept = model_folder(settings)
+    version = load_model(settings).version
     (folder / "calibration.json").write_text(json.dumps({"temperature": 3.0}))
+    assert model_folder(settings) == kept
+    assert json.loads((kept / "calibration.json").read_text()) != {"temperature": 3.0}
+    new = pinned(settings)
+    assert json.loads((model_folder(new) / "calibration.json").read_text()) == {"temperature": 3.0}
+    shutil.rmtree(folder)
+    assert load_model(settings).version == version
+    elsewhere = settings.model_copy(update={"cache_dir": str(tmp_path / "of_a_machine_that_comes_later")})
+    shutil.copytree(model_folder(new), folder)
     with pytest.raises(ValueError, match="deploy it anew"):
-        model_folder(settings)
-    assert model_folder(pinned(settings)) == folder
+        model_folder(elsewhere)
+
+
+def test_a_folder_is_served_itself_where_no_copy_can_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("in the way of a folder")
+    settings = pinned(ModelSettings(source=SHIPPED.source, cache_dir=str(tmp_path / "cache")))
+    assert model_folder(settings) == model_folder(SHIPPED)
 
 
 def test_replicas_that_come_after_an_alias_has_moved_run_what_it_stood_for(tmp_path: Path) -> None:

@@ -1,0 +1,35 @@
+"""A replica that comes back after a mistake was made beside it answers as the one before it did."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from cancellation.serving.places import own_draining_path
+from tests.servers.serving_replicas import serving, simulated_event
+
+
+def test_a_replica_comes_back_with_the_policy_that_was_accepted_last(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as client:
+            before = (await client.judge(simulated_event(1))).json()["policy_version"]
+        policy = tmp_path / "policy.toml"
+        policy.write_text(policy.read_text().replace('state = "live"', 'state = "lvie"', 1))
+        async with serving(tmp_path) as client:
+            assert (await client.judge(simulated_event(2))).json()["policy_version"] == before
+            shown = (await client.http.get("/v1/policy/ID")).json()
+            assert "expected off or shadow or live, found 'lvie'" in str(shown["refused"])
+
+    asyncio.run(scenario())
+
+
+def test_of_two_services_of_one_folder_the_one_that_stops_is_not_ready_and_the_other_is(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, service_name="8001") as old, serving(tmp_path, service_name="8002") as new:
+            own_draining_path(old.replica.settings).touch()
+            assert (await old.http.get("/readyz")).json()["status"] == "draining"
+            assert (await new.http.get("/readyz")).json()["status"] == "ready"
+            (tmp_path / "draining").touch()
+            assert (await new.http.get("/readyz")).json()["status"] == "draining"
+
+    asyncio.run(scenario())

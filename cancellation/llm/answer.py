@@ -81,15 +81,6 @@ class Answer:
     reasoning: str | None = None
     """None: not read, or cut off."""
 
-    @property
-    def logits(self) -> tuple[float, float, float]:
-        """For calibration and policy, as of any model; without a distribution all but certain of the verdict said."""
-        if self.log_probabilities is not None:
-            return self.log_probabilities
-        said = (log(1 - _MIN_PROBABILITY), log(_MIN_PROBABILITY / 2))
-        one, other, third = (said[verdict != self.verdict] for verdict in VERDICTS)
-        return one, other, third
-
 
 _WITHOUT_FACTORS = {
     "induced": "No single factor, but the case as a whole points to the seller.",

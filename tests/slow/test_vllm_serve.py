@@ -146,4 +146,4 @@ def test_every_hostile_chat_gets_a_verdict_of_the_form_and_the_prefix_is_cached(
     backend = TransformersBackend(LocalSettings(model=str(model)), cache_dir=str(tmp_path))
     prompt = Labeller(backend, LabellingSettings(), load_policy()).prompt(parse_event(events[0]))
     here = judge(backend, prompt, JudgingSettings(after_verdict="cancel")).answer
-    assert rows[0]["logits"] == pytest.approx(list(here.logits), abs=1e-3)
+    assert rows[0]["logits"] == pytest.approx(list(here.log_probabilities), abs=1e-3)

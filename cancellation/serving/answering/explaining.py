@@ -137,8 +137,10 @@ class Explainer:
         def note(part: Part, reader: AnswerReader) -> None:
             if part == "verdict":
                 answer = reader.answer(cancelled=True)  # so far
-                shares = verdict_probabilities(answer.logits, temperature=1.0, classes=classes)
-                said.update(verdict=answer.verdict, score=shares["induced"])
+                known, shares = answer.log_probabilities, None
+                if known is not None:
+                    shares = verdict_probabilities(known, temperature=1.0, classes=classes)
+                said.update(verdict=answer.verdict, score=shares and shares["induced"])
                 verdict = {"verdict": answer.verdict, "probabilities": shares, "model_version": self._backend.version}
                 asked.give((part, {"event_id": asked.event.event_id, **verdict}))
             else:

@@ -127,7 +127,7 @@ def _explanation(event: Mapping[str, Any]) -> dict[str, Any]:
     about = (
         "Server-sent events as a language model writes them: verdict, decision_factors, reasoning, then done, which "
         "says that it is on record and what it took, or error. The model is shown the event redacted; its "
-        "probabilities are not calibrated and nothing follows from them."
+        "probabilities are not calibrated, null where the model's server gives none, and nothing follows from them."
     )
     answer = {"description": about, "content": {"text/event-stream": {"schema": {"type": "string"}, "example": shown}}}
     errors = ("400", "408", "413", "415", "422", "429", "502", "503", "504")

@@ -19,7 +19,7 @@ from tests.servers.serving_replicas import listening, simulated_event
 
 PATH = "/v1/verdicts:explain"
 FEEDBACK_TOKEN = "a-token-for-feedback-alone"
-_BEHAVIOURS = {"case-1": "refuse:500", "case-2": "silence", "case-3": "half:5", "case-4": "off"}
+_BEHAVIOURS = {"case-1": "refuse:500", "case-2": "silence", "case-3": "half:5", "case-4": "off", "case-9": "plain"}
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +135,13 @@ def test_an_answer_that_breaks_off_keeps_its_verdict_and_says_so(http: httpx.Cli
     assert parts[-1][0] == "error"
     assert parts[-1][1]["error"]["code"] == "failed"
     assert _logged(folder, "x-3")["cost_usd"] > 0
+
+
+def test_a_verdict_without_a_distribution_has_no_probability(http: httpx.Client, folder: Path) -> None:
+    said = dict(_parts(_explain(http, _case(9))))
+    assert said["verdict"]["verdict"] == "induced"
+    assert said["verdict"]["probabilities"] is None
+    assert _logged(folder, "x-9")["score"] is None
 
 
 def test_whoever_goes_away_stops_the_model_and_frees_the_place(

@@ -1,13 +1,18 @@
 """A PostgreSQL database that several machines share, through psycopg.
 
 Who asks is never kept waiting for long by a server that is away, hangs or was replaced by another: connections are
-tried anew in the background, none is waited for longer than a second, and a statement has two.
+tried anew in the background, none is waited for longer than a second, and a statement has two. Those are the server's
+to keep; one that hangs keeps nothing, so a transaction that has not ended after six seconds is cut off here.
 """
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -21,6 +26,8 @@ _WAIT_SECONDS = 1.0
 _RECONNECT_SECONDS = 5.0
 """Then the next who asks begins the attempts anew, at short intervals."""
 _CONNECTIONS = 8
+_HANG_SECONDS = 6.0
+_WATCH_SECONDS = 1.0
 _OPTIONS = {
     "connect_timeout": 2,
     "tcp_user_timeout": 2000,
@@ -59,23 +66,26 @@ class PostgresDatabase:
             reconnect_timeout=_RECONNECT_SECONDS,
             open=False,
         )
+        self._in_use: dict[psycopg.Connection[TupleRow], float] = {}
+        self._watching, self._closed = threading.Lock(), threading.Event()
         try:
             self._make_tables(url, layout)
         except psycopg.Error as error:
             self._pool.close()
             raise self._failure(error) from None
         self._pool.open()
+        threading.Thread(target=self._watch, name="database-watch", daemon=True).start()
 
     @contextmanager
     def reading(self) -> Iterator[Execute]:
         """Run statements that change nothing."""
-        with self._named_failures(), self._pool.connection() as connection:
+        with self._connection() as connection:
             yield _execute(connection)
 
     @contextmanager
     def writing(self, *, alone: bool = False) -> Iterator[Execute]:
         """Run statements as one transaction."""
-        with self._named_failures(), self._pool.connection() as connection, connection.transaction():
+        with self._connection() as connection, connection.transaction():
             if alone:
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", (self._alone,))
             yield _execute(connection)
@@ -85,6 +95,7 @@ class PostgresDatabase:
 
     def close(self) -> None:
         """Give the connections back."""
+        self._closed.set()
         self._pool.close()
 
     def _make_tables(self, url: str, layout: str) -> None:
@@ -93,6 +104,28 @@ class PostgresDatabase:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (self._alone,))  # IF NOT EXISTS is no lock
             number = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
             connection.execute(layout.format(number=number, bytes="BYTEA").encode())
+
+    @contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection[TupleRow]]:
+        with self._named_failures(), self._pool.connection() as connection:
+            self._in_use[connection] = time.monotonic()
+            try:
+                yield connection
+            finally:
+                with self._watching:
+                    del self._in_use[connection]
+
+    def _watch(self) -> None:
+        """Cut off what hangs: then its thread gets an error, as if the server had gone."""
+        while not self._closed.wait(_WATCH_SECONDS):
+            with self._watching:
+                late = time.monotonic() - _HANG_SECONDS
+                for connection in [one for one, since in self._in_use.copy().items() if since < late]:
+                    with (
+                        suppress(OSError, psycopg.Error),  # it has ended by itself
+                        socket.socket(fileno=os.dup(connection.fileno())) as same,
+                    ):
+                        same.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def _named_failures(self) -> Iterator[None]:

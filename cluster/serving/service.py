@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from cluster.serving.orphans import end_orphans, proxies_of
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 
@@ -110,7 +111,7 @@ def prepare_environment(settings: ServiceSettings, environment: MutableMapping[s
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.metrics_port),
             # A line per request to a process in Python, to count what the application counts itself.
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(_haproxy_config(settings)),
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
@@ -141,7 +142,15 @@ def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iter
             "port": settings.port,
             "request_timeout_s": settings.request_timeout_seconds,
         }
-        _start_serve(http, LoggingConfig(enable_access_log=False))
+        if local:
+            end_orphans(_haproxy_config(settings))
+        others = proxies_of(_haproxy_config(settings))
+        try:
+            _start_serve(http, LoggingConfig(enable_access_log=False))
+        except RuntimeError as error:
+            if not others:
+                raise
+            raise RuntimeError(f"{error}: HAProxy, process {min(others)}, of another service was there") from error
         try:
             yield local
         finally:
@@ -179,6 +188,10 @@ def _start_serve(http: dict[str, Any], logging: LoggingConfig) -> None:
 def _haproxy_folder(settings: ServiceSettings) -> Path:
     """HAProxy's files, by port: two services of one machine must not share its sockets, whose paths must be short."""
     return Path(tempfile.gettempdir()) / f"haproxy-{os.getuid()}-{settings.port}"
+
+
+def _haproxy_config(settings: ServiceSettings) -> Path:
+    return _haproxy_folder(settings) / "haproxy.cfg"
 
 
 class Signals:

@@ -126,7 +126,7 @@ def test_probabilities_sum_to_one_over_the_classes(backend: TransformersBackend)
 
     def shares(classes: int) -> Sequence[float]:
         found, _ = _answer(backend, _prompt(classes=classes), SamplingSettings())
-        return [exp(value) for value in found.answer().logits[:classes]]
+        return [exp(value) for value in found.answer().log_probabilities[:classes]]
 
     assert sum(shares(3)) == pytest.approx(1, abs=1e-4)
     assert sum(shares(2)) == pytest.approx(1, abs=1e-4)

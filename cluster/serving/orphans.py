@@ -15,8 +15,8 @@ _PROCESSES = Path("/proc")
 _END_SECONDS = 5.0
 
 
-def proxies_of(config: Path) -> dict[int, bool]:
-    """Find this user's HAProxy processes with a configuration file; by number, whether the Ray that began it lives.
+def proxies_of(place: Path) -> dict[int, bool]:
+    """Find this user's HAProxy processes configured below a folder; by number, whether the Ray that began it lives.
 
     None are found where there is no /proc.
     """
@@ -25,19 +25,19 @@ def proxies_of(config: Path) -> dict[int, bool]:
         with suppress(OSError):  # it ends at this moment
             command = _command(folder)
             ours = folder.stat().st_uid == os.getuid() and Path(command[0]).name.startswith("haproxy")
-            if ours and str(config) in command:
+            if ours and any(word.startswith(f"{place}{os.sep}") for word in command):
                 # The name in front may hold spaces and brackets; behind it come state and parent.
                 parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
                 found[int(folder.name)] = _is_ray(_PROCESSES / parent)
     return found
 
 
-def end_orphans(config: Path) -> list[int]:
-    """End the HAProxy processes with a configuration file whose Ray is gone; give their numbers.
+def end_orphans(place: Path) -> list[int]:
+    """End the HAProxy processes whose configuration lies below a folder and whose Ray is gone; give their numbers.
 
     One whose Ray lives is another service's, and stays.
     """
-    orphans = [number for number, has_parent in proxies_of(config).items() if not has_parent]
+    orphans = [number for number, has_parent in proxies_of(place).items() if not has_parent]
     for number in orphans:
         logger.warning("HAProxy %d, left by a service that was killed, is ended", number)
         _end(number)

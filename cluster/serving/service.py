@@ -111,7 +111,7 @@ def prepare_environment(settings: ServiceSettings, environment: MutableMapping[s
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.metrics_port),
             # A line per request to a process in Python, to count what the application counts itself.
             "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(_haproxy_config(settings)),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
             "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
@@ -143,8 +143,8 @@ def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iter
             "request_timeout_s": settings.request_timeout_seconds,
         }
         if local:
-            end_orphans(_haproxy_config(settings))
-        others = proxies_of(_haproxy_config(settings))
+            end_orphans(_haproxy_folder(settings))
+        others = proxies_of(_haproxy_folder(settings))
         try:
             _start_serve(http, LoggingConfig(enable_access_log=False))
         except RuntimeError as error:
@@ -188,10 +188,6 @@ def _start_serve(http: dict[str, Any], logging: LoggingConfig) -> None:
 def _haproxy_folder(settings: ServiceSettings) -> Path:
     """HAProxy's files, by port: two services of one machine must not share its sockets, whose paths must be short."""
     return Path(tempfile.gettempdir()) / f"haproxy-{os.getuid()}-{settings.port}"
-
-
-def _haproxy_config(settings: ServiceSettings) -> Path:
-    return _haproxy_folder(settings) / "haproxy.cfg"
 
 
 class Signals:

@@ -25,7 +25,8 @@ def listens(port: int) -> bool:
 def port(tmp_path: Path) -> int:
     port = free_port()
     timeouts = "timeout connect 1s\n timeout client 1s\n timeout server 1s"
-    (tmp_path / "haproxy.cfg").write_text(
+    (tmp_path / "of_a_node").mkdir()
+    (tmp_path / "of_a_node" / "haproxy.cfg").write_text(
         f"defaults\n mode http\n {timeouts}\nfrontend f\n bind 127.0.0.1:{port}\n http-request return status 200\n"
     )
     return port
@@ -34,7 +35,7 @@ def port(tmp_path: Path) -> int:
 @pytest.fixture
 def started(tmp_path: Path, port: int, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
     """A process of the name that the test gives, and HAProxy as its child; ends with both."""
-    script = f"'{HAPROXY}' -db -f '{tmp_path / 'haproxy.cfg'}' & echo started; wait"
+    script = f"'{HAPROXY}' -db -f '{tmp_path / 'of_a_node' / 'haproxy.cfg'}' & echo started; wait"
     with subprocess.Popen(
         [request.param, "-c", script], executable="/bin/sh", stdout=subprocess.PIPE, text=True
     ) as process:
@@ -45,7 +46,7 @@ def started(tmp_path: Path, port: int, request: pytest.FixtureRequest) -> Iterat
         yield process
         process.kill()
         process.wait()
-        end_orphans(tmp_path / "haproxy.cfg")
+        end_orphans(tmp_path)
 
 
 @pytest.mark.parametrize("started", ["killed"], indirect=True)
@@ -54,16 +55,16 @@ def test_one_whose_service_is_gone_is_ended_and_its_port_free(
 ) -> None:
     started.kill()
     started.wait()
-    (number,) = end_orphans(tmp_path / "haproxy.cfg")
+    (number,) = end_orphans(tmp_path)
     assert number != started.pid
     assert not listens(port)
-    assert proxies_of(tmp_path / "haproxy.cfg") == {}
+    assert proxies_of(tmp_path) == {}
 
 
 @pytest.mark.parametrize("started", ["ray::ProxyActor"], indirect=True)
 def test_one_whose_service_lives_stays(tmp_path: Path, port: int, started: subprocess.Popen[str]) -> None:
-    assert end_orphans(tmp_path / "haproxy.cfg") == []
-    assert list(proxies_of(tmp_path / "haproxy.cfg").values()) == [True]
-    assert end_orphans(tmp_path / "another.cfg") == []
+    assert end_orphans(tmp_path) == []
+    assert list(proxies_of(tmp_path).values()) == [True]
+    assert end_orphans(tmp_path / "another") == []
     assert listens(port)
     assert started.poll() is None

@@ -54,6 +54,27 @@ class Output:
             logger.info("%s: going on with an unfinished run", self.url)
         return None
 
+    def clear_other(self, plan: Mapping[str, Any]) -> bool:
+        """Remove what a run of another plan has committed or begun here; True if there was one.
+
+        What readers go by goes first, and only names that a run makes: whatever else lies in the folder stays. No other
+        run may be at work on it. Until the plan's own run has committed, there is nothing for readers.
+        """
+        begun = storage.join_url(self.url, STAGING, "plan.json")
+        found = self.job_manifest()
+        if found is None:
+            try:
+                found = json.loads(storage.read_bytes(begun))
+            except FileNotFoundError:
+                return False
+        if found.get("plan", {}) == json.loads(_encode(plan)):
+            return False
+        storage.remove(storage.join_url(self.url, SUCCESS))
+        own = f"{storage.absolute_url(self.url)}/part-"
+        storage.remove_files([file.url for file in storage.list_files(self.url) if file.url.startswith(own)])
+        storage.remove(storage.join_url(self.url, STAGING))
+        return True
+
     def _refuse_foreign_files(self) -> dict[str, Any] | None:
         """Stop before readers would find another's rows among ours; the manifest, if a rival commits just now."""
         names = [file.url.removeprefix(storage.absolute_url(self.url) + "/") for file in storage.list_files(self.url)]

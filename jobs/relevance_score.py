@@ -48,6 +48,10 @@ class ScoreJob(Settings):
     estimate: bool = False
     """Score a sample, print the expected time, cost and actors for the whole input, and stop."""
 
+    replace: bool = False
+    """Score a day anew whose input or settings have changed since: its scores are removed first, labels that were given
+    before are taken from the label store. No other run may be at work on it."""
+
     scoring: ScoringSettings = ScoringSettings()
     report: ReportSettings = ReportSettings()
     session: SessionSettings = SessionSettings()
@@ -70,7 +74,7 @@ def main(job: ScoreJob) -> None:
             return
         with tracked_run("relevance_score", job, job.tracking) as tracked:
             report = ScoringReport(run, job.report, tracked)
-            report.print_summary(score_day(run, extras=report.files))
+            report.print_summary(score_day(run, extras=report.files, replace_other=job.replace))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ class Step(Settings):
     arguments: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     """Steps of the same flow and day that have to be done before."""
+    again: tuple[str, ...] = ()
+    """Further arguments where `--again` runs the step though it is done, such as replace=true."""
     why: str
     """What it is for, in a few words."""
 
@@ -115,6 +117,8 @@ class Command:
     words: tuple[str, ...]
     """Without the interpreter: -m, jobs.<name>, arguments."""
     after: tuple[str, ...]
+    again: tuple[str, ...] = ()
+    """Further words where it is run again though it is done."""
 
     @property
     def submission_id(self) -> str:
@@ -190,7 +194,7 @@ def yesterday(now: datetime | None = None) -> date:
 def commands(schedule: Schedule, flow: Flow, day: date) -> list[Command]:
     """Give the steps of a day, each behind those that it comes after."""
     return [
-        Command(schedule.product, flow.name, step.name, day, step_words(step, day_values(day)), step.after)
+        Command(schedule.product, flow.name, step.name, day, step_words(step, day_values(day)), step.after, step.again)
         for step in flow.steps
     ]
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 
 from cluster import storage
@@ -98,15 +98,15 @@ def run_days(
             elif not again and _done_before(schedule, command):
                 found = Done(command, "before")
             else:
-                found = _run(schedule, command, start)
+                found = _run(schedule, command, start, again=again)
             if found.outcome in ("failed", "waited"):
                 missing.add(command.step)
             yield found
 
 
-def _run(schedule: Schedule, command: Command, start: Start) -> Done:
+def _run(schedule: Schedule, command: Command, start: Start, *, again: bool) -> Done:
     began = time.monotonic()
-    status = start(command)
+    status = start(replace(command, words=(*command.words, *command.again)) if again else command)
     seconds = round(time.monotonic() - began, 1)
     if status == 0:
         note = {"command": command.words, "seconds": seconds, "ended": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cluster import storage
+from cluster.commit import STAGING
 from cluster.progress import format_seconds
 from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, work_off
 from relevance.engines.label_model import load_label_engine
@@ -40,20 +42,38 @@ class ScoredDay:
     """True if an earlier run, or a rival, had committed it."""
 
 
-def score_day(run: ScoringRun, *, extras: Extras | None = None, load: EngineLoader = load_label_engine) -> ScoredDay:
+def score_day(
+    run: ScoringRun,
+    *,
+    extras: Extras | None = None,
+    load: EngineLoader = load_label_engine,
+    replace_other: bool = False,
+) -> ScoredDay:
     """Score all pairs of the run's input and commit them; safe to call again after any crash.
+
+    Args:
+        run: What is scored, by what, where to.
+        extras: Files to lay beside the scores.
+        load: Gives the engine.
+        replace_other: Remove what a run of another input or other settings left in the output, instead of refusing it.
 
     Raises:
         ValueError: If the input cannot be read, too many rows are bad, or the output belongs to another plan.
-        RuntimeError: If the engine gave too many shards up.
+        RuntimeError: If the input is not all there yet, or the engine gave too many shards up.
     """
     started = time.monotonic()
+    _require_input(run)
     splits = find_splits(run.input, carry=run.settings.carry)
     others = passed_over(run.input, carry=run.settings.carry)
     plan = make_plan(run, splits, others)
+    if replace_other:
+        _require_rows(run, sum(split.estimated_rows for split in splits))  # before the labels that are there are gone
+        if run.output.clear_other(plan):
+            print(f"{run.output.url}: another run's scores are removed", file=sys.stderr, flush=True)
 
     def score() -> ScoringFigures:
         shards = partition_input(run, splits, plan["num_shards"])
+        _require_rows(run, sum(shard.num_rows for shard in shards))
         _refuse_bad_input(run)
         resumed = sum(done["read"] for done in run.output.manifests(SHARD_STAGE).values())
         _score(run, shards, load)
@@ -70,6 +90,31 @@ def score_day(run: ScoringRun, *, extras: Extras | None = None, load: EngineLoad
 
 def _summary(figures: ScoringFigures, seconds: float) -> dict[str, Any]:
     return {"figures": {**figures.as_dict(), "seconds": seconds}}
+
+
+def _require_input(run: ScoringRun) -> None:
+    """See to it that the input's writer has been there and, where it says so, is done.
+
+    Raises:
+        RuntimeError: If not: the same command is right later.
+    """
+    if not storage.list_files(run.input):
+        raise RuntimeError(f"nothing is at {run.input}: run again when its pairs are there, or give another input")
+    marker = run.settings.require_marker
+    if marker and not storage.exists(storage.join_url(run.input, marker)):
+        raise RuntimeError(
+            f"{run.input}: no {marker} there (scoring.require_marker): run again when its writer is done"
+        )
+
+
+def _require_rows(run: ScoringRun, num_rows: int) -> None:
+    if num_rows or run.settings.allow_empty:
+        return
+    if run.output.job_manifest() is None:  # else the claim would keep the rows out that come later
+        storage.remove(storage.join_url(run.output.url, STAGING))
+    raise RuntimeError(
+        f"{run.input}: no row to label: run again when its pairs are there, or allow none (scoring.allow_empty=true)"
+    )
 
 
 def _refuse_bad_input(run: ScoringRun) -> None:

@@ -79,6 +79,13 @@ class ScoringSettings(EngineSettings):
     max_failed_fraction: float = Field(default=0.01, ge=0, le=1)
     """Fail the job when a larger share of the rows read has an error."""
 
+    allow_empty: bool = False
+    """Commit an input without a row; otherwise the job fails with status 1, as it may not have been written yet."""
+
+    require_marker: str | None = None
+    """File that the input's writer lays into its folder last, such as _SUCCESS: without it the job fails with status 1,
+    to be run again when it is there. Null: none is looked for."""
+
     @field_validator("carry")
     @classmethod
     def _carry_no_output_column(cls, carry: tuple[str, ...]) -> tuple[str, ...]:

@@ -104,7 +104,10 @@ def test_a_day_that_is_named_is_the_one_that_is_looked_at(airflow: Airflow) -> N
 
 
 def test_wrong_input_is_told_and_not_tried_again(airflow: Airflow) -> None:
-    """There are no pairs of that day: what comes behind scoring does not run."""
+    """The pairs of that day have no titles: what comes behind scoring does not run."""
+    pairs = airflow.root / "pairs" / f"ds={DAY}" / "pairs.csv"
+    pairs.parent.mkdir(parents=True)
+    pairs.write_text("query_id,product_id\nq,p\n")
     said = airflow.run("airflow", "dags", "test", "relevance_daily", str(MORNING), fails=True)
     assert f"relevance-daily-score-{DAY}: failed, status 2; its log is above" in said
     assert "error: " in said

@@ -164,3 +164,51 @@ def test_another_model_may_not_write_into_a_days_output(tmp_path: Path, tiny_mod
 def test_a_model_that_is_nowhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model models:/relevance@champion: not in the MLflow registry"):
         main(_job("relevance/sample.parquet", str(tmp_path / "scores"), "models:/relevance@champion"))
+
+
+def test_pairs_that_are_not_there_yet_are_asked_for_again(bucket: str, tiny_model: Path) -> None:
+    """Status 1 (RuntimeError), which schedulers try again, and no claim that keeps the rows out which come later."""
+    input_url, output = f"{bucket}/pairs/ds=2026-11-22", f"{bucket}/scores/ds=2026-11-22"
+    with pytest.raises(RuntimeError, match=r"nothing is at .*ds=2026-11-22: run again when its pairs are there"):
+        main(_job(input_url, f"{bucket}/scores", tiny_model))
+    storage.write_bytes(f"{input_url}/a.csv", b"query_id,product_id,query,title\n")
+    with pytest.raises(RuntimeError, match=r"no row to label: .*scoring\.allow_empty=true"):
+        main(_job(input_url, f"{bucket}/scores", tiny_model))
+    assert storage.list_files(output) == []
+    write_pairs(make_pairs(20), input_url)
+    marked = _job(input_url, f"{bucket}/scores", tiny_model, require_marker="_SUCCESS")
+    with pytest.raises(RuntimeError, match=r"no _SUCCESS there \(scoring.require_marker\)"):
+        main(marked)
+    storage.write_bytes(f"{input_url}/_SUCCESS", b"")
+    main(marked)
+    assert _figures(output)["counts"]["read"] == 20
+    storage.write_bytes(f"{bucket}/pairs/ds=2026-11-23/a.csv", b"query_id,product_id,query,title\n")
+    main(_job(f"{bucket}/pairs/ds=2026-11-23", f"{bucket}/scores", tiny_model, allow_empty=True))
+    assert _figures(f"{bucket}/scores/ds=2026-11-23")["counts"]["read"] == 0
+
+
+def test_a_day_whose_pairs_came_late_is_replaced(bucket: str, tiny_model: Path) -> None:
+    input_url, output = f"{bucket}/pairs/ds=2026-11-22", f"{bucket}/scores/ds=2026-11-22"
+    job = _job(input_url, f"{bucket}/scores", tiny_model)
+    again = job.model_copy(update={"replace": True})
+    write_pairs(make_pairs(60), input_url)
+    main(job)
+    before = storage.read_bytes(f"{output}/_SUCCESS")
+    main(again)
+    assert storage.read_bytes(f"{output}/_SUCCESS") == before, "what has not changed is done"
+    rows = "".join(f"late{row},late{row},bat {row},Bat number {row}\n" for row in range(5))
+    storage.write_bytes(f"{input_url}/late.csv", f"query_id,product_id,query,title\n{rows}".encode())
+    with pytest.raises(ValueError, match="different input_files"):
+        main(job)
+    storage.write_bytes(f"{output}/notes.txt", b"ours")
+    main(again)
+    assert read_committed(output) == read_visible(output)
+    counts = _figures(output)["counts"]
+    assert {name: count for name, count in counts.items() if count} == {"read": 65, "labelled": 5, "reused": 60}
+    assert storage.exists(f"{output}/notes.txt")
+    for file in storage.list_files(input_url):
+        storage.remove(file.url)
+    storage.write_bytes(f"{input_url}/broken.csv", b"")
+    with pytest.raises((RuntimeError, ValueError)):
+        main(again)
+    assert _figures(output)["counts"]["read"] == 65, "a broken upload costs no scores"

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.schedule.dag_files import render_airflow
 from cluster.schedule.plan import Command, commands, find_flow, load_schedule, yesterday
-from cluster.schedule.runner import chosen_days
+from cluster.schedule.runner import chosen_days, run_days
 from cluster.settings import Settings, load_settings
 from tests.conftest import PROJECT
 
@@ -122,6 +122,30 @@ def test_a_day_a_span_or_yesterday() -> None:
     for wrong in ((DAY, DAY, None), (None, None, DAY), (None, DAY, date(2026, 11, 21))):
         with pytest.raises(ValueError, match="expected"):
             chosen_days(*wrong)
+
+
+def test_again_adds_what_a_step_needs_for_it_and_notes_the_plain_command(tmp_path: Path) -> None:
+    text = SMALL.replace('why = "few files"', 'again = ["replace=true"]\nwhy = "few files"')
+    schedule = load_schedule(_written(tmp_path, text), {"root": str(tmp_path)})
+    started: list[str] = []
+
+    def outcomes(*, again: bool) -> list[str]:
+        def start(command: Command) -> int:
+            started.append(command.words[-1])
+            return 0
+
+        return [one.outcome for one in run_days(schedule, schedule.flows[0], [DAY], start=start, again=again)]
+
+    assert outcomes(again=False) == ["ran", "ran"]
+    assert outcomes(again=True) == ["ran", "ran"]
+    assert started == ["before=2026-11-23", "day=2026-11-22", "replace=true", "day=2026-11-22"]
+    assert outcomes(again=False) == ["before", "before"]
+
+
+def test_what_ships_replaces_a_scored_day_when_it_is_run_again() -> None:
+    (score,) = [command for command in _shipped() if command.words[1] == "jobs.relevance_score"]
+    module = importlib.import_module("jobs.relevance_score")
+    assert load_settings(module.ScoreJob, [*score.words[3:], *score.again]).replace
 
 
 def test_dag_files_stand_for_themselves(tmp_path: Path) -> None:

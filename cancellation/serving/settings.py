@@ -126,9 +126,9 @@ class ModelSettings(Settings):
     """Of the threads that compute: above 0 the event loop goes first, so that a refusal does not wait for a verdict,
     but so does everything else on the machine. 0 where the model's machine has other work."""
 
-    batch_tokens: int = Field(default=640, ge=32)
-    """Padded tokens of one call. On a CPU eight events together take as long as one after the other, and all wait
-    for the last: small is fast. On a GPU 16384."""
+    batch_tokens: int = Field(default=160, ge=32)
+    """Padded tokens of one call. On a CPU events together take as long as one after the other, all wait for the last,
+    and a core that is free stays so: one event a call is fast. On a GPU 16384."""
 
     bulk_tokens: int = Field(default=320, ge=32)
     """The same for work that nobody waits for (batches, shadow markets, explanations): a live event that comes

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster import storage
-from cluster.session import require_gpus
+from cluster.session import require_cores, require_gpus
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def run_placed(work: Callable[..., T], *arguments: Any, gpus: float, cpus: float
         named: Further arguments of the function.
 
     Raises:
-        ValueError: If the local Ray will never have the GPUs. What `work` raises comes out as it was raised.
+        ValueError: If Ray will never have the GPUs and cores. What `work` raises comes out as it was raised.
         RuntimeError: If the task's process died again and again.
     """
     if not gpus:
@@ -39,6 +39,7 @@ def run_placed(work: Callable[..., T], *arguments: Any, gpus: float, cpus: float
     from ray.exceptions import RayError, RayTaskError
 
     require_gpus(gpus)
+    require_cores(cpus, gpus=gpus)
     task = ray.remote(num_gpus=gpus, num_cpus=cpus, max_calls=1)(work)
     try:
         return ray.get(task.remote(*arguments, **named))

@@ -154,8 +154,13 @@ def require_gpus(wanted: float, *, asked_by: str | None = None) -> None:
     raise ValueError(f"{has} and no autoscaler that would add any: start nodes with GPUs, or set it to 0")
 
 
-def require_cores(wanted: float, *, gpus: float = 0.0) -> None:
+def require_cores(wanted: float, *, gpus: float = 0.0, asked_by: str | None = None) -> None:
     """Refuse to wait for a node of so many cores that will never come, with so many GPUs beside them.
+
+    Args:
+        wanted: By one task, actor or worker.
+        gpus: By the same.
+        asked_by: The setting, with its value; None: `cpus_per_actor`.
 
     Raises:
         ValueError: If no node has them and nothing adds machines.
@@ -168,7 +173,8 @@ def require_cores(wanted: float, *, gpus: float = 0.0) -> None:
         return
     most = max(able, default=0.0)
     beside = f" beside {gpus:g} GPUs" if gpus else ""
-    has = f"cpus_per_actor={wanted:g}, but no node has more than {most:g} cores{beside}"
+    asked = asked_by or f"cpus_per_actor={wanted:g}"
+    has = f"{asked}, but no node has more than {most:g} cores{beside}"
     if _OWN_MACHINE not in ray.cluster_resources() and _adds_machines():
         logger.warning("%s so far: waiting for its autoscaler to add some", has)
         return

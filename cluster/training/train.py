@@ -22,7 +22,7 @@ from pydantic import Field
 from cluster.gpus import GpuMeter
 from cluster.places import OutputUrl
 from cluster.progress import format_seconds
-from cluster.session import require_gpus
+from cluster.session import require_cores, require_gpus
 from cluster.settings import Settings
 from cluster.storage import absolute_url
 from cluster.tracking import RunAddress
@@ -138,6 +138,8 @@ def _on_ray(
     if settings.use_gpu:
         workers = settings.num_workers
         require_gpus(workers, asked_by=f"trainer.use_gpu=true, trainer.num_workers={workers}")
+    cores = settings.cpus_per_worker
+    require_cores(cores, gpus=float(settings.use_gpu), asked_by=f"trainer.cpus_per_worker={cores:g}")
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = f"{settings.poll_seconds:g}"  # handed on to the controller
     trainer = TorchTrainer(
         loop,

@@ -95,7 +95,8 @@ def read_gold(url: str) -> dict[PairKey, tuple[dict[str, str | None], str]]:
     """Read pairs whose label is settled (contract: labelled pairs), as {key: (texts, label)}.
 
     Raises:
-        ValueError: If a row cannot be used or has none of the four labels, or a key stands there with two labels.
+        ValueError: If a row cannot be used or has none of the four labels, or a key stands there with two labels or
+            two texts.
     """
     gold: dict[PairKey, tuple[dict[str, str | None], str]] = {}
     for table in _read_all(url):
@@ -107,7 +108,13 @@ def read_gold(url: str) -> dict[PairKey, tuple[dict[str, str | None], str]]:
                 raise ValueError(f"{url}: gold pair {show_pair(key)}: {reason}")
             if key in gold and gold[key][1] != LABELS[truth]:
                 raise ValueError(f"{url}: gold pair {show_pair(key)} stands there with two labels: keep one")
-            gold[key] = _texts(table, row, key), LABELS[truth]
+            texts = _texts(table, row, key)
+            if key in gold and gold[key][0] != texts:
+                raise ValueError(
+                    f"{url}: gold pair {show_pair(key)} stands there with two texts: ids have to name one pair; put "
+                    "the market in front where each market counts its own"
+                )
+            gold[key] = texts, LABELS[truth]
     return gold
 
 

@@ -110,38 +110,38 @@ def _check_any(figures: Mapping[str, Any]) -> list[Check]:
 
 
 def _check_finite(figures: Mapping[str, Any]) -> list[Check]:
-    count = figures["counts"].get("not_finite", 0)  # days from before did not count them
-    if not count:
-        return []
-    remedy = (
+    return _none_of(
+        figures["counts"].get("not_finite", 0),
+        FINITE,
+        "rows have no label because their probabilities are not finite",
         "Numbers overflowed or the weights are damaged: set scoring.dtype=bfloat16 or float32, check the model's files "
-        "and its quantisation, then remove the day and run it again."
+        "and its quantisation, then remove the day and run it again.",
     )
-    return [
-        Check(FINITE, False, f"{count:,} rows have no label because their probabilities are not finite", "none", remedy)
-    ]
 
 
 def _check_keys(figures: Mapping[str, Any]) -> list[Check]:
-    count = figures["counts"].get("conflicting", 0)  # days from before did not count them
-    if not count:
-        return []
-    remedy = (
+    return _none_of(
+        figures["counts"].get("conflicting", 0),
+        "Ids of one pair",
+        "pairs have the ids of another pair",
         "Each row has the label of its own texts, but whoever joins by query_id and product_id gets somebody else's: "
-        "make the ids name one pair, with the market in front where each market counts its own."
+        "make the ids name one pair, with the market in front where each market counts its own.",
     )
-    return [Check("Ids of one pair", False, f"{count:,} pairs have the ids of another pair", "none", remedy)]
 
 
 def _check_sharing(figures: Mapping[str, Any]) -> list[Check]:
-    count = figures.get("unshared_pairs", 0)  # days from before did not count them
-    if not count:
-        return []
-    remedy = (
+    return _none_of(
+        figures.get("unshared_pairs", 0),
+        "Shared prefixes",
+        "pairs had their whole prompt computed",
         "The labels are right, the day took several times as long as it has to: the model's attention (a window, "
-        "recurrent layers, positions of another kind) does not go with the engine's. Use scoring.engine=vllm."
+        "recurrent layers, positions of another kind) does not go with the engine's. Use scoring.engine=vllm.",
     )
-    return [Check("Shared prefixes", False, f"{count:,.0f} pairs had their whole prompt computed", "none", remedy)]
+
+
+def _none_of(count: float, name: str, found: str, remedy: str) -> list[Check]:
+    """A rule that is told only where it is broken; days from before may not have counted it."""
+    return [Check(name, False, f"{count:,.0f} {found}", "none", remedy)] if count else []
 
 
 def _check_shards(figures: Mapping[str, Any]) -> Check:

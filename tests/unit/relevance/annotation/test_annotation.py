@@ -134,6 +134,8 @@ def test_gold_needs_a_label_and_only_one(tmp_path: Path) -> None:
     assert (texts["title"], label) == ("Bat", "substitute")
     with pytest.raises(ValueError, match="gold pair q1/p1: expected label: exact, substitute"):
         read_gold(str(write_csv(tmp_path / "none.csv", [{**row, "label": "good"}])))
+    with pytest.raises(ValueError, match=r"gold pair q1/p1 stands there with two texts: .* the market in front"):
+        read_gold(str(write_csv(tmp_path / "texts.csv", [row, {**row, "title": "Ball"}])))
     with pytest.raises(ValueError, match="gold pair q1/p1 stands there with two labels"):
         read_gold(str(write_csv(tmp_path / "two.csv", [row, {**row, "label": "E"}])))
 

@@ -33,10 +33,9 @@ def answerer(backend: BackendSettings) -> dict[str, Any]:
 
 
 def paid_before(answers: str) -> float:
-    """Add up what the answers in a folder of ledgers cost, in USD."""
-    folders = {file.url.rpartition("/")[0] for file in storage.list_files(answers, suffix=".json")}
-    records = (record for folder in sorted(folders) for record in RequestLedger(folder).records.values())
-    return sum(record.get("cost_usd") or 0.0 for record in records)
+    """Add up what the requests in a folder of ledgers cost, in USD, answered or not."""
+    folders = {file.url.rpartition("/")[0] for file in storage.list_files(answers)}
+    return sum(RequestLedger(folder).spent_usd for folder in sorted(folders))
 
 
 class KeptAnswers:

@@ -200,8 +200,7 @@ def spent_before(run: LabellingRun) -> float:
     spent = sum(manifest["counts"]["usage"]["cost_usd"] for manifest in committed.values())
     folders = {file.url.rsplit("/", 2)[1] for file in storage.list_files(run.requests_url)}
     for shard in folders - committed.keys():
-        ledger = RequestLedger(storage.join_url(run.requests_url, shard))
-        spent += sum(record["cost_usd"] for record in (*ledger.records.values(), *ledger.paid.values()))
+        spent += RequestLedger(storage.join_url(run.requests_url, shard)).spent_usd
     return spent
 
 

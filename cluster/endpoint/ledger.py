@@ -39,6 +39,11 @@ class RequestLedger:
         self._begun = {_key(file.url) for file in storage.list_files(url, suffix=_BEGUN)}
 
     @property
+    def spent_usd(self) -> float:
+        """What all requests are known to have cost, those that were paid in vain among them."""
+        return sum(record.get("cost_usd") or 0.0 for record in (*self.records.values(), *self.paid.values()))
+
+    @property
     def num_unsure(self) -> int:
         """Requests that were on their way when their process died."""
         return len(self._begun - self.records.keys())

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from cancellation.comparison.figures import Truth, compare
-from cancellation.comparison.kept_answers import KeptAnswers
+from cancellation.comparison.kept_answers import KeptAnswers, paid_before
 from cancellation.comparison.llm_judge import LlmJudge
 from cancellation.decision.policy import load_policy
 from cancellation.events.event import Event, parse_event
 from cancellation.llm.endpoint_backend import EndpointBackend
 from cancellation.llm.labelling import Labeller, LabellingSettings
+from cluster.endpoint.ledger import RequestLedger
 from cluster.endpoint.settings import EndpointSettings
 from tests.builders.cancellation_events import sample_event
 from tests.servers.chat_endpoint import ChatServer
@@ -73,3 +74,13 @@ def test_events_are_ranked_only_by_probabilities_that_the_server_gave(
     assert figures["precision"].value == pytest.approx(0.5)
     assert (figures["auc"].value is None) == bare
     assert (figures["recall_at_precision_95"].value is None) == bare
+
+
+def test_what_was_paid_in_vain_stays_in_the_budget(tmp_path: Path) -> None:
+    ledger = RequestLedger(str(tmp_path / "of-one-row"))
+    for key in ("broken off", "answered"):
+        ledger.begin(key)
+    ledger.abandon("broken off", paid={"cost_usd": 0.5})
+    assert paid_before(str(tmp_path)) == 0.5
+    ledger.finish("answered", {"cost_usd": 0.25})
+    assert paid_before(str(tmp_path)) == 0.75

@@ -21,7 +21,7 @@ _MAX_ROWS = 20
 _ORIGINS = (
     ("labelled", "labelled by the model"),
     ("reused", "label known for the same texts"),
-    ("repeated", "repeats of a key in this day"),
+    ("repeated", "repeats of a pair of this day"),
     ("failed", "with an error"),
 )
 

@@ -93,8 +93,8 @@ class PostgresServer:
             connection.execute(statement.encode())
 
     def stop(self) -> None:
-        """End the server and remove its files."""
-        self._process.terminate()
+        """End the server, whoever is still connected (a fast shutdown; SIGTERM's waits for all), and remove its files."""
+        self._process.send_signal(signal.SIGINT)
         self._process.wait(60)
         shutil.rmtree(self._folder, ignore_errors=True)
 

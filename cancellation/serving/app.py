@@ -11,6 +11,7 @@ why. Built by `serve deploy cluster/serving/serve.yaml`, by jobs/cancellation_se
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -69,6 +70,8 @@ class ModelReplica:
             self._metrics.set(SHADOW_HELD, delay, shadow)
             await asyncio.sleep(delay)
         self._model = _local_model(given, self._metrics)
+        gc.collect()
+        gc.freeze()  # as replica.py does
         GpuMeter.start(f"verdicts of {shadow}" if shadow else "verdicts")
 
     async def score(self, packed: bytes) -> bytes:

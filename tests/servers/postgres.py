@@ -93,7 +93,7 @@ class PostgresServer:
             connection.execute(statement.encode())
 
     def stop(self) -> None:
-        """End the server, whoever is still connected (a fast shutdown; SIGTERM's waits for all), and remove its files."""
+        """End the server, whoever is still connected (SIGTERM would wait for all), and remove its files."""
         self._process.send_signal(signal.SIGINT)
         self._process.wait(60)
         shutil.rmtree(self._folder, ignore_errors=True)

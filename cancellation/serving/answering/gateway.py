@@ -190,6 +190,8 @@ class Gateway:
             logger.warning("a shadow's answer could not be written down: %s", error)
 
     async def _known(self, event_id: str, request: EventRequest) -> Answer | None:
+        if not self.recorder.may_know(event_id):
+            return None
         try:
             record = await self.recorder.find(event_id, request.deadline)
         except NotRecorded:  # then the event is judged; what follows decides whether it may be answered
@@ -213,25 +215,25 @@ class Gateway:
         market = policy.market(event.market)
         reply = asked.reply if asked and market.state == "live" else None
         reason = reply.reason if isinstance(reply, Unscored) else None
+        people = self._person_key.people(request.mapping)
         if isinstance(reply, Scored):
             verdict = _model_verdict(event, reply, policy)
-            people = self._person_key.people(request.mapping)
-            if verdict["action"] == "penalty" and await self._taken_back(event.event_id, people):
+            overturned = verdict["action"] == "penalty" and await self._taken_back(event.event_id, people)
+            if overturned:
                 verdict["action"] = "investigate"
-                self._metrics.count(PENALTIES_WITHHELD, event.market, "overturned")
         else:
             verdict = await self._lane.run(request.large, _rules_verdict, event, policy, reply is not None)
         logged = await self._lane.run(request.large, redact_event, request.mapping, self._settings.log_events)
         if self._settings.log_events != "full":
             logged = self._person_key.hidden(logged)
-        record = self._record(request, market, asked, verdict, reason) | {"event": logged}
+        record = self._record(request, market, asked, verdict, reason) | {"people": people, "event": logged}
         stands = await self._write(request, record)
         if stands.decision != record:  # another replica was first
             self._metrics.count(DUPLICATES, "replayed")
             return _repeated(stands)
         self._count(event.market, verdict, record["timings_ms"], reason)
         if isinstance(reply, Scored):
-            self._count_withheld(event.market, market, verdict, policy, reply)
+            self._count_withheld(event.market, market, verdict, policy, reply, overturned)
         self._copy(request, market, record)
         return Answer(verdict, record["timings_ms"])
 
@@ -279,7 +281,6 @@ class Gateway:
             "model_version": reply.model_version if isinstance(reply, Scored) else self.model.version,
             "timings_ms": {name: round(value, 3) for name, value in timings.items()},
             "shadow": None,
-            "people": self._person_key.people(request.mapping),
             "caller": request.caller,
             "fallback_reason": reason,
         }
@@ -304,9 +305,17 @@ class Gateway:
             self._metrics.count(FALLBACKS, reason)
 
     def _count_withheld(
-        self, code: str, market: MarketPolicy, verdict: Mapping[str, Any], policy: Policy, scored: Scored
+        self,
+        code: str,
+        market: MarketPolicy,
+        verdict: Mapping[str, Any],
+        policy: Policy,
+        scored: Scored,
+        overturned: bool,
     ) -> None:
         """Count a score above the penalty threshold from which no penalty came, by what its proof lacks."""
+        if overturned:
+            self._metrics.count(PENALTIES_WITHHELD, code, "overturned")
         if market.penalty is not None and verdict["score"] > market.penalty and verdict["action"] != "penalty":
             for obstacle in obstacles(policy, code, scored.identity):
                 self._metrics.count(PENALTIES_WITHHELD, code, obstacle.kind)

@@ -11,9 +11,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cancellation.serving.answering.request import NotRecorded
 from cancellation.serving.observability.metrics import DATABASE_FAILS, LOG_FAILURES, Metrics
@@ -28,8 +29,21 @@ _LEAST_SECONDS = 0.25
 _UNRECORDED_SECONDS = 10.0
 """So long after a refusal of the log nothing counts as recordable; then calls have to show whether it is again."""
 _READERS = 4
+_REMEMBERED = 100_000
+"""Events of which a replica knows that they are on record: some 15 MB."""
 
 _ResultT = TypeVar("_ResultT")
+
+
+class _Task(Generic[_ResultT]):
+    """Work in a thread, and who waits for it."""
+
+    running: Future[None]
+    timer: asyncio.TimerHandle
+
+    def __init__(self, work: Callable[[], _ResultT], loop: asyncio.AbstractEventLoop) -> None:
+        self.work, self.loop, self.since = work, loop, time.monotonic()
+        self.answer: asyncio.Future[_ResultT] = loop.create_future()
 
 
 class Lane:
@@ -55,27 +69,47 @@ class Lane:
         """
         if self.failing and not again:
             raise OSError(f"{self._database}: failed a moment ago, so it is not asked; look at the database")
-        running = self._threads.submit(work)
-        future = asyncio.wrap_future(running)
-        stall = asyncio.get_running_loop().call_later(
-            _STALL_SECONDS, self._say, True
-        )  # also when nobody waits any more
-        future.add_done_callback(partial(self._ended, stall))
-        seconds = min(_STALL_SECONDS, max(_LEAST_SECONDS, until - time.monotonic()))
-        await asyncio.wait({future}, timeout=seconds)
-        if not future.done():
-            running.cancel()  # if it has not begun
-            raise TimeoutError(f"{self._database}: no answer in time; look at the database")
-        return future.result()
+        loop = asyncio.get_running_loop()
+        task: _Task[_ResultT] = _Task(work, loop)
+        task.running = self._threads.submit(self._run, task)
+        seconds = min(_STALL_SECONDS, max(_LEAST_SECONDS, until - task.since))
+        task.timer = loop.call_later(seconds, self._late, task)
+        return await task.answer
 
     def close(self) -> None:
         """Finish what is under way, unless it hangs."""
         self._threads.shutdown(wait=not self.failing, cancel_futures=self.failing)
 
-    def _ended(self, stall: asyncio.TimerHandle, future: asyncio.Future[Any]) -> None:
-        stall.cancel()
-        if not future.cancelled():
-            self._say(isinstance(future.exception(), OSError))
+    def _run(self, task: _Task[Any]) -> None:
+        """Work in a thread and hand its end to the loop: one turn of that, where a future of its own takes three."""
+        result, error = None, None
+        try:
+            result = task.work()
+        except BaseException as raised:
+            error = raised
+        with suppress(RuntimeError):  # the loop has ended, and who waited with it
+            task.loop.call_soon_threadsafe(self._ended, task, result, error)
+
+    def _ended(self, task: _Task[Any], result: Any, error: BaseException | None) -> None:
+        task.timer.cancel()
+        self._say(isinstance(error, OSError))
+        if task.answer.done():  # nobody waits any more
+            return
+        if error is None:
+            task.answer.set_result(result)
+        else:
+            task.answer.set_exception(error)
+
+    def _late(self, task: _Task[Any]) -> None:
+        """Let the caller go; what takes longer than anything should says that the lane fails, though nobody waits."""
+        never_begun = task.running.cancel()
+        if not task.answer.done():
+            task.answer.set_exception(TimeoutError(f"{self._database}: no answer in time; look at the database"))
+        left = task.since + _STALL_SECONDS - time.monotonic()
+        if left > 0 and not never_begun:
+            task.timer = task.loop.call_later(left, self._late, task)
+        elif not never_begun:
+            self._say(True)
 
     def _say(self, failing: bool) -> None:
         self.failing = failing
@@ -92,6 +126,7 @@ class Recorder:
         self._read = Lane("read", _READERS, recent.database.name, metrics)
         self._without_database = ThreadPoolExecutor(1, thread_name_prefix="log")
         self._refused_at = -_UNRECORDED_SECONDS
+        self._recorded: dict[str, None] = {}
 
     @property
     def database_fails(self) -> bool:
@@ -115,6 +150,15 @@ class Recorder:
             logger.error("%s", error)
             raise NotRecorded("the decisions on record cannot be read; try again") from None
 
+    def may_know(self, event_id: str) -> bool:
+        """Whether this replica has put a decision of an event on record of late.
+
+        What another has, or this one long ago, `put` finds in its transaction anyway. To look before as well would cost
+        each event a turn of a thread; this way the few that are sent to another replica again cost a call of the
+        model.
+        """
+        return event_id in self._recorded
+
     async def put(self, event_id: str, fingerprint: str, record: Mapping[str, Any], until: float) -> Recorded:
         """Put a decision on record; give the one that stands for the event, which may be another's.
 
@@ -124,7 +168,9 @@ class Recorder:
         line = _Line(self._log)
         try:
             put = partial(self._recent.put, event_id, fingerprint, record, before=line.write)
-            return await self._write.do(put, until)
+            standing = await self._write.do(put, until)
+            self._remember(event_id)
+            return standing
         except OSError as error:  # of the recent ones, or of the log itself
             logger.error("%s", error)
         loop = asyncio.get_running_loop()
@@ -165,6 +211,12 @@ class Recorder:
         self._write.close()
         self._read.close()
         self._without_database.shutdown()
+
+    def _remember(self, event_id: str) -> None:
+        self._recorded.pop(event_id, None)
+        self._recorded[event_id] = None
+        if len(self._recorded) > _REMEMBERED:
+            del self._recorded[next(iter(self._recorded))]
 
     def _append_or_refuse(self, record: Mapping[str, Any]) -> None:
         """Write down a decision that cannot be remembered: if it is sent again, it will be judged anew."""

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 _LIVE_PER_BULK = 8
 """Live batches in a row after which waiting bulk work gets one, so that it is slow but not starved."""
+
+
+_Found = tuple[list[float], list[float]] | None
+"""Logits and factors' probabilities of an event; None where it could not be scored."""
 
 
 class ScoringModel(Protocol):
@@ -61,23 +66,24 @@ class MicroBatcher:
         self._metrics = metrics
         self._live: deque[_Waiting] = deque()
         self._bulk: deque[_Waiting] = deque()
-        self._wake = asyncio.Event()
         self._threads = ThreadPoolExecutor(
             settings.calls, thread_name_prefix="model", initializer=lower_thread, initargs=(settings.niceness,)
         )
         self._running_since: list[float | None] = [None] * settings.calls
         self._streak = 0
-        loop = asyncio.get_running_loop()
-        self._runners = [loop.create_task(self._run(number)) for number in range(settings.calls)]
+        self._loop = asyncio.get_running_loop()
+        self._starting = self._closed = False
 
     async def score(self, encoded: EncodedEvent, deadline: float, *, bulk: bool = False) -> Reply:
         """Score an event; `deadline` is an instant of `time.monotonic`, after which nobody wants the answer."""
         queue = self._bulk if bulk else self._live
         if len(queue) >= self._settings.max_queue:
             return SHED
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = self._loop.create_future()
         queue.append(_Waiting(encoded, deadline, time.monotonic(), future))
-        self._wake.set()
+        if not self._starting:  # in the loop's next turn, so that what comes in this one goes into one call
+            self._starting = True
+            self._loop.call_soon(self._start)
         return await future
 
     def queue_age(self) -> float:
@@ -100,29 +106,33 @@ class MicroBatcher:
 
     async def close(self) -> None:
         """Stop; what still waits is told that it is late."""
-        for runner in self._runners:
-            runner.cancel()
+        self._closed = True
         for waiting in (*self._live, *self._bulk):
             _resolve(waiting, LATE)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, number: int) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            if not self._live and not self._bulk:
-                self._wake.clear()
-                await self._wake.wait()
+    def _start(self) -> None:
+        """Begin calls for as long as something waits and there is room for one."""
+        self._starting = False
+        while None in self._running_since and (self._live or self._bulk) and not self._closed:
             batch = self._take()
-            if not batch:
-                continue
-            self._running_since[number] = started = time.monotonic()
-            try:
-                scores = await loop.run_in_executor(self._threads, self._score, [item.encoded for item in batch])
-            finally:
-                self._running_since[number] = None
-            model_ms = (time.monotonic() - started) * 1e3
-            for item, found in zip(batch, scores, strict=True):
-                _resolve(item, self._reply(item, found, started, model_ms))
+            if batch:
+                place, started = self._running_since.index(None), time.monotonic()
+                self._running_since[place] = started
+                self._threads.submit(self._call, place, batch, started)
+
+    def _call(self, place: int, batch: list[_Waiting], started: float) -> None:
+        """Run a call in a thread and hand its end to the loop: in one turn of that, where a future takes three."""
+        scores = self._score([item.encoded for item in batch])
+        model_ms = (time.monotonic() - started) * 1e3
+        with suppress(RuntimeError):  # the loop has ended, and who waited with it
+            self._loop.call_soon_threadsafe(self._ended, place, batch, scores, started, model_ms)
+
+    def _ended(self, place: int, batch: list[_Waiting], scores: list[_Found], started: float, model_ms: float) -> None:
+        self._running_since[place] = None
+        for item, found in zip(batch, scores, strict=True):
+            _resolve(item, self._reply(item, found, started, model_ms))
+        self._start()
 
     def _take(self) -> list[_Waiting]:
         """Choose the next batch, live before bulk; the oldest first, as many as the budget holds when padded."""
@@ -149,7 +159,7 @@ class MicroBatcher:
             self._metrics.observe(BATCH_TOKENS, width * len(batch))
         return batch
 
-    def _score(self, events: list[EncodedEvent]) -> list[tuple[list[float], list[float]] | None]:
+    def _score(self, events: list[EncodedEvent]) -> list[_Found]:
         """Score in a thread; where a call fails, its events are tried one by one."""
         try:
             scores = self._model.score(events)
@@ -163,9 +173,7 @@ class MicroBatcher:
             for logits, factors in zip(_rows(scores.logits), _rows(scores.factor_probabilities), strict=True)
         ]
 
-    def _reply(
-        self, item: _Waiting, found: tuple[list[float], list[float]] | None, started: float, model_ms: float
-    ) -> Reply:
+    def _reply(self, item: _Waiting, found: _Found, started: float, model_ms: float) -> Reply:
         if found is None:
             self._metrics.count(POISONED)
             return POISON

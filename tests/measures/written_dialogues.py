@@ -1,9 +1,9 @@
 """Judge models on written dialogues, each staged once: figures with intervals, by language, and what goes wrong most.
 
-    python -m tests.measures.written_dialogues w23,w24 [MODEL …]
+    python -m tests.measures.written_dialogues w23,w24 [language=th] [MODEL …]
 
 MODEL is an exported model or a `trained` folder; without one, the model that ships. Writers w23 and w24 taught
-and chose nothing.
+and chose nothing. `all` instead of writers is for a language that a model was not taught.
 """
 
 from __future__ import annotations
@@ -48,15 +48,16 @@ def judge(model: VerdictModel, rows: list[LabelledEvent]) -> Judgements:
     return Judgements(exps / exps.sum(axis=1, keepdims=True), scores.factor_probabilities)
 
 
-def main(writers: list[str], folders: list[Path]) -> None:
-    rows = [stage(dialogue, 0, seed=_SEED) for dialogue in written_dialogues(only=writers)]
+def main(writers: str, folders: list[Path], *, language: str | None = None) -> None:
+    chosen = written_dialogues() if writers == "all" else written_dialogues(only=writers.split(","))
+    rows = [stage(dialogue, 0, seed=_SEED) for dialogue in chosen if language in (None, dialogue.language)]
     languages = tuple(row.language for row in rows)
     truth = Truth.of([row.label for row in rows], [row.factors for row in rows], languages)
     for folder in folders:
         found = judge(load(folder), rows)
         figures = compare(found, truth, resamples=1000)
         verdicts = found.probabilities.argmax(axis=1)
-        print(f"\n{folder}: {len(rows)} dialogues of {', '.join(writers)}")
+        print(f"\n{folder}: {len(rows)} dialogues of {writers}")
         for name in _SHOWN:
             one = figures[name]
             print(f"  {name:24} {one.value:.3f} ({one.low:.3f} to {one.high:.3f})")
@@ -71,5 +72,6 @@ def main(writers: list[str], folders: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    named = [Path(argument) for argument in sys.argv[2:]]
-    main(sys.argv[1].split(","), named or [_SHIPPED])
+    settings = [argument for argument in sys.argv[2:] if argument.startswith("language=")]
+    named = [Path(argument) for argument in sys.argv[2:] if argument not in settings]
+    main(sys.argv[1], named or [_SHIPPED], language=settings[0].partition("=")[2] if settings else None)

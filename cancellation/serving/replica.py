@@ -51,7 +51,7 @@ from cancellation.serving.observability.metrics import (
     Metrics,
 )
 from cancellation.serving.observability.traces import Traces
-from cancellation.serving.places import is_draining, log_folder, prepare_person_key, tokens_path
+from cancellation.serving.places import accepted_tokens, is_draining, log_folder, prepare_person_key, tokens_path
 from cancellation.serving.records.archive import Archive
 from cancellation.serving.records.people import PersonKey, name_key
 from cancellation.serving.records.recent import RecentDecisions
@@ -142,7 +142,7 @@ class GatewayReplica:
             taken_back=self._taken_back,
         )
         self._add_shadows()
-        self._tokens = TokenStore.load(tokens_path(settings))
+        self._tokens = TokenStore.load(tokens_path(settings), accepted_tokens(settings))
         self._traces = Traces(settings.traces)
         self._admission = Admission(settings.admission, self._model.queue_age, self.metrics)
         self._appeals = Appeals(

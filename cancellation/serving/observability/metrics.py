@@ -104,7 +104,7 @@ LOG_SHIPPED = Metric("cancellation_log_shipped", "counter", "Decisions shipped t
 LOG_SHIP_FAILURES = Metric("cancellation_log_ship_failures", "counter", "Failed attempts at shipping")
 LOG_SHIPPER_UP = Metric("cancellation_log_shipper_up", "gauge", "1 while the process that ships decisions is alive")
 LOG_SHIPPER_RESTARTS = Metric("cancellation_log_shipper_restarts", "counter", "Shipping processes started again")
-TOKENS_REFUSED = Metric("cancellation_tokens_refused", "gauge", "1 while a changed tokens file is refused")
+TOKENS_REFUSED = Metric("cancellation_tokens_refused", "gauge", "1 while the tokens file is refused")
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of them; dashboards and alerts may name no other."""

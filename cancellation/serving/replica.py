@@ -129,7 +129,7 @@ class GatewayReplica:
             max_entries=settings.max_recent,
         )
         appeals = AppealStore(self._state.appeals)
-        self._taken_back = TakenBack(appeals)
+        self._taken_back = TakenBack(appeals, self.metrics)
         self.gateway = Gateway(
             model=self._model,
             policy=self._policy,
@@ -210,6 +210,8 @@ class GatewayReplica:
                 (self._flush, _FLUSH_SECONDS),
                 (self._measure, _MEASURE_SECONDS),
                 (self.gateway.recorder.try_again, _DATABASE_SECONDS),
+                (self._taken_back.try_again, _DATABASE_SECONDS),
+                (self._appeals.try_again, _DATABASE_SECONDS),
                 (self._appeals.measure, _APPEALS_SECONDS),
             )
         ]

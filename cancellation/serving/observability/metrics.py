@@ -95,7 +95,7 @@ PENALTIES_WITHHELD = Metric(
     ("market", "reason"),
 )
 DATABASE_FAILS = Metric(
-    "cancellation_database_fails", "gauge", "1 while the database of decisions fails at a read or a write", ("work",)
+    "cancellation_database_fails", "gauge", "1 while a database fails at some work, such as to read", ("work",)
 )
 LOG_FAILURES = Metric("cancellation_log_failures", "counter", "Decisions that could not be written ahead")
 LOG_BYTES = Metric("cancellation_log_bytes", "gauge", "Local disk taken by decisions not shipped yet")

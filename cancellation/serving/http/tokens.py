@@ -229,7 +229,7 @@ def _still_named(callers: Mapping[bytes, Caller], content: str) -> dict[bytes, C
 def _read(path: Path) -> tuple[str, int]:
     """Give the file's text and its permissions."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # an editor's mark before the first token puts nobody out
             return file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"tokens file {path}: cannot be read ({type(error).__name__})") from None

@@ -71,6 +71,7 @@ def test_callers_are_told_to_come_again_and_sent_to_nobody_else(tmp_path: Path, 
         with haproxy(tmp_path, {"http-app": backend} if deployed else {}) as http:
             answers = [http.get("/v1/policy/ID", timeout=30) for _ in range(8)]
             empty = http.head("/readyz")
+            assert http.request("OPTIONS", "*").status_code in (404, 503)
     assert {(one.status_code, one.headers["Retry-After"]) for one in (*answers, empty)} == {(503, "1")}
     assert {one.json()["error"]["code"] for one in answers} == {"unavailable"}
     assert empty.content == b""

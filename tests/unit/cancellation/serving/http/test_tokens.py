@@ -189,6 +189,13 @@ def test_whoever_was_put_out_stays_out_when_a_replica_starts_beside_a_file_with_
     assert (len(after), after.check(f"Bearer {NEW}", "verdict").scopes, after.refused) == (1, {"verdict"}, None)
 
 
+def test_an_editors_byte_order_mark_puts_nobody_out(tokens_file: Path) -> None:
+    store = TokenStore.load(tokens_file)
+    tokens_file.write_text(f"{FULL} verdict\n", encoding="utf-8-sig")
+    store.reload_if_changed()
+    assert (store.check(f"Bearer {FULL}", "verdict").scopes, store.refused) == ({"verdict"}, None)
+
+
 @pytest.mark.parametrize("damage", ["", "zz verdict\n# end of tokens\n", f"{'0' * 64} verdict\n"])
 def test_without_a_whole_record_of_who_was_let_in_a_bad_file_lets_nobody_start(tokens_file: Path, damage: str) -> None:
     kept = tokens_file.with_name("accepted")

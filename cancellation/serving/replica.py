@@ -147,7 +147,7 @@ class GatewayReplica:
         self._admission = Admission(settings.admission, self._model.queue_age, self.metrics)
         self._appeals = Appeals(
             appeals,
-            PastDecisions(self.gateway, settings.output),
+            PastDecisions(self.gateway, settings.output, settings.appeals.archive_seconds),
             self._archive,
             person_key=self._person_key,
             settings=settings.appeals,

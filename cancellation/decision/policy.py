@@ -200,7 +200,7 @@ def read_policy(content: bytes, name: str) -> Policy:
         PolicyError: As `load_policy`, and if its end is missing.
     """
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise PolicyError(f"policy {name}: expected UTF-8, byte {error.start} is none") from None
     policy = parse_policy(text, name)

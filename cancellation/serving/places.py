@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 
-from cancellation.serving.http.tokens import make_tokens_file
+from cancellation.serving.http.tokens import AcceptedTokens, make_tokens_file
 from cancellation.serving.records.people import make_key_file
 from cancellation.serving.settings import ServingSettings
 
@@ -59,6 +60,12 @@ def tokens_path(settings: ServingSettings) -> Path:
     with suppress(FileExistsError):
         make_tokens_file(path)
     return path
+
+
+def accepted_tokens(settings: ServingSettings) -> AcceptedTokens:
+    """Give where those are kept whom the tokens' file let in last; services that share the folder may have others."""
+    of_file = sha256(str(tokens_path(settings)).encode()).hexdigest()[:8]
+    return AcceptedTokens(Path(settings.data_dir) / f"tokens.{of_file}.accepted")
 
 
 def person_key_path(settings: ServingSettings) -> Path:

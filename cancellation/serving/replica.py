@@ -51,7 +51,7 @@ from cancellation.serving.observability.metrics import (
     Metrics,
 )
 from cancellation.serving.observability.traces import Traces
-from cancellation.serving.places import is_draining, log_folder, prepare_person_key, tokens_path
+from cancellation.serving.places import accepted_tokens, is_draining, log_folder, prepare_person_key, tokens_path
 from cancellation.serving.records.archive import Archive
 from cancellation.serving.records.people import PersonKey, name_key
 from cancellation.serving.records.recent import RecentDecisions
@@ -129,7 +129,7 @@ class GatewayReplica:
             max_entries=settings.max_recent,
         )
         appeals = AppealStore(self._state.appeals)
-        self._taken_back = TakenBack(appeals)
+        self._taken_back = TakenBack(appeals, self.metrics)
         self.gateway = Gateway(
             model=self._model,
             policy=self._policy,
@@ -142,12 +142,12 @@ class GatewayReplica:
             taken_back=self._taken_back,
         )
         self._add_shadows()
-        self._tokens = TokenStore.load(tokens_path(settings))
+        self._tokens = TokenStore.load(tokens_path(settings), accepted_tokens(settings))
         self._traces = Traces(settings.traces)
         self._admission = Admission(settings.admission, self._model.queue_age, self.metrics)
         self._appeals = Appeals(
             appeals,
-            PastDecisions(self.gateway, settings.output),
+            PastDecisions(self.gateway, settings.output, settings.appeals.archive_seconds),
             self._archive,
             person_key=self._person_key,
             settings=settings.appeals,
@@ -210,6 +210,8 @@ class GatewayReplica:
                 (self._flush, _FLUSH_SECONDS),
                 (self._measure, _MEASURE_SECONDS),
                 (self.gateway.recorder.try_again, _DATABASE_SECONDS),
+                (self._taken_back.try_again, _DATABASE_SECONDS),
+                (self._appeals.try_again, _DATABASE_SECONDS),
                 (self._appeals.measure, _APPEALS_SECONDS),
             )
         ]

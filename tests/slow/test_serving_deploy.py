@@ -74,7 +74,7 @@ def documented_switches() -> dict[str, str]:
     """The variables before `ray start` in the comment of the config file."""
     comment = [line.removeprefix("#") for line in CONFIG.read_text().splitlines() if line.startswith("#  ")]
     words = shlex.split(" ".join(line.strip().removesuffix("\\") for line in comment))
-    return dict(word.split("=", 1) for word in words if word.startswith("RAY_"))
+    return dict(word.replace("$PWD", str(PROJECT)).split("=", 1) for word in words if word.startswith("RAY_"))
 
 
 def filled_in(folder: Path, port: int) -> dict[str, Any]:
@@ -121,6 +121,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     environment |= {
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "PYTHONPATH": str(PROJECT),  # on a cluster the project is installed
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         # Other tests may have an endpoint on this machine, with replicas and a HAProxy of its own.
         **own_ports(port),

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from typing import Any, NoReturn, TypeVar
 
 from cancellation.serving.answering.past_decisions import PastDecisions
+from cancellation.serving.answering.recording import Lane
 from cancellation.serving.answering.request import NotRecorded
 from cancellation.serving.appeals.case import OPEN, OVERTURNED, SELLER, UPHELD, WAITING, WITH_REVIEWER, Case, Entry
 from cancellation.serving.appeals.messages import Appeal, Step
@@ -64,7 +64,9 @@ class Appeals:
         self._person_key = person_key
         self._metrics = metrics
         self._known_market = known_market
-        self._threads = ThreadPoolExecutor(store.database.num_writers, thread_name_prefix="appeals")
+        database = store.database
+        self._writes = Lane("appeals-write", database.num_writers, database.name, metrics, store.can_write)
+        self._reads = Lane("appeals-read", database.num_writers, database.name, metrics, store.can_read)
         self._shown: set[tuple[str, str]] = set()
 
     async def open(self, appeal: Appeal, *, caller: str) -> tuple[Case, bool] | None:
@@ -171,7 +173,7 @@ class Appeals:
     async def measure(self) -> None:
         """Show how many cases wait, and how many too long; to be called every few seconds."""
         counted = {(one.market, one.state): one for one in await self._read(self.store.waiting)}
-        await self._read(self.store.database.tend)
+        await asyncio.get_running_loop().run_in_executor(None, self.store.database.tend)
         self._shown |= {(market, state) for market, _ in counted for state in WAITING}
         overdue: dict[str, int] = {}
         sums: dict[tuple[str, str], int] = {}
@@ -184,9 +186,15 @@ class Appeals:
         for tag, cases in overdue.items():
             self._metrics.set(APPEALS_OVERDUE, float(cases), tag)
 
+    async def try_again(self) -> None:
+        """See whether what failed works again; to be called every second or so."""
+        for lane in (self._reads, self._writes):
+            await lane.try_again()
+
     def close(self) -> None:
         """Finish what is under way."""
-        self._threads.shutdown()
+        for lane in (self._reads, self._writes):
+            lane.close()
         self._decisions.close()
 
     def _check(self, appeal: Appeal, decision: Mapping[str, Any], now: float) -> None:
@@ -240,13 +248,13 @@ class Appeals:
 
     async def _written(self, work: Callable[[], _ResultT]) -> _ResultT:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await self._writes.do(work)
         except OSError as error:
             _refuse(error, "the appeal could not be written down; try again")
 
     async def _read(self, work: Callable[[], _ResultT]) -> _ResultT:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await self._reads.do(work)
         except OSError as error:
             _refuse(error, "the appeals cannot be read; try again")
 

@@ -65,7 +65,7 @@ class Gateway:
         person_key: PersonKey,
         settings: ServingSettings,
         metrics: Metrics,
-        taken_back: Callable[[str, Mapping[str, str]], Awaitable[bool]],
+        taken_back: Callable[[str, Mapping[str, str], float], Awaitable[bool]],
     ) -> None:
         self.model = model
         self.policy = policy
@@ -218,7 +218,8 @@ class Gateway:
         people = self._person_key.people(request.mapping)
         if isinstance(reply, Scored):
             verdict = _model_verdict(event, reply, policy)
-            overturned = verdict["action"] == "penalty" and await self._taken_back(event.event_id, people)
+            punished = verdict["action"] == "penalty"
+            overturned = punished and await self._taken_back(event.event_id, people, request.deadline)
             if overturned:
                 verdict["action"] = "investigate"
         else:

@@ -22,9 +22,10 @@ logger = logging.getLogger(__name__)
 class PastDecisions:
     """Finds decision records, their factors with evidence where the archive has it or the model that decided serves."""
 
-    def __init__(self, gateway: Gateway, archive_url: str | None) -> None:
+    def __init__(self, gateway: Gateway, archive_url: str | None, patience_seconds: float) -> None:
         self._gateway = gateway
         self._archive_url = archive_url
+        self._patience_seconds = patience_seconds
         # One at a time: a day of the archive is read file by file, with memory for a few of them.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="archive-reader")
 
@@ -33,20 +34,28 @@ class PastDecisions:
 
         Raises:
             NotRecorded: If the recent decisions cannot be read.
-            OSError: If the archive cannot be read.
+            OSError: If the archive cannot be read, or not in time.
         """
         recent = await self._gateway.explained(event_id)
         if recent is not None or self._archive_url is None or market is None or day is None:
             return recent
         where = self._archive_url, event_id, market, day
-        archived, explained = await asyncio.get_running_loop().run_in_executor(self._reader, _archived, *where)
+        try:
+            # Who no longer waits is not looked for any more, unless that has begun.
+            async with asyncio.timeout(self._patience_seconds):
+                archived, explained = await asyncio.get_running_loop().run_in_executor(self._reader, _archived, *where)
+        except TimeoutError:
+            logger.error(
+                "archive %s: no answer in %g s; look at the storage", self._archive_url, self._patience_seconds
+            )
+            raise
         if archived is None or explained or archived["verdict"]["model_version"] != self._gateway.model.version:
             return archived
         return await self._gateway.with_evidence(archived) or archived
 
     def close(self) -> None:
-        """Finish what is under way."""
-        self._reader.shutdown()
+        """Drop what waits; nothing is lost with what is read."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
 
 
 def _archived(archive_url: str, event_id: str, market: str, day: date) -> tuple[dict[str, Any] | None, bool]:

@@ -49,9 +49,11 @@ class _Task(Generic[_ResultT]):
 class Lane:
     """Threads for one kind of work at a database, and whether that fails. Belongs to one event loop."""
 
-    def __init__(self, work: str, num_threads: int, database: str, metrics: Metrics) -> None:
-        """Make a lane for `read` or `write`; `database` is its name for messages."""
-        self._work, self._database, self._metrics = work, database, metrics
+    def __init__(
+        self, work: str, num_threads: int, database: str, metrics: Metrics, probe: Callable[[], object]
+    ) -> None:
+        """Make a lane for work of that name; `database` is its name for messages, `probe` shows whether it works."""
+        self._work, self._database, self._metrics, self._probe = work, database, metrics, probe
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix=f"database-{work}")
         self.failing = False
         self._say(False)
@@ -75,6 +77,14 @@ class Lane:
         seconds = min(_STALL_SECONDS, max(_LEAST_SECONDS, until - task.since))
         task.timer = loop.call_later(seconds, self._late, task)
         return await task.answer
+
+    async def try_again(self) -> None:
+        """If it fails, see whether it still does; to be called every second or so."""
+        if self.failing:
+            try:
+                await self.do(self._probe, again=True)
+            except OSError as error:
+                logger.error("%s", error)
 
     def close(self) -> None:
         """Finish what is under way, unless it hangs."""
@@ -122,8 +132,9 @@ class Recorder:
     def __init__(self, recent: RecentDecisions, log: DecisionLog, metrics: Metrics) -> None:
         self._recent, self._log, self._metrics = recent, log, metrics
         # The database may be elsewhere, and recording waits for other writers: the event loop must not.
-        self._write = Lane("write", recent.database.num_writers, recent.database.name, metrics)
-        self._read = Lane("read", _READERS, recent.database.name, metrics)
+        database = recent.database
+        self._write = Lane("write", database.num_writers, database.name, metrics, recent.can_write)
+        self._read = Lane("read", _READERS, database.name, metrics, recent.can_read)
         self._without_database = ThreadPoolExecutor(1, thread_name_prefix="log")
         self._refused_at = -_UNRECORDED_SECONDS
         self._recorded: dict[str, None] = {}
@@ -199,12 +210,8 @@ class Recorder:
 
     async def try_again(self) -> None:
         """See whether what failed works again; to be called every second or so."""
-        for lane, work in ((self._read, self._recent.can_read), (self._write, self._recent.can_write)):
-            if lane.failing:
-                try:
-                    await lane.do(work, again=True)
-                except OSError as error:
-                    logger.error("%s", error)
+        for lane in (self._read, self._write):
+            await lane.try_again()
 
     def close(self) -> None:
         """Finish what is under way."""

@@ -16,6 +16,9 @@ class AppealSettings(Settings):
     decide_days: float = Field(default=14.0, gt=0)
     """After it came in, an appeal that is not decided is overdue: first in the queue, and counted."""
 
+    archive_seconds: float = Field(default=30.0, gt=0)
+    """A decision in the archive is waited for so long; then the caller is told to come again."""
+
     platform: str = "the marketplace"
     """Who decides, as a statement of reasons names it."""
 

@@ -213,6 +213,16 @@ class AppealStore:
                     execute("DELETE FROM appeal_entries WHERE appeal_id = ?", (appeal_id,))
                     execute("DELETE FROM appeals WHERE appeal_id = ?", (appeal_id,))
 
+    def can_read(self) -> None:
+        """Read nothing; OSError if that fails."""
+        with self.database.reading() as execute:
+            execute("SELECT 1 FROM appeals LIMIT 1").fetchone()
+
+    def can_write(self) -> None:
+        """Write nothing, in a transaction that waits as any does; OSError if that fails."""
+        with self.database.writing() as execute:
+            execute("DELETE FROM appeals WHERE appeal_id IS NULL")
+
     def _append(self, execute: Execute, case: Case, place: int) -> bool:
         entry = case.entries[place]
         row = (entry.at, entry.state, entry.author, entry.caller, entry.reason, entry.label)

@@ -274,6 +274,7 @@ class Endpoint:
             "policy": self._gateway.policy.current.stamp,
             "database": "fails: repeats are judged anew" if recorder.database_fails else "answers",
             "shipper": _SHIPPER[condition.shipper],
+            "tokens": "as the file says" if self._tokens.refused is None else "refused: nobody new is let in",
         }
         return json_response(said, 200 if ready else 503)
 

@@ -183,6 +183,7 @@ def _probes(policy: Mapping[str, Any]) -> dict[str, Any]:
                 "policy": policy["policy_version"],
                 "database": "answers",
                 "shipper": "runs",
+                "tokens": "as the file says",
             },
         ),
     }

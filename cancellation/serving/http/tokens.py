@@ -9,6 +9,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ SCOPES = ("verdict", "feedback", "policy", "appeal", "review")
 
 _MIN_LENGTH = 16
 _CHARACTERS = re.compile(r"[A-Za-z0-9._~+/=-]+")  # what RFC 6750 allows behind "Bearer"
+_END = "# end of tokens"
 _HEADER = f"# token, then its scopes: {' '.join(SCOPES)}\n"
 
 
@@ -41,22 +43,31 @@ class Caller:
 class TokenStore:
     """The tokens of one file, read anew when it changes. Holds their digests only."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = Path(path)
-        self._content, mode = _read(self._path)
-        _check_private(self._path, mode)
-        self._callers = _parse(self._content, self._path)
+    def __init__(self, path: Path, kept: AcceptedTokens | None = None) -> None:
+        self._path, self._kept = Path(path), kept
         self.refused: str | None = None
         """Why the file that lies there now is not in force; names no token."""
+        self._content: str | None = None
+        before = None if kept is None else kept.read()
+        if before is None:
+            self._content, mode = _read(self._path)
+            _check_private(self._path, mode)
+            before = _parse(self._content, self._path)
+        self._callers = before
+        self.reload_if_changed()
 
     @classmethod
-    def load(cls, path: Path) -> TokenStore:
+    def load(cls, path: Path, kept: AcceptedTokens | None = None) -> TokenStore:
         """Read a file of lines `token scope scope…`; blank lines and those that begin with # are passed over.
 
+        With `kept`, one that is refused leaves in force what was accepted last, less what it takes away, as while a
+        replica runs: the next that dies must come back although somebody has made a mistake since.
+
         Raises:
-            ValueError: If it cannot be read, others may read it, or a line is refused; no token is named.
+            ValueError: If it cannot be read, others may read it, or a line is refused, and no older one was kept; no
+                token is named.
         """
-        return cls(path)
+        return cls(path, kept)
 
     def reload_if_changed(self) -> bool:
         """Take over a changed file; True if it was changed.
@@ -80,11 +91,13 @@ class TokenStore:
             self._callers = _still_named(self._callers, content)
             self._refuse(error)
         self._content = content
+        if self._kept is not None:
+            self._kept.write(self._callers)
         return changed
 
     def _refuse(self, error: ValueError) -> None:
         if self.refused != str(error):
-            logger.error("%s; nobody new is let in", error)
+            logger.error("%s; nobody new is let in, those accepted before stay", error)
         self.refused = str(error)
 
     def check(self, authorization_header: str | None, scope: str) -> Caller:
@@ -116,6 +129,44 @@ class TokenStore:
         return iter(self._callers.values())
 
 
+class AcceptedTokens:
+    """Digests and scopes of those who are let in, in a file for the replica that comes after this one.
+
+    It gives no token away, and nobody is let in by it whom the last look at the tokens' file had put out: where it
+    cannot be written it is removed, and then a start needs a tokens' file without a mistake.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._written = path, None  # type: Path, str | None
+
+    def read(self) -> dict[bytes, Caller] | None:
+        """Give what was written last; None if nothing was, or it is not whole."""
+        try:
+            lines = self._path.read_text(encoding="ascii").splitlines()
+            if lines[-1:] != [_END]:
+                return None
+            found = (line.split() for line in lines[:-1])
+            return {digest: _caller(digest, scopes) for digest, scopes in ((bytes.fromhex(a), b) for a, *b in found)}
+        except (OSError, ValueError):
+            return None
+
+    def write(self, callers: Mapping[bytes, Caller]) -> None:
+        """Write it anew if it has changed, whole or not at all."""
+        lines = (" ".join([digest.hex(), *sorted(caller.scopes)]) for digest, caller in callers.items())
+        text = "\n".join([*lines, _END, ""])
+        if text == self._written:
+            return
+        try:
+            temporary = _write_private(self._path, text)
+            temporary.replace(self._path)
+            self._written = text
+        except OSError as error:
+            self._written = None
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+            logger.error("%s: cannot be written (%s); look at the disk", self._path, error.strerror or error)
+
+
 def make_tokens_file(path: Path) -> Path:
     """Write a file with one new token that has all scopes, readable by its owner only; give its path.
 
@@ -123,16 +174,28 @@ def make_tokens_file(path: Path) -> Path:
         FileExistsError: If there is a file; a token that is in use must not vanish.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{_HEADER}{secrets.token_urlsafe(32)} {' '.join(SCOPES)}\n")
+    temporary = _write_private(path, f"{_HEADER}{secrets.token_urlsafe(32)} {' '.join(SCOPES)}\n")
     try:
         path.hardlink_to(temporary)  # whole or not at all: another replica may be about to read it
     finally:
         temporary.unlink()
     return path
+
+
+def _write_private(path: Path, text: str) -> Path:
+    """Write a file beside one, for its owner only, and wait for the disk; give its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink()
+        raise
+    return temporary
 
 
 def _parse(content: str, path: Path) -> dict[bytes, Caller]:
@@ -145,7 +208,7 @@ def _parse(content: str, path: Path) -> dict[bytes, Caller]:
         digest = _digest(token)
         if digest in callers:
             raise ValueError(f"tokens file {path} line {number}: expected each token once, found it a second time")
-        callers[digest] = Caller(f"token-{digest.hex()[:8]}", frozenset(scopes))
+        callers[digest] = _caller(digest, scopes)
     if not callers:
         raise ValueError(f"tokens file {path}: expected a line with token and scopes, found none")
     return callers
@@ -166,7 +229,7 @@ def _still_named(callers: Mapping[bytes, Caller], content: str) -> dict[bytes, C
 def _read(path: Path) -> tuple[str, int]:
     """Give the file's text and its permissions."""
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # an editor's mark before the first token puts nobody out
             return file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"tokens file {path}: cannot be read ({type(error).__name__})") from None
@@ -188,6 +251,10 @@ def _check_line(place: str, token: str, scopes: Sequence[str]) -> None:
     for number, scope in enumerate(scopes, 1):
         if scope not in SCOPES:
             raise ValueError(f"{place}: expected scopes of {', '.join(SCOPES)}, found another word as scope {number}")
+
+
+def _caller(digest: bytes, scopes: Sequence[str]) -> Caller:
+    return Caller(f"token-{digest.hex()[:8]}", frozenset(scopes))
 
 
 def _digest(token: str) -> bytes:

@@ -95,7 +95,7 @@ PENALTIES_WITHHELD = Metric(
     ("market", "reason"),
 )
 DATABASE_FAILS = Metric(
-    "cancellation_database_fails", "gauge", "1 while the database of decisions fails at a read or a write", ("work",)
+    "cancellation_database_fails", "gauge", "1 while a database fails at some work, such as to read", ("work",)
 )
 LOG_FAILURES = Metric("cancellation_log_failures", "counter", "Decisions that could not be written ahead")
 LOG_BYTES = Metric("cancellation_log_bytes", "gauge", "Local disk taken by decisions not shipped yet")
@@ -104,7 +104,7 @@ LOG_SHIPPED = Metric("cancellation_log_shipped", "counter", "Decisions shipped t
 LOG_SHIP_FAILURES = Metric("cancellation_log_ship_failures", "counter", "Failed attempts at shipping")
 LOG_SHIPPER_UP = Metric("cancellation_log_shipper_up", "gauge", "1 while the process that ships decisions is alive")
 LOG_SHIPPER_RESTARTS = Metric("cancellation_log_shipper_restarts", "counter", "Shipping processes started again")
-TOKENS_REFUSED = Metric("cancellation_tokens_refused", "gauge", "1 while a changed tokens file is refused")
+TOKENS_REFUSED = Metric("cancellation_tokens_refused", "gauge", "1 while the tokens file is refused")
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of them; dashboards and alerts may name no other."""

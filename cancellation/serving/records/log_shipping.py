@@ -88,7 +88,7 @@ class Shipper:
                     if not self._ship(path):
                         break
         except OSError as error:  # of the local disk: full, read-only, gone
-            self._back_off(error)
+            self._back_off(error, str(self.folder))
         return self.num_shipped - before
 
     def _ship(self, path: Path) -> bool:
@@ -127,18 +127,18 @@ class Shipper:
             # False: there is one of this name with other bytes, the same records by another version of Arrow.
             storage.create_exclusive(url, data)
         except Exception as error:  # an edge: storage fails in the classes of four libraries
-            self._back_off(error)
+            self._back_off(error, self.output_url)
             return False
         return True
 
-    def _back_off(self, error: Exception) -> None:
+    def _back_off(self, error: Exception, place: str) -> None:
         self.num_failures += 1
         self.failures_in_a_row += 1
         self.last_failure = type(error).__name__
         wait = self.settings.backoff_seconds * 2 ** min(self.failures_in_a_row - 1, 20)
         wait = min(wait, self.settings.max_backoff_seconds)
         self._not_before = self._clock() + wait
-        logger.warning("decision log: storage failed (%s), again in %.0f s", self.last_failure, wait)
+        logger.warning("%s: failed (%s), look at it and its rights; again in %.0f s", place, self.last_failure, wait)
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:

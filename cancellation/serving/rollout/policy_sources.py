@@ -98,9 +98,10 @@ class PolicyFiles:
         except OSError:
             policy = None
         try:
-            return Snapshot(policy, self.kill_path.read_text(encoding="utf-8"))
+            return Snapshot(policy, self.kill_path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
-            return Snapshot(policy, "")
+            # A link to nothing is a kill switch that cannot be read, not one that is not there.
+            return Snapshot(policy, None if self.kill_path.is_symlink() else "")
         except (OSError, UnicodeDecodeError):
             return Snapshot(policy, None)
 

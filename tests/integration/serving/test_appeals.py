@@ -22,6 +22,7 @@ from cancellation.serving.settings import ServingSettings
 from jobs.cancellation_forget import ForgetJob
 from jobs.cancellation_forget import main as forget
 from tests.servers.postgres import PostgresServer
+from tests.servers.s3 import S3Server
 from tests.servers.serving_replicas import Client, serving, simulated_event
 
 WORDS = "I never asked for it; call me on +62 812 3456 7890."
@@ -294,6 +295,22 @@ def test_a_decision_of_long_ago_is_appealed_out_of_the_archive(tmp_path: Path) -
             assert review["statement"]["why"] == reasons["why"]
 
     asyncio.run(after(asyncio.run(before())))
+
+
+def test_an_archive_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, bucket: str, s3_server: S3Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ask() -> None:
+        # The shipper's own process, and the policy's, write there; only reading is held up.
+        async with serving(tmp_path, output=bucket, appeals={"archive_seconds": 0.5}) as client:
+            params = {"market": "ID", "day": str(datetime.now(UTC).date())}
+            with s3_server.hold("GET", "decisions", times=float("inf")):
+                for name in ("the-first", "one-behind-it"):
+                    answer = await client.http.get(f"/v1/statements/{name}", params=params)
+                    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+    asyncio.run(ask())
+    assert sum("no answer in 0.5 s" in message for message in caplog.messages) == 2
 
 
 def test_overdue_appeals_come_first_and_are_counted(tmp_path: Path) -> None:

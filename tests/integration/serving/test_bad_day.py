@@ -131,9 +131,9 @@ def stopped_under_load(endpoint: Served, stop: Callable[[], None]) -> Stream:
     (answer,) = batches
     assert answer.status_code == 200
     assert {one["status"] for one in answer.json()["results"]} == {200}
-    # After the notice HAProxy says 404, the application being gone, and then nobody listens.
+    # After the notice HAProxy says 503, the application being gone, and then nobody listens.
     assert {one.status for one in stream.sent if one.due_at < told + 2.5} == {200}
-    assert stream.statuses() <= {200, 404, 0}
+    assert stream.statuses() <= {200, 503, 0}
     return stream
 
 

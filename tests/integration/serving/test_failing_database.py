@@ -96,6 +96,45 @@ def test_a_server_that_hangs_costs_one_wait_and_gives_no_penalty(
     asyncio.run(scenario())
 
 
+def test_appeals_wait_no_longer_for_a_server_that_hangs_than_verdicts_do(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path, database=postgres_server.database()) as client:
+            punished = simulated_event(30)
+            assert (await client.judge(punished)).json()["action"] == "penalty"
+            appeal = {"event_id": punished["event_id"], "seller_id": punished["seller_id"], "reason": "I did not ask."}
+            opened = await client.http.post("/v1/appeals", json=appeal)
+            place = f"/v1/reviews/{opened.json()['appeal_id']}"
+            calls: list[tuple[str, str, dict[str, str] | None]] = [
+                ("GET", "/v1/reviews", None),
+                ("GET", place, None),
+                ("GET", f"/v1/statements/{punished['event_id']}", None),
+                ("POST", "/v1/appeals", appeal),
+                ("POST", place, {"step": "take", "reviewer": "ops-17"}),
+                ("POST", "/v1/verdicts", {**punished, "event_id": "another"}),
+            ]
+            with postgres_server.hanging():
+                for method, path, message in calls:
+                    started = time.monotonic()
+                    answer = await client.http.request(method, path, json=message)
+                    assert time.monotonic() - started < 2.5, (method, path)
+                    refused = answer.status_code == 503 and answer.headers["retry-after"] == "1"
+                    assert refused or answer.json().get("source") == "rules", (method, path)
+
+            async def taken() -> bool:
+                return (await client.http.post(place, json={"step": "take", "reviewer": "ops-17"})).status_code == 200
+
+            async def nothing_fails() -> bool:
+                return client.metrics.total(m.DATABASE_FAILS) == 0
+
+            await _eventually(taken)
+            await _eventually(nothing_fails)
+            assert client.log("appeals")[0]["state"] == "open"
+
+    asyncio.run(scenario())
+
+
 def test_a_log_that_takes_nothing_makes_the_machine_unready(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as client:

@@ -293,13 +293,34 @@ def test_a_store_that_is_down_costs_no_answer_and_gets_everything_afterwards(
     endpoint.until(lambda: stream.answered() <= set(endpoint.archived()))
 
 
+def asked_until_it_is_back(endpoint: Served) -> list[tuple[int, str | None]]:
+    """What callers get who go on with calls of five kinds, as status and Retry-After, until one of each is answered."""
+    answers: list[tuple[int, str | None]] = []
+    calls = [("GET", "/healthz"), ("GET", "/v1/policy/ID"), ("HEAD", "/docs"), ("GET", "/v1/reviews")]
+
+    def back() -> bool:
+        event = {**simulated_event(7), "event_id": f"while-away-{len(answers)}"}
+        given = [endpoint.judge(event), *(endpoint.http.request(*call) for call in calls)]
+        answers.extend((one.status_code, one.headers.get("Retry-After")) for one in given)
+        return {one.status_code for one in given} == {200}
+
+    endpoint.until(back)
+    return answers
+
+
 def test_a_gateway_killed_between_answer_and_shipping_loses_nothing_that_was_answered(endpoint: Served) -> None:
     with endpoint.stream("gateway", RATE) as stream:
         endpoint.until_answered(stream, 40)
         (replica,) = endpoint.replicas("gateway")
         replica.send_signal(signal.SIGKILL)
-        endpoint.until(lambda: replica.pid not in {other.pid for other in endpoint.replicas("gateway")})
+        replica.wait(10)
+        answers = asked_until_it_is_back(endpoint)
         endpoint.until_answered(stream, 20)
+    # Who had asked when it died may find the connection broken; all others are told to come again, whatever they ask.
+    assert stream.statuses() <= {200, 503, 0}
+    assert {status for status, _ in answers[:5]} == {503}
+    assert {again for status, again in answers if status == 503} == {"1"}
+    assert {status for status, _ in answers} <= {200, 503}
     # Counted in the archive: a segment that is being shipped is for a moment there and on the local disk.
     endpoint.until(lambda: stream.answered() <= set(endpoint.archived()))
     on_record = Counter(endpoint.archived())

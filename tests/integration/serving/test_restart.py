@@ -23,6 +23,25 @@ def test_a_replica_comes_back_with_the_policy_that_was_accepted_last(tmp_path: P
     asyncio.run(scenario())
 
 
+def test_a_replica_comes_back_with_the_tokens_that_were_accepted_last(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as client:
+            ready = (await client.http.get("/readyz")).json()
+            assert ready["tokens"] == "as the file says"
+        with (tmp_path / "tokens.txt").open("a") as tokens:
+            tokens.write("a-token-that-is-new-0123 verdikt\n")
+        async with serving(tmp_path) as client:
+            assert (await client.judge(simulated_event(3))).status_code == 200
+            new = {"Authorization": "Bearer a-token-that-is-new-0123"}
+            assert (await client.http.get("/v1/policy/ID", headers=new)).status_code == 401
+            ready = await client.http.get("/readyz")
+            assert (ready.status_code, ready.json()["tokens"]) == (200, "refused: nobody new is let in")
+            shown = (await client.http.get("/metrics")).text
+            assert "cancellation_tokens_refused 1" in shown
+
+    asyncio.run(scenario())
+
+
 def test_of_two_services_of_one_folder_the_one_that_stops_is_not_ready_and_the_other_is(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path, service_name="8001") as old, serving(tmp_path, service_name="8002") as new:

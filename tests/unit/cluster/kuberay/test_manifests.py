@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 import re
 import shlex
 from pathlib import PurePosixPath
@@ -205,6 +206,7 @@ def test_rays_switches_are_those_that_the_service_turns(overlay: str) -> None:
         "_BASE",
         "_FILE",
         "_NBTHREAD",
+        "HAPROXY_BINARY",
     )
     expected = {
         name: value
@@ -215,6 +217,8 @@ def test_rays_switches_are_those_that_the_service_turns(overlay: str) -> None:
     for _, template in pod_templates(one(overlay, "RayService", "verdicts")):
         given = {variable["name"]: variable["value"] for variable in template["spec"]["containers"][0]["env"]}
         assert given.pop("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")
+        haproxy = PurePosixPath(given.pop("RAY_SERVE_HAPROXY_BINARY_PATH"))
+        assert os.access(PROJECT / haproxy.relative_to(IN_IMAGE), os.X_OK)
         assert given == expected
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 
-from cancellation.serving.http.tokens import SCOPES, Forbidden, TokenStore, Unauthorized, make_tokens_file
+from cancellation.serving.http.tokens import (
+    SCOPES,
+    AcceptedTokens,
+    Forbidden,
+    TokenStore,
+    Unauthorized,
+    make_tokens_file,
+)
 
 FULL, NARROW = "full-token-0123456789", "narrow-token-0123456789"
 
@@ -160,3 +168,53 @@ def test_a_made_file_is_private_has_all_scopes_and_is_never_replaced(tmp_path: P
         make_tokens_file(path)
     assert list(path.parent.iterdir()) == [path]
     assert make_tokens_file(tmp_path / "other").read_text() != path.read_text()
+
+
+def test_whoever_was_put_out_stays_out_when_a_replica_starts_beside_a_file_with_a_mistake(tokens_file: Path) -> None:
+    folder, kept = tokens_file.parent, tokens_file.with_name("accepted")
+    store = TokenStore.load(tokens_file, AcceptedTokens(kept))
+    assert (kept.stat().st_mode & 0o777, FULL in kept.read_text()) == (0o600, False)
+    _write(folder, f"{FULL} verdict\nshort feedback\n")
+    store.reload_if_changed()
+    # Named again, with all scopes, in a file that is refused as well: that takes nothing back.
+    _write(folder, f"{FULL} verdict policy\n{NARROW} feedback\n{NEW} verdict\nshort feedback\n")
+    store.reload_if_changed()
+    for now in (store, TokenStore.load(tokens_file, AcceptedTokens(kept))):
+        assert [caller.scopes for caller in now] == [{"verdict"}]
+        assert "line 4" in (now.refused or "")
+    tokens_file.unlink()
+    assert len(TokenStore.load(tokens_file, AcceptedTokens(kept))) == 1
+    _write(folder, f"{NEW} verdict\n")
+    after = TokenStore.load(tokens_file, AcceptedTokens(kept))
+    assert (len(after), after.check(f"Bearer {NEW}", "verdict").scopes, after.refused) == (1, {"verdict"}, None)
+
+
+def test_an_editors_byte_order_mark_puts_nobody_out(tokens_file: Path) -> None:
+    store = TokenStore.load(tokens_file)
+    tokens_file.write_text(f"{FULL} verdict\n", encoding="utf-8-sig")
+    store.reload_if_changed()
+    assert (store.check(f"Bearer {FULL}", "verdict").scopes, store.refused) == ({"verdict"}, None)
+
+
+@pytest.mark.parametrize("damage", ["", "zz verdict\n# end of tokens\n", f"{'0' * 64} verdict\n"])
+def test_without_a_whole_record_of_who_was_let_in_a_bad_file_lets_nobody_start(tokens_file: Path, damage: str) -> None:
+    kept = tokens_file.with_name("accepted")
+    kept.write_text(damage)
+    _write(tokens_file.parent, "short verdict\n")
+    with pytest.raises(ValueError, match="line 1: expected a token of at least 16"):
+        TokenStore.load(tokens_file, AcceptedTokens(kept))
+
+
+def test_a_record_that_cannot_be_written_is_removed_since_it_may_hold_who_is_out(tokens_file: Path) -> None:
+    kept = tokens_file.with_name("accepted")
+    store = TokenStore.load(tokens_file, AcceptedTokens(kept))
+    _write(tokens_file.parent, f"{FULL} verdict\n")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # as a full disk
+    try:
+        store.reload_if_changed()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (len(store), [path.name for path in kept.parent.iterdir()]) == (1, ["tokens"])
+    store.reload_if_changed()
+    assert len(AcceptedTokens(kept).read() or {}) == 1

@@ -99,7 +99,9 @@ def test_one_ships_at_a_time(tmp_path: Path) -> None:
     assert second.ship_once() == 6
 
 
-def test_a_failing_storage_is_left_alone_for_longer_and_longer(tmp_path: Path) -> None:
+def test_a_failing_storage_is_left_alone_for_longer_and_longer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     _write(tmp_path / "log")
     (tmp_path / "out").write_text("a file where a folder should be")
     clock = Clock()
@@ -112,6 +114,7 @@ def test_a_failing_storage_is_left_alone_for_longer_and_longer(tmp_path: Path) -
         clock.now += 1
     assert failures == [1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5]
     assert shipper.last_failure == "NotADirectoryError"
+    assert f"{tmp_path / 'out'}: failed (NotADirectoryError)" in caplog.messages[0]
     (tmp_path / "out").unlink()
     assert shipper.ship_once() == 6
     assert shipper.last_failure is None

@@ -240,11 +240,19 @@ def test_a_kill_switch_turns_markets_off_and_back(files: Files, text: str, state
     assert (label(store.current.version), store.market("BR").state) == ("1", "live")
 
 
-def test_a_kill_switch_that_cannot_be_read_turns_everything_off(files: Files) -> None:
+@pytest.mark.parametrize("make", [Path.mkdir, lambda kill: kill.symlink_to("nowhere")], ids=["a folder", "a link"])
+def test_a_kill_switch_that_cannot_be_read_turns_everything_off(files: Files, make: Callable[[Path], object]) -> None:
     store = files.store()
-    files.kill.mkdir()
+    make(files.kill)
     assert store.reload_if_changed()
     assert store.market("BR").state == store.market("TH").state == "off"
+
+
+def test_a_byte_order_mark_changes_nothing(files: Files) -> None:
+    files.kill.write_text("BR\n", encoding="utf-8-sig")
+    files.put(b"\xef\xbb\xbf" + files.policy.read_bytes())
+    store = files.store()
+    assert (store.last_refusal, store.killed, store.market("TH").state) == (None, {"BR"}, "shadow")
 
 
 def test_a_kill_holds_at_the_start_and_with_a_policy_that_is_refused(kept: Files) -> None:

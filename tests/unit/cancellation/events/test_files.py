@@ -76,6 +76,14 @@ def test_other_files_and_hidden_folders_are_passed_over(tmp_path: Path) -> None:
     assert [shard.name for shard in shards] == ["00000", "00001"]
 
 
+@pytest.mark.parametrize("name", ["late.jsonl.gz", "late.ndjson.xz", "late.jsonl.zst", "late.parquet.gz"])
+def test_an_upload_that_broke_off_or_cannot_be_read_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(sample_event()))
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{name}: (0 bytes|compressed as|a parquet file that is compressed)"):
+        find_event_shards(str(tmp_path), shard_bytes=10**6)
+
+
 def test_input_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"gone: no \.jsonl, .* file there"):
         find_event_shards(str(tmp_path / "gone"), shard_bytes=1)

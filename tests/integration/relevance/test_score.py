@@ -201,6 +201,13 @@ def test_a_day_whose_pairs_came_late_is_replaced(bucket: str, tiny_model: Path) 
     with pytest.raises(ValueError, match="different input_files"):
         main(job)
     storage.write_bytes(f"{output}/notes.txt", b"ours")
+    strict = again.scoring.model_copy(update={"max_failed_fraction": 0.0})
+    storage.write_bytes(f"{input_url}/late-2.csv", b"query_id,product_id,query,title\nq,p, ,Bat\n")
+    with pytest.raises(ValueError, match="nothing was published"):
+        main(again.model_copy(update={"scoring": strict}))
+    assert storage.read_bytes(f"{output}/_SUCCESS") == before, "what fails its checks costs no scores"
+    assert len(read_visible(output)) == 60
+    storage.remove(f"{input_url}/late-2.csv")
     main(again)
     assert read_committed(output) == read_visible(output)
     counts = _figures(output)["counts"]

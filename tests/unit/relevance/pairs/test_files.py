@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -82,6 +83,17 @@ def test_a_file_that_is_no_parquet_is_named(tmp_path: Path, content: bytes) -> N
     (tmp_path / "broken.parquet").write_bytes(content)
     with pytest.raises(ValueError, match=r"broken\.parquet: not a readable parquet file"):
         find_splits(str(tmp_path))
+
+
+@pytest.mark.parametrize(("kind", "first"), [(pa.float16(), 2**11), (pa.float32(), 2**24), (pa.float64(), 2**53)])
+def test_ids_that_a_number_cannot_tell_apart_are_refused(tmp_path: Path, kind: pa.DataType, first: int) -> None:
+    for name, ids in {"fine": [first - 2, first - 1], "same": [first, first + 1]}.items():
+        column = pa.array([np.float64(one) for one in ids]).cast(kind, safe=False)
+        (tmp_path / name).mkdir()
+        pq.write_table(make_pairs(2).set_column(2, "product_id", column), tmp_path / name / "a.parquet")
+    assert [row["product_id"] for row in _read(tmp_path / "fine")] == [str(first - 2), str(first - 1)]
+    with pytest.raises(ValueError, match=r"column 'product_id' is .* holds ids of more digits than that keeps"):
+        _read(tmp_path / "same")
 
 
 @pytest.mark.parametrize("ending", [".csv.gz", ".tsv.GZ", ".jsonl.bz2", ".json.xz"])

@@ -127,7 +127,7 @@ def list_files(url: str, *, suffix: str = "") -> list[StoredFile]:
     files = [
         StoredFile(f"s3://{name}", int(info["size"]), str(info.get("ETag", "")).strip('"'))
         for name, info in found.items()
-        if name.endswith(suffix) and info.get("type") == "file"
+        if name.endswith(suffix) and info.get("type") == "file" and not name.endswith("/")  # a console's empty folder
     ]
     return sorted(files, key=lambda file: file.url)
 

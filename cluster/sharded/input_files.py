@@ -82,14 +82,8 @@ def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredF
         ValueError: If no file is data, naming what is there instead, or one is compressed as no reader here knows it.
     """
     found, others = [], []
-    files = storage.list_files(url)
-    committed = any(inner_path(file.url, url) == SUCCESS for file in files)
-    for file in files:
+    for file in visible_files(url):
         inner = inner_path(file.url, url)
-        if committed and inner == RUN:
-            continue
-        if any(part.startswith(("_", ".")) for part in inner.split("/")):
-            continue
         _refuse_compression(file.url, endings)
         is_data = plain_name(file.url).endswith(endings)
         (found if is_data else others).append(file if is_data else inner or file.url.rpartition("/")[2])
@@ -98,6 +92,13 @@ def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredF
         raise ValueError(f"{url}: no {', '.join(endings[:-1])} or {endings[-1]} file there{there}")
     more = [f"and {len(others) - _MOST_NAMED} more"] if len(others) > _MOST_NAMED else []
     return found, others[:_MOST_NAMED] + more
+
+
+def visible_files(url: str) -> list[storage.StoredFile]:
+    """List what other readers would take for an input's own: not what is hidden, or a finished job says of itself."""
+    files = {inner_path(file.url, url): file for file in storage.list_files(url)}
+    shown = [name for name in files if not any(part.startswith(("_", ".")) for part in name.split("/"))]
+    return [files[name] for name in shown if not (name == RUN and SUCCESS in files)]
 
 
 def _refuse_compression(url: str, endings: tuple[str, ...]) -> None:

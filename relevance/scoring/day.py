@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster import storage
 from cluster.progress import format_seconds
+from cluster.sharded.input_files import visible_files
 from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, work_off
 from relevance.engines.label_model import load_label_engine
 from relevance.pairs.files import find_splits, passed_over
@@ -94,7 +95,7 @@ def _require_input(run: ScoringRun) -> None:
     Raises:
         RuntimeError: If not: the same command is right later.
     """
-    if not storage.list_files(run.input):
+    if not visible_files(run.input):  # a writer at work has no more than _temporary/ there
         raise RuntimeError(f"nothing is at {run.input}: run again when its pairs are there, or give another input")
     marker = run.settings.require_marker
     if marker and not storage.exists(storage.join_url(run.input, marker)):

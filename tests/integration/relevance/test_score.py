@@ -171,6 +171,11 @@ def test_pairs_that_are_not_there_yet_are_asked_for_again(bucket: str, tiny_mode
     input_url, output = f"{bucket}/pairs/ds=2026-11-22", f"{bucket}/scores/ds=2026-11-22"
     with pytest.raises(RuntimeError, match=r"nothing is at .*ds=2026-11-22: run again when its pairs are there"):
         main(_job(input_url, f"{bucket}/scores", tiny_model))
+    for name in ("", "_temporary/0/part-00000.parquet", ".part-00000.parquet.crc"):  # as a writer begins
+        s3, path = storage.open_filesystem(bucket)
+        s3.call_s3("put_object", Bucket=path, Key=f"pairs/ds=2026-11-22/{name}")
+    with pytest.raises(RuntimeError, match=r"nothing is at .*ds=2026-11-22: run again when its pairs are there"):
+        main(_job(input_url, f"{bucket}/scores", tiny_model))
     storage.write_bytes(f"{input_url}/a.csv", b"query_id,product_id,query,title\n")
     with pytest.raises(RuntimeError, match=r"no row to label: .*scoring\.allow_empty=true"):
         main(_job(input_url, f"{bucket}/scores", tiny_model))

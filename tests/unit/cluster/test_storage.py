@@ -196,3 +196,11 @@ def test_a_folder_that_may_not_be_read_is_not_left_out(tmp_path: Path) -> None:
         finally:
             os.seteuid(user)
             (Path(root) / "market=ID").chmod(0o755)
+
+
+def test_a_folder_that_a_console_made_is_no_file(bucket: str) -> None:
+    filesystem, name = storage.open_filesystem(bucket)
+    filesystem.call_s3("put_object", Bucket=name, Key="day/")
+    assert storage.list_files(f"{bucket}/day") == []
+    storage.write_bytes(f"{bucket}/day/a", b"x")
+    assert [file.url for file in storage.list_files(f"{bucket}/day")] == [f"{bucket}/day/a"]

@@ -7,18 +7,25 @@ An output folder of a job that is cut into units of work (shards):
     _staging/data/<unit>-<attempt>   a unit's data under its attempt's own name; a loser's is garbage
     part-<unit>.parquet              the winners' data, published when every unit has a manifest
     _SUCCESS                         the job's manifest (JSON), created exclusively, last
+    _REPLACING                       instead of it, while one plan's output takes the place of another's
 
 Object stores have no rename, but creating a key only if it is absent is atomic, so resuming is a
 listing of manifests. Names that begin with `_` are passed over by Hive, Spark and Arrow readers.
 Publishing copies bytes that the winning manifests fix, so it may be repeated or raced.
+
+A plan may replace what another has committed, which stays until all of the new is staged and checked. No store can swap
+many files at once, so for the seconds of it `_SUCCESS` is away, for whoever reads `part-*`, and `_REPLACING` names the
+files that count, for whoever reads by manifest: the old ones, then, by one write, the new ones, which have names of
+their own. Whoever opens the folder behind a run that was killed in it finishes or takes back what that one began.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +34,7 @@ from cluster import storage
 logger = logging.getLogger(__name__)
 
 SUCCESS = "_SUCCESS"
+REPLACING = "_REPLACING"
 STAGING = "_staging"
 
 
@@ -37,43 +45,60 @@ class Output:
     url: str
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
-    def open(self, plan: Mapping[str, Any]) -> dict[str, Any] | None:
+    def open(self, plan: Mapping[str, Any], *, replace: bool = False) -> dict[str, Any] | None:
         """Claim the folder for a plan; return the job manifest if that plan is already committed.
+
+        Args:
+            plan: What the output is a function of.
+            replace: Take the folder from a run of another plan; what that one has committed stays for readers until
+                `commit`. No other run may be at work on it.
 
         Raises:
             ValueError: If the folder belongs to another plan, naming what differs, or holds what no job here wrote.
         """
-        data = _encode({"plan": plan})
+        self._settle()
         committed = self.job_manifest() or self._refuse_foreign_files()
         if committed is not None:
-            self._refuse_other_plan(committed.get("plan", {}), plan)
-            return committed
-        if not storage.create_exclusive(storage.join_url(self.url, STAGING, "plan.json"), data):
-            found = storage.read_bytes(storage.join_url(self.url, STAGING, "plan.json"))
-            self._refuse_other_plan(json.loads(found)["plan"], plan)
+            if not replace:
+                self._refuse_other_plan(committed.get("plan", {}), plan)
+            if _is_of(plan, committed):
+                return committed
+        data, begun = _encode({"plan": plan}), storage.join_url(self.url, STAGING, "plan.json")
+        if not storage.create_exclusive(begun, data):
+            found = json.loads(storage.read_bytes(begun))
+            if replace and not _is_of(plan, found):
+                if committed is None:  # it may have been killed while it published
+                    self._remove_parts()
+                self.release()
+                storage.create_exclusive(begun, data)
+            self._refuse_other_plan(json.loads(storage.read_bytes(begun))["plan"], plan)
             logger.info("%s: going on with an unfinished run", self.url)
         return None
 
-    def clear_other(self, plan: Mapping[str, Any]) -> bool:
-        """Remove what a run of another plan has committed or begun here; True if there was one.
+    def release(self) -> None:
+        """Give up what is staged, the claim last: a half of it would be taken for the next plan's own."""
+        staged = storage.join_url(self.url, STAGING)
+        files = [file.url for file in storage.list_files(staged)]
+        manifests = [url for url in files if url.endswith(".json") and not url.endswith(f"/{STAGING}/plan.json")]
+        storage.remove_files(manifests)
+        storage.remove_files([url for url in files if not url.endswith(".json")])
+        storage.remove(staged)
 
-        What readers go by goes first, and only names that a run makes: whatever else lies in the folder stays. No other
-        run may be at work on it. Until the plan's own run has committed, there is nothing for readers.
-        """
-        begun = storage.join_url(self.url, STAGING, "plan.json")
-        found = self.job_manifest()
-        if found is None:
-            try:
-                found = json.loads(storage.read_bytes(begun))
-            except FileNotFoundError:
-                return False
-        if found.get("plan", {}) == json.loads(_encode(plan)):
-            return False
-        storage.remove(storage.join_url(self.url, SUCCESS))
-        own = f"{storage.absolute_url(self.url)}/part-"
-        storage.remove_files([file.url for file in storage.list_files(self.url) if file.url.startswith(own)])
-        storage.remove(storage.join_url(self.url, STAGING))
-        return True
+    def _settle(self) -> None:
+        """End a swap, or take it back where its run was killed on the way: what `_REPLACING` says is so."""
+        try:
+            content = storage.read_bytes(storage.join_url(self.url, REPLACING))
+        except FileNotFoundError:
+            return
+        self._remove_parts(but=json.loads(content).get("files", ()))
+        storage.write_bytes(storage.join_url(self.url, SUCCESS), content)
+        storage.remove(storage.join_url(self.url, REPLACING))
+
+    def _remove_parts(self, *, but: Collection[str] = ()) -> None:
+        """Only names that a run makes: whatever else lies in the folder stays."""
+        own = f"{storage.absolute_url(self.url)}/"
+        found = [file.url for file in storage.list_files(self.url) if file.url.startswith(f"{own}part-")]
+        storage.remove_files([url for url in found if url.removeprefix(own) not in but])
 
     def _refuse_foreign_files(self) -> dict[str, Any] | None:
         """Stop before readers would find another's rows among ours; the manifest, if a rival commits just now."""
@@ -89,7 +114,7 @@ class Output:
         return committed
 
     def _refuse_other_plan(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-        expected = json.loads(_encode(expected))
+        expected = _as_read(expected)
         different = sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key))
         if different:
             raise ValueError(
@@ -127,15 +152,33 @@ class Output:
         sources = [storage.join_url(self.url, name) for name in files.values()]
         storage.copy_files(sources, [storage.join_url(self.url, name) for name in files])
 
+    def make_way(self, plan: Mapping[str, Any]) -> str:
+        """Begin to replace what another plan has committed, if one has; give what published names are told apart by."""
+        committed = self.job_manifest()
+        if committed is None:
+            return ""
+        storage.create_exclusive(storage.join_url(self.url, REPLACING), _encode(committed))
+        storage.remove(storage.join_url(self.url, SUCCESS))
+        return f"-{hashlib.sha256(_encode(plan)).hexdigest()[:8]}"
+
     def commit(self, plan: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
         """Create `_SUCCESS`: from here on the output exists. False if another attempt had done so."""
         content = _encode({"plan": plan, **manifest, "attempt": self.attempt})
+        if storage.exists(storage.join_url(self.url, REPLACING)):
+            storage.write_bytes(storage.join_url(self.url, REPLACING), content)
+            self._settle()
+            return True
         return storage.create_exclusive(storage.join_url(self.url, SUCCESS), content)
+
+    def committed(self, plan: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Read the job manifest if it is this plan's."""
+        found = self.job_manifest()
+        return found if found is not None and _is_of(plan, found) else None
 
     def clean_up(self) -> None:
         """Remove the staging area of a committed job."""
         if self.job_manifest() is not None:
-            storage.remove(storage.join_url(self.url, STAGING))
+            self.release()
 
 
 def read_job_manifest(url: str) -> dict[str, Any] | None:
@@ -144,10 +187,15 @@ def read_job_manifest(url: str) -> dict[str, Any] | None:
     Raises:
         ValueError: If the marker there is another program's: Spark's is empty, Hadoop's committers write their own.
     """
-    try:
-        content = storage.read_bytes(storage.join_url(url, SUCCESS))
-    except FileNotFoundError:
-        return None
+    for name in (SUCCESS, REPLACING, SUCCESS):  # again: a swap may have ended between the two
+        try:
+            return _decode(storage.read_bytes(storage.join_url(url, name)), url)
+        except FileNotFoundError:
+            continue
+    return None
+
+
+def _decode(content: bytes, url: str) -> dict[str, Any]:
     try:
         manifest = json.loads(content)
     except ValueError:
@@ -162,6 +210,14 @@ def read_job_manifest(url: str) -> dict[str, Any] | None:
 
 def _is_foreign(name: str) -> bool:
     return not name.startswith(("_", ".")) and (name.startswith("part-") or name.lower().endswith(".parquet"))
+
+
+def _is_of(plan: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    return found.get("plan", {}) == _as_read(plan)
+
+
+def _as_read(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(_encode(plan))
 
 
 def _encode(content: Mapping[str, Any]) -> bytes:

@@ -23,6 +23,10 @@ _ESTIMATE = "estimate=true"
 _QUIET = ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
 
 
+class NotFineError(Exception):
+    """What a job was to do is done, but what came of it does not look fine, and another try would say the same."""
+
+
 Estimate = Callable[[Callable[[S], None], S], None] | str
 """Prints what `main` would take under some settings and writes nothing; or says why a job has no such estimate."""
 
@@ -42,8 +46,8 @@ def run_job(
     `--help` lists the settings; `--dry-run` prints them resolved, looks at the places that they name and says what the
     job would read, write and run on, without Ray; `--estimate` says what the job would take, from a part of its work
     that is done and not kept, or why that cannot be said; `--NAME` is short for `NAME=true`.
-    Status 0: done; 1: an outside system failed, run it again; 2: input or settings are wrong; 130 and 143: stopped by
-    Ctrl-C or SIGTERM.
+    Status 0: done; 1: an outside system failed, run it again; 2: input or settings are wrong; 3: done, but what came of
+    it does not look fine; 130 and 143: stopped by Ctrl-C or SIGTERM.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     log_as_driver()
@@ -70,6 +74,8 @@ def run_job(
         _leave(error, status=2)
     except (RuntimeError, OSError) as error:
         _leave(error, status=1)
+    except NotFineError as error:
+        _leave(error, status=3)
     except (KeyboardInterrupt, SystemExit) as left:
         # No job leaves by itself: this is our handler, or one of Ray or Ray Train, who would end with status 0. Through
         # a call of Ray's an exit comes out as an interrupt, hence the event.

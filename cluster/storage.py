@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shutil
+import stat
 import tempfile
 import time
 import uuid
@@ -108,19 +109,58 @@ def exists(url: str) -> bool:
 
 
 def list_files(url: str, *, suffix: str = "") -> list[StoredFile]:
-    """List the files under a folder, or the file itself, sorted by location; none if nothing is there."""
+    """List the files under a folder, or the file itself, sorted by location; none if nothing is there.
+
+    Links of a disk are what they lead to; one that leads nowhere is a file that cannot be read.
+
+    Raises:
+        OSError: If a folder cannot be read, or is a link to one that it lies in.
+    """
     filesystem, path = open_filesystem(url)
+    if "file" in filesystem.protocol:
+        files = [_stored_file(name) for name in _walk(path, ()) if name.endswith(suffix)]
+        return sorted((file for file in files if file), key=lambda file: file.url)
     try:
         found = filesystem.find(path, detail=True)
     except FileNotFoundError:
         return []
-    prefix = "s3://" if url.startswith("s3://") else ""
     files = [
-        StoredFile(prefix + name, int(info["size"]), str(info.get("ETag") or info.get("mtime", "")).strip('"'))
+        StoredFile(f"s3://{name}", int(info["size"]), str(info.get("ETag", "")).strip('"'))
         for name, info in found.items()
-        if name.endswith(suffix) and info.get("type") == "file"
+        if name.endswith(suffix) and info.get("type") == "file" and not name.endswith("/")  # a console's empty folder
     ]
     return sorted(files, key=lambda file: file.url)
+
+
+def _walk(path: str, above: tuple[os.stat_result, ...]) -> Iterator[str]:
+    """Name what lies below a path; fsspec's own walk leaves links, and folders that it may not read, out in silence."""
+    try:
+        here = os.stat(path)  # noqa: PTH116
+        if not stat.S_ISDIR(here.st_mode):
+            yield path
+            return
+        if any(os.path.samestat(here, folder) for folder in above):
+            raise OSError(f"{path}: a link to a folder that it lies in: remove the link")
+        names = os.listdir(path)  # noqa: PTH208
+    except FileNotFoundError:
+        if os.path.islink(path):  # noqa: PTH114
+            yield path
+        return  # else it has gone meanwhile
+    except PermissionError as error:
+        raise PermissionError(
+            f"{path}: cannot be read ({error.strerror}): give this user the right to read it"
+        ) from None
+    for name in names:
+        yield from _walk(os.path.join(path, name), (*above, here))  # noqa: PTH118
+
+
+def _stored_file(path: str) -> StoredFile | None:
+    """Look at a file; None if it has gone meanwhile, or is a pipe or a device."""
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except FileNotFoundError:
+        return StoredFile(path, 0, "") if os.path.islink(path) else None  # noqa: PTH114
+    return StoredFile(path, found.st_size, str(found.st_mtime)) if stat.S_ISREG(found.st_mode) else None
 
 
 def write_bytes(url: str, data: Buffer) -> None:

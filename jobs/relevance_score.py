@@ -49,8 +49,12 @@ class ScoreJob(Settings):
     """Score a sample, print the expected time, cost and actors for the whole input, and stop."""
 
     replace: bool = False
-    """Score a day anew whose input or settings have changed since: its scores are removed first, labels that were given
-    before are taken from the label store. No other run may be at work on it."""
+    """Score a day anew whose input or settings have changed since: its scores stay until the new ones have passed their
+    checks, labels that were given before are taken from the label store. No other run may be at work on it."""
+
+    must_be_fine: bool = False
+    """End with status 3, the day committed all the same, where it fails a check of the report: what a schedule has
+    after it waits then until somebody has looked."""
 
     scoring: ScoringSettings = ScoringSettings()
     report: ReportSettings = ReportSettings()
@@ -74,7 +78,10 @@ def main(job: ScoreJob) -> None:
             return
         with tracked_run("relevance_score", job, job.tracking) as tracked:
             report = ScoringReport(run, job.report, tracked)
-            report.print_summary(score_day(run, extras=report.files, replace_other=job.replace))
+            day = score_day(run, extras=report.files, replace_other=job.replace)
+            report.print_summary(day)
+    if job.must_be_fine:
+        report.require_fine(day)
 
 
 if __name__ == "__main__":

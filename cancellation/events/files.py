@@ -16,7 +16,6 @@ from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import VERDICTS
 from cancellation.events.fields import EventError, decode_json
 from cancellation.events.table import EVENT_SCHEMA, event_of_row
-from cluster import storage
 from cluster.sharded.input_files import (
     BYTE_ORDER_MARK,
     JSONL_ENDINGS,
@@ -29,7 +28,6 @@ from cluster.sharded.input_files import (
     open_input,
     path_values,
     plain_name,
-    refuse_another,
     refuse_missing_column,
     refuse_repeated_column,
     text_lines,
@@ -120,13 +118,10 @@ def read_event_rows(shard: EventShard) -> Iterator[EventRow]:
 
 
 def _lines(shard: EventShard) -> bytes:
-    if not is_compressed(shard.url):
-        (content,) = storage.read_ranges([shard.url], [shard.start], [shard.end])
-        refuse_another(shard.url, shard.version)
-    else:
-        with open_input(shard.url, "jsonl", version=shard.version) as stream:
-            stream.seek(shard.start)
-            content = stream.read(shard.end - shard.start)
+    compressed = is_compressed(shard.url)
+    with open_input(shard.url, "jsonl", read_ahead=compressed, version=shard.version) as stream:
+        stream.seek(shard.start)
+        content = stream.read(shard.end - shard.start)
     return content if shard.start else content.removeprefix(BYTE_ORDER_MARK)
 
 

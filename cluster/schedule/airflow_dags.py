@@ -19,7 +19,7 @@ from airflow.timetables.trigger import CronTriggerTimetable
 
 sys.path.insert(0, str(Path(__file__).parent))  # the DAG processor does so by itself, commands that load a DAG do not
 
-from ray_jobs import WRONG_INPUT, RayJobError, RayJobs
+from ray_jobs import FAILS_AGAIN, RayJobError, RayJobs
 
 CONNECTION = "marketplace_ray"
 
@@ -41,7 +41,7 @@ class RayJobOperator(BaseOperator):
         try:
             _cluster().run(self.name, self.command, say=self.log.info)
         except RayJobError as error:
-            again = error.exit_code != WRONG_INPUT
+            again = error.exit_code not in FAILS_AGAIN
             raise (AirflowException if again else AirflowFailException)(str(error)) from None
 
     def on_kill(self) -> None:

@@ -14,8 +14,8 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
 
-WRONG_INPUT = 2
-"""Exit status of a job whose input or settings are wrong: it would fail again."""
+FAILS_AGAIN = (2, 3)
+"""Exit statuses of a job whose input or settings are wrong, and of one that is done but does not look fine."""
 
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _NOT_NOW = (429, 502, 503, 504)

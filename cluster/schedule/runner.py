@@ -139,4 +139,5 @@ def _line(done: Done) -> str:
 
 
 def _status(done: Done) -> str:
-    return "without a status" if done.status is None else f"with status {done.status}"
+    meaning = {2: " (wrong input or settings)", 3: " (done, but it does not look fine)"}.get(done.status or 0, "")
+    return "without a status" if done.status is None else f"with status {done.status}{meaning}"

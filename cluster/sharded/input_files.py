@@ -30,6 +30,8 @@ _READ_BYTES = 8 * 2**20
 _BLOCK_BYTES = 2**22
 _MOST_NAMED = 50
 _COMPRESSIONS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_UNREAD_COMPRESSIONS = (".zst", ".zstd", ".lz4", ".snappy", ".deflate", ".br", ".lzo", ".zip", ".7z")
+"""As other writers name them: what ends so behind the name of data is data, and no row of it may be missed."""
 _OF_STORAGE = (FileNotFoundError, TimeoutError, ConnectionError)
 """What object storage raises without a number."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -77,25 +79,36 @@ def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredF
         The data in order, and the names of all other files below the folder.
 
     Raises:
-        ValueError: If no file is data, naming what is there instead.
+        ValueError: If no file is data, naming what is there instead, or one is compressed as no reader here knows it.
     """
     found, others = [], []
-    files = storage.list_files(url)
-    committed = any(inner_path(file.url, url) == SUCCESS for file in files)
-    for file in files:
+    for file in visible_files(url):
         inner = inner_path(file.url, url)
-        if committed and inner == RUN:
-            continue
-        if any(part.startswith(("_", ".")) for part in inner.split("/")):
-            continue
-        compressed_table = is_compressed(file.url) and plain_name(file.url).endswith(PARQUET_ENDINGS)
-        is_data = plain_name(file.url).endswith(endings) and not compressed_table
+        _refuse_compression(file.url, endings)
+        is_data = plain_name(file.url).endswith(endings)
         (found if is_data else others).append(file if is_data else inner or file.url.rpartition("/")[2])
     if not found:
         there = f"; found {', '.join(others[:3])}" if others else ""
         raise ValueError(f"{url}: no {', '.join(endings[:-1])} or {endings[-1]} file there{there}")
     more = [f"and {len(others) - _MOST_NAMED} more"] if len(others) > _MOST_NAMED else []
     return found, others[:_MOST_NAMED] + more
+
+
+def visible_files(url: str) -> list[storage.StoredFile]:
+    """List what other readers would take for an input's own: not what is hidden, or a finished job says of itself."""
+    files = {inner_path(file.url, url): file for file in storage.list_files(url)}
+    shown = [name for name in files if not any(part.startswith(("_", ".")) for part in name.split("/"))]
+    return [files[name] for name in shown if not (name == RUN and SUCCESS in files)]
+
+
+def _refuse_compression(url: str, endings: tuple[str, ...]) -> None:
+    """Stop at data in a compression that is not read: passed over, its rows would be missed by nobody."""
+    name = url.lower()
+    unread = next((end for end in _UNREAD_COMPRESSIONS if name.endswith(end)), "")
+    if unread and plain_name(name.removesuffix(unread)).endswith(endings):
+        raise ValueError(f"{url}: compressed as {unread}, which is not read: write it as {', '.join(_COMPRESSIONS)}")
+    if is_compressed(url) and plain_name(url).endswith(PARQUET_ENDINGS):
+        raise ValueError(f"{url}: a parquet file that is compressed as a whole: unpack it, parquet compresses itself")
 
 
 def inner_path(file_url: str, url: str) -> str:
@@ -145,6 +158,8 @@ def open_input(
     try:
         with filesystem.open(path, "rb", **({} if read_ahead else {"cache_type": "none"})) as stored:
             opener = next((opener for end, opener in _COMPRESSIONS.items() if url.lower().endswith(end)), None)
+            if opener:
+                _refuse_empty(url, stored)
             yield opener(stored) if opener else stored
         refuse_another(url, version)
     except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
@@ -156,6 +171,13 @@ def open_input(
         if not of_storage:  # Arrow's own complaints have no number
             raise ValueError(f"{url}: not a readable {file_format} file ({reason}): replace or remove it") from error
         raise RuntimeError(f"{url}: storage failed while reading ({reason}): run the job again") from error
+
+
+def _refuse_empty(url: str, stored: IO[bytes]) -> None:
+    """Stop at a compressed file without a byte: gzip reads it as one without a line, but no writer makes it so."""
+    if not stored.read(1):
+        raise ValueError(f"{url}: 0 bytes, not even the head of a compressed file: upload it again, or remove it")
+    stored.seek(0)
 
 
 def refuse_another(url: str, version: str | None) -> None:

@@ -54,6 +54,7 @@ def commit_once(
     summary: Callable[[Counted, float], Mapping[str, Any]],
     extras: Callable[[Counted, float], Mapping[str, bytes]] | None = None,
     started: float,
+    replace: bool = False,
 ) -> Finished:
     """Do the work and publish it, unless that is done; safe to call again after any crash.
 
@@ -64,33 +65,38 @@ def commit_once(
         summary: Counts and seconds -> what `_SUCCESS` keeps beside the names of the files.
         extras: Counts and seconds -> files to lay beside the output, by name.
         started: When the run began, as of `time.monotonic`.
+        replace: Take the place of what another plan has committed (see `Output.open`).
 
     Raises:
         ValueError: If the output belongs to another plan.
     """
-    committed = output.open(plan)
+    committed = output.open(plan, replace=replace)
     if committed is not None:
         output.clean_up()  # whoever committed may have been killed before it got to this
         return Finished(committed, already_done=True)
     try:
         counted = work()
         seconds = time.monotonic() - started
-        names = _publish(output, extras(counted, seconds) if extras else {})
+        if (committed := output.committed(plan)) is not None:
+            output.clean_up()
+            return Finished(committed, already_done=True)
+        names = _publish(output, plan, extras(counted, seconds) if extras else {})
         manifest = {"files": names, **summary(counted, seconds)}
         first = output.commit(plan, manifest)
         output.clean_up()
         return Finished(manifest, already_done=not first)
     except (FileNotFoundError, RuntimeError):
         # A rival run of the same plan that commits first also cleans up, under our feet.
-        if (committed := output.job_manifest()) is None:
+        if (committed := output.committed(plan)) is None:
             raise
         logger.info("another run of the same plan has committed %s", output.url)
         return Finished(committed, already_done=True)
 
 
-def _publish(output: Output, extras: Mapping[str, bytes]) -> list[str]:
+def _publish(output: Output, plan: Mapping[str, Any], extras: Mapping[str, bytes]) -> list[str]:
     manifests = output.manifests(SHARD_STAGE)
-    files = {f"part-{name}.parquet": manifests[name]["data"] for name in sorted(manifests)}
+    own = output.make_way(plan)
+    files = {f"part-{name}{own}.parquet": manifests[name]["data"] for name in sorted(manifests)}
     output.publish(files)
     for name, content in extras.items():
         storage.write_bytes(storage.join_url(output.url, name), content)

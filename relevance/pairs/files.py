@@ -24,7 +24,7 @@ from cluster.sharded.input_files import (
 from relevance.pairs.contents import ENDINGS, LABELS_ARE_WORDS, look_into, refuse_types
 from relevance.pairs.json_rows import json_rows
 from relevance.pairs.pair import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, TRUTH_COLUMN
-from relevance.pairs.texts import EXACT_WHOLE, is_number, is_text, text_column
+from relevance.pairs.texts import exact_whole, is_number, is_text, text_column
 
 _CONTRACT = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, TRUTH_COLUMN)
 _IDS = ("query_id", "product_id")
@@ -186,8 +186,8 @@ def _column(split: Split, name: str, column: pa.Array) -> pa.Array:
     if kind is not None:
         return column if column.type == kind else _cast(split, name, column, kind)
     if name in _IDS and pa.types.is_floating(column.type):
-        largest = pc.max(pc.abs(column)).as_py()
-        if largest is not None and largest >= EXACT_WHOLE:
+        largest = pc.max(pc.abs(column.cast(pa.float64()))).as_py()
+        if largest is not None and largest >= exact_whole(column.type):
             raise ValueError(
                 f"{split.url}: column {name!r} is {column.type} and holds ids of more digits than that keeps: "
                 "write ids as strings"

@@ -14,6 +14,7 @@ import pyarrow.types as types
 
 EXACT_WHOLE = 2**53
 """From here on a double stands for several whole numbers."""
+_EXACT_BITS = {16: 11, 32: 24}
 
 _NESTED = (types.is_list, types.is_large_list, types.is_fixed_size_list, types.is_map)
 _SIMPLE = (
@@ -55,6 +56,11 @@ def is_number(kind: pa.DataType) -> bool:
     """Tell whether a type holds numbers or truth values."""
     kind = kind.value_type if types.is_dictionary(kind) else kind
     return any(check(kind) for check in (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean))
+
+
+def exact_whole(kind: pa.DataType) -> int:
+    """From which on a floating-point type stands for several whole numbers."""
+    return 2 ** _EXACT_BITS[kind.bit_width] if kind.bit_width in _EXACT_BITS else EXACT_WHOLE
 
 
 def _is_readable(kind: pa.DataType) -> bool:

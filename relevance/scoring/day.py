@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster import storage
-from cluster.commit import STAGING
 from cluster.progress import format_seconds
+from cluster.sharded.input_files import visible_files
 from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, work_off
 from relevance.engines.label_model import load_label_engine
 from relevance.pairs.files import find_splits, passed_over
@@ -55,7 +55,8 @@ def score_day(
         run: What is scored, by what, where to.
         extras: Files to lay beside the scores.
         load: Gives the engine.
-        replace_other: Remove what a run of another input or other settings left in the output, instead of refusing it.
+        replace_other: Take the place of what a run of another input or other settings left in the output, instead of
+            refusing it; what that one committed stays until this one does.
 
     Raises:
         ValueError: If the input cannot be read, too many rows are bad, or the output belongs to another plan.
@@ -66,10 +67,6 @@ def score_day(
     splits = find_splits(run.input, carry=run.settings.carry)
     others = passed_over(run.input, carry=run.settings.carry)
     plan = make_plan(run, splits, others)
-    if replace_other:
-        _require_rows(run, sum(split.estimated_rows for split in splits))  # before the labels that are there are gone
-        if run.output.clear_other(plan):
-            print(f"{run.output.url}: another run's scores are removed", file=sys.stderr, flush=True)
 
     def score() -> ScoringFigures:
         shards = partition_input(run, splits, plan["num_shards"])
@@ -84,7 +81,7 @@ def score_day(
         _refuse_failures(run, figures.errors, figures.counts["read"], failed=figures.unusable)
         return figures
 
-    done = commit_once(run.output, plan, score, summary=_summary, extras=extras, started=started)
+    done = commit_once(run.output, plan, score, summary=_summary, extras=extras, started=started, replace=replace_other)
     return ScoredDay(run.output.url, done.manifest["figures"], done.already_done)
 
 
@@ -98,7 +95,7 @@ def _require_input(run: ScoringRun) -> None:
     Raises:
         RuntimeError: If not: the same command is right later.
     """
-    if not storage.list_files(run.input):
+    if not visible_files(run.input):  # a writer at work has no more than _temporary/ there
         raise RuntimeError(f"nothing is at {run.input}: run again when its pairs are there, or give another input")
     marker = run.settings.require_marker
     if marker and not storage.exists(storage.join_url(run.input, marker)):
@@ -111,7 +108,7 @@ def _require_rows(run: ScoringRun, num_rows: int) -> None:
     if num_rows or run.settings.allow_empty:
         return
     if run.output.job_manifest() is None:  # else the claim would keep the rows out that come later
-        storage.remove(storage.join_url(run.output.url, STAGING))
+        run.output.release()
     raise RuntimeError(
         f"{run.input}: no row to label: run again when its pairs are there, or allow none (scoring.allow_empty=true)"
     )

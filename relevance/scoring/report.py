@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from cluster.launch import NotFineError
 from cluster.provenance import Provenance, collect_provenance, public_settings
 from cluster.sharded.report import RUN, run_record, shown_url, track_report
 from cluster.tracking import TrackedRun
@@ -71,6 +72,20 @@ class ScoringReport:
             tracked_at=self._tracked.where,
             already_done=day.already_done,
         )
+
+    def require_fine(self, day: ScoredDay) -> None:
+        """Stop at a day that should be looked at before it is used.
+
+        Raises:
+            NotFineError: If a check failed, with what each of them found.
+        """
+        checks = _check(self._run, day.figures, find_previous_day(day.url), self._settings)
+        failed = [f"{one.name}: {one.found}, expected {one.expected}" for one in checks if one.passed is False]
+        if failed:
+            raise NotFineError(
+                f"{day.url}: committed, but it does not look fine ({'; '.join(failed)}): {REPORT} there says where to "
+                "look; if it is right as it is, run again with must_be_fine=false"
+            )
 
     def _track(self, day: Mapping[str, Any], previous: PreviousDay | None, files: Mapping[str, bytes]) -> None:
         from relevance.scoring.plots import draw_day

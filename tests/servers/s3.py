@@ -53,6 +53,8 @@ class S3Server:
         """Sent in answers."""
         self.listing_delay = 0.0
         """Seconds for which a new object stands in no listing, as in stores that are less strict than S3."""
+        self.writes_left = float("inf")
+        """Requests that change something until all of them are refused, as of a process that dies there."""
         self.num_listed_late = 0
         """Listings that left something out for it."""
         self._made: dict[str, float] = {}
@@ -105,6 +107,10 @@ class S3Server:
             fault = next((fault for fault in self._faults if fault.takes(method, path)), None)
             if fault is not None:
                 fault.times -= 1
+            elif method != "GET" and method != "HEAD":
+                self.writes_left -= 1
+                if self.writes_left < 0:
+                    fault = Fault(method, re.compile(""), 0, 403)
         if fault is None and self.listing_delay and method == "GET" and "list-type" in path:
             return self._as_listed_late(environ, start_response)
         if fault is None:

@@ -1,4 +1,6 @@
-"""A driver process of its own, to be killed: `python -m tests.servers.score_driver INPUT OUTPUT MODEL [shard_rows]`.
+"""A driver process of its own, to be killed:
+
+    python -m tests.servers.score_driver INPUT OUTPUT MODEL SHARD_ROWS [replace]
 
 Runs the scoring day on the Ray at RAY_ADDRESS with an engine whose answers follow from the tokens,
 and prints one JSON line.
@@ -23,7 +25,12 @@ def main() -> None:
     model = open_label_model(model_dir, None, quantization="none", cache_dir="~/.cache/marketplace-llm")
     run = open_run(input_url, output, model, ScoringSettings(shard_rows=int(shard_rows)))
     with ray_session(SessionSettings()):
-        day = score_day(run, load=load_fake_engine, extras=lambda figures, seconds: {"report.html": b"<html>"})
+        day = score_day(
+            run,
+            load=load_fake_engine,
+            extras=lambda figures, seconds: {"report.html": b"<html>"},
+            replace_other="replace" in sys.argv,
+        )
     print(json.dumps({"already_done": day.already_done, "counts": day.figures["counts"]}))
 
 

@@ -21,6 +21,7 @@ from cluster.schedule.ray_jobs import RayJobError, RayJobs
 from cluster.schedule.runner import Done, run_days, run_here, run_on
 from jobs.schedule import ScheduleJob, main
 from tests.builders.monitored_days import DAY, decisions, feedback, ship, ship_feedback
+from tests.builders.pairs_data import make_pairs, read_committed, write_pairs
 from tests.conftest import PROJECT
 from tests.integration.cluster.flaky_proxy import Fault, flaky_proxy
 from tests.servers.ray_head import guarded_head
@@ -51,6 +52,29 @@ arguments = ["archive={root}/archive", "before={day}"]
 after = ["cost"]
 why = "waits for it"
 """
+
+
+@pytest.mark.timeout(600)
+def test_what_comes_after_a_day_that_does_not_look_fine_waits(
+    local_ray: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The shipped day of the relevance product, by random weights, whose labels have no mass."""
+    monkeypatch.setenv("RAY_ADDRESS", local_ray)
+    write_pairs(make_pairs(120), str(tmp_path / "pairs" / f"ds={DAY}"))
+    places = {"root": str(tmp_path), "model": str(tiny_model)}
+    with pytest.raises(RuntimeError, match="2 of 2 steps are not done"):
+        main(ScheduleJob(product="relevance", day=DAY, values=places))
+    said = capfd.readouterr()
+    assert "score: FAILED with status 3 (done, but it does not look fine)" in said.out
+    assert "monitor: not run: score first" in said.out
+    assert f"ds={DAY}: committed, but it does not look fine (Label mass: 0." in said.err
+    assert len(read_committed(str(tmp_path / "scores" / f"ds={DAY}"))) == 120
+    main(ScheduleJob(product="relevance", day=DAY, values={**places, "must_be_fine": "false"}))
+    assert "all 2 steps are done, 2 of them now" in capfd.readouterr().out
 
 
 @pytest.fixture

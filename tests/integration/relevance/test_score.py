@@ -171,6 +171,11 @@ def test_pairs_that_are_not_there_yet_are_asked_for_again(bucket: str, tiny_mode
     input_url, output = f"{bucket}/pairs/ds=2026-11-22", f"{bucket}/scores/ds=2026-11-22"
     with pytest.raises(RuntimeError, match=r"nothing is at .*ds=2026-11-22: run again when its pairs are there"):
         main(_job(input_url, f"{bucket}/scores", tiny_model))
+    for name in ("", "_temporary/0/part-00000.parquet", ".part-00000.parquet.crc"):  # as a writer begins
+        s3, path = storage.open_filesystem(bucket)
+        s3.call_s3("put_object", Bucket=path, Key=f"pairs/ds=2026-11-22/{name}")
+    with pytest.raises(RuntimeError, match=r"nothing is at .*ds=2026-11-22: run again when its pairs are there"):
+        main(_job(input_url, f"{bucket}/scores", tiny_model))
     storage.write_bytes(f"{input_url}/a.csv", b"query_id,product_id,query,title\n")
     with pytest.raises(RuntimeError, match=r"no row to label: .*scoring\.allow_empty=true"):
         main(_job(input_url, f"{bucket}/scores", tiny_model))
@@ -201,6 +206,13 @@ def test_a_day_whose_pairs_came_late_is_replaced(bucket: str, tiny_model: Path) 
     with pytest.raises(ValueError, match="different input_files"):
         main(job)
     storage.write_bytes(f"{output}/notes.txt", b"ours")
+    strict = again.scoring.model_copy(update={"max_failed_fraction": 0.0})
+    storage.write_bytes(f"{input_url}/late-2.csv", b"query_id,product_id,query,title\nq,p, ,Bat\n")
+    with pytest.raises(ValueError, match="nothing was published"):
+        main(again.model_copy(update={"scoring": strict}))
+    assert storage.read_bytes(f"{output}/_SUCCESS") == before, "what fails its checks costs no scores"
+    assert len(read_visible(output)) == 60
+    storage.remove(f"{input_url}/late-2.csv")
     main(again)
     assert read_committed(output) == read_visible(output)
     counts = _figures(output)["counts"]

@@ -42,8 +42,8 @@ class Drivers:
         self._model = model
         self.started: list[subprocess.Popen] = []
 
-    def start(self) -> subprocess.Popen:
-        arguments = [self.input, self.output, str(self._model), str(SHARD_ROWS)]
+    def start(self, *more: str) -> subprocess.Popen:
+        arguments = [self.input, self.output, str(self._model), str(SHARD_ROWS), *more]
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.servers.score_driver", *arguments],
             cwd=PROJECT,
@@ -96,6 +96,35 @@ def test_drivers_killed_at_every_step_in_turn(drivers: Drivers, s3_server: S3Ser
     assert last["already_done"]
     assert last["counts"]["read"] == 200
     assert read_committed(drivers.day) == read_visible(drivers.day) == calm_rows
+
+
+SWAP = {
+    "scoring": ("PUT", r"_staging/shards/00000"),
+    "publishing": ("PUT", r"/part-00001-"),
+    "removing": ("DELETE", r"/part-00001\.parquet"),
+    "success": ("PUT", r"_SUCCESS"),
+}
+
+
+@pytest.mark.timeout(900)
+def test_a_driver_killed_while_a_day_is_replaced_leaves_the_old_day_or_the_new(
+    drivers: Drivers, s3_server: S3Server, calm_rows: list[dict]
+) -> None:
+    drivers.finish()
+    write_pairs(make_pairs(20, first=900), f"{drivers.input}/late")
+    for step, (method, pattern) in SWAP.items():
+        with s3_server.hold(method, pattern) as fault:
+            killed = drivers.start("replace")
+            assert fault.reached.wait(timeout=280), f"{step}: {killed.communicate(timeout=5)[1][-3000:]}"
+            killed.send_signal(signal.SIGKILL)
+            killed.wait()
+            rows = read_committed(drivers.day)
+            assert rows == calm_rows if step in ("scoring", "publishing") else len(rows) == 220
+            assert storage.exists(f"{drivers.day}/_SUCCESS") == (step == "scoring")
+    assert drivers.finish(drivers.start("replace"))["counts"]["read"] == 220
+    rows = read_committed(drivers.day)
+    assert rows == read_visible(drivers.day)
+    assert [row for row in rows if row in calm_rows] == calm_rows
 
 
 def test_two_drivers_at_once_leave_one_days_rows(drivers: Drivers, calm_rows: list[dict]) -> None:

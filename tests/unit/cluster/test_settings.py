@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from cluster.launch import run_job
+from cluster.launch import NotFineError, run_job
 from cluster.settings import Settings, describe_settings, load_settings
 
 
@@ -86,7 +86,12 @@ def test_job_statuses(capsys: pytest.CaptureFixture[str]) -> None:
     def fail(job: Job) -> None:
         raise RuntimeError("the store is away")
 
+    def doubt(job: Job) -> None:
+        raise NotFineError("half the rows")
+
     assert _run(["input=x"], main=lambda job: None) == 0
+    assert _run(["input=x"], main=doubt) == 3
+    assert "error: half the rows" in capsys.readouterr().err
     assert _run(["input=x"], main=fail) == 1
     assert _run(["pool.size=0", "input=x"]) == 2
     assert "error: the store is away" in capsys.readouterr().err

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -161,3 +163,44 @@ def test_what_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True)
     assert "File too large" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_links_of_a_disk_are_what_they_lead_to(tmp_path: Path) -> None:
+    for name in ("in/a", "elsewhere/b", "elsewhere/deep/c"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "in" / "file").symlink_to(tmp_path / "elsewhere" / "b")
+    (tmp_path / "in" / "folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "nowhere").symlink_to(tmp_path / "gone")
+    found = {file.url.removeprefix(f"{tmp_path}/in/"): file for file in storage.list_files(str(tmp_path / "in"))}
+    assert list(found) == ["a", "file", "folder/b", "folder/deep/c", "nowhere"]
+    assert [file.size_bytes for file in found.values()] == [4, 11, 11, 16, 0]
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(found["nowhere"].url)
+    (tmp_path / "elsewhere" / "up").symlink_to(tmp_path / "in")
+    with pytest.raises(OSError, match="in/folder/up: a link to a folder that it lies in: remove the link"):
+        storage.list_files(str(tmp_path / "in"))
+
+
+def test_a_folder_that_may_not_be_read_is_not_left_out(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as root:  # tmp_path is readable by its owner alone
+        Path(root).chmod(0o755)
+        (Path(root) / "market=ID").mkdir()
+        (Path(root) / "market=ID" / "a").touch()
+        (Path(root) / "market=ID").chmod(0)
+        user = os.geteuid()
+        try:
+            os.seteuid(user or 65534)  # root may read everything
+            with pytest.raises(PermissionError, match=r"market=ID: cannot be read .*: give this user the right"):
+                storage.list_files(root)
+        finally:
+            os.seteuid(user)
+            (Path(root) / "market=ID").chmod(0o755)
+
+
+def test_a_folder_that_a_console_made_is_no_file(bucket: str) -> None:
+    filesystem, name = storage.open_filesystem(bucket)
+    filesystem.call_s3("put_object", Bucket=name, Key="day/")
+    assert storage.list_files(f"{bucket}/day") == []
+    storage.write_bytes(f"{bucket}/day/a", b"x")
+    assert [file.url for file in storage.list_files(f"{bucket}/day")] == [f"{bucket}/day/a"]

@@ -227,6 +227,15 @@ def test_two_models_in_one_backfill_are_refused() -> None:
         calibrate_backfill(pa.concat_tables([table, other]), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
 
 
+def test_a_part_that_was_uploaded_twice_proves_nothing() -> None:
+    table, settings = backfill({"ID": 600}), SETTINGS.model_copy(update={"min_events": 100})
+    found = calibrate_backfill(table, POLICY, settings, sample=SAMPLE, day="2026-11-22").policy.market("ID")
+    assert found.penalty is None
+    twice = pa.concat_tables([table, table.slice(0, 300)])
+    with pytest.raises(ValueError, match=r"each event once is expected, found 600 events in 900 labelled rows"):
+        calibrate_backfill(twice, POLICY, settings, sample=SAMPLE, day="2026-11-22")
+
+
 def test_nobody_is_punished_where_nobody_would_look() -> None:
     with pytest.raises(ValidationError, match="at most the lowest penalty candidate"):
         CalibrationSettings(thresholds=ThresholdSettings(investigate=0.95))

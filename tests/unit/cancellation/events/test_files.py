@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,9 @@ import pytest
 from cancellation.events.files import EventRow, find_event_shards, read_event_rows
 from cancellation.events.table import labelled_table, write_labelled
 from cancellation.simulation.simulator import SimulationSettings, simulate
+from cluster import storage
 from tests.builders.cancellation_events import sample_event
+from tests.servers.s3 import S3Server
 
 EVENTS = list(simulate(SimulationSettings(num_events=60), 3))
 
@@ -74,6 +77,27 @@ def test_other_files_and_hidden_folders_are_passed_over(tmp_path: Path) -> None:
     shards = find_event_shards(str(tmp_path), shard_bytes=10**6)
     assert [shard.url.rpartition("/")[2] for shard in shards] == ["a.jsonl", "c.jsonl"]
     assert [shard.name for shard in shards] == ["00000", "00001"]
+
+
+def test_what_storage_refuses_later_is_named(bucket: str, s3_server: S3Server) -> None:
+    """As with credentials that run out between the cut and a shard's turn."""
+    url = f"{bucket}/b +%C3 ü=1.jsonl"
+    storage.write_bytes(url, json.dumps(sample_event()).encode())
+    (shard,) = find_event_shards(bucket, shard_bytes=10**6)
+    assert [row.error for row in read_event_rows(shard)] == [None]
+    with (
+        s3_server.fail("GET", r"1\.jsonl$", status=403, times=9),
+        pytest.raises(RuntimeError, match=rf"{re.escape(url)}: the storage refused to read it .*: renew"),
+    ):
+        list(read_event_rows(shard))
+
+
+@pytest.mark.parametrize("name", ["late.jsonl.gz", "late.ndjson.xz", "late.jsonl.zst", "late.parquet.gz"])
+def test_an_upload_that_broke_off_or_cannot_be_read_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(sample_event()))
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"{name}: (0 bytes|compressed as|a parquet file that is compressed)"):
+        find_event_shards(str(tmp_path), shard_bytes=10**6)
 
 
 def test_input_that_is_none_is_refused_with_its_name(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from relevance.pairs.files import find_splits, read_split
+from tests.builders.pairs_data import make_pairs, write_pairs
 
 ROWS = [
     {"query_id": f"q{number}", "query": f"query {number}", "product_id": f"p{number % 3}", "title": f'ti"tle, {number}'}
@@ -80,6 +82,34 @@ def test_a_carried_column_must_be_there(tmp_path: Path) -> None:
 def test_a_file_that_is_no_parquet_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "broken.parquet").write_bytes(content)
     with pytest.raises(ValueError, match=r"broken\.parquet: not a readable parquet file"):
+        find_splits(str(tmp_path))
+
+
+@pytest.mark.parametrize(("kind", "first"), [(pa.float16(), 2**11), (pa.float32(), 2**24), (pa.float64(), 2**53)])
+def test_ids_that_a_number_cannot_tell_apart_are_refused(tmp_path: Path, kind: pa.DataType, first: int) -> None:
+    for name, ids in {"fine": [first - 2, first - 1], "same": [first, first + 1]}.items():
+        column = pa.array([np.float64(one) for one in ids]).cast(kind, safe=False)
+        (tmp_path / name).mkdir()
+        pq.write_table(make_pairs(2).set_column(2, "product_id", column), tmp_path / name / "a.parquet")
+    assert [row["product_id"] for row in _read(tmp_path / "fine")] == [str(first - 2), str(first - 1)]
+    with pytest.raises(ValueError, match=r"column 'product_id' is .* holds ids of more digits than that keeps"):
+        _read(tmp_path / "same")
+
+
+@pytest.mark.parametrize("ending", [".csv.gz", ".tsv.GZ", ".jsonl.bz2", ".json.xz"])
+def test_a_compressed_file_without_a_byte_is_an_upload_that_broke_off(tmp_path: Path, ending: str) -> None:
+    write_pairs(make_pairs(3), str(tmp_path))
+    (tmp_path / f"late{ending}").write_bytes(b"")
+    with pytest.raises(ValueError, match=rf"late\{ending}: 0 bytes, .*: upload it again, or remove it"):
+        find_splits(str(tmp_path))
+
+
+@pytest.mark.parametrize("ending", [".jsonl.zst", ".csv.snappy", ".JSON.ZIP", ".csv.gz.zst", ".parquet.gz", ".pq.zst"])
+def test_data_in_a_compression_that_is_not_read_is_not_passed_over(tmp_path: Path, ending: str) -> None:
+    write_pairs(make_pairs(3), str(tmp_path))
+    (tmp_path / f"late{ending}").write_bytes(b"whatever")
+    (tmp_path / "readme.zip").write_bytes(b"no data")
+    with pytest.raises(ValueError, match=rf"late\{ending}: .*compressed as .*: (write it as \.gz|unpack it)"):
         find_splits(str(tmp_path))
 
 

@@ -3,15 +3,19 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from cluster.launch import NotFineError
 from cluster.pages.formats import format_count, format_duration, format_share
 from cluster.provenance import Provenance
+from cluster.tracking import TrackedRun
 from relevance.scoring.checks import CheckSettings, check_day
+from relevance.scoring.day import ScoredDay
 from relevance.scoring.measures import PreviousDay, measure_day
 from relevance.scoring.plots import draw_day
-from relevance.scoring.report import ReportSettings, report_files
+from relevance.scoring.report import ReportSettings, ScoringReport, report_files
 from relevance.scoring.summary import print_summary
 from tests.builders.scoring_days import FINGERPRINT, scored_day, scoring_run, shard_figures
 
@@ -176,6 +180,20 @@ def test_the_terminal_lists_what_is_wrong() -> None:
     assert summary(label_mass=0.4).endswith(
         "1 of 4 checks failed (label mass).\n  ! Label mass: 0.400, expected at least 0.900\n"
     )
+
+
+def test_a_day_to_look_at_holds_what_comes_after_it(tmp_path: Path) -> None:
+    report = ScoringReport(
+        scoring_run(str(tmp_path / "ds=2026-11-22")), ReportSettings(), TrackedRun("a day", "scores", "", off=True)
+    )
+
+    def day(**shard: object) -> ScoredDay:
+        figures, seconds = scored_day(shard_figures(**shard))
+        return ScoredDay(str(tmp_path / "ds=2026-11-22"), {**figures.as_dict(), "seconds": seconds}, already_done=False)
+
+    report.require_fine(day())
+    with pytest.raises(NotFineError, match=r"committed, but it does not look fine \(Label mass: 0\.200, expected"):
+        report.require_fine(day(label_mass=0.2))
 
 
 def test_a_terminal_without_blocks_gets_hashes() -> None:

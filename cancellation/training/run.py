@@ -176,7 +176,7 @@ def train_model(
     if others:
         best = average_models([best, *(other for other, _ in others)])
     _write(best, tokenizer, settings, training, validation, output)
-    taught_before = (settings.start, settings.teacher, *settings.averaged_with)
+    taught_before = (settings.start, settings.encoder, settings.teacher, *settings.averaged_with)
     learnt = [read_learnt(_fetched(name, cache_dir)) for name in taught_before if name is not None]
     contents = read_columns((*training, *validation), ["content"])["content"].to_numpy()
     write_learnt(output / TRAINED_FOLDER, np.concatenate([contents, *(one for one in learnt if one is not None)]))

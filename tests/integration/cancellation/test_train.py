@@ -133,6 +133,7 @@ def test_two_workers_share_each_batch(calm, events, tmp_path):
 def test_another_network_starts_from_a_trained_models_text_encoder(calm, events, tmp_path):
     fusion = {**SMALL["fusion"], "variant": "text"}
     run(tmp_path, events, epochs=0.1, encoder=str(calm / "model" / TRAINED_FOLDER), fusion=fusion)
+    assert len(read_learnt(tmp_path / "model" / TRAINED_FOLDER)) == 400
     before, after = (load_fusion_model(folder / "model" / TRAINED_FOLDER) for folder in (calm, tmp_path))
     assert after[1].to_str() == before[1].to_str()
     weights = [model.text_encoder.get_input_embeddings().weight.float() for model, _ in (before, after)]

@@ -32,6 +32,7 @@ from cancellation.events.examples import Example, example_files, read_examples
 from cancellation.events.factors import VERDICTS
 from cancellation.events.files import EventRow
 from cancellation.model.fusion import load_fusion_model, save_fusion_model
+from cancellation.model.learnt import are_learnt, learnt_by
 from cancellation.model.text_encoder import load_encoder
 from cancellation.model.verdict_model import TRAINED_FOLDER, VerdictModel, load_verdict_model
 from cancellation.scoring.report import align
@@ -58,7 +59,7 @@ class NewMarketSettings(Settings):
     """Labelled events below which nothing is started."""
 
     held_out_fraction: float = Field(default=0.25, gt=0, lt=0.9)
-    """Share of all labelled events kept out of training: they check the old markets and calibrate."""
+    """Share of the sellers whose labelled events are kept out of training: they check the old markets and calibrate."""
 
     max_worse: float = Field(default=0.02, ge=0, le=1)
     """Accuracy that an old market may lose when chance could explain it; what is surely a loss is never allowed."""
@@ -131,9 +132,11 @@ def add_market(market: NewMarket, run: TrackedRun) -> Policy:
     checklist = Checklist(market.code, str(market.output / "checklist.md"))
     new, old = _read(market.labelled), _read(market.old_labelled)
     checklist.add(check_labels(new, market.code, market.labelled, market.settings))
+    fraction = market.settings.held_out_fraction
+    learnt = learnt_by(market.model)
+    taught_new, unseen_new = split_sellers(new, fraction, are_learnt([one.event for one in new], learnt))
+    taught_old, unseen_old = split_sellers(old, fraction, are_learnt([one.event for one in old], learnt))
     start = _pretrain(market, run, checklist)
-    taught_new, unseen_new = _split(new, market.settings.held_out_fraction)
-    taught_old, unseen_old = _split(old, market.settings.held_out_fraction)
     events = market.output / "training_events"
     write_examples(events / "new.jsonl", taught_new)
     write_examples(events / "old.jsonl", taught_old)
@@ -171,21 +174,37 @@ def check_old_markets(before: VerdictModel, after: VerdictModel, examples: Seque
     labels = np.array([VERDICTS.index(example.label) for example in examples])
     events = [example.event for example in examples]
     right = [NetworkJudge(model).judge(events).probabilities.argmax(axis=1) == labels for model in (before, after)]
-    markets = np.array([event.market for event in events])
-    changes = {code: paired_change(*(r[markets == code] for r in right)) for code in sorted(set(markets.tolist()))}
+    markets, sellers = (np.array([getattr(event, name) for event in events]) for name in ("market", "seller_id"))
+    weights = np.array([example.sampling_weight or 1.0 for example in examples])
+    changes = {
+        code: paired_change(*(one[markets == code] for one in (*right, sellers, weights)))
+        for code in sorted(set(markets.tolist()))
+    }
     worse = [code for code, change in changes.items() if is_worse(change, max_worse)]
     text = ", ".join(
         f"{code} {100 * (change.value or 0):+.1f} [{100 * (change.low or 0):+.1f}, {100 * (change.high or 0):+.1f}]"
         for code, change in changes.items()
     )
+    if missing := sorted({*before.spec.markets} - {*changes}):
+        text += f"; not looked at, as no event of them was kept out: {', '.join(missing)}"
     return Step("old markets no worse (accuracy, points)", not worse, text)
 
 
-def paired_change(before: np.ndarray, after: np.ndarray, *, seed: int = 0) -> Figure:
-    """Change of a share between two judges of the same events, with its 95 % bootstrap interval."""
-    change = after.astype(float) - before.astype(float)
-    draws = GroupBootstrap(np.arange(len(change)), samples=_RESAMPLES, seed=seed)
-    return summarise(draws.sums(change) / len(change))
+def paired_change(
+    before: np.ndarray, after: np.ndarray, sellers: np.ndarray, weights: np.ndarray | None = None, *, seed: int = 0
+) -> Figure:
+    """Change of a share between two judges of the same events, with its 95 % interval, by bootstrap over sellers.
+
+    Args:
+        before: Where one judge is right, bool (n,).
+        after: Where the other is.
+        sellers: Whose events they are, (n,).
+        weights: How many cancellations each stands for, (n,); None: all alike.
+        seed: The same seed gives the same interval.
+    """
+    one = np.ones(len(before)) if weights is None else weights
+    draws = GroupBootstrap(sellers, samples=_RESAMPLES, seed=seed)
+    return summarise(draws.sums(one * (after.astype(float) - before.astype(float))) / draws.sums(one))
 
 
 def is_worse(change: Figure, max_worse: float) -> bool:
@@ -274,11 +293,35 @@ def _calibrate(market: NewMarket, model: VerdictModel, examples: Sequence[Exampl
 
 
 def _read(url: str) -> list[Example]:
-    return [example for file in example_files(url) for example in read_examples(file)]
+    examples = [example for file in example_files(url) for example in read_examples(file)]
+    weights = [one.sampling_weight for one in examples if one.sampling_weight is not None]
+    read_sample(url).check_weights(weights, url)
+    counts = Counter((one.event.market, one.event.event_id) for one in examples)
+    if twice := [name for (_, name), count in counts.items() if count > 1]:
+        raise ValueError(f"{url}: {len(twice):,} events are labelled twice, such as {twice[0]}; keep one of their rows")
+    return examples
 
 
-def _split(examples: Sequence[Example], fraction: float) -> tuple[list[Example], list[Example]]:
-    """Cut examples into those to teach and those to keep out, by their events' ids."""
-    out = choose_events([example.event.event_id for example in examples], fraction, purpose="held out")
+def split_sellers(
+    examples: Sequence[Example], fraction: float, learnt: np.ndarray
+) -> tuple[list[Example], list[Example]]:
+    """Cut examples into those to teach and those to keep out, no seller on both sides.
+
+    Args:
+        examples: Labelled events.
+        fraction: Share of the sellers to keep out.
+        learnt: True where the model that training begins with has learnt from an event: its seller is taught further.
+
+    Raises:
+        ValueError: If a side is empty.
+    """
+    sellers = [one.event.seller_id for one in examples]
+    known = {seller for seller, one in zip(sellers, learnt, strict=True) if one}
+    out = choose_events(sellers, fraction, purpose="held out") & np.array([one not in known for one in sellers], bool)
+    if not out.any() or out.all():
+        raise ValueError(
+            f"events of sellers to teach and of others to keep out are expected, found {(~out).sum():,} and "
+            f"{out.sum():,}, and the model has learnt from {learnt.sum():,} of them; give events of more sellers"
+        )
     pairs = list(zip(examples, out, strict=True))
     return [example for example, kept in pairs if not kept], [example for example, kept in pairs if kept]

@@ -28,6 +28,7 @@ from cancellation.decision.calibration_run import (
 from cancellation.decision.policy import Policy, load_policy
 from cancellation.decision.sample import read_sample
 from cancellation.llm.judged_rows import read_judged
+from cancellation.model.learnt import refuse_learnt
 from cancellation.scoring.report import calibration_lines
 from cancellation.scoring.run import ScoringSettings, open_run, read_verdicts, score_backfill
 from cancellation.serving.records.people import with_one_seller
@@ -72,28 +73,27 @@ class CalibrateJob(Settings):
 
 def main(job: CalibrateJob) -> None:
     """Score, calibrate, prove, write."""
-    sample = read_sample(job.input)
-    sample.refuse(job.input)
+    (sample := read_sample(job.input)).refuse(job.input)
     policy, day = load_policy(job.policy), job.date or datetime.now(UTC).date().isoformat()
     with tracked_run("cancellation_calibrate", job, job.tracking) as tracked:
         rows, folder = _scored(job, job.model, policy) if job.model else (read_judged(absolute_url(job.input)), None)
         rows = with_one_seller(rows, job.person_key_file)
         calibrated = calibrate_backfill(rows, policy, job.calibration, sample=sample, day=day)
-        output = Path(job.output)
-        written = write_calibrated(calibrated, folder, output, source=job.input, day=day)
+        written = write_calibrated(calibrated, folder, output := Path(job.output), source=job.input, day=day)
         tracked.metrics(figures(calibrated))
         tracked.figure("reliability.png", draw_reliability(calibrated.calibration))
         tracked.artifact(POLICY_FILE, (output / POLICY_FILE).read_bytes())
-    print("\n".join(calibration_lines(calibrated)))
-    print(f"model   {written}\npolicy  {output / POLICY_FILE} ({calibrated.policy.stamp})\n{tracked.where}")
+    where = f"model   {written}", f"policy  {output / POLICY_FILE} ({calibrated.policy.stamp})", tracked.where
+    print(*calibration_lines(calibrated), *where, sep="\n")
 
 
 def _scored(job: CalibrateJob, model: str, policy: Policy) -> tuple[pa.Table, Path]:
     names = (job.input, f"{job.output}/verdicts", model, policy)
     run = open_run(*names, job.scoring, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
+    refuse_learnt(run.input, folder := fetch_model(run.model, cache_dir=job.cache_dir))
     with ray_session(job.session):
         score_backfill(run)
-    return read_verdicts(run.output.url), fetch_model(run.model, cache_dir=job.cache_dir)
+    return read_verdicts(run.output.url), folder
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Reads labelled pairs from `input` (parquet, CSV or JSONL) and asks `model` for its labels, or takes them from `scores`,
 a finished day of jobs.relevance_score. Writes evaluation.html and evaluation.json to `output`, figures and plots to
-MLflow. Refused where `input` shares a query with `train`. Safe to resubmit: it starts over.
+MLflow. Refused where `input` shares a query with `train`, or with what the model says that it learnt from. Safe to
+resubmit: it starts over.
 
     python -m jobs.relevance_evaluate input=labelled.csv model=models:/relevance@champion train=training.csv
     python -m jobs.relevance_evaluate input=labelled.csv scores=var/scores/ds=2026-11-22
@@ -23,7 +24,7 @@ from cluster.tracking import TrackingSettings, tracked_run
 from relevance.engines.label_model import open_label_model
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings
-from relevance.evaluation.pairs import read_evaluation_pairs, refuse_overlap
+from relevance.evaluation.pairs import read_evaluation_pairs, refuse_learnt, refuse_overlap
 from relevance.evaluation.predictions import ask_model, read_scores
 from relevance.evaluation.report import report_evaluation
 from relevance.evaluation.run import judge
@@ -48,7 +49,7 @@ class EvaluateJob(Settings):
     """Pairs that the model learnt from: checked for shared queries, and what the baselines learn from."""
 
     allow_overlap: bool = False
-    """Judge although `train` shares queries with `input`; the page says so."""
+    """Judge although `train`, or what the model learnt from, shares queries with `input`; the page says so."""
 
     output: OutputUrl = "var/evaluation"
     """Folder for evaluation.html and evaluation.json, local or s3://."""
@@ -79,6 +80,8 @@ def main(job: EvaluateJob) -> None:
                 cache_dir=job.cache_dir,
                 registry_uri=job.tracking.uri,
             )
+            learnt = refuse_learnt(pairs, model.learnt_queries(), allow=job.allow_overlap)
+            shared = max(shared or 0, learnt) if learnt is not None else shared
             predictions = ask_model(pairs.rows, model, job.engine)
         evaluation = judge(pairs, predictions, job.evaluation, training=training, shared_queries=shared)
         report_evaluation(evaluation, job.output, public_settings(job), run)

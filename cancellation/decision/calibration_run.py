@@ -83,14 +83,13 @@ def calibrate_backfill(
         day: ISO date that the evidence gets.
 
     Raises:
-        ValueError: If the sample proves nothing, there are too few labels, several models, or rows of an evaluation
-            set.
+        ValueError: If the sample proves nothing or is not whole, there are too few labels, several models, or rows of
+            an evaluation set.
     """
-    labelled = rows.filter(pc.and_(pc.is_valid(rows["label"]), pc.is_null(rows["error"])))
-    _refuse(labelled, settings)
+    labelled = _whole_sample(rows, settings)
     sample.refuse("backfill")
     _refuse_one_sided(labelled, policy)
-    events = _Labelled.of(labelled, policy, weighted=sample.drawn == "weighted")
+    events = _Labelled.of(labelled, policy, sample)
     fit, judged = split_events(events.cancelled_at, events.sellers, settings.fit_fraction)
     used = fit | judged
     calibration = calibrate(
@@ -138,7 +137,7 @@ class _Labelled:
     """How many cancellations each stands for; None: all alike."""
 
     @staticmethod
-    def of(labelled: pa.Table, policy: Policy, *, weighted: bool) -> _Labelled:
+    def of(labelled: pa.Table, policy: Policy, sample: LabelledSample) -> _Labelled:
         markets = labelled["market"].to_pylist()
         return _Labelled(
             np.array(labelled["logits"].to_pylist(), np.float32),
@@ -147,7 +146,7 @@ class _Labelled:
             markets,
             labelled["seller_id"].to_pylist(),
             labelled["cancelled_at"].to_numpy(),
-            _sampling_weights(labelled) if weighted else None,
+            _sampling_weights(labelled, sample),
         )
 
     def where(self, chosen: np.ndarray) -> _Labelled:
@@ -215,12 +214,50 @@ def threshold_rows(calibrated: CalibratedModel) -> list[list[str]]:
     return rows
 
 
-def _refuse(labelled: pa.Table, settings: CalibrationSettings) -> None:
+def _whole_sample(rows: pa.Table, settings: CalibrationSettings) -> pa.Table:
+    """Give the labelled rows, of a sample from which nothing is missing: what is hard to label is not like the rest.
+
+    A row that was read, but that a language model gave no verdict, is left out: nobody is punished for it.
+    """
+    labelled = rows.filter(pc.and_(pc.is_valid(rows["label"]), pc.is_null(rows["error"])))
     if len(labelled) < settings.min_events:
         raise ValueError(
             f"backfill: at least {settings.min_events:,} labelled events are expected (calibration.min_events), found "
             f"{len(labelled):,}; label more past events"
         )
+    unread = rows.filter(pc.and_(pc.is_valid(rows["error"]), pc.is_null(rows["event_id"])))
+    if len(unread):
+        first = f"{unread['place'][0].as_py()}: {unread['error'][0].as_py()}"
+        raise ValueError(
+            f"backfill: {len(unread):,} of {len(rows):,} rows could not be read or scored, the first {first}; correct "
+            "them: without them the rest is no sample"
+        )
+    unlabelled = rows.filter(pc.and_(pc.is_null(rows["label"]), pc.is_null(rows["error"])))
+    if len(unlabelled):
+        raise ValueError(
+            f"backfill: all {len(rows):,} rows are expected to be labelled, {len(unlabelled):,} are not, the first at "
+            f"{unlabelled['place'][0].as_py()}; label them: a sample without the hard ones stands for nothing"
+        )
+    _refuse_mixed(labelled)
+    _refuse_twice(labelled)
+    return labelled
+
+
+def _refuse_twice(labelled: pa.Table) -> None:
+    """Two labels of one event would both count, whichever is right."""
+    first: dict[tuple[str, str], str] = {}
+    again: list[str] = []
+    for market, name, place in zip(*(labelled[of].to_pylist() for of in ("market", "event_id", "place")), strict=True):
+        if (market, name) in first:
+            again.append(first[market, name])
+        first.setdefault((market, name), place)
+    if again:
+        raise ValueError(
+            f"backfill: {len(again):,} events are labelled twice, the first at {again[0]}; keep one of its rows"
+        )
+
+
+def _refuse_mixed(labelled: pa.Table) -> None:
     for name in _EVALUATION_SETS:
         if any(place.startswith(name) for place in labelled["place"].to_pylist()):
             raise ValueError(f"backfill: {name} is an evaluation set and must not choose a threshold; leave it out")
@@ -235,15 +272,11 @@ def _refuse(labelled: pa.Table, settings: CalibrationSettings) -> None:
         )
 
 
-def _sampling_weights(labelled: pa.Table) -> np.ndarray:
-    """Of each row; one of a random sample, which may be among others, stands for one."""
-    known = "sampling_weight" in labelled.column_names
-    if not known or labelled["sampling_weight"].null_count == len(labelled):
-        raise ValueError(
-            "backfill: a weighted sample is expected to say sampling_weight in its rows, found none; score anew what "
-            "jobs.cancellation_first_labels wrote"
-        )
-    return labelled["sampling_weight"].fill_null(1.0).to_numpy()
+def _sampling_weights(labelled: pa.Table, sample: LabelledSample) -> np.ndarray | None:
+    """Of each row; one of a random sample, which may be among others, stands for one. None: all rows do."""
+    given = labelled["sampling_weight"] if "sampling_weight" in labelled.column_names else pa.nulls(0, pa.float64())
+    sample.check_weights(given.drop_null().to_pylist(), "backfill")
+    return given.fill_null(1.0).to_numpy() if sample.drawn == "weighted" else None
 
 
 def _refuse_one_sided(labelled: pa.Table, policy: Policy) -> None:

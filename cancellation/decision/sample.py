@@ -52,6 +52,23 @@ class LabelledSample(Settings):
                 "label a random sample of them too"
             )
 
+    def check_weights(self, weights: Sequence[float], where: str) -> None:
+        """Check that rows say what the sample says; `weights` are those that stand in rows.
+
+        Raises:
+            ValueError: If it is weighted and no row is, or it is not and rows are.
+        """
+        if self.drawn == "weighted" and not weights:
+            raise ValueError(
+                f"{where}: a weighted sample is expected to say sampling_weight in its rows, found none; score anew "
+                "what jobs.cancellation_first_labels wrote"
+            )
+        if self.drawn != "weighted" and (unlike := sum(weight != 1.0 for weight in weights)):
+            raise ValueError(
+                f"{where}: a sample that was drawn {self.drawn} is expected, {unlike:,} rows have a sampling_weight; "
+                'write "drawn": "weighted" beside it, or leave the column out if every event had the same chance'
+            )
+
 
 def _beside(url: str) -> str:
     folder, slash, name = url.rpartition("/")

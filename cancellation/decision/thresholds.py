@@ -34,8 +34,8 @@ class ThresholdSettings(Settings):
     min_precision: float = Field(default=MIN_PRECISION, gt=0.5, lt=1)
     """Lower bound of precision that a penalty threshold must reach."""
 
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    """Confidence of that bound, one-sided."""
+    confidence: float = Field(default=0.95, ge=0.95, lt=1)
+    """Confidence of that bound, one-sided: at least the 95 % that evidence and model card speak of."""
 
     investigate: float = Field(default=INVESTIGATE, ge=0, le=1)
     """Threshold above which people look; nothing is proven of it."""

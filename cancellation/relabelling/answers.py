@@ -14,7 +14,7 @@ from cancellation.relabelling.cases import FORGOTTEN, HISTORY, Case, LabelledRow
 from cancellation.relabelling.procedure import MAX_FACTORS
 from cancellation.relabelling.tasks import CATEGORY, FACTORS_CHOSEN, REASONING
 from cluster import storage
-from cluster.annotation.label_studio import Annotation, read_export
+from cluster.annotation.label_studio import Annotation, name_people, read_export
 from cluster.provenance import hide_credentials
 
 
@@ -63,17 +63,14 @@ def read_answers(
     answers = []
     for url in dict.fromkeys(files):
         name = url.rpartition("/")[2]
-        for one in read_export(storage.read_bytes(url), name=name):
-            if one.chosen:
-                answers.append(_answer(one, name, cases, manifest, people))
+        given = [one for one in read_export(storage.read_bytes(url), name=name) if one.chosen]
+        by = name_people([(str(one.data.get("annotator") or ""), one.user) for one in given], people, name=name)
+        answers += [_answer(one, name, cases, manifest, who) for one, who in zip(given, by, strict=True)]
     return answers
 
 
-def _answer(
-    one: Annotation, name: str, cases: Mapping[str, Case], manifest: Mapping[str, Any], people: Mapping[str, str]
-) -> Answer:
+def _answer(one: Annotation, name: str, cases: Mapping[str, Case], manifest: Mapping[str, Any], by: str) -> Answer:
     event_id = str(one.data.get("event_id"))
-    by = people.get(one.user) or str(one.data.get("annotator") or "") or one.user
     where = f"{name}: event {event_id}, annotator {by!r}"
     if str(one.data.get("round")) != manifest["round"] or event_id not in cases:
         gone = manifest.get(FORGOTTEN)

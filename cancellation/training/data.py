@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from cancellation.events.examples import Example
 from cancellation.events.factors import FACTORS, VERDICTS
+from cancellation.events.identity import content_number
 from cancellation.features.vector import GROUPS
 from cancellation.model.spec import ModelSpec
 from cancellation.simulation.message_acts import act_positions
@@ -36,10 +37,12 @@ ENCODED_SCHEMA = pa.schema(
         pa.field("act_positions", pa.list_(pa.int16())),
         pa.field("acts", pa.list_(pa.int16())),
         pa.field("weight", pa.float32()),
+        pa.field("event_id", pa.string()),
+        pa.field("content", pa.uint64()),
     ]
 )
 """`acts[i]` is an act of the message whose speaker token stands at `act_positions[i]`; `factors` is null where nobody
-looked for them."""
+looked for them; `content` names what an event says (`identity.content_number`)."""
 
 
 class DropSettings(Settings):
@@ -92,6 +95,8 @@ def encode_examples(examples: Iterable[Example], encoder: EventEncoder) -> pa.Ta
             np.array(places, np.int16),
             np.array(acts, np.int16),
             example.weight * (example.sampling_weight or 1.0),
+            example.event.event_id,
+            content_number(example.event),
         )
         for values, value in zip(columns.values(), row, strict=True):
             values.append(value)
@@ -190,10 +195,15 @@ def read_features(urls: Sequence[str], *, at_most: int) -> np.ndarray:
     for url in urls:
         if sum(map(len, found)) >= at_most:
             break
-        options = ipc.IpcReadOptions(included_fields=[ENCODED_SCHEMA.get_field_index("features")])
-        table = ipc.open_file(pa.BufferReader(read_bytes(url)), options=options).read_all()
+        table = read_columns([url], ["features"])
         found.append(_flat(table["features"])[0].reshape(table.num_rows, -1))
     return np.concatenate(found)
+
+
+def read_columns(urls: Sequence[str], names: Sequence[str]) -> pa.Table:
+    """Read some columns of files of encoded events."""
+    options = ipc.IpcReadOptions(included_fields=[ENCODED_SCHEMA.get_field_index(name) for name in names])
+    return pa.concat_tables(ipc.open_file(pa.BufferReader(read_bytes(url)), options=options).read_all() for url in urls)
 
 
 def write_encoded(url: str, table: pa.Table) -> None:

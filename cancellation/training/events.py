@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import heapq
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
+import pyarrow as pa
 from pydantic import Field
 from tokenizers import Tokenizer
 
@@ -21,7 +22,7 @@ from cancellation.events.markets import require_languages
 from cancellation.model.spec import ModelSpec
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.text.encoding import EventEncoder
-from cancellation.training.data import encode_examples, write_encoded
+from cancellation.training.data import encode_examples, read_columns, write_encoded
 from cancellation.training.labelled_source import simulated_examples
 from cancellation.written.dialogue import Dialogue, written_dialogues
 from cancellation.written.staging import stage
@@ -63,7 +64,7 @@ class TrainingEventsSettings(Settings):
     """Simulated events kept apart to stop by."""
 
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
-    """Share of `events` kept apart instead, chosen by a digest of the event's id."""
+    """Share of the sellers of `events` whose events are kept apart instead, chosen by a digest of the seller's id."""
 
     piece_dropout: float = Field(default=0.1, ge=0, lt=1)
     """Chance that two word pieces stay apart in a training text (BPE dropout), so that a word never seen is made
@@ -78,7 +79,7 @@ def encode_events(
     """Encode training and validation events into Arrow files below a folder; give their locations.
 
     Raises:
-        ValueError: If events or labels are refused.
+        ValueError: If events or labels are refused, an event has two labels, or there are too few sellers.
     """
     units = encoding_units(settings, tokenizer, spec, folder)
     urls = [unit[-1] for unit in units]
@@ -92,7 +93,28 @@ def encode_events(
             ray.get([encode.remote(*unit) for unit in missing])
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
-    return tuple(url for url in urls if url not in validation), validation
+    training = tuple(url for url in urls if url not in validation)
+    if settings.events is not None:
+        _check_labelled(settings.events, training, validation)
+    return training, validation
+
+
+def _check_labelled(source: str, training: Sequence[str], validation: Sequence[str]) -> None:
+    """Refuse events with two labels, and too few sellers: nothing would stop a training, or nothing teach."""
+    columns = ["market", "event_id", "label"]
+    parts = [read_columns(urls, columns) for urls in (training, validation)]
+    if not all(map(len, parts)):
+        raise ValueError(
+            f"{source}: events of sellers to learn from and of others to stop by are expected, found {len(parts[0]):,} "
+            f"and {len(parts[1]):,} (validation_fraction); give events of more sellers"
+        )
+    labels: dict[tuple[str, str], int] = {}
+    rows = zip(*(pa.concat_tables(parts)[name].to_pylist() for name in columns), strict=True)
+    twice = [name for market, name, label in rows if labels.setdefault((market, name), label) != label]
+    if twice:
+        raise ValueError(
+            f"{source}: {len(twice):,} events have two different labels, such as {twice[0]}; keep one of their rows"
+        )
 
 
 Unit = tuple[TrainingEventsSettings, str, ModelSpec, tuple[str, str | None, int, int], str]
@@ -163,7 +185,7 @@ def encode_unit(
         examples = (
             example
             for example in read_examples(source)
-            if _kept_back(example.event.event_id, settings.validation_fraction) != training
+            if _kept_back(example.event.seller_id, settings.validation_fraction) != training
         )
     else:
         # A training event never has the seed of a validation event.
@@ -179,7 +201,7 @@ def sample_examples(settings: TrainingEventsSettings, at_most: int) -> list[Exam
     """
     if settings.events is not None:
         read = (example for url in example_files(settings.events) for example in read_examples(url))
-        training = (one for one in read if not _kept_back(one.event.event_id, settings.validation_fraction))
+        training = (one for one in read if not _kept_back(one.event.seller_id, settings.validation_fraction))
         return heapq.nsmallest(
             at_most, training, key=lambda one: zlib.crc32(one.event.event_id.encode("utf-8", "surrogatepass"))
         )
@@ -226,5 +248,5 @@ def _example(drawn: LabelledEvent) -> Example:
     return Example(drawn.event, drawn.label, drawn.factors, drawn.message_acts)
 
 
-def _kept_back(event_id: str, fraction: float) -> bool:
-    return zlib.crc32(event_id.encode("utf-8", "surrogatepass")) / 2**32 < fraction
+def _kept_back(seller_id: str, fraction: float) -> bool:
+    return zlib.crc32(seller_id.encode("utf-8", "surrogatepass")) / 2**32 < fraction

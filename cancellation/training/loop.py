@@ -227,7 +227,7 @@ class Trainer:
     def validate(
         self, data: EncodedSet, device: torch.device, rank: int, world: int, loss: float
     ) -> tuple[bool, dict[str, float]]:
-        """Measure the averaged model on the validation set, all workers a share each."""
+        """Measure the averaged model on the validation set, all workers a share each; events count by their weights."""
         model = self.averaged_model().to(device)
         sums = torch.zeros(3, dtype=torch.float64)
         order = np.argsort(data.lengths, kind="stable")[rank::world]
@@ -237,9 +237,10 @@ class Trainer:
                 outputs = forward(model, batch, device, bf16=self.settings.bf16)
             labels = torch.from_numpy(batch.labels)
             logits = outputs.verdict_nc.float().cpu()
-            sums[0] += functional.cross_entropy(logits, labels, reduction="sum").double()
-            sums[1] += (logits.argmax(1) == labels).sum()
-            sums[2] += len(labels)
+            weights = torch.from_numpy(batch.weights).double()
+            sums[0] += (weights * functional.cross_entropy(logits, labels, reduction="none")).sum()
+            sums[1] += (weights * (logits.argmax(1) == labels)).sum()
+            sums[2] += weights.sum()
         if world > 1:
             sums = sums.to(device)
             dist.all_reduce(sums)

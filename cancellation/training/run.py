@@ -1,6 +1,6 @@
 """Train a verdict model by Ray Train, and write it twice: as it was trained, and as it will score.
 
-OUTPUT/trained    weights in half precision, to go on from: a new market, a comparison
+OUTPUT/trained    weights in half precision, to go on from: a new market, a comparison; digests of what they learnt from
 OUTPUT            the export that `load_verdict_model` loads; profile.json: what features and texts looked like
 """
 
@@ -25,6 +25,7 @@ from cancellation.features.profile import fit_profile, save_profile
 from cancellation.model.averaging import average_models, require_alike
 from cancellation.model.exporting import export_model
 from cancellation.model.fusion import FUSION_FILE, FusionModel, FusionSettings, load_fusion_model, save_fusion_model
+from cancellation.model.learnt import read_learnt, write_learnt
 from cancellation.model.spec import ModelSpec
 from cancellation.model.text_encoder import (
     EncoderShape,
@@ -38,7 +39,7 @@ from cancellation.model.text_encoder import (
 from cancellation.model.verdict_model import TRAINED_FOLDER
 from cancellation.text.timeline import timeline
 from cancellation.text.tokenizer import load_tokenizer, train_tokenizer
-from cancellation.training.data import EncodedSet, read_encoded, read_features
+from cancellation.training.data import EncodedSet, read_columns, read_encoded, read_features
 from cancellation.training.events import TrainingEventsSettings, encode_events, taught_dialogues
 from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.loop import BEST, SCORE, LoopSettings, TrainingTask, train_worker
@@ -165,7 +166,7 @@ def train_model(
         if settings.start is None and settings.fusion.variant != "text":
             model.feature_layer.fit(read_encoded(training, model.spec, tokenizer).features)
         _upload_model(model, tokenizer, start)
-    teacher = str(fetch_model(resolve_model(settings.teacher), cache_dir=cache_dir)) if settings.teacher else None
+    teacher = str(_fetched(settings.teacher, cache_dir)) if settings.teacher else None
     task = TrainingTask(start, training, validation, settings.loop, cache_dir, teacher)
     outcome = train(
         train_worker, {"task": task}, trainer, name=f"{name}-run", score=SCORE, curves=run.address if run else None
@@ -175,6 +176,10 @@ def train_model(
     if others:
         best = average_models([best, *(other for other, _ in others)])
     _write(best, tokenizer, settings, training, validation, output)
+    taught_before = (settings.start, settings.encoder, settings.teacher, *settings.averaged_with)
+    learnt = [read_learnt(_fetched(name, cache_dir)) for name in taught_before if name is not None]
+    contents = read_columns((*training, *validation), ["content"])["content"].to_numpy()
+    write_learnt(output / TRAINED_FOLDER, np.concatenate([contents, *(one for one in learnt if one is not None)]))
     return TrainedModel(output, outcome.returned["history"])
 
 
@@ -246,7 +251,11 @@ def _starting_model(settings: TrainingSettings, cache_dir: str) -> tuple[FusionM
 
 
 def _trained(name: str, cache_dir: str) -> tuple[FusionModel, Tokenizer]:
-    return load_fusion_model(fetch_model(resolve_model(name), cache_dir=cache_dir))
+    return load_fusion_model(_fetched(name, cache_dir))
+
+
+def _fetched(name: str, cache_dir: str) -> Path:
+    return fetch_model(resolve_model(name), cache_dir=cache_dir)
 
 
 def _text_encoder(settings: TrainingSettings, cache_dir: str) -> tuple[PreTrainedModel | None, Tokenizer]:

@@ -6,7 +6,7 @@ Format: https://labelstud.io/guide/task_format; checked against a running server
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +53,32 @@ def read_export(content: bytes, *, name: str) -> list[Annotation]:
         raise ValueError(
             f"{name}: not a Label Studio export ({type(error).__name__}): export the project as JSON, not JSON-MIN"
         ) from None
+
+
+def name_people(given: Iterable[tuple[str, str]], people: Mapping[str, str], *, name: str) -> list[str]:
+    """Find who gave each annotation of a project: as `people` names a user, else as the task says, else the user.
+
+    Args:
+        given: The task's own annotator, empty where it has none, and the user, of each annotation.
+        people: Names of users, by e-mail or number.
+        name: The export's, for errors.
+
+    Raises:
+        ValueError: If a name stands for several users and not all of them are in `people`: their labels would be one
+            person's, and the last of them would count.
+    """
+    names: list[str] = []
+    users: dict[str, set[str]] = {}
+    for assigned, user in given:
+        names.append(people.get(user) or assigned or (f"user {user}" if user.isdecimal() else user))
+        users.setdefault(names[-1], set()).add(user)
+    for person, several in users.items():
+        if len(several) > 1 and (unnamed := sorted(several - {*people})):
+            raise ValueError(
+                f"{name}: the project of annotator {person!r} has labels by {len(several)} users of Label Studio "
+                f'({", ".join(sorted(several))}): say who they are, such as people={{"{unnamed[0]}": "{person}"}}'
+            )
+    return names
 
 
 def _annotation(task: Mapping[str, Any], annotation: Mapping[str, Any]) -> Annotation:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster import storage
+from cluster.annotation.label_studio import name_people
 from cluster.sharded.delimited import DelimitedTable
 from cluster.sharded.input_files import refuse_repeated_column
 from relevance.annotation.annotation import Annotation, show_pair
@@ -75,7 +76,9 @@ def read_annotations(urls: Sequence[str], *, people: Mapping[str, str] | None = 
             rows = [row for row in read_rows(content, name, _REQUIRED) if row["label"]]
         else:
             rows = read_export(content, name=name)
-            _name_people(rows, people or {}, name)
+            given = [(row.get("annotator") or "", row["user"]) for row in rows]
+            for row, person in zip(rows, name_people(given, people or {}, name=name), strict=True):
+                row["annotator"] = person
         annotations += [_annotation(row, name, number) for number, row in enumerate(rows, start=1)]
     return AnnotationFiles(annotations, tuple(files))
 
@@ -104,22 +107,6 @@ def read_rows(content: bytes, name: str, required: Sequence[str]) -> list[dict[s
         {column: cell.decode().strip() for column, cell in zip(columns, record.cells, strict=True)}
         for record in records
     ]
-
-
-def _name_people(rows: list[dict[str, Any]], people: Mapping[str, str], name: str) -> None:
-    """Find the name behind each user of an export."""
-    users: dict[str, set[str]] = {}
-    for row in rows:
-        assigned, user = row.get("annotator") or "", row["user"]
-        row["annotator"] = people.get(user) or assigned or (f"user {user}" if user.isdecimal() else user)
-        if user not in people and assigned:
-            users.setdefault(assigned, set()).add(user)
-    for assigned, several in users.items():
-        if len(several) > 1:
-            raise ValueError(
-                f"{name}: the project of annotator {assigned!r} has labels by {len(several)} users of Label Studio "
-                f'({", ".join(sorted(several))}): say who they are, such as people={{"{min(several)}": "{assigned}"}}'
-            )
 
 
 def _annotation(row: Mapping[str, Any], name: str, number: int) -> Annotation:

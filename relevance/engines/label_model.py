@@ -15,7 +15,7 @@ from relevance.engines.settings import EngineSettings
 from relevance.prompting.fast_tokenizer import FastTokenizer, has_fast_tokenizer
 from relevance.prompting.prompts import PROMPT_FILE, PromptEncoder, load_prompt_settings
 from relevance.weights.files import check_adapter_files, check_model_files
-from relevance.weights.origin import read_origin
+from relevance.weights.origin import learnt_together, read_origin
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,6 +46,10 @@ class LabelModel:
         base = fetch_model(self.base, cache_dir=self.cache_dir, weights=weights)
         adapter = fetch_model(self.adapter, cache_dir=self.cache_dir, weights=weights) if self.adapter else None
         return base, adapter
+
+    def learnt_queries(self) -> frozenset[str] | None:
+        """Digests of the queries that the weights have learnt from; None where they do not say."""
+        return learnt_together(*self.fetch(weights=False))
 
     def check(self) -> None:
         """Refuse files that an engine would refuse, or load wrongly, from what can be told without loading them.

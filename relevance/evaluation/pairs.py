@@ -123,6 +123,32 @@ def refuse_overlap(pairs: EvaluationPairs, training: EvaluationPairs, *, allow: 
     return shared
 
 
+def count_shared(pairs: EvaluationPairs, learnt: frozenset[str] | None) -> int | None:
+    """Count the evaluation set's queries among those that weights have learnt from; None where they do not say.
+
+    Args:
+        pairs: The evaluation set.
+        learnt: Digests, see `query_digests`.
+    """
+    return None if learnt is None else len(learnt.intersection(query_digests(pairs.queries)))
+
+
+def refuse_learnt(pairs: EvaluationPairs, learnt: frozenset[str] | None, *, allow: bool) -> int | None:
+    """Count as `count_shared`, and refuse such queries unless told.
+
+    Raises:
+        ValueError: If the weights say that they have learnt from a query of the set, and `allow` is false.
+    """
+    shared = count_shared(pairs, learnt)
+    if shared and not allow:
+        raise ValueError(
+            f"the model says (training.json) that it has learnt from {shared} of the evaluation set's "
+            f"{len(set(pairs.groups.tolist()))} queries: judge it by others, or set allow_overlap=true and do not "
+            "trust the figures"
+        )
+    return shared
+
+
 def read_evaluation_pairs(url: str) -> EvaluationPairs:
     """Read labelled pairs (parquet, CSV or JSONL; a file or folder, local or s3://).
 

@@ -11,7 +11,7 @@ from cluster import storage
 from cluster.progress import Progress
 from cluster.tracking import TrackedRun
 from relevance.agreement import nominal_alpha
-from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
+from relevance.evaluation.pairs import TIED, EvaluationPairs
 from relevance.evaluation.predictions import Predictions, ask_model
 from relevance.finetuning.finetune import finetune
 from relevance.finetuning.pairs import LabelledTexts, split_folds
@@ -36,17 +36,13 @@ def cross_validate(
     left out. Folds are grouped by query.
 
     Raises:
-        ValueError: If base or adapter say themselves that they saw queries of these pairs.
+        ValueError: If base or adapter say themselves that they saw queries of these pairs, or do not say.
 
     Returns:
         The pairs with a settled label, and what the models said of them, in their order.
     """
     pairs = given.pairs.take(given.pairs.labels != TIED)
-    if shared := given.base_queries.intersection(query_digests(pairs.queries)):
-        raise ValueError(
-            f"the base or the adapter learnt from {len(shared)} of the queries that are to judge: leave them out of "
-            "its training"
-        )
+    given.refuse_learnt(pairs)
     texts = LabelledTexts(pairs.queries, pairs.titles, pairs.labels)
     probabilities, labelled = np.zeros((len(pairs), 4)), np.zeros(len(pairs), bool)
     progress = Progress(num_folds, "folds", every_seconds=0)

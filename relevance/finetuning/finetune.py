@@ -163,8 +163,15 @@ def _origin(
     }
 
 
-def _learnt_queries(given: FinetuneInputs, training: EvaluationPairs, validation: EvaluationPairs | None) -> list[str]:
-    """Digest the queries that had a say in the weights: learnt from, by whichever stage, or choosing a checkpoint."""
+def _learnt_queries(
+    given: FinetuneInputs, training: EvaluationPairs, validation: EvaluationPairs | None
+) -> list[str] | None:
+    """Digest the queries that had a say in the weights: learnt from, by whichever stage, or choosing a checkpoint.
+
+    None where an earlier stage does not say: then nobody knows of all.
+    """
+    if given.base_queries is None:
+        return None
     sources = [one for one in (training, validation, *given.further, given.weak, given.distilled) if one is not None]
     return sorted(given.base_queries.union(query_digests(query for some in sources for query in some.queries)))
 

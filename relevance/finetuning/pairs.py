@@ -76,9 +76,19 @@ def read_labelled_pairs(path: Path) -> LabelledTexts:
 
 
 def read_weak_pairs(path: Path) -> WeakPairs:
-    """Read a CSV with the columns query, title, is_substitute (yes or no)."""
+    """Read a CSV with the columns query, title, is_substitute (yes or no, in whatever case).
+
+    Raises:
+        ValueError: If a column is missing or an answer is neither; its row is named.
+    """
     columns = _read_columns(path, ("query", "title", "is_substitute"))
-    return WeakPairs(columns["query"], columns["title"], np.array([x == "yes" for x in columns["is_substitute"]]))
+    answers = [answer.strip().lower() for answer in columns["is_substitute"]]
+    for row, answer in enumerate(answers, 1):
+        if answer not in ("yes", "no"):
+            raise ValueError(
+                f"{path.name}: row {row}: expected is_substitute to be yes or no, found another; correct it"
+            )
+    return WeakPairs(columns["query"], columns["title"], np.array(answers) == "yes")
 
 
 def read_texts(path: Path, markets: Sequence[str] = ()) -> list[tuple[str, str]]:

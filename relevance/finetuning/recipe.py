@@ -16,7 +16,7 @@ from cluster.training.train import TrainerSettings
 from relevance.engines.label_model import load_tokenizer
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings
-from relevance.evaluation.pairs import EvaluationPairs, read_evaluation_pairs
+from relevance.evaluation.pairs import EvaluationPairs, count_shared, read_evaluation_pairs
 from relevance.finetuning.distilled_pairs import DistilledPairs, read_distilled_pairs
 from relevance.finetuning.pairs import LabelledTexts, WeakPairs, read_weak_pairs
 from relevance.finetuning.taught_pairs import TeachingSettings
@@ -140,9 +140,28 @@ class FinetuneInputs:
     further: tuple[EvaluationPairs, ...] = ()
     adapter: ModelFiles | None = None
     """What the training goes on from."""
-    base_queries: frozenset[str] = frozenset()
-    """Digests of the queries that base, adapter and the distilled pairs' teacher are known to have learnt from
-    (`evaluation.pairs.query_digests`)."""
+    base_queries: frozenset[str] | None = frozenset()
+    """Digests of the queries that base, adapter and the distilled pairs' teacher have learnt from
+    (`evaluation.pairs.query_digests`); None where adapter or teacher do not say."""
+
+    def refuse_learnt(self, judged: EvaluationPairs) -> None:
+        """Refuse to judge by what went into the weights before.
+
+        Raises:
+            ValueError: If base, adapter or teacher saw queries of these pairs, or do not say what they saw.
+        """
+        shared = count_shared(judged, self.base_queries)
+        if shared is None:
+            raise ValueError(
+                "whether the adapter or the teacher learnt from the queries that are to judge is not known (no "
+                "training.json with training_queries beside it): fine-tune it again, which leaves them there, or judge "
+                "nothing (finetuning.judged_fraction=0)"
+            )
+        if shared:
+            raise ValueError(
+                f"the base or the adapter learnt from {shared} of the queries that are to judge: leave them out of "
+                "its training"
+            )
 
     def without(self, judged: EvaluationPairs) -> FinetuneInputs:
         """Drop weak, distilled and further pairs that share a query or a title with pairs that judge."""
@@ -168,15 +187,15 @@ def read_inputs(source: FinetuneSource, *, registry_uri: str | None) -> Finetune
     encoder = PromptEncoder(load_tokenizer(folder), source.prompt or load_prompt_settings(folder))
     weak = read_weak_pairs(Path(source.weak)) if source.weak else None
     further = tuple(read_evaluation_pairs(url) for url in source.further)
-    queries = learnt_queries(folder) or frozenset()
+    queries: frozenset[str] | None = learnt_queries(folder) or frozenset()
     adapter = resolve_model(source.adapter, registry_uri=registry_uri) if source.adapter else None
     if adapter:
         check_adapter_files(list_model(adapter), list_model(base))
         adapter_folder = fetch_model(adapter, cache_dir=source.cache_dir)
         check_adapter_shape(adapter_folder, source.finetuning.lora)
-        queries |= learnt_queries(adapter_folder) or frozenset()
+        queries = _with(queries, learnt_queries(adapter_folder))
     distilled, taught = _read_distilled(source, registry_uri)
-    queries |= taught
+    queries = _with(queries, taught)
     pairs = read_evaluation_pairs(source.input)
     given = FinetuneInputs(base, encoder, pairs, weak, distilled, further, adapter, queries)
     if source.spared:
@@ -185,8 +204,14 @@ def read_inputs(source: FinetuneSource, *, registry_uri: str | None) -> Finetune
     return given
 
 
-def _read_distilled(source: FinetuneSource, registry_uri: str | None) -> tuple[DistilledPairs | None, frozenset[str]]:
-    """Give the distilled pairs and what their teacher learnt from."""
+def _with(some: frozenset[str] | None, others: frozenset[str] | None) -> frozenset[str] | None:
+    return None if some is None or others is None else some | others
+
+
+def _read_distilled(
+    source: FinetuneSource, registry_uri: str | None
+) -> tuple[DistilledPairs | None, frozenset[str] | None]:
+    """Give the distilled pairs and what their teacher learnt from; None where it does not say."""
     pairs, scores, teacher = source.distilled, source.distilled_scores, source.distilled_by
     if pairs is None and scores is None and teacher is None:
         return None, frozenset()
@@ -195,4 +220,4 @@ def _read_distilled(source: FinetuneSource, registry_uri: str | None) -> tuple[D
             "distilled, distilled_scores and distilled_by belong together: pairs, what a model said of them, the model"
         )
     folder = fetch_model(resolve_model(teacher, registry_uri=registry_uri), cache_dir=source.cache_dir)
-    return read_distilled_pairs(pairs, scores), learnt_queries(folder) or frozenset()
+    return read_distilled_pairs(pairs, scores), learnt_queries(folder)

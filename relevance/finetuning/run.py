@@ -47,6 +47,7 @@ def finetune_and_report(source: FinetuneSource, run: TrackedRun, *, shown: Mappi
     rest, judged = split_judged(given.pairs.take(given.pairs.labels != TIED), source.finetuning)
     given = replace(given.without(judged) if judged else given, pairs=rest)
     if judged:
+        given.refuse_learnt(judged)
         check_engine(source.engine, outputs=[source.output], models=[given.base])
     adapter = finetune(given, source, run, output=source.output, cache_dir=source.cache_dir)
     run.metrics(training_figures(adapter))

@@ -104,6 +104,7 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
         check_engine(source.engine, outputs=[source.output], models=[given.base])
         pairs = given.pairs.take(given.pairs.labels != TIED)
         training, held_out = _split(pairs, source.held_out_fraction)
+        given.refuse_learnt(held_out)
         for seed, chosen in _subsets(training, source):
             settings = _with_seed(source.finetuning, seed)
             parts = [given.base.digest, pairs.digest, chosen.digest, held_out.digest, settings.model_dump(mode="json")]

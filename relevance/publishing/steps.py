@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,12 @@ from cluster.statistics.bootstrap import Figure
 from relevance.engines.label_model import LabelModel
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings, paired_alpha_difference
-from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
+from relevance.evaluation.pairs import TIED, EvaluationPairs, count_shared
 from relevance.evaluation.predictions import Predictions, ask_model
 from relevance.evaluation.run import Evaluation
 from relevance.weights.checkpoint import save_checkpoint
 from relevance.weights.loading import checkpoint_quantization, load_model, read_config
-from relevance.weights.origin import TRAINING_FILE, learnt_queries, write_learnt_queries
+from relevance.weights.origin import TRAINING_FILE, learnt_queries, learnt_together, write_learnt_queries
 from relevance.weights.quantization import copy_companions, quantize_folder
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,9 @@ class PublishingSettings(Settings):
 
     min_alpha_difference: float = Field(default=-0.005, ge=-1, le=1)
     """What the lower end of the paired difference in alpha, new less champion, has to be above."""
+
+    max_unlabelled_fraction: float = Field(default=0.01, ge=0, le=1)
+    """Share of the pairs that the version may give no label: no figure counts them. The scoring job's own limit."""
 
     min_alpha: float = Field(default=0.36, ge=-1, le=1)
     """Alpha that a first champion needs."""
@@ -79,7 +83,7 @@ class QuantizationEffect:
     """What 8 bits cost and bring, on the evaluation set, in the engine that will run the model."""
 
     changed_fraction: float
-    """Share of pairs with another label."""
+    """Share of pairs with another label, or with one before or afterwards alone."""
     mean_probability_change: float
     """Of the label that the unquantised model gave."""
     alpha_difference: Figure
@@ -110,7 +114,7 @@ def build_model(
         with storage.new_folder(published_url) as published:
             shutil.copytree(base_dir, published, dirs_exist_ok=True)
         return BuiltModel(resolve_model(published_url), None, checkpoint, None, learnt_queries(base_dir))
-    queries = _learnt_queries(base_dir, adapter_dir)
+    queries = learnt_together(base_dir, adapter_dir)
     with storage.new_folder(merged_url) as merged:
         _merge(base_dir, adapter_dir, merged, settings)
         (merged / TRAINING_FILE).unlink(missing_ok=True)
@@ -129,20 +133,9 @@ def _quantize(merged: Path, published: Path, settings: PublishingSettings) -> No
         quantize_folder(merged, published, quantization=settings.quantization, unquantized=settings.unquantized)
 
 
-def _learnt_queries(base_dir: Path, adapter_dir: Path | None) -> frozenset[str] | None:
-    """What the adapter and, if it says so, its base have learnt from; a base alone has to say it itself."""
-    own = learnt_queries(base_dir)
-    if adapter_dir is None:
-        return own
-    added = learnt_queries(adapter_dir)
-    return None if added is None else added | (own or frozenset())
-
-
 def count_learnt(pairs: EvaluationPairs, built: BuiltModel) -> int | None:
     """Count the evaluation set's queries that the weights have learnt from; None where they do not say."""
-    if built.learnt_queries is None:
-        return None
-    return len(built.learnt_queries.intersection(query_digests(pairs.queries)))
+    return count_shared(pairs, built.learnt_queries)
 
 
 def _merge(base_dir: Path, adapter_dir: Path | None, folder: Path, settings: PublishingSettings) -> None:
@@ -173,13 +166,12 @@ def measure_quantization(
     pairs: EvaluationPairs, quantized: Predictions, plain: Predictions, built: BuiltModel, settings: EvaluationSettings
 ) -> QuantizationEffect:
     """Compare the published model with itself before quantisation."""
-    both = quantized.labelled & plain.labelled
-    rows = np.flatnonzero(both)
+    rows, either = np.flatnonzero(quantized.labelled & plain.labelled), quantized.labelled | plain.labelled
     chosen = plain.labels[rows]
     moved = np.abs(quantized.probabilities[rows, chosen] - plain.probabilities[rows, chosen])
     speeds = [len(rows) / said.engine_seconds if said.engine_seconds else None for said in (quantized, plain)]
     return QuantizationEffect(
-        changed_fraction=float((quantized.labels[rows] != chosen).mean()),
+        changed_fraction=1 - int((quantized.labels[rows] == chosen).sum()) / either.sum() if either.any() else math.nan,
         mean_probability_change=float(moved.mean()),
         alpha_difference=paired_difference(pairs, quantized, plain, settings),
         speed_ratio=speeds[0] / speeds[1] if speeds[0] and speeds[1] else None,
@@ -262,8 +254,12 @@ def _objections(
             "training_queries beside the adapter): fine-tune it again, which leaves them there"
         )
     found += _against_word_overlap(evaluation.advantage)
+    unlabelled, pairs = evaluation.counts["unlabelled"], evaluation.counts["pairs"]
+    if unlabelled > settings.max_unlabelled_fraction * pairs:
+        most = f"more than {settings.max_unlabelled_fraction:.2%}"
+        found.append(f"{unlabelled:,} of {pairs:,} pairs get no label, {most}: no figure counts them")
     limit = settings.max_changed_fraction
-    if effect and not effect.changed_fraction <= limit:  # NaN where no pair was labelled by both
+    if effect and not effect.changed_fraction <= limit:  # NaN where no pair was labelled
         found.append(f"quantisation changes {effect.changed_fraction:.2%} of the labels, more than {limit:.2%}")
     if champion is None:
         for name, least in (("alpha", settings.min_alpha), ("f1_exact", settings.min_f1_exact)):

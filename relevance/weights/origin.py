@@ -23,6 +23,15 @@ def learnt_queries(folder: Path) -> frozenset[str] | None:
     return None if found is None else frozenset(found)
 
 
+def learnt_together(base: Path, adapter: Path | None) -> frozenset[str] | None:
+    """What an adapter and, if it says so, its base have learnt from; a base alone has to say it itself."""
+    own = learnt_queries(base)
+    if adapter is None:
+        return own
+    added = learnt_queries(adapter)
+    return None if added is None else added | (own or frozenset())
+
+
 def write_learnt_queries(queries: Iterable[str], folder: Path) -> None:
     """Leave the digests beside a merged model, so that who trains or publishes it further knows them."""
     (folder / TRAINING_FILE).write_text(json.dumps({_QUERIES: sorted(queries)}) + "\n", encoding="utf-8")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +21,9 @@ from cancellation.decision.policy import load_policy
 from cancellation.decision.sample import LabelledSample, write_sample
 from cancellation.decision.thresholds import ThresholdSettings
 from cancellation.events.factors import VERDICTS
+from cancellation.events.identity import content_number
 from cancellation.events.table import write_labelled
+from cancellation.model.learnt import write_learnt
 from cancellation.model.verdict_model import load_verdict_model
 from cancellation.scoring.run import ScoringSettings
 from cancellation.serving.records.people import PersonKey
@@ -101,6 +105,20 @@ def test_a_backfill_of_too_few_labels_is_refused_and_leaves_no_policy(tmp_path: 
     with pytest.raises(ValueError, match="at least 1,000 labelled events are expected"):
         main(job)
     assert not (tmp_path / "out" / "policy.toml").exists()
+
+
+def test_events_that_taught_a_model_prove_nothing_of_it_under_whatever_ids(tmp_path: Path) -> None:
+    drawn = list(simulate(SimulationSettings(num_events=60), 1))
+    model = shutil.copytree(PROJECT / "cancellation" / "small_model", tmp_path / "model")
+    write_learnt(model / "trained", np.array([content_number(one.event) for one in drawn[:40]], np.uint64))
+    others = {"event_id": "e", "seller_id": "s", "buyer_id": "b", "order_id": "o"}
+    renamed = [replace(one, event=replace(one.event, **others)) for one in drawn[:1]]
+    write_labelled(str(tmp_path / "backfill.jsonl"), drawn[40:] + renamed)
+    write_sample(str(tmp_path / "backfill.jsonl"), SAMPLE)
+    job = CalibrateJob(input=str(tmp_path / "backfill.jsonl"), output=str(tmp_path / "out"), model=str(model))
+    with pytest.raises(ValueError, match=r"1 of 21 events taught the model.* the first at backfill.jsonl:21; they pr"):
+        main(job)
+    assert not (tmp_path / "out").exists()
 
 
 def _judged(folder: Path, named: Callable[[int], str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from cancellation.events.table import write_labelled
 from cancellation.model.fusion import load_fusion_model
+from cancellation.model.learnt import read_learnt, refuse_learnt
 from cancellation.model.verdict_model import TRAINED_FOLDER, load_verdict_model
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cancellation.training.run import TrainingSettings
@@ -66,6 +68,31 @@ def test_events_become_a_model_that_scores(calm):
     assert trained.spec == model.spec
 
 
+def test_what_a_model_learnt_from_travels_with_it(calm, events, tmp_path):
+    learnt = read_learnt(calm / "model" / TRAINED_FOLDER)
+    assert len(learnt) == 400, "those that chose the weights among them"
+    with pytest.raises(ValueError, match=r"400 of 400 events taught the model.*first at events.jsonl:1;"):
+        refuse_learnt(str(events), calm / "model")
+    write_labelled(str(tmp_path / "fresh.jsonl"), simulate(SimulationSettings(num_events=50), 6))
+    refuse_learnt(str(tmp_path / "fresh.jsonl"), calm / "model")
+    further = run(tmp_path, tmp_path / "fresh.jsonl", start=str(calm / "model" / TRAINED_FOLDER))
+    assert len(read_learnt(further / TRAINED_FOLDER)) == 450
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_event_with_two_labels_and_a_single_seller_teach_nobody(tmp_path):
+    drawn = list(simulate(SimulationSettings(num_events=60), 5))
+    turned = {"induced": "not_induced", "not_induced": "inconclusive", "inconclusive": "induced"}
+    write_labelled(str(tmp_path / "two" / "a.jsonl"), drawn)
+    write_labelled(str(tmp_path / "two" / "b.jsonl"), [replace(one, label=turned[one.label]) for one in drawn[:3]])
+    with pytest.raises(ValueError, match=f"3 events have two different labels, such as {drawn[0].event.event_id}"):
+        run(tmp_path, tmp_path / "two")
+    one_shop = [replace(one, event=replace(one.event, seller_id="s")) for one in drawn]
+    write_labelled(str(tmp_path / "one.jsonl"), one_shop)
+    with pytest.raises(ValueError, match="to learn from and of others to stop by are expected, found 60 and 0"):
+        run(tmp_path, tmp_path / "one.jsonl")
+
+
 def test_a_second_run_of_the_same_takes_no_step(calm, events):
     before = load_verdict_model(calm / "model").version
     checkpoints = sorted(calm.glob("checkpoints/*-run/checkpoint_*"))
@@ -106,6 +133,7 @@ def test_two_workers_share_each_batch(calm, events, tmp_path):
 def test_another_network_starts_from_a_trained_models_text_encoder(calm, events, tmp_path):
     fusion = {**SMALL["fusion"], "variant": "text"}
     run(tmp_path, events, epochs=0.1, encoder=str(calm / "model" / TRAINED_FOLDER), fusion=fusion)
+    assert len(read_learnt(tmp_path / "model" / TRAINED_FOLDER)) == 400
     before, after = (load_fusion_model(folder / "model" / TRAINED_FOLDER) for folder in (calm, tmp_path))
     assert after[1].to_str() == before[1].to_str()
     weights = [model.text_encoder.get_input_embeddings().weight.float() for model, _ in (before, after)]

@@ -7,7 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cancellation.new_market import NewMarketSettings, check_labels, check_old_markets, is_worse, paired_change
+from cancellation.events.examples import Example
+from cancellation.events.markets import MARKETS
+from cancellation.new_market import (
+    NewMarketSettings,
+    check_labels,
+    check_old_markets,
+    is_worse,
+    paired_change,
+    split_sellers,
+)
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.training.labelled_source import simulated_examples
 from tests.builders.verdict_models import WordModel
@@ -33,14 +42,14 @@ def test_a_sure_loss_is_one_however_small_and_a_large_one_however_unsure() -> No
     before = np.ones(20_000, bool)
     after = before.copy()
     after[:100] = False
-    assert is_worse(paired_change(before, after), 0.02)
+    assert is_worse(paired_change(before, after, np.arange(len(before))), 0.02)
     rng = np.random.default_rng(0)
     noisy = [rng.random(60) < share for share in (0.8, 0.75)]
-    change = paired_change(*noisy)
+    change = paired_change(*noisy, np.arange(60))
     assert change.high > 0
     assert is_worse(replace(change, value=-0.05), 0.02)
     assert not is_worse(replace(change, value=-0.01), 0.02)
-    assert not is_worse(paired_change(before, before), 0.0)
+    assert not is_worse(paired_change(before, before, np.arange(len(before))), 0.0)
 
 
 def test_old_markets_are_compared_one_by_one() -> None:
@@ -49,8 +58,44 @@ def test_old_markets_are_compared_one_by_one() -> None:
     )
     same = check_old_markets(WordModel(), WordModel(), examples, 0.02)
     assert same.done
-    assert same.found == "ID +0.0 [+0.0, +0.0], MX +0.0 [+0.0, +0.0]"
+    assert same.found.startswith(
+        "ID +0.0 [+0.0, +0.0], MX +0.0 [+0.0, +0.0]; not looked at, as no event of them was kept out: "
+    )
+    assert set(same.found.rpartition(": ")[2].split(", ")) == set(MARKETS) - {"ID", "MX"}
     accuser = WordModel(weights={}, bias=10.0)
     spoilt = check_old_markets(WordModel(weights={}), accuser, examples, 0.02)
     assert spoilt.line().startswith("- [ ] old markets no worse")
     assert "ID -" in spoilt.found
+
+
+def test_what_is_kept_out_is_of_sellers_of_whom_nothing_is_taught() -> None:
+    shops = [replace(one, event=replace(one.event, seller_id=f"shop{n % 40}")) for n, one in enumerate(EXAMPLES)]
+    taught, kept = split_sellers(shops, 0.25, np.zeros(len(shops), bool))
+    assert len(taught) + len(kept) == 300
+    assert 0 < len(kept) < 150
+
+    def sellers(examples: list[Example]) -> set[str]:
+        return {one.event.seller_id for one in examples}
+
+    assert not sellers(taught) & sellers(kept)
+    learnt = np.array([one in kept[:5] for one in shops])
+    taught, kept = split_sellers(shops, 0.25, learnt)
+    assert not any(one in kept for one, known in zip(shops, learnt, strict=True) if known), "it may prove nothing"
+    assert len(taught) + len(kept) == 300
+    with pytest.raises(ValueError, match="events of sellers to teach and of others to keep out are expected"):
+        split_sellers(shops[:1], 0.25, np.zeros(1, bool))
+
+
+def test_a_loss_on_one_sellers_events_is_no_sure_one() -> None:
+    before, after = np.ones(400, bool), np.arange(400) >= 30
+    assert paired_change(before, after, np.arange(400)).high < 0
+    one_shop = np.where(np.arange(400) < 30, 0, np.arange(400))
+    assert paired_change(before, after, one_shop).high == 0
+
+
+def test_a_loss_counts_by_what_events_stand_for() -> None:
+    heavy = [replace(one, sampling_weight=9.0 if one.label == "induced" else 0.1) for one in EXAMPLES]
+    accuser, nobody = WordModel(weights={}, bias=10.0), WordModel(weights={})
+    plain, weighed = (check_old_markets(nobody, accuser, some, 0.02) for some in (EXAMPLES, heavy))
+    assert not plain.done
+    assert weighed.done

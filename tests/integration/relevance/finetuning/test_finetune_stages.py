@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from safetensors.torch import load_file
 
 from jobs.relevance_crossvalidate import CrossvalidateJob
 from jobs.relevance_crossvalidate import main as cross_validate
+from jobs.relevance_evaluate import EvaluateJob
+from jobs.relevance_evaluate import main as evaluate
 from jobs.relevance_finetune import FinetuneJob, main
+from relevance.weights.origin import learnt_queries
 from tests.builders.pairs_data import write_learnable_pairs
 from tests.builders.tiny_models import save_tiny_model
 
@@ -80,3 +84,34 @@ def test_folds_are_not_judged_by_an_adapter_that_saw_them(settings: dict, first:
     job = {**settings, "output": str(tmp_path / "folds"), "num_folds": 2, "adapter": str(first)}
     with pytest.raises(ValueError, match="learnt from 40 of the queries that are to judge"):
         cross_validate(CrossvalidateJob.model_validate(job))
+
+
+def test_an_adapter_of_unknown_origin_makes_none_that_is_known(settings: dict, first: Path, tmp_path: Path) -> None:
+    unknown = shutil.copytree(first, tmp_path / "unknown")
+    origin = json.loads((unknown / "training.json").read_text("utf-8"))
+    del origin["training_queries"]
+    (unknown / "training.json").write_text(json.dumps(origin), encoding="utf-8")
+    short = {**settings["finetuning"], "epochs": 1}
+    assert _train(settings, tmp_path / "second", adapter=str(unknown), finetuning=short)["training_queries"] is None
+    assert learnt_queries(tmp_path / "second") is None, "a champion needs to be proven not to have seen what judges it"
+    job = {**settings, "output": str(tmp_path / "folds"), "num_folds": 2, "adapter": str(unknown)}
+    with pytest.raises(ValueError, match="learnt from the queries that are to judge is not known"):
+        cross_validate(CrossvalidateJob.model_validate(job))
+
+
+def test_what_is_kept_back_is_not_judged_by_an_adapter_that_saw_it(settings: dict, first: Path, tmp_path: Path) -> None:
+    held = {**settings["finetuning"], "judged_fraction": 0.25}
+    with pytest.raises(ValueError, match="learnt from 10 of the queries that are to judge"):
+        _train(settings, tmp_path / "refused", adapter=str(first), finetuning=held)
+
+
+def test_a_model_is_not_judged_by_queries_that_it_says_it_learnt_from(
+    settings: dict, first: Path, tmp_path: Path
+) -> None:
+    job = {"input": settings["input"], "model": settings["base"], "adapter": str(first)}
+    job |= {"output": str(tmp_path / "evaluation"), "tracking": settings["tracking"]}
+    with pytest.raises(ValueError, match=r"that it has learnt from 40 of the evaluation set's 40 queries"):
+        evaluate(EvaluateJob.model_validate(job))
+    evaluate(EvaluateJob.model_validate({**job, "allow_overlap": True}))
+    page = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text("utf-8"))
+    assert page["verdict"] == "Not to be trusted: 40 queries are in the training set too."

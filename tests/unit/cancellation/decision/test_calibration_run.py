@@ -257,9 +257,10 @@ def test_a_weighted_sample_proves_by_its_weights_and_not_without() -> None:
         if not out
     ]
     sampled = pa.Table.from_pylist(kept, schema=SCORED_SCHEMA)
+    plain = sampled.drop_columns("sampling_weight")
     whole, by_weight, without = (
         calibrate_backfill(rows, POLICY, SETTINGS, sample=sample, day="2026-11-22")
-        for rows, sample in ((table, SAMPLE), (sampled, weighted), (sampled, SAMPLE))
+        for rows, sample in ((table, SAMPLE), (sampled, weighted), (plain, SAMPLE))
     )
     found, expected = by_weight.thresholds["ID"].nearest, whole.thresholds["ID"].nearest
     assert by_weight.calibration.temperature == pytest.approx(whole.calibration.temperature, rel=0.02)
@@ -267,3 +268,41 @@ def test_a_weighted_sample_proves_by_its_weights_and_not_without() -> None:
     assert by_weight.policy.market("ID").evidence.sampling == "weighted"
     assert found.precision == pytest.approx(expected.precision, abs=0.01)
     assert found.lower_bound <= expected.lower_bound + 0.005
+
+
+def changed(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
+    field = SCORED_SCHEMA.field(name)
+    return table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
+
+
+def test_rows_with_weights_are_no_sample_that_was_drawn_at_random() -> None:
+    weighted = changed(backfill({"ID": 3000}), "sampling_weight", [0.5, 1.5] * 1500)
+    with pytest.raises(ValueError, match=r"drawn random.*3,000 rows have a sampling_weight.*\"drawn\": \"weighted\""):
+        calibrate_backfill(weighted, POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
+    ones = changed(backfill({"ID": 3000}), "sampling_weight", [1.0] * 3000)
+    calibrate_backfill(ones, POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
+
+
+def test_an_event_that_two_files_label_is_refused() -> None:
+    table = backfill({"ID": 3000})
+    others = changed(table.slice(0, 2), "label", ["not_induced", "induced"])
+    with pytest.raises(ValueError, match=r"2 events are labelled twice, the first at b.jsonl:0; keep one of its rows"):
+        calibrate_backfill(pa.concat_tables([table, others]), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
+    elsewhere = changed(backfill({"TH": 3000}, seed=1), "event_id", table["event_id"].to_pylist())
+    calibrate_backfill(pa.concat_tables([table, elsewhere]), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
+
+
+def test_what_is_not_labelled_or_not_readable_is_missing_from_a_sample() -> None:
+    """Hard cases stay open, and one labeller spells in another way: without them, precision is another."""
+    table = backfill({"ID": 3000})
+    open_ones = changed(table, "label", [None, *table["label"].to_pylist()[1:]])
+    with pytest.raises(ValueError, match=r"all 3,000 rows are expected to be labelled, 1 are not, the first at b.jso"):
+        calibrate_backfill(open_ones, POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
+    spelt = pa.Table.from_pylist([{"place": "b.jsonl:9", "error": "label: expected one of"}], schema=SCORED_SCHEMA)
+    with pytest.raises(ValueError, match=r"1 of 3,001 rows could not be read.*b.jsonl:9: label: expected one of"):
+        calibrate_backfill(pa.concat_tables([table, spelt]), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
+
+
+def test_a_proof_is_at_the_confidence_that_policy_and_card_say() -> None:
+    with pytest.raises(ValidationError, match="confidence"):
+        ThresholdSettings(confidence=0.6)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,15 @@ from cancellation.training.data import DropSettings
 from cancellation.training.loop import LoopSettings, Trainer, num_steps
 from cancellation.training.run import with_markets
 from tests.builders.cancellation_events import event_mappings
-from tests.builders.fusion_models import logits, small_encoder, small_model, small_set, small_tokenizer
+from tests.builders.fusion_models import (
+    encoded_set,
+    examples,
+    logits,
+    small_encoder,
+    small_model,
+    small_set,
+    small_tokenizer,
+)
 
 ENCODER = small_encoder()
 DATA = small_set()
@@ -33,6 +43,18 @@ def test_every_variant_learns_one_batch_by_heart(variant):
         trainer.step(batch, torch.device("cpu"), 10_000)
     learnt = logits(trainer.averaged_model(), DATA, ROWS)
     assert (learnt.argmax(1) == DATA.labels[ROWS]).mean() >= 0.95
+
+
+def test_what_stops_a_training_counts_an_event_as_often_as_it_stands_for():
+    twice, once = examples()[:20], examples()[20:40]
+    weighted = encoded_set((*(replace(one, sampling_weight=2.0) for one in twice), *once))
+    trainer = Trainer(small_model("features"), LoopSettings(bf16=False))
+    said = [
+        trainer.validate(data, torch.device("cpu"), 0, 1, 0.0)[1]
+        for data in (weighted, encoded_set((*twice, *twice, *once)))
+    ]
+    for name in ("validation_loss", "validation_accuracy"):
+        assert said[0][name] == pytest.approx(said[1][name], rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["modernbert", "deberta-v2", "xlm-roberta"])

@@ -160,3 +160,18 @@ def test_an_event_that_is_labelled_twice_is_refused(tmp_path):
     write_labelled(str(tmp_path / "b.jsonl"), EVENTS[1:3])
     with pytest.raises(ValueError, match=f"event {EVENTS[1].event.event_id} is labelled twice"):
         read_labelled(str(tmp_path))
+
+
+def test_two_people_in_one_project_are_not_one(tmp_path):
+    make(tmp_path)
+    manifest, cases = read_cases(str(tmp_path / "round"))
+    (task, *_) = json.loads((tmp_path / "round/label_studio/ann.json").read_text())
+    said = [
+        {"completed_by": user, "updated_at": AT, "result": chosen(label)}
+        for user, label in ((1, "induced"), (2, "inconclusive"))
+    ]
+    (tmp_path / "export.json").write_text(json.dumps([{**task, "annotations": said}]))
+    with pytest.raises(ValueError, match=r"export\.json: the project of annotator 'ann' has labels by 2 users .*1, 2"):
+        read_answers([str(tmp_path / "export.json")], cases, manifest, people={})
+    named = read_answers([str(tmp_path / "export.json")], cases, manifest, people={"1": "ann", "2": "eve"})
+    assert settle(named, needed=1)[task["data"]["event_id"]].label is None

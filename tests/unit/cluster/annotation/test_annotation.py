@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cluster.annotation.label_studio import import_tasks, read_export
+from cluster.annotation.label_studio import import_tasks, name_people, read_export
 from cluster.annotation.versions import check_version, content_digest
 
 
@@ -52,3 +52,12 @@ def test_a_text_belongs_to_the_version_that_it_was_recorded_for():
         check_version("rules.toml", {**content, "rule": "c", "history": history})
     with pytest.raises(ValueError, match="a version stands twice"):
         check_version("rules.toml", {**content, "history": [*history, history[0]]})
+
+
+def test_a_name_stands_for_one_user_unless_people_says_otherwise() -> None:
+    given = [("ann", "1"), ("ann", "2"), ("", "3")]
+    for people in ({}, {"1": "ann"}):
+        with pytest.raises(ValueError, match=r"a.json: the project of annotator 'ann' has labels by 2 users"):
+            name_people(given, people, name="a.json")
+    assert name_people(given, {"1": "ann", "2": "ann"}, name="a.json") == ["ann", "ann", "user 3"]
+    assert name_people(given, {"2": "bob"}, name="a.json") == ["ann", "bob", "user 3"]

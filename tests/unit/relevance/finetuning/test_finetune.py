@@ -15,7 +15,7 @@ from relevance.engines.label_model import LabelModel
 from relevance.evaluation.overlap import FEATURES, OverlapFeatures, combine_with_answers
 from relevance.evaluation.pairs import read_evaluation_pairs, shared_queries
 from relevance.finetuning.finetune import GroupedExamples, label_targets, split_judged, split_validation
-from relevance.finetuning.pairs import LabelledTexts, WeakPairs, read_labelled_pairs, split_folds
+from relevance.finetuning.pairs import LabelledTexts, WeakPairs, read_labelled_pairs, read_weak_pairs, split_folds
 from relevance.finetuning.recipe import FinetuningSettings
 from relevance.finetuning.sweep import Cell
 from relevance.finetuning.sweep_report import draw_sweep, sweep_table
@@ -237,3 +237,12 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     path.write_text("query,label\nshoes,exact\n")
     with pytest.raises(ValueError, match=r"pairs\.csv: expected the columns query, title, label, missing title"):
         read_labelled_pairs(path)
+
+
+def test_a_weak_answer_in_another_case_counts_and_any_other_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "weak.csv"
+    path.write_text("query,title,is_substitute\na,b,Yes\nc,d,NO\ne,f,yes \n", encoding="utf-8")
+    assert read_weak_pairs(path).is_substitute.tolist() == [True, False, True]
+    path.write_text("query,title,is_substitute\na,b,yes\nc,d,1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"weak\.csv: row 2: expected is_substitute to be yes or no"):
+        read_weak_pairs(path)

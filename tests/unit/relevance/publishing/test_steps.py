@@ -153,7 +153,7 @@ def effect(changed: float) -> QuantizationEffect:
     return QuantizationEffect(changed, 0.001, Figure(0.0, 0.0, 0.0), 1.5, 100.0, 10, 20)
 
 
-def test_what_quantisation_changed_is_counted_on_pairs_that_both_label(base: Path, tmp_path: Path) -> None:
+def test_what_quantisation_changed_is_counted_on_pairs_that_either_labels(base: Path, tmp_path: Path) -> None:
     pairs = read_evaluation_pairs(write_csv(tmp_path / "pairs.csv", labelled_rows(20)))
     built = BuiltModel(resolve_model(str(base)), resolve_model(str(base)), "int8", None)
     said = pairs.labels.copy()
@@ -161,7 +161,7 @@ def test_what_quantisation_changed_is_counted_on_pairs_that_both_label(base: Pat
     plain, quantized = predictions(pairs, pairs.labels), replace(predictions(pairs, said), engine_seconds=0.5)
     quantized.labelled[10:] = False
     found = measure_quantization(pairs, quantized, plain, built, SETTINGS)
-    assert found.changed_fraction == pytest.approx(0.2)
+    assert found.changed_fraction == pytest.approx(0.6), "a label that is gone is changed"
     assert found.mean_probability_change == pytest.approx(0.2 * 0.6)
     assert found.speed_ratio == pytest.approx(3.0)
     assert found.alpha_difference.value < 0
@@ -182,6 +182,22 @@ def test_a_champion_is_replaced_only_by_one_that_is_surely_not_worse(
     decision = decide(evaluation, None, difference, PublishingSettings(), champion="relevance/3", learnt_queries=0)
     assert decision.champion is champion
     assert re.search(why, decision.why)
+
+
+def test_pairs_without_a_label_are_an_objection_however_right_the_others_are(tmp_path: Path) -> None:
+    pairs = read_evaluation_pairs(write_csv(tmp_path / "pairs.csv", labelled_rows(100)))
+    said = predictions(pairs, pairs.labels)
+    said.labelled[60:] = False
+    found = decide(
+        judge(pairs, said, SETTINGS, shared_queries=0),
+        None,
+        Figure(0.05, 0.02, 0.08),
+        PublishingSettings(),
+        champion="relevance/3",
+        learnt_queries=0,
+    )
+    assert not found.champion
+    assert found.why == "40 of 100 pairs get no label, more than 1.00%: no figure counts them"
 
 
 def test_a_first_champion_has_to_pass(evaluation: Evaluation) -> None:

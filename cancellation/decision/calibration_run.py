@@ -264,12 +264,6 @@ def _refuse_mixed(labelled: pa.Table) -> None:
     versions = pc.unique(labelled["model_version"].cast(pa.string())).to_pylist()
     if len(versions) > 1:
         raise ValueError(f"backfill: verdicts of one model are expected, found {', '.join(sorted(versions))}")
-    num_events = labelled.group_by(["market", "event_id"]).aggregate([]).num_rows
-    if num_events < len(labelled):
-        raise ValueError(
-            f"backfill: each event once is expected, found {num_events:,} events in {len(labelled):,} labelled rows: "
-            "they would prove more than there is; look for a part that was uploaded twice, or an event labelled twice"
-        )
 
 
 def _sampling_weights(labelled: pa.Table, sample: LabelledSample) -> np.ndarray | None:

@@ -232,7 +232,7 @@ def test_a_part_that_was_uploaded_twice_proves_nothing() -> None:
     found = calibrate_backfill(table, POLICY, settings, sample=SAMPLE, day="2026-11-22").policy.market("ID")
     assert found.penalty is None
     twice = pa.concat_tables([table, table.slice(0, 300)])
-    with pytest.raises(ValueError, match=r"each event once is expected, found 600 events in 900 labelled rows"):
+    with pytest.raises(ValueError, match=r"300 events are labelled twice"):
         calibrate_backfill(twice, POLICY, settings, sample=SAMPLE, day="2026-11-22")
 
 

@@ -248,13 +248,6 @@ def test_a_kill_switch_that_cannot_be_read_turns_everything_off(files: Files, ma
     assert store.market("BR").state == store.market("TH").state == "off"
 
 
-def test_a_byte_order_mark_changes_nothing(files: Files) -> None:
-    files.kill.write_text("BR\n", encoding="utf-8-sig")
-    files.put(b"\xef\xbb\xbf" + files.policy.read_bytes())
-    store = files.store()
-    assert (store.last_refusal, store.killed, store.market("TH").state) == (None, {"BR"}, "shadow")
-
-
 def test_a_kill_holds_at_the_start_and_with_a_policy_that_is_refused(kept: Files) -> None:
     kept.throw("BR")
     store = kept.store()

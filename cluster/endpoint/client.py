@@ -59,6 +59,11 @@ class Consumption:
     estimated: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request is about to be sent: whatever it waited for until now, it was not for the server."""
+
+
 NOTHING = Consumption(0, 0, 0, 0.0)
 
 
@@ -99,8 +104,8 @@ class ChatEndpoint:
         seed: int = 0,
         regex: str | None = None,
         enough: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Delta | Consumption]:
-        """Ask once; yield the answer as it comes, then what it took.
+    ) -> Iterator[Sent | Delta | Consumption]:
+        """Ask once; say when, yield the answer as it comes, then what it took.
 
         Args:
             messages: Of `role` and `content`.
@@ -120,6 +125,8 @@ class ChatEndpoint:
         try:
             with self._under_way:
                 request = self._request(messages, max_tokens, temperature, seed, regex)
+                self._wait(0.0, enough)
+                yield Sent()
                 stream, deadline = self._open(request, worst, enough)
                 paid = worst
                 for piece in self._read(stream, deadline, worst, enough):
@@ -161,10 +168,6 @@ class ChatEndpoint:
     ) -> tuple[openai.AsyncStream, float]:
         """Send a request until the server takes it; the stream, and by when it has to end."""
         for left in range(self.settings.max_tries - 1, -1, -1):
-            try:
-                self._pace.wait(enough)
-            except UnwantedError:
-                raise EndpointError(_UNWANTED) from None
             deadline = time.monotonic() + self.settings.deadline_seconds
             try:
                 sending = self._client.chat.completions.create(**request)
@@ -187,11 +190,16 @@ class ChatEndpoint:
                 wait = 0.0
             number = self.settings.max_tries - 1 - left
             wait += random.uniform(0, min(self.settings.backoff_seconds * 2**number, _LONGEST_WAIT))
-            try:
-                rest(wait, enough)
-            except UnwantedError:
-                raise EndpointError(_UNWANTED) from None
+            self._wait(wait, enough)
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _wait(self, seconds: float, enough: Callable[[], bool]) -> None:
+        """Wait so long, then for one's turn."""
+        try:
+            rest(seconds, enough)
+            self._pace.wait(enough)
+        except UnwantedError:
+            raise EndpointError(_UNWANTED) from None
 
     def _given_up(self, error: LateError | UnwantedError, worst: Consumption) -> EndpointError:
         late = f"endpoint: no end within {self.settings.deadline_seconds:g} s"

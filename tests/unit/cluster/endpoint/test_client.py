@@ -12,7 +12,7 @@ from email.utils import formatdate
 
 import pytest
 
-from cluster.endpoint.client import NOTHING, ChatEndpoint, Consumption, EndpointError
+from cluster.endpoint.client import NOTHING, ChatEndpoint, Consumption, EndpointError, Sent
 from cluster.endpoint.purse import BudgetSpentError, Purse
 from cluster.endpoint.settings import EndpointSettings
 from tests.servers.chat_endpoint import ANSWER, ChatServer
@@ -35,7 +35,8 @@ def _endpoint(server: ChatServer, *, purse: Purse | None = None, **settings: obj
 
 
 def _ask(endpoint: ChatEndpoint, case: str = "case-1") -> tuple[str, Consumption]:
-    pieces = list(endpoint.stream([{"role": "user", "content": case}], max_tokens=50, regex="x+"))
+    sent, *pieces = endpoint.stream([{"role": "user", "content": case}], max_tokens=50, regex="x+")
+    assert sent == Sent()
     return "".join(piece.text for piece in pieces[:-1]), pieces[-1]
 
 
@@ -126,7 +127,7 @@ def test_whoever_has_enough_is_free_though_nothing_comes(server: ChatServer, beh
     threading.Timer(0.5, asking.set).start()
     endpoint = _endpoint(server)
     try:
-        pieces = list(endpoint.stream(MESSAGES, max_tokens=50, enough=asking.is_set))
+        _, *pieces = endpoint.stream(MESSAGES, max_tokens=50, enough=asking.is_set)
     except EndpointError as error:
         pieces = [error.consumption]
     assert time.monotonic() - started < 10

@@ -42,7 +42,7 @@ class TreeLearner:
         """
         if len(np.unique(labels)) < len(VERDICTS):
             raise ValueError(f"training events: all of {', '.join(VERDICTS)} are expected among the labels")
-        self._verdict.fit(inputs, labels)
+        _fit(self._verdict, inputs, labels)
         known = np.ones(len(inputs), bool) if known is None else known
         self._factors = [self._fit_factor(inputs[known], factors[known, place]) for place in range(len(FACTORS))]
         return self
@@ -62,7 +62,7 @@ class TreeLearner:
     def _fit_factor(self, inputs: np.ndarray, present: np.ndarray) -> HistGradientBoostingClassifier | float:
         if min(present.sum(), len(present) - present.sum()) < _FEWEST_POSITIVES:
             return float(present.mean()) if len(present) else 0.0  # nothing to learn from: its share
-        return self._model(max(1, self._settings.max_iter // 4)).fit(inputs, present)
+        return _fit(self._model(max(1, self._settings.max_iter // 4)), inputs, present)
 
     def _model(self, max_iter: int) -> HistGradientBoostingClassifier:
         settings = self._settings
@@ -74,3 +74,10 @@ class TreeLearner:
             early_stopping=False,
             random_state=settings.seed,
         )
+
+
+def _fit(
+    model: HistGradientBoostingClassifier, inputs: np.ndarray, classes: np.ndarray
+) -> HistGradientBoostingClassifier:
+    """Fit where some features may be missing of every event: scikit-learn finds no bounds between no values."""
+    return model.fit(np.where(np.isnan(inputs).all(axis=0), 0.0, inputs), classes)

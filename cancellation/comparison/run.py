@@ -43,7 +43,7 @@ from cancellation.model.verdict_model import VerdictModel, load_verdict_model
 from cancellation.simulation.simulator import SimulationSettings, Split
 from cancellation.training.events import TrainingEventsSettings
 from cancellation.training.labelled_source import simulated_examples
-from cancellation.training.run import TrainingSettings, train_model
+from cancellation.training.run import TrainingSettings, contents_read, train_model
 from cluster.models.files import ModelName, fetch_model, resolve_model
 from cluster.places import InputUrl
 from cluster.provenance import digest_of
@@ -260,7 +260,7 @@ def _build_trees(comparison: Comparison, approach: Approach, run: TrackedRun) ->
 
 
 def _build_stacked(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
-    text = _trained(comparison, TEXT, run)
+    text = _trained(comparison, approach, run)
     events = comparison.base.events
     examples = simulated_examples(
         events.simulation, _STACKING_SEED + events.seed, range(comparison.settings.stacking_events)
@@ -307,10 +307,17 @@ def training_examples(settings: TrainingEventsSettings) -> Iterator[Example]:
         yield from read_examples(url)
 
 
+def _network_settings(comparison: Comparison, approach: Approach) -> TrainingSettings:
+    """Of an approach's network; the stacked trees' is the text model of its own row."""
+    network = TEXT if approach.kind == "stacked" else approach
+    return network_settings(network, comparison.base, pretrained=comparison.settings.pretrained)
+
+
 def _trained(comparison: Comparison, approach: Approach, run: TrackedRun) -> VerdictModel:
-    """Train a network, or find it trained under the same settings."""
-    settings = network_settings(approach, comparison.base, pretrained=comparison.settings.pretrained)
-    folder = comparison.output / "models" / f"{settings.name}-{digest_of(settings.model_dump(mode='json'))[:8]}"
+    """Train a network, or find it trained under the same settings, on events and from weights of the same contents."""
+    settings = _network_settings(comparison, approach)
+    learnt = digest_of([settings.model_dump(mode="json"), contents_read(settings)])
+    folder = comparison.output / "models" / f"{settings.name}-{learnt[:8]}"
     done = folder / "history.json"
     if not done.exists():
         trained = train_model(settings, comparison.trainer, run, output=folder, cache_dir=comparison.cache_dir)
@@ -334,10 +341,9 @@ def _llm_depends_on(comparison: Comparison, approach: Approach) -> dict[str, Any
         "max_failed_fraction": settings.max_failed_fraction,
     }
     if approach.changes.get("few_shot"):
-        shown = comparison.base.events.events
         found["retrieval"] = labelling.retrieval.model_dump(mode="json", exclude={"examples", "encoder"})
         found["encoder"] = resolve_model(labelling.retrieval.encoder).digest
-        found["candidates"] = [settings.num_candidates, _versions(shown) if shown else None]
+        found["candidates"] = settings.num_candidates
     return found
 
 
@@ -352,6 +358,10 @@ def _paths(comparison: Comparison, approach: Approach) -> tuple[Path, Path]:
         "settings": comparison.settings.model_dump(mode="json", exclude=_NOT_IN_FIGURES),
     }
     depends_on["sets"] = {name: _versions(place) for name, place in comparison.settings.sets.items()}
+    if approach.kind in ("network", "stacked"):
+        depends_on["learnt"] = contents_read(_network_settings(comparison, approach))
+    elif approach.kind == "trees" or approach.changes.get("few_shot"):
+        depends_on["learnt"] = contents_read(comparison.base)
     if approach.kind == "llm":
         depends_on["llm"] = _llm_depends_on(comparison, approach)
     if approach.kind == "shipped":

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import FACTORS, VERDICTS
-from cancellation.events.fields import EventError
+from cancellation.events.fields import EventError, type_name
 from cancellation.events.files import ENDINGS, is_sampling_weight, is_table
 from cancellation.events.table import EVENT_SCHEMA, event_of_row
 from cluster.sharded.input_files import data_files, json_lines, open_input, plain_name
@@ -51,6 +51,10 @@ def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, .
         raise ValueError(f"{where}: expected label to be one of {', '.join(VERDICTS)}, found {found}; correct it")
     if factors is None:
         return label, None
+    if not isinstance(factors, list | tuple):
+        raise ValueError(
+            f"{where}: expected label_factors to be a list of codes, found {type_name(factors)}; correct it"
+        )
     codes = tuple(factors)
     unknown = sorted(set(map(str, codes)) - set(FACTORS))
     if unknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -56,7 +57,16 @@ def event_of_row(row: Mapping[str, Any]) -> Event:
     """
     mapping = {name: row[name] for name in EVENT_SCHEMA.names if row.get(name) is not None}
     mapping.update((name, decode_json(mapping[name])) for name in NESTED_COLUMNS if isinstance(mapping.get(name), str))
-    return parse_event(mapping)
+    return parse_event({name: _written(value) for name, value in mapping.items()})
+
+
+def _written(value: Any) -> Any:
+    """Write instants that a table holds as such, in columns or in structs, as events have them."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, list):
+        return [_written(one) for one in value]
+    return {name: _written(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def labelled_line(labelled: LabelledEvent) -> str:

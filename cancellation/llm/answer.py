@@ -143,7 +143,10 @@ class AnswerReader:
         """
         for part in self.form.parts:
             if part not in self._found and (part == "verdict" or (part == "decision_factors" and not cancelled)):
-                raise AnswerError(f"answer: expected a closed <{part}>, found the text ended before it")
+                raise AnswerError(
+                    f"answer: expected a closed <{part}>, found the text ended before it; if all are cut, raise "
+                    "sampling.max_tokens, or switch a model's own thinking off (endpoint.further)"
+                )
         factors = self._found.get("decision_factors", _NONE)
         codes = () if factors == _NONE else tuple(dict.fromkeys(factors.split(", ")))
         verdict = VERDICTS[WORDS.index(self._found["verdict"])]
@@ -182,7 +185,10 @@ class AnswerReader:
         _, bracket, after = rest[len(opening) :].partition("<")
         open_end = closing.startswith((bracket + after)[: len(closing)])
         if not opening.startswith(rest[: len(opening)]) or not open_end:
-            raise AnswerError(f"answer: expected {opening}…{closing} next, found other text")
+            raise AnswerError(
+                f"answer: expected {opening}…{closing} next, found other text; let the server hold it to the form "
+                "(endpoint.structured), and a model's own thinking apart (endpoint.further)"
+            )
 
 
 _PARTS: dict[Part, re.Pattern[str]] = {

@@ -39,6 +39,11 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """A server is asked from now on; what was waited for before is the client's own pace."""
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """What an answer took."""
 
@@ -63,12 +68,16 @@ class Usage:
 class BackendError(RuntimeError):
     """A request that found no answer, or no usable one; the text names the reason, never what was asked or said."""
 
-    def __init__(self, problem: str, usage: Usage | None = None, *, refused: bool = False) -> None:
+    def __init__(
+        self, problem: str, usage: Usage | None = None, *, refused: bool = False, seconds: float = 0.0
+    ) -> None:
         super().__init__(problem)
         self.usage = usage or Usage()
         """What it may have taken at most."""
         self.refused = refused
         """The last request was not taken, so it surely cost nothing, and asking at once again is no use."""
+        self.seconds = seconds
+        """How long the answer was waited for, in vain."""
 
 
 class OutOfBudgetError(BudgetSpentError):
@@ -86,8 +95,8 @@ class Backend(Protocol):
     version: str
     """Of the model, for records and plans."""
 
-    def stream(self, prompt: Prompt, sampling: SamplingSettings, enough: Enough) -> Iterator[Piece | Usage]:
-        """Answer a prompt: pieces as they come, then what they took.
+    def stream(self, prompt: Prompt, sampling: SamplingSettings, enough: Enough) -> Iterator[Sent | Piece | Usage]:
+        """Answer a prompt: pieces as they come, then what they took; a server's begin with `Sent`.
 
         The rest of the answer is cancelled when `enough` says so behind a piece; what it took is still said.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -51,14 +51,15 @@ class BackendSettings(Settings):
         return self.endpoint.concurrency if self.kind == "endpoint" else 1
 
 
-def backend_identity(settings: BackendSettings) -> dict[str, str | None]:
+def backend_identity(settings: BackendSettings) -> dict[str, Any]:
     """Say which model answers, without loading it: part of what an output is a function of.
 
     Raises:
         ValueError: If there is no such model.
     """
     if settings.kind == "endpoint":
-        return {"model": settings.endpoint.model, "server": settings.endpoint.base_url}
+        asked = settings.endpoint
+        return {"model": asked.model, "server": asked.base_url, **({"further": asked.further} if asked.further else {})}
     local = settings.local
     adapter = resolve_model(local.adapter).digest if local.adapter else None
     return {"model": resolve_model(local.model).digest, "adapter": adapter}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cancellation.llm.backend import BackendError, Enough, OutOfBudgetError, Piece, SamplingSettings, Usage
+from cancellation.llm.backend import BackendError, Enough, OutOfBudgetError, Piece, SamplingSettings, Sent, Usage
 from cancellation.llm.prompt import Prompt
-from cluster.endpoint.client import NOTHING, ChatEndpoint, Consumption, EndpointError
+from cluster.endpoint import client
+from cluster.endpoint.client import NOTHING, ChatEndpoint, Consumption, Delta, EndpointError
 from cluster.endpoint.purse import BudgetSpentError, Purse
 from cluster.endpoint.settings import EndpointSettings
 
@@ -20,7 +21,7 @@ class EndpointBackend:
         self.purse = purse or Purse(settings.budget_usd)
         self._endpoint = ChatEndpoint(settings, self.purse)
 
-    def stream(self, prompt: Prompt, sampling: SamplingSettings, enough: Enough) -> Iterator[Piece | Usage]:
+    def stream(self, prompt: Prompt, sampling: SamplingSettings, enough: Enough) -> Iterator[Sent | Piece | Usage]:
         """See `Backend`."""
         try:
             for piece in self._endpoint.stream(
@@ -31,12 +32,18 @@ class EndpointBackend:
                 regex=prompt.form.regex,
                 enough=enough,
             ):
-                yield _usage(piece) if isinstance(piece, Consumption) else Piece(piece.text, piece.alternatives)
+                yield _taken_over(piece)
         except EndpointError as error:
             taken = error.consumption
             raise BackendError(str(error), _usage(taken), refused=taken == NOTHING) from None
         except BudgetSpentError as error:
             raise OutOfBudgetError(str(error)) from None
+
+
+def _taken_over(part: client.Sent | Delta | Consumption) -> Sent | Piece | Usage:
+    if isinstance(part, Delta):
+        return Piece(part.text, part.alternatives)
+    return _usage(part) if isinstance(part, Consumption) else Sent()
 
 
 def _usage(taken: Consumption) -> Usage:

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +25,15 @@ from cancellation.decision.policy import Policy
 from cancellation.events.examples import Example
 from cancellation.events.factors import VERDICTS
 from cancellation.llm.answer import write_answer
-from cancellation.llm.prompt import PromptSettings, build_prompt, prompt_digest
+from cancellation.llm.prompt import PromptSettings, build_prompt, chat_text, prompt_digest
 from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
+from cluster.progress import Progress
 from cluster.provenance import digest_of
 from cluster.settings import Settings
 from cluster.tracking import TrackedRun
 from cluster.training.schedule import warmup_cosine
 from cluster.training.session import TrainingSession, training_session
-from cluster.training.train import STEP, TrainerSettings, autocast, train
+from cluster.training.train import STEP, STEPS, TrainerSettings, autocast, train
 
 _ADAPTER, _STATE, ORIGIN = "adapter", "state.pt", "training.json"
 _WORTH_SHARING = 32
@@ -57,6 +59,10 @@ class LlmFinetuningSettings(Settings):
     micro_batch: int = Field(default=4, ge=1)
     """Events that go through the model at once; memory grows with it. What their prompts begin with, the policy, goes
     through it once."""
+
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: large models fit, and more events at once. What prompts begin
+    with goes through the model with each of them then."""
 
     learning_rate: float = Field(default=5e-4, gt=0)
     """At its peak."""
@@ -88,6 +94,11 @@ class CompletionExample:
 
     ids: np.ndarray
     weights: np.ndarray
+
+    @property
+    def starts(self) -> int:
+        """The first token that is learnt."""
+        return int((self.weights > 0).argmax()) or len(self.ids) - 1  # of a weight of 0 nothing is learnt
 
 
 @dataclass(frozen=True)
@@ -164,8 +175,7 @@ def encode_example(
     Of an example whose factors nobody looked for only the verdict is learnt: the rest weighs nothing.
     """
     prompt = build_prompt(example.event, settings.prompt, classes=classes)
-    text = tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
-    asked = tokenizer(text, add_special_tokens=False)["input_ids"]
+    asked = tokenizer(chat_text(tokenizer, prompt), add_special_tokens=False)["input_ids"]
     answer = write_answer(prompt.form, example.label, example.factors)
     before, opening, inside = answer.partition("<verdict>")  # reasoning may come first
     word, closing, after = inside.partition("</verdict>")
@@ -188,17 +198,22 @@ def train_worker(config: dict[str, Any]) -> list[float]:
     session.resume(trainer.load)
     per_epoch = math.ceil(len(examples) / settings.events_per_step)
     total = per_epoch * settings.epochs
+    epochs, steps = divmod(trainer.step, per_epoch)
+    done = len(examples) * epochs + settings.events_per_step * steps
+    progress = Progress(len(examples) * settings.epochs, "events", done=done)
     while trainer.step < total:
-        rows = _rows_of_step(trainer.step, len(examples), settings)
+        rows, started = _rows_of_step(trainer.step, len(examples), settings), time.monotonic()
         mine = [examples[row] for row in rows[session.rank :: session.world_size]]
-        loss = trainer.learn(mine, total)
+        loss = trainer.learn(mine, total, progress)
         session.stepped(trainer.step, total, len(rows))
+        rate = sum(len(examples[row].ids) for row in rows) / (time.monotonic() - started)
         at_rest = trainer.step == total or trainer.step % settings.steps_per_checkpoint == 0
         with tempfile.TemporaryDirectory() as folder:
             if at_rest and session.rank == 0:
                 trainer.save(Path(folder))
             kept = Path(folder) if at_rest and session.rank == 0 else None
-            session.report({STEP: trainer.step, "loss": loss}, checkpoint=kept)
+            report = {STEP: trainer.step, STEPS: total, "loss": loss, "tokens_per_second": rate}
+            session.report(report, checkpoint=kept)
     return trainer.losses
 
 
@@ -228,17 +243,22 @@ class _Trainer:
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model: Any = get_peft_model(model, lora).to(session.device).train()
         layers = DynamicCache(config=self.model.config).layers
         # A layer of a window has forgotten the beginning's beginning, which rows behind it may still attend to.
-        self._can_share = all(type(layer) is DynamicLayer for layer in layers)
+        self._can_share = all(type(layer) is DynamicLayer for layer in layers) and not settings.gradient_checkpointing
         self._weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(self._weights, lr=settings.learning_rate, weight_decay=0.0)
         self._settings, self._session = settings, session
         self.step, self.losses = 0, list[float]()
 
-    def learn(self, examples: Sequence[CompletionExample], total: int) -> float:
-        """Take one step on this worker's share of it; give the mean loss over all workers."""
+    def learn(self, examples: Sequence[CompletionExample], total: int, progress: Progress) -> float:
+        """Take one step on this worker's share of it; give the mean loss over all workers.
+
+        The first worker says how far all are: a step of long prompts takes minutes on a CPU.
+        """
         settings = self._settings
         factor = warmup_cosine(self.step, total, warmup_fraction=settings.warmup_fraction, floor=0.05)
         for group in self._optimizer.param_groups:
@@ -249,6 +269,8 @@ class _Trainer:
             loss = self._loss(batch)
             loss.backward()
             sums[0] += float(loss.detach())
+            if self._session.rank == 0:
+                progress.add(len(batch) * self._session.world_size)
         self._share(sums)
         for weight in self._weights:
             if weight.grad is None:
@@ -266,38 +288,50 @@ class _Trainer:
             dist.all_reduce(tensor)
 
     def _loss(self, batch: Sequence[CompletionExample]) -> torch.Tensor:
-        """Sum the weighed cross-entropy of the answers' tokens."""
-        length = max(len(one.ids) for one in batch)
-        ids = np.zeros((len(batch), length), np.int64)
-        weights = np.zeros((len(batch), length), np.float32)
-        mask = np.zeros_like(ids)
-        for row, one in enumerate(batch):
-            ids[row, : len(one.ids)], weights[row, : len(one.ids)] = one.ids, one.weights
-            mask[row, : len(one.ids)] = 1
-        device = self._session.device
-        tokens = torch.from_numpy(ids).to(device)
-        first = int((weights > 0).argmax(axis=1).min())  # nothing before any answer needs logits
-        with autocast(device, bf16=self._settings.bf16), sdpa_kernel(_ATTENTION):
-            logits = self._logits(tokens, torch.from_numpy(mask).to(device), kept=length - first + 1)
-        targets = tokens[:, first:]
-        losses = nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), targets.flatten(), reduction="none")
-        return (losses * torch.from_numpy(weights[:, first:]).to(device).flatten()).sum()
+        """Sum the weighed cross-entropy of the answers' tokens.
 
-    def _logits(self, tokens: torch.Tensor, mask: torch.Tensor, *, kept: int) -> torch.Tensor:
+        Rows end together, so that answers lie below one another and nothing but them needs logits: of a vocabulary of
+        49,000 those of a prompt's thousand tokens are 200 MB, several times over.
+        """
+        length = max(len(one.ids) for one in batch)
+        kept = max(len(one.ids) - one.starts for one in batch)
+        ids = np.zeros((len(batch), length), np.int64)
+        mask, weights = np.zeros_like(ids), np.zeros((len(batch), kept), np.float32)
+        for row, one in enumerate(batch):
+            ids[row, length - len(one.ids) :], mask[row, length - len(one.ids) :] = one.ids, 1
+            weights[row, one.starts - len(one.ids) :] = one.weights[one.starts :]
+        device = self._session.device
+        tokens, seen = torch.from_numpy(ids).to(device), torch.from_numpy(mask).to(device)
+        with autocast(device, bf16=self._settings.bf16), sdpa_kernel(_ATTENTION):
+            logits = self._logits(tokens, seen, kept=kept + 1, shared=self._shared(batch))[:, :-1]
+        targets = tokens[:, length - kept :].flatten()
+        losses = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets, reduction="none")
+        return (losses * torch.from_numpy(weights).to(device).flatten()).sum()
+
+    def _shared(self, batch: Sequence[CompletionExample]) -> int:
+        """Tokens that all rows begin with and need no logits of; 0 where they are not worth sharing, or cannot be."""
+        shortest = min(one.starts for one in batch) - 1
+        beginnings = np.stack([one.ids[:shortest] for one in batch])
+        alike = int((beginnings == beginnings[0]).all(axis=0).cumprod().sum())
+        return alike if len(batch) > 1 and alike >= _WORTH_SHARING and self._can_share else 0
+
+    def _logits(self, tokens: torch.Tensor, mask: torch.Tensor, *, kept: int, shared: int) -> torch.Tensor:
         """Give the last `kept` tokens' logits; rows share the keys and values of what all of them begin with."""
-        rows, length = tokens.shape
-        alike = int((tokens == tokens[:1]).all(dim=0).long().cumprod(dim=0).sum())
-        shared = min(alike, length - kept)
-        if rows == 1 or shared < _WORTH_SHARING or not self._can_share:
-            return self.model(tokens, attention_mask=mask, logits_to_keep=kept).logits
-        begun = self.model(tokens[:1, :shared], use_cache=True, logits_to_keep=1).past_key_values
+        rows = len(tokens)
+        places = (mask.cumsum(1) - 1).clamp(min=0)
+        if not shared:
+            given = {"attention_mask": mask, "position_ids": places, "use_cache": False}
+            return self.model(tokens, logits_to_keep=kept, **given).logits
+        first = int(mask[0].argmax())
+        begun = self.model(tokens[:1, first : first + shared], use_cache=True, logits_to_keep=1).past_key_values
         cache = DynamicCache()
         for number, layer in enumerate(begun.layers):
             cache.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1), number)
-        rest = self.model(
-            tokens[:, shared:], attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=kept
-        )
-        return rest.logits
+        # Behind the beginning, which stands in the cache: of shorter rows first what fills them up, then their own.
+        left = places[:, shared:] >= shared
+        seen = torch.cat([mask.new_ones(rows, shared), left.to(mask.dtype)], dim=1)
+        given = {"attention_mask": seen, "position_ids": places[:, shared:], "past_key_values": cache}
+        return self.model(tokens[:, shared:], use_cache=True, logits_to_keep=kept, **given).logits
 
     def save(self, folder: Path) -> None:
         """Write the adapter, and what going on from here needs."""

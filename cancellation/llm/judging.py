@@ -10,7 +10,7 @@ from typing import Literal
 
 from cancellation.events.factors import FACTORS
 from cancellation.llm.answer import Answer, AnswerError, AnswerReader, Part
-from cancellation.llm.backend import Backend, BackendError, Enough, OutOfBudgetError, SamplingSettings, Usage
+from cancellation.llm.backend import Backend, BackendError, Enough, OutOfBudgetError, SamplingSettings, Sent, Usage
 from cancellation.llm.prompt import Prompt
 from cluster.settings import Settings
 
@@ -39,6 +39,7 @@ class Judged:
     """The answer as the model wrote it."""
     usage: Usage
     seconds_to_verdict: float
+    """From the sending of the request on, as all seconds here: of a model in this process, from the asking on."""
     seconds: float
     first_verdict: str | None = None
     """Before reflection."""
@@ -71,7 +72,8 @@ def judge(
     try:
         second = _ask(backend, prompt.reflecting(first.text), settings, on_part, enough)
     except BackendError as error:
-        raise BackendError(str(error), first.usage + error.usage, refused=error.refused) from None
+        took = first.seconds + error.seconds
+        raise BackendError(str(error), first.usage + error.usage, refused=error.refused, seconds=took) from None
     except OutOfBudgetError as error:
         raise OutOfBudgetError(str(error), first.usage + error.usage) from None
     return replace(
@@ -90,7 +92,9 @@ def _ask(backend: Backend, prompt: Prompt, settings: JudgingSettings, on_part: O
     cancel = settings.after_verdict == "cancel"
     try:
         for piece in backend.stream(prompt, settings.sampling, lambda: read.is_set() or enough()):
-            if isinstance(piece, Usage):
+            if isinstance(piece, Sent):
+                started = time.monotonic()
+            elif isinstance(piece, Usage):
                 usage = piece
             elif refused is None:
                 try:
@@ -106,6 +110,7 @@ def _ask(backend: Backend, prompt: Prompt, settings: JudgingSettings, on_part: O
                     read.set()
     except BackendError as error:
         if refused or not (reader.complete or (cancel and read.is_set())):
+            error.seconds = time.monotonic() - started
             raise
         usage = error.usage  # whatever ended the stream, the answer had been there
     try:
@@ -114,4 +119,4 @@ def _ask(backend: Backend, prompt: Prompt, settings: JudgingSettings, on_part: O
         answer = reader.answer(cancelled=cancel)
         return Judged(answer, reader.text, usage, to_verdict, time.monotonic() - started)
     except AnswerError as error:
-        raise BackendError(str(error), usage) from None
+        raise BackendError(str(error), usage, seconds=time.monotonic() - started) from None

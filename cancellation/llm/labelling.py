@@ -161,20 +161,21 @@ class Labeller:
         """
         started = time.monotonic()
         prompt, spent = self.prompt(event), Usage()
-        writing = time.monotonic() - started
+        # Examples are embedded and searched for before anything is asked, and what broke off was waited for: who waits
+        # for a verdict waits for that too.
+        before = time.monotonic() - started
         for left in range(self.settings.tries - 1, -1, -1):
             try:
                 judged = judge(self.backend, prompt, self.settings.judging)
                 break
             except BackendError as error:
-                spent += error.usage
+                spent, before = spent + error.usage, before + error.seconds
                 if error.refused or not left:
                     raise BackendError(str(error), spent, refused=error.refused) from None
             except OutOfBudgetError as error:
                 raise OutOfBudgetError(str(error), spent + error.usage) from None
         found = self._columns(judged, spent + judged.usage, prompt.form.classes)
-        # Examples are embedded and searched for before anything is asked: who waits for a verdict waits for that too.
-        return found | {name: found[name] + writing for name in ("seconds_to_verdict", "seconds")}
+        return found | {name: found[name] + before for name in ("seconds_to_verdict", "seconds")}
 
     def _columns(self, judged: Judged, usage: Usage, classes: int) -> dict[str, Any]:
         answer, shares = judged.answer, None

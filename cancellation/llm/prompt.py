@@ -9,16 +9,17 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from math import isnan
 from typing import Any, Literal
 
+from jinja2 import TemplateError
 from pydantic import Field
 
 from cancellation.events.event import Event
 from cancellation.events.examples import Example
-from cancellation.events.factors import ADDED_FACTORS, FACTORS
+from cancellation.events.factors import ADDED_FACTORS, FACTORS, VERDICTS
 from cancellation.features.vector import feature_names, features
 from cancellation.llm.answer import WORDS, AnswerForm, write_answer
 from cancellation.text.timeline import CUT, KIND_TOKENS, TIME_TOKENS, Segment, span_words, timeline
@@ -102,6 +103,16 @@ def build_prompt(
     return Prompt((*turns, Turn("user", case_text(event, settings))), form)
 
 
+def chat_text(tokenizer: Any, prompt: Prompt) -> str:
+    """Write a prompt by a model's chat template; where that knows no system role, the policy opens the first turn."""
+    write = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
+    try:
+        return write(prompt.messages)
+    except TemplateError:
+        policy, first, *others = prompt.messages
+        return write([{**first, "content": f"{policy['content']}\n\n{first['content']}"}, *others])
+
+
 @cache
 def policy_text(form: AnswerForm) -> str:
     """Write what is the same for every event of a market: what the verdicts mean, the codes, the form."""
@@ -116,7 +127,8 @@ def policy_text(form: AnswerForm) -> str:
 
 def prompt_digest(settings: PromptSettings) -> str:
     """Digest what a model is told and shown; answers of two digests do not compare."""
-    return digest_of([settings.model_dump(mode="json"), _instructions(), WORDS])
+    written = [write_answer(settings.form(3), label, factors) for label in VERDICTS for factors in (None, (), FACTORS)]
+    return digest_of([settings.model_dump(mode="json"), _instructions(), written])
 
 
 def factor_meanings() -> dict[str, str]:

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from cancellation.llm.backend import BackendError, Enough, Piece, SamplingSettings, Usage
 from cancellation.llm.backends import LocalSettings
-from cancellation.llm.prompt import Prompt
+from cancellation.llm.prompt import Prompt, chat_text
 from cluster.models.files import fetch_model, resolve_model
 
 _AROUND_REASONING = 100
@@ -59,8 +59,7 @@ class TransformersBackend:
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Write a prompt as the model reads it."""
-        text = self._tokenizer.apply_chat_template(prompt.messages, tokenize=False, add_generation_prompt=True)
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._tokenizer(chat_text(self._tokenizer, prompt), add_special_tokens=False)["input_ids"]
 
     @torch.inference_mode()
     def stream(self, prompt: Prompt, sampling: SamplingSettings, enough: Enough) -> Iterator[Piece | Usage]:

@@ -209,6 +209,9 @@ class ExplainSettings(Settings):
     max_tokens: int = Field(default=220, ge=160)
     """Of an answer."""
 
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the verdict's log-probabilities: what `jobs.cancellation_calibrate model=null` found for this model."""
+
 
 class ReplicaSettings(Settings):
     """How many replicas, and what each may take."""

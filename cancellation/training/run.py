@@ -146,7 +146,7 @@ def train_model(
     """
     content = [
         settings.model_dump(mode="json", exclude={"averaged_with"}),
-        _read_content(settings),
+        contents_read(settings),
         code_digest(*_CODE),
     ]
     name = f"cancellation-{digest_of(content)}"
@@ -209,7 +209,7 @@ def _write(
     profile_texts(settings.events, output)
 
 
-def _read_content(settings: TrainingSettings) -> list[Any]:
+def contents_read(settings: TrainingSettings) -> list[Any]:
     """Name what a run reads by its content: other events or another teacher in the same place begin another run."""
     named = (settings.start, settings.encoder, settings.teacher, settings.embeddings, settings.vocabulary_of)
     events = example_files(settings.events.events) if settings.events.events is not None else []

@@ -34,6 +34,7 @@ _NOT_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
 """Of httpx's errors those before the first byte of a request."""
 _CODE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 """What a server's code or parameter may look like; anything else might quote the request."""
+_REFUSAL = "a refusal"
 _UNWANTED = "endpoint: nobody waits for the answer any more"
 _TURN_TOKENS = 16
 """Tokens that a chat template may put around a turn."""
@@ -57,6 +58,11 @@ class Consumption:
     completion_tokens: int
     cost_usd: float
     estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request is about to be sent: whatever it waited for until now, it was not for the server."""
 
 
 NOTHING = Consumption(0, 0, 0, 0.0)
@@ -99,8 +105,8 @@ class ChatEndpoint:
         seed: int = 0,
         regex: str | None = None,
         enough: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Delta | Consumption]:
-        """Ask once; yield the answer as it comes, then what it took.
+    ) -> Iterator[Sent | Delta | Consumption]:
+        """Ask once; say when, yield the answer as it comes, then what it took.
 
         Args:
             messages: Of `role` and `content`.
@@ -120,6 +126,8 @@ class ChatEndpoint:
         try:
             with self._under_way:
                 request = self._request(messages, max_tokens, temperature, seed, regex)
+                self._wait(0.0, enough)
+                yield Sent()
                 stream, deadline = self._open(request, worst, enough)
                 paid = worst
                 for piece in self._read(stream, deadline, worst, enough):
@@ -154,6 +162,8 @@ class ChatEndpoint:
             request["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
             if regex:
                 request["extra_body"] = {"structured_outputs": {"regex": regex}}
+        if self.settings.further:
+            request["extra_body"] = {**request.get("extra_body", {}), **self.settings.further}
         return {name: value for name, value in request.items() if name not in self.settings.left_out}
 
     def _open(
@@ -161,10 +171,6 @@ class ChatEndpoint:
     ) -> tuple[openai.AsyncStream, float]:
         """Send a request until the server takes it; the stream, and by when it has to end."""
         for left in range(self.settings.max_tries - 1, -1, -1):
-            try:
-                self._pace.wait(enough)
-            except UnwantedError:
-                raise EndpointError(_UNWANTED) from None
             deadline = time.monotonic() + self.settings.deadline_seconds
             try:
                 sending = self._client.chat.completions.create(**request)
@@ -187,11 +193,16 @@ class ChatEndpoint:
                 wait = 0.0
             number = self.settings.max_tries - 1 - left
             wait += random.uniform(0, min(self.settings.backoff_seconds * 2**number, _LONGEST_WAIT))
-            try:
-                rest(wait, enough)
-            except UnwantedError:
-                raise EndpointError(_UNWANTED) from None
+            self._wait(wait, enough)
         raise AssertionError("unreachable: the last try returns or raises")
+
+    def _wait(self, seconds: float, enough: Callable[[], bool]) -> None:
+        """Wait so long, then for one's turn."""
+        try:
+            rest(seconds, enough)
+            self._pace.wait(enough)
+        except UnwantedError:
+            raise EndpointError(_UNWANTED) from None
 
     def _given_up(self, error: LateError | UnwantedError, worst: Consumption) -> EndpointError:
         late = f"endpoint: no end within {self.settings.deadline_seconds:g} s"
@@ -216,13 +227,14 @@ class ChatEndpoint:
                 for choice in chunk.choices or ():
                     for delta in _deltas(choice):
                         yield Delta(characters.whole(delta.text), delta.alternatives)
-                    finished = choice.finish_reason or finished
+                    finished = _finished(choice, finished)
         except LateError as error:
             raise self._given_up(error, worst) from None
         except (EndpointError, GeneratorExit):
             raise
         except Exception as error:  # whatever garbage does to a parser: this request failed, with a place to say so
-            raise EndpointError(f"endpoint: the answer broke off ({type(error).__name__})", worst) from None
+            what = f"{type(error).__name__}{_code(error)}"
+            raise EndpointError(f"endpoint: the answer broke off ({what})", worst) from None
         finally:
             # Nobody waits for it: a connection that does not close is closed at its own time.
             asyncio.run_coroutine_threadsafe(stream.close(), event_loop())
@@ -289,17 +301,23 @@ def _retry_after(error: openai.APIStatusError) -> float:
     return 0.0 if isnan(seconds) else min(max(seconds, 0.0), _LONGEST_WAIT)
 
 
-def _code(error: openai.APIStatusError) -> str:
+def _code(error: Exception) -> str:
     """What the server says is wrong, where it says it in a code and a parameter; never its message."""
-    said = [str(one) for one in (error.code, error.param) if one not in (None, error.status_code)]
-    named = [one for one in said if _CODE.fullmatch(one) and one != str(error.status_code)]
+    status, *said = (str(getattr(error, name, None)) for name in ("status_code", "code", "param"))
+    named = [one for one in said if _CODE.fullmatch(one) and one not in (status, "None")]
     return f" ({', '.join(named)})" if named else ""
+
+
+def _finished(choice: Any, before: str | None) -> str | None:
+    """Why an answer ended, as far as is known; a refusal in words ends with stop and is none."""
+    refused = before == _REFUSAL or getattr(getattr(choice, "delta", None), "refusal", None)
+    return _REFUSAL if refused else choice.finish_reason or before
 
 
 def _deltas(choice: Any) -> Iterator[Delta]:
     """One piece for each token where the server names them, else one for what came."""
-    text = choice.delta.content or ""
-    tokens = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
+    text = getattr(getattr(choice, "delta", None), "content", None) or ""  # some servers' last piece has no delta
+    tokens = getattr(getattr(choice, "logprobs", None), "content", None) or []
     if len(tokens) == 1:
         yield Delta(text, _alternatives(tokens[0]))
     elif tokens and "".join(token.token for token in tokens) == text:
@@ -309,8 +327,12 @@ def _deltas(choice: Any) -> Iterator[Delta]:
         yield Delta(text)
 
 
-def _alternatives(token: Any) -> dict[bytes, float]:
-    listed = [*(token.top_logprobs or ()), token]
+def _alternatives(token: Any) -> dict[bytes, float] | None:
+    """Log-probabilities of what could have stood here; of the token that does stand here alone nothing follows."""
+    if not token.top_logprobs:
+        return None
     return {
-        bytes(one.bytes) if one.bytes else one.token.encode("utf-8", "surrogatepass"): one.logprob for one in listed
+        bytes(one.bytes) if one.bytes else one.token.encode("utf-8", "surrogatepass"): one.logprob
+        for one in (*token.top_logprobs, token)
+        if one.logprob is not None
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from cluster.settings import Settings
 
@@ -30,6 +30,10 @@ class EndpointSettings(Settings):
     left_out: tuple[Literal["temperature", "seed", "stream_options"], ...] = ()
     """Parameters that the server refuses. Without `stream_options` it may give no figures of what an answer took: costs
     are upper bounds then."""
+
+    further: dict[str, JsonValue] = Field(default_factory=dict)
+    """Fields of a request beyond these, as JSON: `{"reasoning_effort": "low"}` or, of vLLM,
+    `{"chat_template_kwargs": {"enable_thinking": false}}` for a model that thinks before it answers."""
 
     timeout_seconds: float = Field(default=60.0, gt=0)
     """Longest silence, before the first byte and between any two."""

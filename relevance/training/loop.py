@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from cluster.models.files import ModelFiles, fetch_model
+from cluster.progress import Progress
 from cluster.settings import Settings
 from cluster.training.schedule import warmup_cosine
 from cluster.training.session import TrainingSession, training_session
@@ -206,6 +207,8 @@ class LabelTraining:
     def run(self) -> dict[str, Any]:
         """Take the steps that are left."""
         state = self._state
+        size = self._settings.pairs_per_step
+        self._progress = Progress(self._task.steps * size, "pairs", done=state.step * size)
         if not state.done:
             for epoch, number, group in self._groups(state.epoch, state.group):
                 loss = self._step(group)
@@ -250,6 +253,8 @@ class LabelTraining:
                 loss = label_loss(logits, batch.targets_n4, self._encoder.label_ids, total=total / self._world)
                 loss.backward()
             mine += loss.detach() / self._world
+            if self._rank == 0:  # a step of a large model takes minutes on a CPU
+                self._progress.add(sum(len(example.queries) for example in part) * self._world)
         torch.nn.utils.clip_grad_norm_(self._trained, 1.0)
         self._optimizer.step()
         dist.all_reduce(mine)

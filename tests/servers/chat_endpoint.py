@@ -58,7 +58,8 @@ class ChatServer:
     silence, comments (server-sent ones, without end), hang_up, plain (no distribution, no usage), off (text that is no
     verdict), slow:<seconds per token>, cut (the whole answer, then the connection breaks), ended:<finish reason>,
     null_usage, halves (an emoji in two pieces), reasoning_first, verdict
-    (nothing behind it), cut_factors (an end within them). Half an answer may say its length in tokens: half:5.
+    (nothing behind it), cut_factors (an end within them), given (the chunks in `given`). Half an answer may say its
+    length in tokens: half:5.
     """
 
     def __init__(self, behave: Callable[[str, int], str] | None = None, *, seconds_per_token: float = 0.0) -> None:
@@ -71,6 +72,7 @@ class ChatServer:
         self.most_at_once = 0
         self.retry_after, self.error = "0.01", {"message": "no"}
         """What refusals say: 429 when to come again, all of them why."""
+        self.given: list[Any] = []
         self.closing = threading.Event()
         self._at_once, self._lock, self._pause = 0, threading.Lock(), seconds_per_token
         server = self
@@ -156,6 +158,10 @@ class ChatServer:
     def _stream(self, http: BaseHTTPRequestHandler, case: str, kind: str, amount: str) -> None:
         pause = float(amount) if kind == "slow" else self._pause
         self._begin(http)
+        if kind == "given":
+            for chunk in (*self.given, "[DONE]"):
+                self._event(http, chunk if isinstance(chunk, str) else json.dumps({**_base(), **chunk}))
+            return
         tokens = _TOKENS.get(kind, ANSWER)
         for number, token in enumerate(tokens):
             if kind == "half" and number == int(amount or 3):

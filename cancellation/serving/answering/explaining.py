@@ -83,6 +83,7 @@ class Explainer:
         )
         self._backend = EndpointBackend(endpoint)
         self._prompt, self._digest = explain.prompt, prompt_digest(explain.prompt)
+        self._temperature = explain.temperature
         self._judging = JudgingSettings(sampling=SamplingSettings(max_tokens=explain.max_tokens))
         self._mode = settings.log_events
         self._policy, self._person_key, self._log, self._metrics = policy, person_key, log, metrics
@@ -139,7 +140,7 @@ class Explainer:
                 answer = reader.answer(cancelled=True)  # so far
                 known, shares = answer.log_probabilities, None
                 if known is not None:
-                    shares = verdict_probabilities(known, temperature=1.0, classes=classes)
+                    shares = verdict_probabilities(known, temperature=self._temperature, classes=classes)
                 said.update(verdict=answer.verdict, score=shares and shares["induced"])
                 verdict = {"verdict": answer.verdict, "probabilities": shares, "model_version": self._backend.version}
                 asked.give((part, {"event_id": asked.event.event_id, **verdict}))

@@ -147,6 +147,26 @@ def test_other_weights_at_the_same_place_are_another_row(tmp_path: Path) -> None
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
 
 
+def test_other_events_at_the_same_place_are_learnt_from_anew(tmp_path: Path) -> None:
+    given = [
+        'comparison.approaches=["trees","trees+text"]',
+        f"comparison.sets.ours={_labelled(tmp_path, 60)}",
+        "comparison.num_events=0",
+        f"training.events.events={tmp_path / 'learnt.jsonl'}",
+        f"output={tmp_path}/out",
+        f"cache_dir={tmp_path}/cache",
+        f"trainer.checkpoints={tmp_path}/checkpoints",
+        "tracking.experiment=compare-contents-test",
+    ]
+    found = []
+    for seed in (9300, 9300, 9400):
+        if seed not in found:
+            write_labelled(str(tmp_path / "learnt.jsonl"), simulate(SimulationSettings(num_events=200), seed=seed))
+        main(load_settings(CompareJob, [SMOKE, *SMALLER, "comparison.speed_events=0", *given]))
+        found += [seed, [len(list((tmp_path / "out" / name).iterdir())) for name in ("models", "results")]]
+    assert found[1::2] == [[1, 2], [1, 2], [2, 4]]
+
+
 def _labelled(folder: Path, count: int) -> Path:
     path = folder / "ours.parquet"
     write_labelled(str(path), simulate(SimulationSettings(num_events=count), seed=9100))

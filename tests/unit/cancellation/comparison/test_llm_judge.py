@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from cancellation.llm.labelling import Labeller, LabellingSettings
 from cluster.endpoint.ledger import RequestLedger
 from cluster.endpoint.settings import EndpointSettings
 from tests.builders.cancellation_events import sample_event
-from tests.servers.chat_endpoint import ChatServer
+from tests.servers.chat_endpoint import ANSWER, ChatServer
 
 
 @pytest.fixture
@@ -52,6 +53,29 @@ def test_one_bad_answer_costs_no_other(server: ChatServer, tmp_path: Path) -> No
     assert sum(server.asked.values()) == asked
     assert again.judge([*_events(2), *_events(2)]).num_unanswered == 0  # twice in one set, and in another set
     assert sum(server.asked.values()) == asked
+
+
+def test_seconds_are_the_servers_and_not_the_clients_own_pace(server: ChatServer, tmp_path: Path) -> None:
+    server.behave = lambda case, number: "refuse:500" if case == "case-5" and number == 0 else "answer"
+    for pace in ({"concurrency": 1}, {"requests_per_minute": 120.0}):
+        slow = ChatServer(server.behave, seconds_per_token=0.06)
+        judge, started = _judge(slow, tmp_path / slow.url[-8:-3], **pace), time.monotonic()
+        judge.judge(_events(6))
+        slow.stop()
+        whole = time.monotonic() - started
+        took = [one["seconds"] for one in judge.taken]
+        assert min(took) >= 0.06 * len(ANSWER)
+        # Each waits for those before it, six times as long as it takes: 21 turns where six would do.
+        assert sum(took) < 1.6 * whole
+
+
+def test_what_broke_off_before_an_answer_was_waited_for(tmp_path: Path) -> None:
+    slow = ChatServer(lambda case, number: "answer" if number else "half:7", seconds_per_token=0.05)
+    judge = _judge(slow, tmp_path)
+    judge.judge(_events(1))
+    slow.stop()
+    assert slow.asked == {"case-0": 2}
+    assert judge.taken[0]["seconds"] >= 0.05 * (7 + len(ANSWER))
 
 
 def test_too_many_bad_answers_end_it_and_keep_the_good_ones(server: ChatServer, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -67,3 +69,18 @@ def test_a_row_is_parsed_as_strictly_as_a_request() -> None:
         event_of_row({**row, "chat": '[{"at": "x", "at": "y"}]'})
     with pytest.raises(EventError, match=r"^chat: expected an array"):
         event_of_row({**row, "chat": "{}"})
+
+
+def test_instants_that_a_table_holds_as_such_are_read(tmp_path: Path) -> None:
+    row = event_row(parse_event(sample_event()))
+    order = {
+        name: datetime.fromisoformat(value) if name.endswith("_at") and value else value
+        for name, value in json.loads(row["order"]).items()
+    }
+    typed = {**row, "cancelled_at": datetime.fromisoformat(row["cancelled_at"]), "order": order}
+    pq.write_table(pa.Table.from_pylist([typed]), tmp_path / "typed.parquet")
+    (stored,) = pq.read_table(tmp_path / "typed.parquet").to_pylist()
+    assert isinstance(stored["cancelled_at"], datetime)
+    assert event_of_row(stored) == event_of_row(row)
+    with pytest.raises(EventError, match=r"^cancelled_at: expected an offset"):
+        event_of_row({**stored, "cancelled_at": stored["cancelled_at"].replace(tzinfo=None)})

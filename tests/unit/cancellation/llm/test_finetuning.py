@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,14 @@ def test_a_market_of_two_classes_is_taught_with_labellings_prompt(base: Path, tm
         assert taught.ids[: len(asked)].tolist() == asked
 
 
+def test_examples_of_no_weight_are_no_obstacle(base: Path, tmp_path: Path) -> None:
+    examples = [_example("induced", (), 0.0), _example("not_induced", ())]
+    trainer = TrainerSettings(num_workers=0, checkpoints=str(tmp_path / "checkpoints"))
+    settings = _settings(base, epochs=1, micro_batch=2)
+    given = (examples, load_policy(), settings, trainer, None)
+    assert finetune(*given, output=tmp_path / "adapter", cache_dir=str(tmp_path)).losses[0] > 0
+
+
 @pytest.mark.timeout(900)
 def test_labels_that_a_market_does_not_know_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
     examples = [_example(label, (), market="SG") for label in ("inconclusive", "induced")]
@@ -100,9 +109,16 @@ def test_a_tiny_model_learns_its_answers_and_says_them(base: Path, tmp_path: Pat
         assert judged.answer.factors == example.factors or judged.answer.verdict == example.label
 
 
-@pytest.mark.parametrize(("micro_batch", "window"), [(4, None), (3, None), (4, 128)])
+@pytest.mark.parametrize(
+    ("micro_batch", "window", "recomputed"), [(4, None, False), (3, None, False), (4, 128, False), (4, None, True)]
+)
 def test_a_policy_that_is_shared_teaches_what_whole_prompts_teach(
-    base: Path, tmp_path: Path, micro_batch: int, window: int | None
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    micro_batch: int,
+    window: int | None,
+    recomputed: bool,
 ) -> None:
     if window:
         base = save_tiny_chat_model(tmp_path / "windowed", spread=0.2, sliding_window=window)
@@ -110,13 +126,23 @@ def test_a_policy_that_is_shared_teaches_what_whole_prompts_teach(
     examples = [_example(label, ()) for label in labels]
     losses = []
     for size in (1, micro_batch):
-        settings = _settings(base, epochs=2, events_per_step=4, micro_batch=size, learning_rate=1e-2, bf16=False)
+        settings = _settings(
+            base,
+            epochs=2,
+            events_per_step=4,
+            micro_batch=size,
+            learning_rate=1e-2,
+            bf16=False,
+            gradient_checkpointing=recomputed and size > 1,
+        )
         trainer = TrainerSettings(num_workers=0, checkpoints=str(tmp_path / str(size)))
         output = tmp_path / f"adapter-{size}"
         given = (examples, load_policy(), settings, trainer, None)
         losses.append(finetune(*given, output=output, cache_dir=str(tmp_path)).losses)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[0][1] != pytest.approx(losses[0][0], rel=1e-3)  # the second step saw what the first one taught
+    said = capsys.readouterr().out
+    assert re.search(r"step 2 of 2: loss [\d.]+, tokens_per_second [\d.e+]+", said)
 
 
 def test_examples_that_fit_nowhere_are_refused(base: Path, tmp_path: Path) -> None:

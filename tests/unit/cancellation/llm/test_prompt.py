@@ -8,6 +8,7 @@ import pytest
 
 from cancellation.events.event import parse_event
 from cancellation.events.examples import Example
+from cancellation.llm import answer
 from cancellation.llm.prompt import PromptSettings, build_prompt, case_text, prompt_digest
 from tests.builders.cancellation_events import sample_event
 
@@ -88,6 +89,9 @@ def test_reasoning_first_and_reflection_ask_in_their_own_words() -> None:
     assert again.turns[:2] == prompt.turns
 
 
-def test_what_is_told_is_part_of_the_digest() -> None:
+def test_what_is_told_is_part_of_the_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert prompt_digest(PromptSettings()) != prompt_digest(PromptSettings(max_factors=3))
     assert json.dumps(prompt_digest(PromptSettings()))
+    before = prompt_digest(PromptSettings())
+    monkeypatch.setitem(answer._WITHOUT_FACTORS, "induced", "The case as a whole says so.")  # shown in examples
+    assert prompt_digest(PromptSettings()) != before

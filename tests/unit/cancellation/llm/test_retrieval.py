@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +15,7 @@ from cancellation.events.event import parse_event
 from cancellation.events.examples import Example
 from cancellation.llm.retrieval import ExampleIndex, spoken_text
 from tests.builders.cancellation_events import before, sample_event
+from tests.conftest import PROJECT
 
 TEXTS = (
     "please cancel it, we have no stock left",
@@ -126,6 +129,49 @@ def test_the_same_case_finds_the_same_whatever_the_order_of_the_examples() -> No
 def test_silent_events_are_not_doubles_of_one_another() -> None:
     silent = [Example(parse_event(_event(n, "")), LABELS[n % 3], ()) for n in range(6)]
     assert len(ExampleIndex(silent, _letters).nearest(parse_event(_event(999, "")), 6)) == 6
+
+
+def test_search_is_exact_whatever_is_equally_near() -> None:
+    texts = [TEXTS[n % 4] if n % 3 else "" for n in range(300)]  # of each label dozens that are equally near, or silent
+    examples = [
+        Example(parse_event(_event(n, text, ("TH", "ID")[n % 7 > 3])), LABELS[n // 100], ())
+        for n, text in enumerate(texts)
+    ]
+    case = parse_event(_event(999, "what colour is the cheaper one?"))
+    vector = _letters([spoken_text(case)])[0]
+
+    def wanted(example: Example) -> tuple[bool, float, str]:
+        likeness = float(_letters([spoken_text(example.event)])[0] @ vector)
+        return example.event.market != "TH", -round(likeness, 4), example.event.event_id
+
+    best = {label: sorted((e for e in examples if e.label == label), key=wanted)[:20] for label in LABELS}
+    found = ExampleIndex(examples[::-1], _letters).nearest(case, 60)
+    for label in LABELS:
+        assert {e.event.event_id for e in found if e.label == label} == {e.event.event_id for e in best[label]}
+
+
+_TOGETHER = """
+import torch, onnxruntime, numpy as np
+from cancellation.events.event import parse_event
+from cancellation.events.examples import Example
+from cancellation.llm.retrieval import ExampleIndex
+from tests.builders.cancellation_events import sample_event
+torch.set_num_threads(2)
+embed = lambda texts: np.random.default_rng(0).standard_normal((len(texts), 384)).astype(np.float32)
+event = parse_event(sample_event())
+other = parse_event({**sample_event(), "event_id": "b", "order_id": "b", "buyer_id": "b", "chat": []})
+onnxruntime.InferenceSession("cancellation/small_model/model.onnx")
+index = ExampleIndex([Example(other, "induced", ())] * 2000, embed)
+for _ in range(50):
+    assert len(index.nearest(event, 10)) == 10
+    torch.randn(300, 300) @ torch.randn(300, 300)
+print(torch.get_num_threads())
+"""
+
+
+def test_search_leaves_the_models_their_threads() -> None:
+    ran = subprocess.run([sys.executable, "-c", _TOGETHER], cwd=PROJECT, capture_output=True, text=True, timeout=200)
+    assert (ran.stdout, ran.returncode) == ("2\n", 0), ran.stderr
 
 
 def test_no_examples_are_refused() -> None:

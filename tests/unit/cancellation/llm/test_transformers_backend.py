@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from cancellation.events.event import parse_event
 from cancellation.llm.answer import AnswerReader
@@ -16,7 +17,7 @@ from cancellation.llm.judging import JudgingSettings, judge
 from cancellation.llm.prompt import Prompt, PromptSettings, build_prompt
 from cancellation.llm.transformers_backend import TransformersBackend
 from tests.builders.cancellation_events import sample_event
-from tests.builders.chat_models import save_tiny_chat_model
+from tests.builders.chat_models import CHAT_TEMPLATE, save_tiny_chat_model
 from tests.unit.cancellation.llm.test_prompt import FORGED
 
 
@@ -51,6 +52,17 @@ def test_a_random_model_at_temperature_1_never_fails_to_parse(
     assert reader.complete
     assert reader.answer().log_probabilities is not None
     assert usage.completion_tokens <= 160
+
+
+def test_a_model_without_a_system_role_is_told_the_policy_in_the_first_turn(tmp_path: Path) -> None:
+    folder = save_tiny_chat_model(tmp_path / "tiny-chat")
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    template = folder / "chat_template.jinja"
+    template.write_text(refusing + CHAT_TEMPLATE)
+    backend, prompt = TransformersBackend(LocalSettings(model=str(folder)), cache_dir=str(tmp_path)), _prompt()
+    asked = AutoTokenizer.from_pretrained(folder).decode(backend.prompt_ids(prompt))
+    policy, case = (turn.text for turn in prompt.turns)
+    assert asked == f"<|im_start|>user\n{policy}\n\n{case}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_equal_beginnings_are_computed_once(backend: TransformersBackend) -> None:

@@ -119,3 +119,11 @@ def test_a_bad_label_in_a_file_is_named_with_its_line(tmp_path):
     path.write_text('{"event": {}, "label": "guilty"}\n')
     with pytest.raises(ValueError, match=r"events\.jsonl line 1: expected label to be one of induced"):
         list(read_examples(str(path)))
+
+
+@pytest.mark.parametrize("factors", ["chat.no_reply", 1, {"chat.no_reply": 1}])
+def test_factors_that_are_no_list_are_refused_as_that(factors: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"^here: expected label_factors to be a list of codes, found \w+; correct it$"
+    ):
+        check_label("induced", factors, "here")

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 
-from cluster.endpoint.client import NOTHING, ChatEndpoint, Consumption, EndpointError
+from cluster.endpoint.client import NOTHING, ChatEndpoint, Consumption, EndpointError, Sent
 from cluster.endpoint.purse import BudgetSpentError, Purse
 from cluster.endpoint.settings import EndpointSettings
 from tests.servers.chat_endpoint import ANSWER, ChatServer
@@ -35,7 +36,8 @@ def _endpoint(server: ChatServer, *, purse: Purse | None = None, **settings: obj
 
 
 def _ask(endpoint: ChatEndpoint, case: str = "case-1") -> tuple[str, Consumption]:
-    pieces = list(endpoint.stream([{"role": "user", "content": case}], max_tokens=50, regex="x+"))
+    sent, *pieces = endpoint.stream([{"role": "user", "content": case}], max_tokens=50, regex="x+")
+    assert sent == Sent()
     return "".join(piece.text for piece in pieces[:-1]), pieces[-1]
 
 
@@ -126,7 +128,7 @@ def test_whoever_has_enough_is_free_though_nothing_comes(server: ChatServer, beh
     threading.Timer(0.5, asking.set).start()
     endpoint = _endpoint(server)
     try:
-        pieces = list(endpoint.stream(MESSAGES, max_tokens=50, enough=asking.is_set))
+        _, *pieces = endpoint.stream(MESSAGES, max_tokens=50, enough=asking.is_set)
     except EndpointError as error:
         pieces = [error.consumption]
     assert time.monotonic() - started < 10
@@ -240,3 +242,52 @@ def test_enough_closes_the_connection(server: ChatServer) -> None:
         pieces.append(piece)
     assert len(pieces) <= 4
     assert isinstance(pieces[-1], Consumption)
+
+
+def _piece(delta: dict[str, Any] | None, reason: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": reason, **more}]}
+
+
+_USAGE = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}}
+_BARE = {"token": "yes", "bytes": None, "logprob": -0.1, "top_logprobs": None}
+_NO_NUMBER = {**_BARE, "logprob": None, "top_logprobs": [{"token": "no", "bytes": None, "logprob": None}]}
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [_piece({"role": "assistant", "content": ""}), _piece({"content": "yes"}, logprobs=None), _piece({}, "stop")],
+        [_piece({"content": None, "reasoning_content": "hm"}), _piece({"content": "yes"}), _piece({}, "stop")],
+        [{"choices": [], "prompt_filter_results": []}, _piece({"content": "yes"}), _piece({}, "stop")],
+        [_piece({"content": "yes"}), _piece(None, "stop")],
+        [_piece({"content": "yes"}), {"choices": [{"index": 0, "finish_reason": "stop"}]}],
+        [_piece({"content": "yes"}, logprobs={"content": [_BARE]}), _piece({}, "length")],
+        [_piece({"content": "yes"}, logprobs={"content": [_NO_NUMBER]}), _piece({}, "stop")],
+    ],
+)
+def test_answers_of_many_servers_are_read_and_cost_what_these_say(server: ChatServer, chunks: list[Any]) -> None:
+    server.behave, server.given = lambda case, number: "given", [*chunks, _USAGE]
+    _, *pieces, taken = _endpoint(server).stream(MESSAGES, max_tokens=50)
+    assert "".join(piece.text for piece in pieces) == "yes"
+    assert not any(piece.alternatives for piece in pieces)  # a token alone does not say how sure anybody is
+    assert (taken.completion_tokens, taken.estimated) == (3, False)
+
+
+@pytest.mark.parametrize(
+    ("last", "problem"),
+    [
+        (_piece({"content": None, "refusal": "I will not say case-1"}, "stop"), "the answer ended with a refusal$"),
+        (_piece({"tool_calls": [{"index": 0}]}, "tool_calls"), "the answer ended with tool_calls$"),
+        ({"error": {"message": "case-1 was too much", "code": "rate_limited"}}, r"\(APIError \(rate_limited\)\)$"),
+    ],
+)
+def test_an_answer_that_is_none_says_why_and_quotes_nothing(server: ChatServer, last: Any, problem: str) -> None:
+    server.behave, server.given = lambda case, number: "given", [_piece({"content": "ye"}), last, _USAGE]
+    with pytest.raises(EndpointError, match=problem):
+        _ask(_endpoint(server))
+
+
+def test_what_one_server_alone_wants_to_be_told_is_sent_as_it_is(server: ChatServer) -> None:
+    thinking = {"chat_template_kwargs": {"enable_thinking": False}}
+    _ask(_endpoint(server, further=thinking))
+    assert server.bodies[0].items() >= {**thinking, "structured_outputs": {"regex": "x+"}}.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 from cancellation.serving.records.explanation_record import EXPLANATION_SCHEMA, explanation_table
 from cancellation.serving.records.people import ROLES
 from cancellation.serving.records.segments import read_segment
-from tests.servers.chat_endpoint import ANSWER, ChatServer
+from tests.servers.chat_endpoint import ALTERNATIVES, ANSWER, ChatServer
 from tests.servers.serving_replicas import listening, simulated_event
 
 PATH = "/v1/verdicts:explain"
 FEEDBACK_TOKEN = "a-token-for-feedback-alone"
+CALIBRATED = math.sqrt(0.8) / sum(map(math.sqrt, ALTERNATIVES.values()))
+"""What is said of the verdict at a temperature of 2, as `serving.explain.temperature` has it here."""
 _BEHAVIOURS = {"case-1": "refuse:500", "case-2": "silence", "case-3": "half:5", "case-4": "off", "case-9": "plain"}
 
 
@@ -40,7 +43,7 @@ def http(folder: Path, server: ChatServer) -> Iterator[httpx.Client]:
     tokens.write_text(f"a-token-for-reviewers verdict\n{FEEDBACK_TOKEN} feedback\n")
     tokens.chmod(0o600)
     endpoint = {"base_url": server.url, "timeout_seconds": 3, "input_usd": 1, "output_usd": 10}
-    settings = {"explain": {"endpoint": endpoint}, "tokens_file": str(tokens)}
+    settings = {"explain": {"endpoint": endpoint, "temperature": 2}, "tokens_file": str(tokens)}
     with listening(folder, admission={"max_explanations": 1}, **settings) as client:
         yield client
 
@@ -84,7 +87,7 @@ def test_verdict_factors_and_reasoning_come_in_turn_and_are_on_record(
     assert [name for name, _ in parts] == ["verdict", "decision_factors", "reasoning", "done"]
     verdict, factors, reasoning, done = (data for _, data in parts)
     assert (verdict["event_id"], verdict["verdict"]) == ("x-100", "induced")
-    assert verdict["probabilities"]["induced"] == pytest.approx(0.8, abs=1e-3)
+    assert verdict["probabilities"]["induced"] == pytest.approx(CALIBRATED, abs=1e-3)
     assert factors == {"decision_factors": ["chat.asked_to_cancel"]}
     assert reasoning == {"reasoning": "The seller asked."}
     assert done["cost_usd"] == pytest.approx((500 + len(ANSWER) * 10) / 1e6)
@@ -96,7 +99,7 @@ def test_verdict_factors_and_reasoning_come_in_turn_and_are_on_record(
     table = explanation_table([record, {"event_id": 1}])
     assert table["seller_digest"][0].as_py() == record["event"]["seller_id"]
     assert table.schema.equals(EXPLANATION_SCHEMA)
-    assert table["score"][0].as_py() == pytest.approx(0.8, abs=1e-3)
+    assert table["score"][0].as_py() == pytest.approx(CALIBRATED, abs=1e-3)
     assert json.loads(table["unread"][1].as_py()) == {"event_id": 1}
 
 

@@ -60,10 +60,6 @@ class LlmFinetuningSettings(Settings):
     """Events that go through the model at once; memory grows with it. What their prompts begin with, the policy, goes
     through it once."""
 
-    gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: large models fit, and more events at once. What prompts begin
-    with goes through the model with each of them then."""
-
     learning_rate: float = Field(default=5e-4, gt=0)
     """At its peak."""
 
@@ -243,12 +239,10 @@ class _Trainer:
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
-        if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model: Any = get_peft_model(model, lora).to(session.device).train()
         layers = DynamicCache(config=self.model.config).layers
         # A layer of a window has forgotten the beginning's beginning, which rows behind it may still attend to.
-        self._can_share = all(type(layer) is DynamicLayer for layer in layers) and not settings.gradient_checkpointing
+        self._can_share = all(type(layer) is DynamicLayer for layer in layers)
         self._weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(self._weights, lr=settings.learning_rate, weight_decay=0.0)
         self._settings, self._session = settings, session

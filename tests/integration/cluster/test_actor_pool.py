@@ -75,7 +75,11 @@ cluster.shutdown()
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("gpus_per_actor", "max_actors", "together", "num_gpus"),
-    [(1, 4, 4, 4), (0.5, 4, 4, 2), pytest.param(1, 10, 4, 4, id="more asked for than there will ever be")],
+    [
+        (1, 4, 4, 4),
+        pytest.param(0.5, 4, 4, 2, marks=pytest.mark.slow, id="two share a GPU"),
+        pytest.param(1, 10, 4, 4, marks=pytest.mark.slow, id="more asked for than there will ever be"),
+    ],
 )
 def test_the_pool_grows_to_its_maximum_and_keeps_to_its_gpus(
     tmp_path, tiny_model, gpus_per_actor: float, max_actors: int, together: int, num_gpus: int

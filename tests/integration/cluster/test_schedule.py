@@ -91,6 +91,7 @@ def _outcomes(found: list[Done]) -> list[str]:
     return [f"{done.command.day.day} {done.command.step} {done.outcome}" for done in found]
 
 
+@pytest.mark.slow  # a minute and a half of jobs one after the other
 @pytest.mark.timeout(300)
 def test_a_trigger_opens_a_round_once_for_each_model(head: dict[str, str], tmp_path: Path) -> None:
     opened = tmp_path / "opened"
@@ -299,6 +300,7 @@ def test_a_cluster_that_does_not_answer_fails_a_step_and_not_the_span(
     assert "is the Ray cluster up?" in said
 
 
+@pytest.mark.slow  # the same
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("schedule")
 def test_what_ships_as_ray_jobs(

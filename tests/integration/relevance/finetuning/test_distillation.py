@@ -28,6 +28,9 @@ from tests.builders.tiny_models import save_tiny_model
 TRAINING = {"learning_rate": 3e-3, "pairs_per_step": 32, "bf16": False}
 
 
+pytestmark = pytest.mark.slow  # three trainings
+
+
 def _settings(folder: Path, base: Path, pairs: Path, *, epochs: int) -> dict:
     return {
         "base": str(base),

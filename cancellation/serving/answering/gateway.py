@@ -1,6 +1,7 @@
 """One event in, one verdict out, on record before it is sent.
 
-The order is fixed: parse, look for the same event before, ask policy and model, write the decision down, answer.
+The order is fixed: parse, look whether the event was answered here, ask policy and model, write the decision down,
+answer: with that of another replica, if it was first.
 Whatever the model does, there is an answer within the deadline: the rules' if need be, and those never punish.
 """
 

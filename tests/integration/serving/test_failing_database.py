@@ -8,12 +8,20 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from cancellation.serving.observability import metrics as m
 from tests.servers.postgres import PostgresServer
 from tests.servers.serving_replicas import Client, serving, simulated_event
 
 CALLS = 12
+
+
+async def _punished(client: Client) -> dict[str, Any]:
+    """An event from which a penalty has followed."""
+    event = simulated_event(30)
+    assert (await client.judge(event)).json()["action"] == "penalty"
+    return event
 
 
 async def _eventually(holds: Callable[[], Awaitable[bool]]) -> None:
@@ -41,8 +49,7 @@ async def _ask(client: Client) -> float:
 def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as client:
-            punished = simulated_event(30)
-            assert (await client.judge(punished)).json()["action"] == "penalty"
+            punished = await _punished(client)
             with closing(sqlite3.connect(tmp_path / "recent.sqlite", isolation_level=None)) as holder:
                 holder.execute("BEGIN IMMEDIATE")
                 assert await _ask(client) < CALLS / 2, "each waited for the database"
@@ -74,8 +81,7 @@ def test_a_server_that_hangs_costs_one_wait_and_gives_no_penalty(
 ) -> None:
     async def scenario() -> None:
         async with serving(tmp_path, database=postgres_server.database()) as client:
-            punished = simulated_event(30)
-            assert (await client.judge(punished)).json()["action"] == "penalty"
+            punished = await _punished(client)
             with postgres_server.hanging():
                 assert await _ask(client) < CALLS / 2, "each waited for the database"
                 assert (await _database(client)).startswith("fails")
@@ -101,8 +107,7 @@ def test_appeals_wait_no_longer_for_a_server_that_hangs_than_verdicts_do(
 ) -> None:
     async def scenario() -> None:
         async with serving(tmp_path, database=postgres_server.database()) as client:
-            punished = simulated_event(30)
-            assert (await client.judge(punished)).json()["action"] == "penalty"
+            punished = await _punished(client)
             appeal = {"event_id": punished["event_id"], "seller_id": punished["seller_id"], "reason": "I did not ask."}
             opened = await client.http.post("/v1/appeals", json=appeal)
             place = f"/v1/reviews/{opened.json()['appeal_id']}"

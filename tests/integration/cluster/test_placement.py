@@ -22,7 +22,9 @@ pytestmark = pytest.mark.timeout(600)
 def ray_with_a_gpu() -> Iterator[None]:
     """A Ray that believes in a GPU, as a driver on a head finds it."""
     os.environ["PYTHONPATH"] = str(PROJECT)
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False)
+    ray.init(
+        "local", num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=150 * 2**20, log_to_driver=False
+    )
     yield
     ray.shutdown()
 

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.timeout(900)
 def ray_with_a_gpu(s3_server: S3Server) -> Iterator[None]:
     """A Ray that believes in a GPU; its workers reach the bucket."""
     os.environ["PYTHONPATH"] = str(PROJECT)
-    ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=150 * 2**20)
+    ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=150 * 2**20)
     yield
     ray.shutdown()
 

@@ -1,21 +1,23 @@
 """What a training loop needs of whoever runs it: its place among the workers, its device, reports, its checkpoint.
 
 Under Ray Train that is Ray Train's context. With `trainer.num_workers=0` the loop runs in the process that asks for it,
-without Ray: on a borrowed machine that has a GPU and nothing else, in a notebook, in a debugger.
+without Ray: on a borrowed machine that has a GPU and nothing else, in a notebook, in a debugger. A run that was broken
+off goes on from its last checkpoint there too.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
+
+_LAST, _BEST, _SCORE = "last", "best", "score.txt"
 
 
 class TrainingSession(Protocol):
@@ -78,17 +80,21 @@ class RaySession:
         return get_dataset_shard(name)
 
 
-@dataclass
 class ProcessSession:
-    """The one worker of a run in this process; of its checkpoints the best is kept, or the last."""
+    """The one worker of a run in this process; its folder keeps the last checkpoint, and the best by the score."""
 
-    folder: Path
-    score: str | None
-    on_report: Callable[[dict[str, Any]], None]
-    rank: int = 0
-    world_size: int = 1
-    datasets: dict[str, Any] = field(default_factory=dict)
-    _best: float | None = None
+    rank = 0
+    world_size = 1
+
+    def __init__(
+        self,
+        folder: Path,
+        score: str | None,
+        on_report: Callable[[dict[str, Any]], None],
+        datasets: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._folder, self._score, self._on_report = folder, score, on_report
+        self._datasets = datasets or {}
 
     @property
     def device(self) -> torch.device:
@@ -97,21 +103,45 @@ class ProcessSession:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def report(self, metrics: dict[str, Any], *, checkpoint: Path | None = None) -> None:
-        self.on_report(metrics)
-        value = float(metrics[self.score]) if self.score else None
-        if checkpoint is not None and (value is None or self._best is None or value > self._best):
-            self._best = value
-            shutil.rmtree(self.folder, ignore_errors=True)
-            shutil.copytree(checkpoint, self.folder)
+        self._on_report(metrics)
+        if checkpoint is None:
+            return
+        if self._score is not None:
+            value = float(metrics[self._score])
+            best = self._kept(_BEST)
+            if best is None or value > float((best / _SCORE).read_text()):
+                (checkpoint / _SCORE).write_text(repr(value))
+                self._keep(checkpoint, _BEST)
+                (checkpoint / _SCORE).unlink()
+        self._keep(checkpoint, _LAST)
 
     def stepped(self, step: int, steps: int, examples: int) -> None:
         """Go on."""
 
     def resume(self, read: Callable[[Path], None]) -> None:
-        """Begin anew: a run in a process is short."""
+        if folder := self._kept(_LAST):
+            read(folder)
 
     def dataset(self, name: str) -> Any:
-        return self.datasets[name]
+        return self._datasets[name]
+
+    def checkpoint(self) -> Path | None:
+        """Find the checkpoint that counts: the best by the score, else the last."""
+        return self._kept(_BEST if self._score is not None else _LAST)
+
+    def _keep(self, checkpoint: Path, name: str) -> None:
+        """Put a copy in the place of the one before; a process that dies meanwhile leaves one of them whole."""
+        place, new, before = (self._folder / f"{name}{end}" for end in ("", ".new", ".before"))
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.copytree(checkpoint, new)
+        if place.is_dir():
+            shutil.rmtree(before, ignore_errors=True)
+            place.rename(before)
+        new.rename(place)
+        shutil.rmtree(before, ignore_errors=True)
+
+    def _kept(self, name: str) -> Path | None:
+        return next((one for one in (self._folder / name, self._folder / f"{name}.before") if one.is_dir()), None)
 
 
 _CURRENT: ContextVar[TrainingSession | None] = ContextVar("training_session", default=None)

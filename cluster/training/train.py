@@ -42,7 +42,7 @@ class TrainerSettings(Settings):
 
     num_workers: int = Field(default=1, ge=0)
     """Processes; each takes its share of every batch. 0: the loop runs in this process, without Ray Train, on a GPU if
-    there is one; such a run does not go on where one stopped."""
+    there is one."""
 
     use_gpu: bool = False
     """One GPU for each worker."""
@@ -54,7 +54,8 @@ class TrainerSettings(Settings):
     """How often training is taken up again after a worker died."""
 
     checkpoints: OutputUrl = "var/checkpoints"
-    """Folder of checkpoints, local or s3://; with workers on several machines all must reach it."""
+    """Folder of checkpoints, local or s3://; with workers on several machines all must reach it, with `num_workers=0`
+    it is local."""
 
     max_checkpoints: int = Field(default=2, ge=1)
     """How many are kept; the best one is among them."""
@@ -107,8 +108,11 @@ def train(
 
     Raises:
         RuntimeError: If workers died more often than `max_failures`, or the loop itself failed.
+        ValueError: If checkpoints of this process are to lie elsewhere than on this machine.
         Estimated: Instead of training, where the job is run for an estimate.
     """
+    if not settings.num_workers and "://" in settings.checkpoints:
+        raise ValueError("trainer.checkpoints: expected a local folder with trainer.num_workers=0, found an address")
     loop = _with_training_kernels(loop, name)
     run = _on_ray if settings.num_workers else _in_process
     if is_asked():
@@ -195,12 +199,13 @@ def _in_process(
     datasets: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Path | None]:
     """Give what the loop returned and the checkpoint that counts, from this process."""
-    folder = Path(settings.checkpoints) / name / "last"
     shown = ShownReports(curves.open() if curves else None)
-    session = ProcessSession(folder, score, lambda metrics: shown.add(dict(metrics)), datasets=dict(datasets or {}))
+    session = ProcessSession(
+        Path(settings.checkpoints) / name, score, lambda metrics: shown.add(dict(metrics)), datasets
+    )
     with process_session(session):
         returned = loop(config)
-    return returned, folder if folder.is_dir() else None
+    return returned, session.checkpoint()
 
 
 class ShownReports:

@@ -46,7 +46,8 @@ from tests.builders.reviewers import answer_round
 from tests.conftest import PROJECT
 from tests.servers.serving_process import Served, served
 
-pytestmark = pytest.mark.timeout(600)  # the week is the set-up of the first test
+# The week is the set-up of the first test; each of its links has tests of its own, which are not slow.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 JOBS: dict[str, type[Settings]] = {
     "jobs.cancellation_compact": CompactJob,

@@ -81,6 +81,7 @@ def calm_rows(local_ray: str, tiny_model: Path, tmp_path_factory: pytest.TempPat
     return read_committed(drivers.day)
 
 
+@pytest.mark.slow  # the other tests of this file kill drivers too, two at once or one
 @pytest.mark.timeout(900)  # eleven drivers one after the other
 def test_drivers_killed_at_every_step_in_turn(drivers: Drivers, s3_server: S3Server, calm_rows: list[dict]) -> None:
     for step, (method, pattern) in STEPS.items():

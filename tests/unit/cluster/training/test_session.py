@@ -32,7 +32,39 @@ def test_the_best_checkpoint_is_kept_or_the_last(tmp_path: Path, score: str | No
     assert not dist.is_initialized()
 
 
+def _stoppable(config: dict[str, Any]) -> list[int]:
+    session, done = training_session(), []
+    session.resume(lambda folder: done.extend(map(int, (folder / "done.txt").read_text().split())))
+    for step in range(len(done), len(config["scores"])):
+        if step == config["dies_at"]:
+            raise KeyboardInterrupt
+        done.append(step)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "done.txt").write_text(" ".join(map(str, done)))
+            session.report({"step": step, "score": config["scores"][step]}, checkpoint=Path(folder))
+    return done
+
+
+@pytest.mark.parametrize(("score", "kept"), [("score", "0 1"), (None, "0 1 2 3")])
+def test_a_run_that_was_broken_off_goes_on_from_its_last_checkpoint(
+    tmp_path: Path, score: str | None, kept: str
+) -> None:
+    settings, config = TrainerSettings(num_workers=0, checkpoints=str(tmp_path)), {"scores": [0.1, 0.9, 0.4, 0.5]}
+    with pytest.raises(KeyboardInterrupt):
+        train(_stoppable, {**config, "dies_at": 3}, settings, name="run", score=score)
+    for dies_at in (0, 3):  # what is done is not done again
+        outcome = train(_stoppable, {**config, "dies_at": dies_at}, settings, name="run", score=score)
+        assert outcome.returned == [0, 1, 2, 3]
+    assert (outcome.fetch_checkpoint(tmp_path / "fetched") / "done.txt").read_text() == kept
+
+
 def test_a_loop_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     settings = TrainerSettings(num_workers=0, checkpoints=str(tmp_path))
     with pytest.raises(RuntimeError, match="training run left no checkpoint"):
         train(_loop, {"scores": []}, settings, name="run")
+
+
+def test_checkpoints_of_this_process_lie_on_this_machine() -> None:
+    settings = TrainerSettings(num_workers=0, checkpoints="s3://bucket/checkpoints")
+    with pytest.raises(ValueError, match=r"trainer\.checkpoints: expected a local folder"):
+        train(_loop, {"scores": [0.1]}, settings, name="run")

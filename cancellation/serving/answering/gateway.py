@@ -174,6 +174,7 @@ class Gateway:
         for shadow in (*self.shadows, *([self.market_shadow] if self.market_shadow else [])):
             await shadow.close()
         self._lane.close()
+        await self.recorder.put_what_was_only_logged()
         self.recorder.close()
 
     def add_shadow_answer(self, copy: Copy, verdict: Mapping[str, Any]) -> None:

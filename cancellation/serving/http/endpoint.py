@@ -275,7 +275,7 @@ class Endpoint:
             "status": "ready" if ready else "draining" if condition.draining else "decisions cannot be written down",
             "model": model,
             "policy": self._gateway.policy.current.stamp,
-            "database": "fails: repeats are judged anew" if recorder.database_fails else "answers",
+            "database": "fails: decisions are only logged" if recorder.database_fails else "answers",
             "shipper": _SHIPPER[condition.shipper],
             "tokens": "as the file says" if self._tokens.refused is None else "refused: nobody new is let in",
         }

@@ -50,6 +50,7 @@ _PUT_ONCE = """
 INSERT INTO messages (identity, recorded_at) VALUES (?, ?)
 ON CONFLICT (identity) DO UPDATE SET recorded_at = excluded.recorded_at WHERE messages.recorded_at <= ?
 """
+_PROBE = "probe"  # no message's identity, which is a digest
 _NEXT = "SELECT number, event_id, decision FROM decisions WHERE number > ? ORDER BY number LIMIT ?"
 _READ_AT_ONCE = 200
 _DROP = (
@@ -189,9 +190,10 @@ class RecentDecisions:
             execute("SELECT 1 FROM decisions LIMIT 1").fetchone()
 
     def can_write(self) -> None:
-        """Write nothing, in a transaction that waits as any does; OSError if that fails."""
+        """Write a row that says nothing; OSError if that fails. On a full disk writing nothing would go well."""
+        now = self._clock()
         with self.database.writing() as execute:
-            execute("DELETE FROM messages WHERE identity IS NULL")
+            execute(_PUT_ONCE, (_PROBE, now, now))
 
     def __len__(self) -> int:
         with self.database.reading() as execute:

@@ -126,13 +126,17 @@ class PostgresDatabase:
     def _connection(self) -> Iterator[psycopg.Connection[TupleRow]]:
         with self._named_failures(), self._pool.connection() as connection:
             self._in_use[connection] = since = time.monotonic()
+            lost = False
             try:
                 yield connection
+            except psycopg.errors.ReadOnlySqlTransaction:  # a standby, or what was the primary: its address has moved
+                lost = True
+                raise
             finally:
                 with self._watching:
                     del self._in_use[connection]
-                if connection.broken and since > self._drained_at:
-                    # A server that ended one has ended all, such as by a restart: else each costs its next user a call.
+                if (lost or connection.broken) and since > self._drained_at:
+                    # What befell one befell all, such as by a restart: else each costs its next user a call.
                     self._drained_at = time.monotonic()
                     self._pool.drain()
 

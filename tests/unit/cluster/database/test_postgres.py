@@ -83,3 +83,20 @@ def test_a_server_that_was_started_again_costs_one_call_and_not_one_for_each_con
         with pytest.raises(OSError, match="PostgreSQL failed"):
             read(10**6)  # the server takes a moment to end them
         read(at_once)
+
+
+def test_connections_to_a_server_that_only_reads_are_given_up_for_those_that_its_address_leads_to_now(
+    postgres_server: PostgresServer,
+) -> None:
+    url = postgres_server.database()
+    name = url.rpartition("/")[2]
+    PostgresDatabase(url, LAYOUT).close()
+    postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")  # as a standby is
+    with closing(PostgresDatabase(url, "SELECT 1")) as database:
+        with database.reading() as execute:
+            assert execute("SELECT name FROM things").fetchall() == []
+        postgres_server.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        with pytest.raises(OSError, match="read-only transaction"), database.writing() as execute:
+            execute("INSERT INTO things (name) VALUES (?)", ("lost",))
+        with database.writing() as execute:
+            execute("INSERT INTO things (name) VALUES (?)", ("kept",))

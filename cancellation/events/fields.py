@@ -15,7 +15,7 @@ MAX_NUMBER = 1e15
 
 _TYPE_NAMES = {type(None): "null", bool: "boolean", int: "number", float: "number", str: "string"}
 _INSTANT = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(Z|z|[+-][0-9]{2}:[0-9]{2})?"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(Z|z|[+-][0-9]{2}:[0-5][0-9])?"
 )
 _MARKET = re.compile(r"[A-Z]{2}")
 _NO_FIELDS: frozenset[str] = frozenset()
@@ -197,7 +197,7 @@ def read_number(value: Mapping[str, Any], name: str) -> float:
         raise EventError(name, f"expected a number, found {type_name(number)}")
     if not 0 <= number <= MAX_NUMBER or not math.isfinite(number):
         raise EventError(name, f"expected a number from 0 to {MAX_NUMBER:.0e}")
-    return float(number)
+    return number + 0.0  # of -0.0 it makes 0.0, which is the same amount
 
 
 def read_count(value: Mapping[str, Any], name: str, minimum: int) -> int:

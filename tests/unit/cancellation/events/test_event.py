@@ -147,6 +147,7 @@ REFUSED_BY_BOTH = [
     (_set("chat", to=[{"at": before(1), "sender": "buyer", "text": ""}] * 1001), "chat: expected at most 1000 entries"),
     (_set("cancelled_at", to=0), "cancelled_at: expected an RFC 3339 instant, found number"),
     (_set("cancelled_at", to="2026-03-14T09:26:53"), "cancelled_at: expected an offset such as Z or +07:00"),
+    (_set("cancelled_at", to="2026-03-14T09:26:53+00:60"), "cancelled_at: expected an RFC 3339 instant such as"),
     (_set("cancelled_at", to="14 secret 2026"), "cancelled_at: expected an RFC 3339 instant such as"),
     (_set("cancelled_at", to="20260314T092653Z"), "cancelled_at: expected an RFC 3339 instant such as"),
     (_set("cancelled_at", to="2026-03-14"), "cancelled_at: expected an RFC 3339 instant such as"),

@@ -205,13 +205,13 @@ class Recorder:
         self._remember(event_id)
         return Recorded(fingerprint, dict(record), None)
 
-    async def once(self, identity: str, write: Callable[[], object]) -> bool:
-        """Write something down unless what has the same identity was before; False if it was.
+    async def once(self, subject: str, content: str, write: Callable[[], object]) -> bool:
+        """Write a message down unless the last one on its subject said the same; False if it did.
 
         Raises:
             OSError: If it cannot be written.
         """
-        return await self._write.do(partial(self._recent.put_once, identity, write))
+        return await self._write.do(partial(self._recent.put_once, subject, content, write))
 
     async def add_explanation(self, event_id: str, decision_factors: Sequence[Mapping[str, Any]]) -> None:
         """Keep an explanation; one that cannot be kept is made again when somebody asks."""

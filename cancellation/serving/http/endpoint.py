@@ -237,7 +237,8 @@ class Endpoint:
         check_feedback(feedback, decision)
         record = feedback_record(feedback, decision, caller=_name(caller), received_at=time.time())
         try:
-            new = await self._gateway.recorder.once(feedback.identity, partial(self._feedback_log.append, record))
+            write = partial(self._feedback_log.append, record)
+            new = await self._gateway.recorder.once(feedback.subject, feedback.content, write)
         except OSError as error:
             logger.error("feedback could not be written down: %s", error)
             raise NotRecorded("the feedback could not be written down; try again") from None

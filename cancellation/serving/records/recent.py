@@ -50,6 +50,7 @@ _PUT_ONCE = """
 INSERT INTO messages (identity, recorded_at) VALUES (?, ?)
 ON CONFLICT (identity) DO UPDATE SET recorded_at = excluded.recorded_at WHERE messages.recorded_at <= ?
 """
+_SAID_BEFORE = "DELETE FROM messages WHERE identity >= ? AND identity <= ? AND identity <> ?"
 _PROBE = "probe"  # no message's identity, which is a digest
 _NEXT = "SELECT number, event_id, decision FROM decisions WHERE number > ? ORDER BY number LIMIT ?"
 _READ_AT_ONCE = 200
@@ -142,16 +143,23 @@ class RecentDecisions:
         with self.database.writing() as execute:
             return execute("UPDATE decisions SET explanation = ? WHERE event_id = ?", (text, event_id)).rowcount == 1
 
-    def put_once(self, identity: str, before: Callable[[], object]) -> bool:
-        """Note that a message came; False if it did before.
+    def put_once(self, subject: str, content: str, before: Callable[[], object]) -> bool:
+        """Note that a message came; False if it says what the last one on its subject did.
 
-        `before` is called if it did not, such as to write the log; when it raises, nothing is noted.
+        `before` is called if it does not, such as to write the log; when it raises, nothing is noted.
+
+        Args:
+            subject: Digest in hex of what it is about and who says so; all are as long.
+            content: Digest in hex of what it says, of 32 digits.
+            before: As above.
         """
-        now = self._clock()
+        now, identity = self._clock(), f"{subject}{content}"
         with self.database.writing() as execute:
             new = execute(_PUT_ONCE, (identity, now, now - self.retention_seconds)).rowcount == 1
             if new:
                 before()
+                # Whoever goes back to what they said before has said something new.
+                execute(_SAID_BEFORE, (f"{subject}{'0' * 32}", f"{subject}{'f' * 32}", identity))
         return new
 
     def about(self, digests: Collection[str], *, remove: bool) -> list[str]:

@@ -170,6 +170,8 @@ REFUSED_BY_BOTH = [
 ]
 
 REFUSED_BEYOND_THE_SCHEMA = [
+    (_set("cancelled_at", to="9999-12-31T23:59:59-23:59"), "cancelled_at: expected an instant of the years 1 to 9999"),
+    (_set("order", "placed_at", to="0001-01-01T00:00:00+14:00"), "order.placed_at: expected an instant of the years"),
     (_set("chat", 1, "at", to=before(-1)), "chat[1].at: later than cancelled_at"),
     (_set("calls", 0, "at", to=before(-0.001)), "calls[0].at: later than cancelled_at"),
     (_set("fulfilment", 0, "at", to=before(-1)), "fulfilment[0].at: later than cancelled_at"),

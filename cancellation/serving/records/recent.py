@@ -157,9 +157,9 @@ class RecentDecisions:
         with self.database.writing() as execute:
             new = execute(_PUT_ONCE, (identity, now, now - self.retention_seconds)).rowcount == 1
             if new:
-                before()
                 # Whoever goes back to what they said before has said something new.
                 execute(_SAID_BEFORE, (f"{subject}{'0' * 32}", f"{subject}{'f' * 32}", identity))
+                before()
         return new
 
     def about(self, digests: Collection[str], *, remove: bool) -> list[str]:

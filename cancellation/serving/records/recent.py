@@ -198,10 +198,10 @@ class RecentDecisions:
             execute("SELECT 1 FROM decisions LIMIT 1").fetchone()
 
     def can_write(self) -> None:
-        """Write a row that says nothing; OSError if that fails. On a full disk writing nothing would go well."""
-        now = self._clock()
+        """Write a row and take it away; OSError if that fails. On a full disk writing nothing would go well."""
         with self.database.writing() as execute:
-            execute(_PUT_ONCE, (_PROBE, now, now))
+            execute(_PUT_ONCE, (_PROBE, 0.0, 0.0))
+            execute("DELETE FROM messages WHERE identity = ?", (_PROBE,))
 
     def __len__(self) -> int:
         with self.database.reading() as execute:

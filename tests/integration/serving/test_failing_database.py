@@ -211,3 +211,29 @@ def test_on_a_full_disk_a_decision_that_was_only_logged_is_known_and_is_on_recor
                     assert await _decision(client, event_id) == (200 if status == 200 else 404)
 
     asyncio.run(scenario())
+
+
+def test_on_a_full_disk_appeals_are_refused_and_their_database_is_said_to_fail_until_there_is_room(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        with small_disk(tmp_path / "disk", "4m") as disk:
+            if disk is None:
+                pytest.skip(NO_DISK)
+            async with serving(disk / "data") as client:
+                punished = await _punished(client)
+                appeal = {"event_id": punished["event_id"], "seller_id": punished["seller_id"], "reason": "I did not."}
+                _fill(disk / "filler", 0)
+                assert (await client.http.post("/v1/appeals", json=appeal)).status_code == 503
+                until = time.monotonic() + 2.5  # two attempts to write: none may pass for one that went well
+                while time.monotonic() < until:
+                    assert client.metrics.total(m.DATABASE_FAILS, work="appeals-write") == 1
+                    await asyncio.sleep(0.02)
+                (disk / "filler").unlink()
+
+                async def taken() -> bool:
+                    return (await client.http.post("/v1/appeals", json=appeal)).status_code == 201
+
+                await _eventually(taken)
+
+    asyncio.run(scenario())

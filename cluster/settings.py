@@ -16,7 +16,12 @@ class Settings(BaseModel):
     """Base of every settings class: immutable, and a misspelt name is an error, not a silent default."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,  # what waits or counts for ever is found out when it is too late
     )
 
 

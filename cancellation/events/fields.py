@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 MAX_NUMBER = 1e15
@@ -15,8 +15,11 @@ MAX_NUMBER = 1e15
 
 _TYPE_NAMES = {type(None): "null", bool: "boolean", int: "number", float: "number", str: "string"}
 _INSTANT = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(Z|z|[+-][0-9]{2}:[0-9]{2})?"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?(Z|z|[+-][0-9]{2}:[0-5][0-9])?"
 )
+_FIRST_INSTANT = datetime(1, 1, 2, tzinfo=UTC).timestamp()
+_LAST_INSTANT = datetime(9999, 12, 30, tzinfo=UTC).timestamp()
+"""What lies beyond has no date at some offset: whoever writes it down again fails, long after it was taken."""
 _MARKET = re.compile(r"[A-Z]{2}")
 _NO_FIELDS: frozenset[str] = frozenset()
 
@@ -102,9 +105,12 @@ def read_instant(value: Mapping[str, Any], name: str) -> float:
     if match[1] is None:
         raise EventError(name, "expected an offset such as Z or +07:00 after the time, found none")
     try:
-        return datetime.fromisoformat(text.upper()).timestamp()
+        instant = datetime.fromisoformat(text.upper()).timestamp()
     except (ValueError, OverflowError):
         raise EventError(name, "expected an instant that exists (leap seconds are not taken)") from None
+    if not _FIRST_INSTANT <= instant <= _LAST_INSTANT:
+        raise EventError(name, "expected an instant of the years 1 to 9999 at any offset")
+    return instant
 
 
 def read_past_instant(value: Mapping[str, Any], name: str, cutoff: float) -> float:
@@ -197,7 +203,7 @@ def read_number(value: Mapping[str, Any], name: str) -> float:
         raise EventError(name, f"expected a number, found {type_name(number)}")
     if not 0 <= number <= MAX_NUMBER or not math.isfinite(number):
         raise EventError(name, f"expected a number from 0 to {MAX_NUMBER:.0e}")
-    return float(number)
+    return number + 0.0  # of -0.0 it makes 0.0, which is the same amount
 
 
 def read_count(value: Mapping[str, Any], name: str, minimum: int) -> int:

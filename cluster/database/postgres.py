@@ -11,10 +11,11 @@ import os
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -35,6 +36,20 @@ _OPTIONS = {
     # A process whose machine is gone keeps others waiting for what it was writing no longer than this.
     "options": "-c statement_timeout=2000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=5000",
 }
+
+
+class _Connection(psycopg.Connection[TupleRow]):
+    """One whose attempts to connect, once given up, are over for the server too."""
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        try:
+            return super().connect(conninfo, **options)
+        except psycopg.Error as error:
+            # psycopg's frame holds the attempt and its own error, which holds the frame: until some collection finds
+            # that circle the socket stays open, and a place at the server taken for its `authentication_timeout`.
+            traceback.clear_frames(error.__traceback__)
+            raise
 
 
 class PostgresDatabase:
@@ -59,6 +74,7 @@ class PostgresDatabase:
         self._alone = int.from_bytes(blake2b(layout.encode(), digest_size=7).digest())
         self._pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
             url,
+            connection_class=_Connection,
             kwargs={**_OPTIONS, "autocommit": True},
             min_size=1,
             max_size=_CONNECTIONS,
@@ -66,6 +82,7 @@ class PostgresDatabase:
             reconnect_timeout=_RECONNECT_SECONDS,
             open=False,
         )
+        self._drained_at = 0.0
         self._in_use: dict[psycopg.Connection[TupleRow], float] = {}
         self._watching, self._closed = threading.Lock(), threading.Event()
         try:
@@ -100,7 +117,7 @@ class PostgresDatabase:
 
     def _make_tables(self, url: str, layout: str) -> None:
         # By a connection of its own: the pool would keep the reason of a refusal to itself.
-        with psycopg.connect(url, **_OPTIONS) as connection:
+        with _Connection.connect(url, **_OPTIONS) as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (self._alone,))  # IF NOT EXISTS is no lock
             number = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
             connection.execute(layout.format(number=number, bytes="BYTEA").encode())
@@ -108,12 +125,20 @@ class PostgresDatabase:
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[TupleRow]]:
         with self._named_failures(), self._pool.connection() as connection:
-            self._in_use[connection] = time.monotonic()
+            self._in_use[connection] = since = time.monotonic()
+            lost = False
             try:
                 yield connection
+            except psycopg.errors.ReadOnlySqlTransaction:  # a standby, or what was the primary: its address has moved
+                lost = True
+                raise
             finally:
                 with self._watching:
                     del self._in_use[connection]
+                if (lost or connection.broken) and since > self._drained_at:
+                    # What befell one befell all, such as by a restart: else each costs its next user a call.
+                    self._drained_at = time.monotonic()
+                    self._pool.drain()
 
     def _watch(self) -> None:
         """Cut off what hangs: then its thread gets an error, as if the server had gone."""

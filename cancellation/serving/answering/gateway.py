@@ -18,6 +18,7 @@ import numpy as np
 from cancellation.contact_data.logged_event import is_by_reference, redact_event
 from cancellation.decision.actions import obstacles
 from cancellation.decision.policy import MarketPolicy, Policy, Source
+from cancellation.decision.rules import rules_v1
 from cancellation.decision.verdicts import model_verdict, rules_verdict
 from cancellation.events.event import Event, parse_event
 from cancellation.events.fields import decode_json, read_stored_identifier
@@ -82,6 +83,7 @@ class Gateway:
         self._running: dict[str, tuple[str, asyncio.Future[None]]] = {}
         self._lane = LargeLane(settings.admission.retry_after_seconds)
         self._feature_digest = feature_digest()
+        rules_v1()  # read now: who needs them first has a deadline, and maybe a machine that opens no file any more
 
     async def judge(
         self, body: bytes, *, caller: str, deadline: float, received_at: float, bulk: bool = False
@@ -174,6 +176,7 @@ class Gateway:
         for shadow in (*self.shadows, *([self.market_shadow] if self.market_shadow else [])):
             await shadow.close()
         self._lane.close()
+        await self.recorder.put_what_was_only_logged()
         self.recorder.close()
 
     def add_shadow_answer(self, copy: Copy, verdict: Mapping[str, Any]) -> None:

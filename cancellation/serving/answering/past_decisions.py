@@ -12,6 +12,7 @@ from typing import Any
 
 from cancellation.decision.verdicts import verdicts_of_table
 from cancellation.serving.answering.gateway import Gateway
+from cancellation.serving.answering.request import NotRecorded
 from cancellation.serving.records.people import ROLES
 from cancellation.serving.records.shipped_log import find_rows
 from cluster.storage import join_url
@@ -33,21 +34,28 @@ class PastDecisions:
         """Find the decision on an event; in the archive only with its market and the day (UTC) it was made on.
 
         Raises:
-            NotRecorded: If the recent decisions cannot be read.
+            NotRecorded: If it may be among the recent ones, which cannot be told just now.
             OSError: If the archive cannot be read, or not in time.
         """
-        recent = await self._gateway.explained(event_id)
-        if recent is not None or self._archive_url is None or market is None or day is None:
-            return recent
-        where = self._archive_url, event_id, market, day
+        recent, untold = None, None
+        try:
+            recent = await self._gateway.explained(event_id)
+        except NotRecorded as error:
+            untold = error
+        if recent is None and self._archive_url is not None and market is not None and day is not None:
+            recent = await self._find_in_archive(self._archive_url, event_id, market, day)
+        if recent is None and untold is not None:
+            raise untold
+        return recent
+
+    async def _find_in_archive(self, url: str, event_id: str, market: str, day: date) -> dict[str, Any] | None:
+        where = url, event_id, market, day
         try:
             # Who no longer waits is not looked for any more, unless that has begun.
             async with asyncio.timeout(self._patience_seconds):
                 archived, explained = await asyncio.get_running_loop().run_in_executor(self._reader, _archived, *where)
         except TimeoutError:
-            logger.error(
-                "archive %s: no answer in %g s; look at the storage", self._archive_url, self._patience_seconds
-            )
+            logger.error("archive %s: no answer in %g s; look at the storage", url, self._patience_seconds)
             raise
         if archived is None or explained or archived["verdict"]["model_version"] != self._gateway.model.version:
             return archived

@@ -1,7 +1,8 @@
 """Answers put on record and found there, with no more patience for the database than whoever asked has.
 
 A database may be locked, hang or be gone. The first wait for it ends with the deadline or after a second; from then on
-nobody waits, until an attempt beside the answers succeeds. What cannot be remembered is written to the log alone.
+nobody waits, until an attempt beside the answers succeeds. What cannot be remembered is written to the log alone, and
+kept here until it can be.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from cancellation.serving.answering.only_logged import OnlyLogged
 from cancellation.serving.answering.request import NotRecorded
 from cancellation.serving.observability.metrics import DATABASE_FAILS, LOG_FAILURES, Metrics
 from cancellation.serving.records.decision_log import DecisionLog
@@ -138,6 +140,7 @@ class Recorder:
         self._without_database = ThreadPoolExecutor(1, thread_name_prefix="log")
         self._refused_at = -_UNRECORDED_SECONDS
         self._recorded: dict[str, None] = {}
+        self._only_logged = OnlyLogged()
 
     @property
     def database_fails(self) -> bool:
@@ -153,13 +156,20 @@ class Recorder:
         """Find a recorded decision; wait for it until an instant of `time.monotonic`, and a second at most.
 
         Raises:
-            NotRecorded: If the records cannot be read: that is no answer to whether there is one.
+            NotRecorded: If the records cannot be read, or decisions are being logged that are not among them yet: that
+                is no answer to whether there is one.
         """
+        waiting = self._only_logged.get(event_id)
+        if waiting is not None:
+            return waiting
         try:
-            return await self._read.do(partial(self._recent.get, event_id), until)
+            found = await self._read.do(partial(self._recent.get, event_id), until)
         except OSError as error:
             logger.error("%s", error)
             raise NotRecorded("the decisions on record cannot be read; try again") from None
+        if found is None and (self._write.failing or self._only_logged):
+            raise NotRecorded("decisions are logged that are not on record yet, this one may be among them; try again")
+        return found
 
     def may_know(self, event_id: str) -> bool:
         """Whether this replica has put a decision of an event on record of late.
@@ -191,15 +201,17 @@ class Recorder:
             raise NotRecorded("the decision could not be shared with other machines, so it is not given; try again")
         if not logged:
             await loop.run_in_executor(self._without_database, self._append_or_refuse, record)
+        self._only_logged.add(event_id, fingerprint, record)
+        self._remember(event_id)
         return Recorded(fingerprint, dict(record), None)
 
-    async def once(self, identity: str, write: Callable[[], object]) -> bool:
-        """Write something down unless what has the same identity was before; False if it was.
+    async def once(self, subject: str, content: str, write: Callable[[], object]) -> bool:
+        """Write a message down unless the last one on its subject said the same; False if it did.
 
         Raises:
             OSError: If it cannot be written.
         """
-        return await self._write.do(partial(self._recent.put_once, identity, write))
+        return await self._write.do(partial(self._recent.put_once, subject, content, write))
 
     async def add_explanation(self, event_id: str, decision_factors: Sequence[Mapping[str, Any]]) -> None:
         """Keep an explanation; one that cannot be kept is made again when somebody asks."""
@@ -212,6 +224,15 @@ class Recorder:
         """See whether what failed works again; to be called every second or so."""
         for lane in (self._read, self._write):
             await lane.try_again()
+        await self.put_what_was_only_logged()
+
+    async def put_what_was_only_logged(self) -> None:
+        """Put on record what could not be when it was answered, unless that still fails."""
+        if not self._write.failing:
+            try:
+                await self._only_logged.put(self._recent, self._write.do)
+            except OSError as error:
+                logger.error("%s", error)
 
     def close(self) -> None:
         """Finish what is under way."""
@@ -226,7 +247,7 @@ class Recorder:
             del self._recorded[next(iter(self._recorded))]
 
     def _append_or_refuse(self, record: Mapping[str, Any]) -> None:
-        """Write down a decision that cannot be remembered: if it is sent again, it will be judged anew."""
+        """Write down a decision that cannot be put on record."""
         try:
             self._log.append(record)
         except OSError as error:

@@ -58,7 +58,11 @@ class Request:
     @classmethod
     def of(cls, scope: Scope, receive: Receive) -> Request:
         """Take the request out of an ASGI scope."""
-        return cls(scope["method"], scope["path"], scope.get("query_string", b""), dict(scope["headers"]), receive)
+        headers = dict(scope["headers"])
+        if len(headers) < len(scope["headers"]):
+            # Lines of one name are one list (RFC 9110, 5.3): where one value is expected none of them must win unseen.
+            headers = {name: b", ".join(value for one, value in scope["headers"] if one == name) for name in headers}
+        return cls(scope["method"], scope["path"], scope.get("query_string", b""), headers, receive)
 
     def header(self, name: bytes) -> str | None:
         """Give a header's value."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 _BATCH_CONCURRENCY = 8
 """Events of one batch that are under way at a time."""
+
+_MILLISECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?")
 
 _PREFIXES = ("/v1/verdicts/", "/v1/policy/", "/v1/appeals/", "/v1/statements/", "/v1/reviews/")
 
@@ -234,7 +237,8 @@ class Endpoint:
         check_feedback(feedback, decision)
         record = feedback_record(feedback, decision, caller=_name(caller), received_at=time.time())
         try:
-            new = await self._gateway.recorder.once(feedback.identity, partial(self._feedback_log.append, record))
+            write = partial(self._feedback_log.append, record)
+            new = await self._gateway.recorder.once(feedback.subject, feedback.content, write)
         except OSError as error:
             logger.error("feedback could not be written down: %s", error)
             raise NotRecorded("the feedback could not be written down; try again") from None
@@ -272,7 +276,7 @@ class Endpoint:
             "status": "ready" if ready else "draining" if condition.draining else "decisions cannot be written down",
             "model": model,
             "policy": self._gateway.policy.current.stamp,
-            "database": "fails: repeats are judged anew" if recorder.database_fails else "answers",
+            "database": "fails: decisions are only logged" if recorder.database_fails else "answers",
             "shipper": _SHIPPER[condition.shipper],
             "tokens": "as the file says" if self._tokens.refused is None else "refused: nobody new is let in",
         }
@@ -296,12 +300,10 @@ class Endpoint:
 
     def _deadline(self, request: Request, default_ms: float) -> float:
         given = request.header(b"x-deadline-ms")
-        try:
-            milliseconds = default_ms if given is None else float(given)
-        except ValueError:
-            milliseconds = -1.0
-        if not milliseconds > 0:
-            raise EventError("X-Deadline-Ms", "expected a number of milliseconds above 0")
+        # Not all that float() takes: "inf", "1_000" or Arabic digits are a caller's mistake, not a deadline.
+        if given is not None and (_MILLISECONDS.fullmatch(given) is None or float(given) <= 0):
+            raise EventError("X-Deadline-Ms", "expected a number of milliseconds above 0 in digits, such as 250 or 0.5")
+        milliseconds = default_ms if given is None else float(given)
         return time.monotonic() + min(milliseconds, self._settings.deadlines.max_ms) / 1e3
 
 

@@ -32,7 +32,7 @@ _DEADLINE = {
     "name": "X-Deadline-Ms",
     "in": "header",
     "description": "How long the caller waits; after that the rules have answered.",
-    "schema": {"type": "number", "exclusiveMinimum": 0},
+    "schema": {"type": "integer", "minimum": 1, "maximum": 10**12 - 1},
 }
 
 

@@ -64,10 +64,18 @@ class Feedback:
     verdict: str | None = None
 
     @property
-    def identity(self) -> str:
-        """Names the message's content: what is sent twice is one message."""
-        content = json.dumps(asdict(self), sort_keys=True).encode()
-        return f"feedback:{blake2b(content, digest_size=16).hexdigest()}"
+    def subject(self) -> str:
+        """Names in hex the event and who speaks about it; an appeal takes back no review, and no review an appeal."""
+        return _digest([self.event_id, self.reviewer, self.outcome == "appealed"])
+
+    @property
+    def content(self) -> str:
+        """Names in hex what is said: what is sent twice in a row is one message."""
+        return _digest(asdict(self))
+
+
+def _digest(content: Any) -> str:
+    return blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def parse_feedback(body: bytes) -> Feedback:

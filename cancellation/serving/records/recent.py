@@ -50,6 +50,8 @@ _PUT_ONCE = """
 INSERT INTO messages (identity, recorded_at) VALUES (?, ?)
 ON CONFLICT (identity) DO UPDATE SET recorded_at = excluded.recorded_at WHERE messages.recorded_at <= ?
 """
+_SAID_BEFORE = "DELETE FROM messages WHERE identity >= ? AND identity <= ? AND identity <> ?"
+_PROBE = "probe"  # no message's identity, which is a digest
 _NEXT = "SELECT number, event_id, decision FROM decisions WHERE number > ? ORDER BY number LIMIT ?"
 _READ_AT_ONCE = 200
 _DROP = (
@@ -141,15 +143,22 @@ class RecentDecisions:
         with self.database.writing() as execute:
             return execute("UPDATE decisions SET explanation = ? WHERE event_id = ?", (text, event_id)).rowcount == 1
 
-    def put_once(self, identity: str, before: Callable[[], object]) -> bool:
-        """Note that a message came; False if it did before.
+    def put_once(self, subject: str, content: str, before: Callable[[], object]) -> bool:
+        """Note that a message came; False if it says what the last one on its subject did.
 
-        `before` is called if it did not, such as to write the log; when it raises, nothing is noted.
+        `before` is called if it does not, such as to write the log; when it raises, nothing is noted.
+
+        Args:
+            subject: Digest in hex of what it is about and who says so; all are as long.
+            content: Digest in hex of what it says, of 32 digits.
+            before: As above.
         """
-        now = self._clock()
+        now, identity = self._clock(), f"{subject}{content}"
         with self.database.writing() as execute:
             new = execute(_PUT_ONCE, (identity, now, now - self.retention_seconds)).rowcount == 1
             if new:
+                # Whoever goes back to what they said before has said something new.
+                execute(_SAID_BEFORE, (f"{subject}{'0' * 32}", f"{subject}{'f' * 32}", identity))
                 before()
         return new
 
@@ -189,9 +198,10 @@ class RecentDecisions:
             execute("SELECT 1 FROM decisions LIMIT 1").fetchone()
 
     def can_write(self) -> None:
-        """Write nothing, in a transaction that waits as any does; OSError if that fails."""
+        """Write a row and take it away; OSError if that fails. On a full disk writing nothing would go well."""
         with self.database.writing() as execute:
-            execute("DELETE FROM messages WHERE identity IS NULL")
+            execute(_PUT_ONCE, (_PROBE, 0.0, 0.0))
+            execute("DELETE FROM messages WHERE identity = ?", (_PROBE,))
 
     def __len__(self) -> int:
         with self.database.reading() as execute:

@@ -78,9 +78,9 @@ class SegmentWriter:
             written = os.write(self._descriptor, line)
             while written < len(line):
                 written += os.write(self._descriptor, line[written:])
-        except OSError:
+        except OSError as error:
             os.ftruncate(self._descriptor, self.num_bytes)
-            raise
+            raise OSError(error.errno, f"decision log: {error.strerror}; make room", str(self.path)) from None
         self.num_bytes += len(line)
         self.num_records += 1
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
+from cluster.serving.ports import own_ports
 from cluster.serving.service import prepare_environment
 from cluster.settings import load_settings
 from jobs.cancellation_serve import ServeJob
@@ -21,17 +22,18 @@ _APART = ["serving.colocated=false", "serving.gateways.num_cpus=1", "serving.mod
 def main(arguments: list[str]) -> None:
     """Start the nodes and serve until a signal says stop."""
     job = load_settings(ServeJob, [*arguments, *_APART])
-    prepare_environment(job.service)
-    from ray.cluster_utils import Cluster  # reads Ray's switches
+    with own_ports(job.service.port) as ports:
+        prepare_environment(job.service, ports=ports)
+        from ray.cluster_utils import Cluster  # reads Ray's switches
 
-    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    cluster.add_node(**node)
-    os.environ["RAY_ADDRESS"] = cluster.address
-    try:
-        serve_verdicts(job)
-    finally:
-        cluster.shutdown()
+        node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        cluster.add_node(**node)
+        os.environ["RAY_ADDRESS"] = cluster.address
+        try:
+            serve_verdicts(job)
+        finally:
+            cluster.shutdown()
 
 
 if __name__ == "__main__":

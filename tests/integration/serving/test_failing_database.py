@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from cancellation.serving.observability import metrics as m
 from tests.servers.postgres import PostgresServer
 from tests.servers.serving_replicas import Client, serving, simulated_event
+from tests.slow.faults.small_disk import NO_DISK, small_disk
 
 CALLS = 12
 
@@ -35,6 +39,19 @@ async def _database(client: Client) -> str:
     answer = await client.http.get("/readyz")
     assert answer.status_code == 200, "the rules, or the log alone, still answer"
     return answer.json()["database"]
+
+
+async def _decision(client: Client, event_id: str) -> int:
+    return (await client.http.get(f"/v1/verdicts/{event_id}")).status_code
+
+
+def _fill(path: Path, pages_left: int) -> None:
+    """Fill the disk that a file lies on, but for some pages."""
+    with path.open("wb", buffering=0) as file:
+        with suppress(OSError):
+            while True:
+                file.write(bytes(mmap.PAGESIZE))
+        file.truncate(file.tell() - pages_left * mmap.PAGESIZE)
 
 
 async def _ask(client: Client) -> float:
@@ -61,6 +78,11 @@ def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(tmp_path:
                     punished["event_id"],
                     *(f"meanwhile-{number}" for number in range(CALLS)),
                 ], "on record, each once"
+                assert await _decision(client, "meanwhile-3") == 200
+                assert await _decision(client, "of-another-replica") == 503, "it may be in the log alone"
+                again = await client.judge({**simulated_event(1), "event_id": "meanwhile-3"})
+                assert again.headers["x-repeated"] == "1"
+                assert (await client.judge({**simulated_event(2), "event_id": "meanwhile-3"})).status_code == 409
                 holder.execute("ROLLBACK")
 
             async def answers() -> bool:
@@ -72,6 +94,13 @@ def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(tmp_path:
             found = await client.http.get(f"/v1/verdicts/{simulated_event(2)['event_id']}")
             assert found.status_code == 200
             assert len(client.log()) == CALLS + 2
+
+            async def not_there() -> bool:
+                return await _decision(client, "of-another-replica") == 404
+
+            await _eventually(not_there)
+        async with serving(tmp_path) as client:
+            assert {await _decision(client, f"meanwhile-{number}") for number in range(CALLS)} == {200}
 
     asyncio.run(scenario())
 
@@ -148,5 +177,63 @@ def test_a_log_that_takes_nothing_makes_the_machine_unready(tmp_path: Path) -> N
             assert (await client.judge(simulated_event(1))).status_code == 503
             answer = await client.http.get("/readyz")
             assert (answer.status_code, answer.json()["status"]) == (503, "decisions cannot be written down")
+
+    asyncio.run(scenario())
+
+
+def test_on_a_full_disk_a_decision_that_was_only_logged_is_known_and_is_on_record_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        with small_disk(tmp_path / "disk", "3m") as disk:
+            if disk is None:
+                pytest.skip(NO_DISK)
+            async with serving(disk / "data") as client:
+                statuses: dict[str, int] = {}
+                assert (await client.judge(simulated_event(20))).status_code == 200
+                _fill(disk / "filler", 9)  # pages: room for some lines of the log, not for all that a database writes
+                for number in range(6):
+                    event = simulated_event(number)
+                    statuses[event["event_id"]] = (await client.judge(event)).status_code
+                logged = [record["event_id"] for record in client.log()]
+                assert logged[1:] == [event_id for event_id, status in statuses.items() if status == 200]
+                assert client.metrics.total(m.DATABASE_FAILS, work="write") == 1
+                for event_id, status in statuses.items():
+                    assert await _decision(client, event_id) == (200 if status == 200 else 503)
+                (disk / "filler").unlink()
+
+                async def answers() -> bool:
+                    return await _decision(client, "nobody-sent-it") == 404
+
+                await _eventually(answers)
+            async with serving(disk / "data") as client:
+                for event_id, status in statuses.items():
+                    assert await _decision(client, event_id) == (200 if status == 200 else 404)
+
+    asyncio.run(scenario())
+
+
+def test_on_a_full_disk_appeals_are_refused_and_their_database_is_said_to_fail_until_there_is_room(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        with small_disk(tmp_path / "disk", "4m") as disk:
+            if disk is None:
+                pytest.skip(NO_DISK)
+            async with serving(disk / "data") as client:
+                punished = await _punished(client)
+                appeal = {"event_id": punished["event_id"], "seller_id": punished["seller_id"], "reason": "I did not."}
+                _fill(disk / "filler", 0)
+                assert (await client.http.post("/v1/appeals", json=appeal)).status_code == 503
+                until = time.monotonic() + 2.5  # two attempts to write: none may pass for one that went well
+                while time.monotonic() < until:
+                    assert client.metrics.total(m.DATABASE_FAILS, work="appeals-write") == 1
+                    await asyncio.sleep(0.02)
+                (disk / "filler").unlink()
+
+                async def taken() -> bool:
+                    return (await client.http.post("/v1/appeals", json=appeal)).status_code == 201
+
+                await _eventually(taken)
 
     asyncio.run(scenario())

@@ -10,6 +10,7 @@ from cluster.settings import Settings, describe_settings, load_settings
 class Pool(Settings):
     size: int = Field(default=2, ge=1)
     """Actors in the pool."""
+    wait_seconds: float = Field(default=1.0, gt=0)
     columns: tuple[str, ...] = ()
     revision: str | None = None
 
@@ -52,6 +53,7 @@ def test_text_is_converted_by_the_fields_type_alone(argument: str, field: str, v
     [
         (["input=x", "pool.sise=3"], r"Job: pool\.sise: no such setting \(--help lists them\)"),
         (["input=x", "pool.size=0"], r"Job: pool\.size: input should be greater than or equal to 1"),
+        (["input=x", "pool.wait_seconds=inf"], r"Job: pool\.wait_seconds: input should be a finite number"),
         ([], r"Job: input: required, give input=VALUE"),
         (["input=x", "size"], r"argument 'size': expected section\.key=value or a \.toml file"),
         (["input=x", "input.a=3"], r"argument 'input\.a=3': 'input' is a value, not a section"),

@@ -147,6 +147,7 @@ REFUSED_BY_BOTH = [
     (_set("chat", to=[{"at": before(1), "sender": "buyer", "text": ""}] * 1001), "chat: expected at most 1000 entries"),
     (_set("cancelled_at", to=0), "cancelled_at: expected an RFC 3339 instant, found number"),
     (_set("cancelled_at", to="2026-03-14T09:26:53"), "cancelled_at: expected an offset such as Z or +07:00"),
+    (_set("cancelled_at", to="2026-03-14T09:26:53+00:60"), "cancelled_at: expected an RFC 3339 instant such as"),
     (_set("cancelled_at", to="14 secret 2026"), "cancelled_at: expected an RFC 3339 instant such as"),
     (_set("cancelled_at", to="20260314T092653Z"), "cancelled_at: expected an RFC 3339 instant such as"),
     (_set("cancelled_at", to="2026-03-14"), "cancelled_at: expected an RFC 3339 instant such as"),
@@ -169,6 +170,8 @@ REFUSED_BY_BOTH = [
 ]
 
 REFUSED_BEYOND_THE_SCHEMA = [
+    (_set("cancelled_at", to="9999-12-31T23:59:59-23:59"), "cancelled_at: expected an instant of the years 1 to 9999"),
+    (_set("order", "placed_at", to="0001-01-01T00:00:00+14:00"), "order.placed_at: expected an instant of the years"),
     (_set("chat", 1, "at", to=before(-1)), "chat[1].at: later than cancelled_at"),
     (_set("calls", 0, "at", to=before(-0.001)), "calls[0].at: later than cancelled_at"),
     (_set("fulfilment", 0, "at", to=before(-1)), "fulfilment[0].at: later than cancelled_at"),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from threading import Barrier
 
+import psutil
 import pytest
 
 from cluster.database.postgres import PostgresDatabase
@@ -31,3 +36,67 @@ def test_a_server_that_hangs_in_the_middle_is_an_error_and_afterwards_it_is_used
                     break
             except OSError:  # it may take a moment to be let in again
                 continue
+
+
+def test_attempts_to_connect_that_were_given_up_leave_the_server_nothing_to_wait_for(
+    postgres_server: PostgresServer,
+) -> None:
+    def connections() -> int:
+        found = psutil.Process(os.getpid()).net_connections("tcp")
+        return sum(bool(one.raddr) and one.raddr.port == postgres_server.port for one in found)
+
+    with closing(PostgresDatabase(postgres_server.database(), LAYOUT)) as database:
+        before = connections()
+        with postgres_server.hanging():
+            given_up = time.monotonic() + 9.0  # six until what is in use is cut off, then attempts of two seconds each
+            while time.monotonic() < given_up:
+                with pytest.raises(OSError, match="PostgreSQL failed"), database.reading() as execute:
+                    execute("SELECT 1")
+        until = time.monotonic() + 10.0  # PostgreSQL itself waits 60 s for somebody who says nothing
+        while connections() > before:
+            assert time.monotonic() < until, f"{connections()} connections of {before}"
+            time.sleep(0.1)
+
+
+def test_a_server_that_was_started_again_costs_one_call_and_not_one_for_each_connection(
+    postgres_server: PostgresServer,
+) -> None:
+    url, at_once = postgres_server.database(), 8
+    all_there = Barrier(at_once)
+
+    def read_together() -> None:
+        with database.reading() as execute:
+            execute("SELECT 1")
+            all_there.wait(30)
+
+    def read(times: int) -> None:
+        for _ in range(times):
+            with database.reading() as execute:
+                execute("SELECT 1")
+
+    with closing(PostgresDatabase(url, LAYOUT)) as database:
+        with ThreadPoolExecutor(at_once) as threads:
+            for reading in [threads.submit(read_together) for _ in range(at_once)]:
+                reading.result()
+        postgres_server.cut_off(url)
+        postgres_server.let_in(url)
+        with pytest.raises(OSError, match="PostgreSQL failed"):
+            read(10**6)  # the server takes a moment to end them
+        read(at_once)
+
+
+def test_connections_to_a_server_that_only_reads_are_given_up_for_those_that_its_address_leads_to_now(
+    postgres_server: PostgresServer,
+) -> None:
+    url = postgres_server.database()
+    name = url.rpartition("/")[2]
+    PostgresDatabase(url, LAYOUT).close()
+    postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")  # as a standby is
+    with closing(PostgresDatabase(url, "SELECT 1")) as database:
+        with database.reading() as execute:
+            assert execute("SELECT name FROM things").fetchall() == []
+        postgres_server.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        with pytest.raises(OSError, match="read-only transaction"), database.writing() as execute:
+            execute("INSERT INTO things (name) VALUES (?)", ("lost",))
+        with database.writing() as execute:
+            execute("INSERT INTO things (name) VALUES (?)", ("kept",))

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,6 @@ import pytest
 from cluster.serving.service import (
     ServiceSettings,
     Signals,
-    own_ports,
     prepare_environment,
     rollout_progress,
     secret_path,
@@ -36,10 +34,10 @@ def test_switches_are_turned_before_ray_is_imported_and_what_is_set_stays(
     assert turned["RAY_SERVE_HAPROXY_RETRIES"] == "7"
 
 
-def test_endpoints_of_one_machine_share_no_port_behind_them() -> None:
-    ranges = sorted(sorted(int(bound) for bound in own_ports(port).values()) for port in range(8000, 8200))
-    assert all(ports[0] >= 10_000 and ports[-1] < 32_768 and len(set(ports)) == 4 for ports in ranges)
-    assert all(before[-1] < after[0] for before, after in pairwise(ranges))
+def test_a_port_is_meant_for_one_thing() -> None:
+    with pytest.raises(ValueError, match=r"expected different ports in service\.port, service\.stats_port"):
+        ServiceSettings(port=8404)
+    assert ServiceSettings(port=8404, haproxy=False).places == {"service.port": ("127.0.0.1", 8404)}
 
 
 def test_a_secrets_file_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from cancellation.decision.rules import rules_v1
 from cancellation.serving.observability import metrics as m
 from cancellation.text.encoding import EncodedEvent
 from tests.servers.serving_replicas import Client, WatchedModel, serving, simulated_event
@@ -166,8 +168,10 @@ def test_the_same_event_twice_gets_the_same_bytes_and_one_record(tmp_path: Path)
     async def scenario() -> None:
         async with serving(tmp_path) as client:
             event = simulated_event(1)
+            event["order"]["value"] = 0
             first, again = await asyncio.gather(client.judge(event), client.judge(event))
-            reordered = json.dumps(dict(reversed(event.items())), indent=1).encode()
+            negative = {**event, "order": {**event["order"], "value": -0.0}}  # of a sum that some languages write so
+            reordered = json.dumps(dict(reversed(negative.items())), indent=1).encode()
             later = await client.judge(reordered)
             assert first.content == again.content == later.content
             assert later.headers["x-repeated"] == "1"
@@ -302,5 +306,22 @@ def test_chats_are_redacted_in_the_log(tmp_path: Path) -> None:
             written = json.dumps(client.log())
             assert "3456" not in written
             assert "PHONE" in written
+
+    asyncio.run(scenario())
+
+
+def test_the_rules_answer_also_where_the_process_can_open_no_file_any_more(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        rules_v1.cache_clear()  # as in a process that has just started
+        async with serving(tmp_path) as client:
+            assert (await client.judge(simulated_event(1))).json()["source"] == "model"
+            ruled = simulated_event(2, "MX")
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+            try:
+                answer = await client.judge(ruled)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert (answer.status_code, answer.json()["source"]) == (200, "rules")
 
     asyncio.run(scenario())

@@ -95,9 +95,6 @@ HOSTILE = [
     (b"{}", {}, 415),
     (b"{}", {**JSON, "content-encoding": "gzip"}, 415),
     (b" " * 10_000_000, JSON, 413),
-    (b"{}", {**JSON, "x-deadline-ms": "soon"}, 422),
-    (b"{}", {**JSON, "x-deadline-ms": "-1"}, 422),
-    (b"{}", {**JSON, "x-deadline-ms": "nan"}, 422),
 ]
 
 
@@ -109,6 +106,52 @@ def test_hostile_bodies_are_refused_quickly(tmp_path: Path) -> None:
             assert answer.status_code == status, body[:10]
             assert set(answer.json()["error"]) == {"code", "field", "message"}
             assert time.process_time() - started < 1.0
+
+    with_client(tmp_path, work)
+
+
+NO_NUMBERS = ("soon", "-1", "0", "0.0", "nan", "inf", "1e3", "1_000", "+5", "0x10", "5.", ".5", "٣", "5 000", "9" * 13)
+NO_DEADLINES = (*NO_NUMBERS, "", " 5 ")
+
+
+def test_a_deadline_is_digits_and_anything_else_names_the_header(tmp_path: Path) -> None:
+    event = json.dumps(simulated_event(1)).encode()
+
+    async def work(client: Client) -> None:
+        for said in NO_DEADLINES:
+            for path, body in (("verdicts", event), ("verdicts:batch", b'{"events": [' + event + b"]}")):
+                headers = [(b"content-type", b"application/json"), (b"x-deadline-ms", said.encode())]
+                answer = await client.http.post(f"/v1/{path}", content=body, headers=headers)
+                assert (answer.status_code, answer.json()["error"]["field"]) == (422, "X-Deadline-Ms"), said
+        assert client.log() == []
+        for said in ("20000", "20000.5", "0020000", "999999999999"):
+            assert (await client.judge(event, **{"x-deadline-ms": said})).json()["source"] == "model", said
+
+    with_client(tmp_path, work)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "status"),
+    [
+        ("X-Deadline-Ms", ("1", "20000"), 422),
+        ("X-Deadline-Ms", ("20000", "20000"), 422),
+        ("Content-Type", ("text/plain", "application/json"), 415),
+        ("Content-Encoding", ("gzip", "identity"), 415),
+        ("Authorization", ("Bearer somebody-elses-token", None), 401),
+    ],
+)
+def test_of_two_headers_of_one_name_none_wins_unseen(
+    tmp_path: Path, name: str, values: tuple[str, str | None], status: int
+) -> None:
+    async def work(client: Client) -> None:
+        own = client.http.headers.pop("Authorization")
+        given = {"Content-Type": "application/json", "Authorization": own}
+        headers = [(name, value or given[name]) for value in values]
+        headers += [(other, value) for other, value in given.items() if other != name]
+        body = json.dumps(simulated_event(1)).encode()
+        answer = await client.http.post("/v1/verdicts", content=body, headers=headers)
+        assert answer.status_code == status
+        assert client.log() == []
 
     with_client(tmp_path, work)
 

@@ -191,16 +191,28 @@ def test_what_could_not_be_logged_is_not_recorded(recent: RecentDecisions) -> No
 
 def test_a_message_is_written_once_on_whichever_machine_it_comes(place: Place, clock: Clock) -> None:
     machines, written = [place.open(retention_seconds=100, clock=clock) for _ in range(3)], []
+    said = "a" * 32, "b" * 32
 
     def fail() -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        machines[0].put_once("m", fail)
-    assert [machine.put_once("m", lambda: written.append(1)) for machine in machines] == [True, False, False]
+        machines[0].put_once(*said, fail)
+    assert [machine.put_once(*said, lambda: written.append(1)) for machine in machines] == [True, False, False]
     assert written == [1]
     clock.now += 100
-    assert machines[1].put_once("m", lambda: written.append(2))
+    assert machines[1].put_once(*said, lambda: written.append(2))
+
+
+def test_whoever_goes_back_to_what_they_said_before_has_said_something_new(place: Place) -> None:
+    one, other, said = place.open(), place.open(), []
+
+    def say(subject: str, content: str) -> bool:
+        one_of_both = other if len(said) % 2 else one
+        return one_of_both.put_once(subject * 32, content * 32, lambda: said.append(subject + content))
+
+    assert [say(*words) for words in ("a0", "af", "a0", "a0", "b0", "a0")] == [True, True, True, False, True, False]
+    assert said == ["a0", "af", "a0", "b0"]
 
 
 def test_what_one_machine_decided_and_explained_is_found_from_another(place: Place) -> None:

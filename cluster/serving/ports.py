@@ -1,0 +1,87 @@
+"""Ports of a service: a range of its own for what stands behind it, and the settings whose port is somebody else's."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+_FIRST, _WIDTH, _RANGES = 10_000, 100, 200
+"""Below the ports of outgoing connections."""
+_GIVEN_BACK_SECONDS = 5.0
+_POLL_SECONDS = 0.1
+
+
+@contextmanager
+def own_ports(port: int, others: Collection[int] = ()) -> Iterator[dict[str, str]]:
+    """Hold a range of ports for what stands behind an endpoint; give the switches of Ray Serve that name it.
+
+    Serve's own are the same for everyone: of two endpoints on one machine either answers what HAProxy of the other
+    sends to its fallback (8500, which both listen on) while replicas change, or to a port that was just given back.
+    The range follows from the endpoint's port, or is the next that is free: its last port, held for the length of the
+    `with` block and given back by the system when the process dies, shows others that it is taken.
+
+    Args:
+        port: Of the endpoint.
+        others: Ports that are meant for something else.
+
+    Raises:
+        RuntimeError: If no range is free.
+    """
+    for number in range(_RANGES):
+        first = _FIRST + (port + number) % _RANGES * _WIDTH
+        *ports, last = range(first, first + _WIDTH)
+        if {*ports, last} & {port, *others}:
+            continue
+        with socket.socket() as claim:
+            try:
+                claim.bind(("", last))
+            except OSError:
+                continue
+            if not all(_is_free("", one) for one in ports):
+                continue
+            yield {
+                "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+                "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(last - 3),
+                "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(last - 2),
+                "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(last - 1),
+            }
+            return
+    raise RuntimeError(
+        f"ports {_FIRST} to {_FIRST + _RANGES * _WIDTH - 1}: expected {_WIDTH} in a row for replicas on which nobody "
+        "listens, found none; end what listens there"
+    )
+
+
+def check_free(places: Mapping[str, tuple[str, int]]) -> None:
+    """Refuse ports on which somebody listens: HAProxies share one without a word, and each gets some of the calls.
+
+    A service that has just ended gets a moment to give them back.
+
+    Args:
+        places: Interface ("" for all) and port by the setting that names them.
+
+    Raises:
+        RuntimeError: If one is still taken; names the setting.
+    """
+    until = time.monotonic() + _GIVEN_BACK_SECONDS
+    for setting, (host, port) in places.items():
+        while not _is_free(host, port):
+            if time.monotonic() > until:
+                raise RuntimeError(
+                    f"{setting}: expected a free port, found somebody who listens on {port}; end that, or set another"
+                )
+            time.sleep(_POLL_SECONDS)
+
+
+def _is_free(host: str, port: int) -> bool:
+    """Whether nobody listens there; connections that have ended do not count."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

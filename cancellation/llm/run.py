@@ -22,7 +22,7 @@ from cancellation.decision.policy import Policy, named_by_content
 from cancellation.events.examples import example_files
 from cancellation.events.files import EventShard, find_event_shards, passed_over, read_event_rows
 from cancellation.llm.backend import Usage
-from cancellation.llm.backends import BackendSettings, backend_identity, open_backend
+from cancellation.llm.backends import BackendSettings, backend_identity, learnt_by_adapter, open_backend
 from cancellation.llm.labelling import (
     Labeller,
     LabellingCounts,
@@ -261,6 +261,7 @@ class _LabellingActor:
         index = load_index(run.labelling.retrieval, cache_dir=run.cache_dir)
         self._labeller = Labeller(backend, run.labelling, run.policy, index)
         self._outage = Outage()
+        self._learnt = learnt_by_adapter(run.backend, cache_dir=run.cache_dir)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (row,) = batch.to_pylist()
@@ -281,6 +282,7 @@ class _LabellingActor:
                     parallel=self._run.backend.parallel,
                     progress=told.one_more,
                     outage=self._outage,
+                    learnt=self._learnt,
                 )
         except (BudgetSpentError, OutageError) as error:
             budget = isinstance(error, BudgetSpentError)

@@ -101,6 +101,16 @@ def visible_files(url: str) -> list[storage.StoredFile]:
     return [files[name] for name in shown if not (name == RUN and SUCCESS in files)]
 
 
+def require_files(url: str, *, what: str) -> None:
+    """See to it that the input's writer has been there: one at work has no more than `_temporary/` there.
+
+    Raises:
+        RuntimeError: If not: the same command is right later.
+    """
+    if not visible_files(url):
+        raise RuntimeError(f"nothing is at {url}: run again when its {what} are there, or give another input")
+
+
 def _refuse_compression(url: str, endings: tuple[str, ...]) -> None:
     """Stop at data in a compression that is not read: passed over, its rows would be missed by nobody."""
     name = url.lower()

@@ -13,8 +13,8 @@ from typing import Any
 from cluster import storage
 from cluster.commit import read_job_manifest
 from cluster.progress import format_seconds
-from cluster.sharded.input_files import visible_files
-from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, work_off
+from cluster.sharded.input_files import require_files
+from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, require_rows, work_off
 from relevance.engines.label_model import load_label_engine
 from relevance.pairs.files import find_splits, passed_over
 from relevance.scoring.compaction import MAX_FILES, compact, depth, on_ray
@@ -73,7 +73,9 @@ def score_day(
 
     def score() -> ScoringFigures:
         shards = partition_input(run, splits, plan["num_shards"])
-        _require_rows(run, sum(shard.num_rows for shard in shards))
+        if not run.settings.allow_empty:
+            num_rows = sum(shard.num_rows for shard in shards)
+            require_rows(run.output, run.input, num_rows, what="pairs", setting="scoring.allow_empty")
         _refuse_bad_input(run)
         resumed = sum(done["read"] for done in run.output.manifests(SHARD_STAGE).values())
         _score(run, shards, load)
@@ -115,28 +117,13 @@ def _told_apart(run: ScoringRun, plan: dict[str, Any], *, replace_other: bool) -
 
 
 def _require_input(run: ScoringRun) -> None:
-    """See to it that the input's writer has been there and, where it says so, is done.
-
-    Raises:
-        RuntimeError: If not: the same command is right later.
-    """
-    if not visible_files(run.input):  # a writer at work has no more than _temporary/ there
-        raise RuntimeError(f"nothing is at {run.input}: run again when its pairs are there, or give another input")
+    """See to it that the input's writer has been there and, where it says so, is done."""
+    require_files(run.input, what="pairs")
     marker = run.settings.require_marker
     if marker and not storage.exists(storage.join_url(run.input, marker)):
         raise RuntimeError(
             f"{run.input}: no {marker} there (scoring.require_marker): run again when its writer is done"
         )
-
-
-def _require_rows(run: ScoringRun, num_rows: int) -> None:
-    if num_rows or run.settings.allow_empty:
-        return
-    if run.output.job_manifest() is None:  # else the claim would keep the rows out that come later
-        run.output.release()
-    raise RuntimeError(
-        f"{run.input}: no row to label: run again when its pairs are there, or allow none (scoring.allow_empty=true)"
-    )
 
 
 def _refuse_bad_input(run: ScoringRun) -> None:

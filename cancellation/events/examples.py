@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,14 +11,15 @@ import pyarrow.parquet as pq
 
 from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import FACTORS, VERDICTS
-from cancellation.events.fields import EventError, type_name
-from cancellation.events.files import ENDINGS, is_sampling_weight, is_table
+from cancellation.events.fields import EventError, decode_json, type_name
+from cancellation.events.files import ENDINGS, check_columns, is_sampling_weight, is_table
 from cancellation.events.table import EVENT_SCHEMA, event_of_row
 from cluster.sharded.input_files import data_files, json_lines, open_input, plain_name
 
 logger = logging.getLogger(__name__)
 
 _OF_EXAMPLE = {"event", "label", "label_factors", *EVENT_SCHEMA.names}
+_READ_BESIDE = ("label", "label_factors", "label_weight", "sampling_weight", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +129,18 @@ def _rows(url: str) -> Iterator[tuple[int, Any, dict[str, Any]]]:
     """Give each row's number, counted from 1, blank lines among them; its event; and all that it says."""
     with open_input(url, "events") as stream:
         if is_table(url):
-            batches = pq.ParquetFile(stream).iter_batches()
-            for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), 1):
+            parquet = pq.ParquetFile(stream)
+            if parquet.metadata.num_rows:
+                check_columns(url, parquet.schema_arrow.names, _READ_BESIDE)
+            rows = (row for batch in parquet.iter_batches() for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
                 yield number, row, row
             return
         for number, line in json_lines(url, stream):
             try:
-                row = json.loads(line)
-                event = row["event"]
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{url} line {number}: expected a JSON object with event and label") from None
-            yield number, event, row
+                row = decode_json(line)
+            except EventError as error:
+                raise ValueError(f"{url} line {number}: {error}") from None
+            if not isinstance(row, dict) or "event" not in row:
+                raise ValueError(f"{url} line {number}: expected a JSON object with event and label")
+            yield number, row["event"], row

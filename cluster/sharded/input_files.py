@@ -287,3 +287,16 @@ def refuse_repeated_column(url: str, name: str, found: list[str]) -> None:
     """
     if found.count(name) > 1:
         raise ValueError(f"{url}: column {name!r} stands there {found.count(name)} times: keep one of them")
+
+
+def refuse_other_spelling(url: str, name: str, found: list[str]) -> None:
+    """Stop where a column that is read is not there, and one is whose name differs by case or blanks alone.
+
+    Passed over, what it holds would be missing from every row, and no row would say so.
+
+    Raises:
+        ValueError: Naming the file and both.
+    """
+    other = next((one for one in found if one.strip().lower() == name.lower()), name)
+    if name not in found and other != name:
+        raise ValueError(f"{url}: column {other!r} stands there, and {name!r} is what is read: rename it")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cancellation.decision.thresholds import clustered_lower_bound
 from cancellation.events.factors import VERDICTS
 from cancellation.relabelling.answers import Settled
 from cancellation.relabelling.cases import Case
+from cluster.statistics.shares import clustered_interval
 
 _WHYS = ("contradicted", "test", "rejected")
 _QUARTERS = 4
@@ -51,9 +51,9 @@ def _changed(cases: Sequence[Case], settled: Mapping[str, Settled]) -> Mapping[s
         return {"part": 0, "of": 0, "share": None, "low": None, "high": None}
     changed = np.array([settled[case.event.event_id].label != case.label for case in cases])
     _, sellers = np.unique([case.event.seller_id for case in cases], return_inverse=True)
-    below, above = (clustered_lower_bound(one, sellers, confidence=0.975)[0] for one in (changed, ~changed))
+    low, high = clustered_interval(changed, sellers)
     part = int(changed.sum())
-    return {"part": part, "of": len(cases), "share": part / len(cases), "low": below, "high": 1.0 - above}
+    return {"part": part, "of": len(cases), "share": part / len(cases), "low": low, "high": high}
 
 
 def _moves(cases: Sequence[Case], settled: Mapping[str, Settled]) -> list[list[int]]:

@@ -213,7 +213,8 @@ def read_verdicts(url: str) -> pa.Table:
     if manifest is None:
         raise ValueError(f"{url}: no committed verdicts there (_SUCCESS is missing); score the backfill first")
     files = [storage.read_bytes(storage.join_url(url, name)) for name in manifest["files"]]
-    return pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in files])
+    # An earlier version may have committed the first shards, with fewer columns.
+    return pa.concat_tables([pq.read_table(pa.BufferReader(file)) for file in files], promote_options="default")
 
 
 def _score_shards(run: VerdictRun, shards: Sequence[EventShard], load: ModelLoader) -> dict[str, str]:

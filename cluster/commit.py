@@ -141,6 +141,10 @@ class Output:
         logger.debug("%s %s of %s: %s", stage, unit, self.url, "committed" if created else "was there already")
         return created
 
+    def withdraw_units(self, stage: str, units: Collection[str]) -> None:
+        """Remove the manifests of units that a rerun is to do anew; the job must not be committed."""
+        storage.remove_files([storage.join_url(self.url, STAGING, stage, f"{unit}.json") for unit in units])
+
     def write_data(self, unit: str, data: bytes) -> str:
         """Write a unit's data under a name that no other attempt uses; return the name within the folder."""
         name = f"{STAGING}/data/{unit}-{self.attempt}-{uuid.uuid4().hex[:8]}"

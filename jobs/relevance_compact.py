@@ -36,7 +36,9 @@ def main(job: CompactJob) -> None:
     found = fingerprints(job.store)
     wanted = [job.fingerprint] if job.fingerprint else found
     if not set(wanted) <= set(found) or not wanted:
-        raise ValueError(f"{job.store}: no labels {f'of {job.fingerprint} ' if job.fingerprint else ''}there")
+        if job.fingerprint:
+            raise ValueError(f"{job.store}: no labels of {job.fingerprint} there")
+        raise RuntimeError(f"{job.store}: no labels there: run again when a day has been scored, or give another store")
     with ray_session(job.session):
         for number, name in enumerate(wanted, start=1):
             done = compact(LabelStore(job.store.rstrip("/"), name), run=on_ray)

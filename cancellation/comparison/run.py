@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from cancellation.comparison.approaches import (
@@ -38,7 +39,9 @@ from cancellation.comparison.llm_judge import LlmJudge, LlmRowSettings, open_llm
 from cancellation.decision.policy import load_policy, named_by_content
 from cancellation.events.event import Event
 from cancellation.events.examples import Example, example_files, read_examples
+from cancellation.llm.backends import learnt_by_adapter
 from cancellation.llm.prompt import prompt_digest
+from cancellation.model.learnt import learnt_by, refuse_taught
 from cancellation.model.verdict_model import VerdictModel, load_verdict_model
 from cancellation.simulation.simulator import SimulationSettings, Split
 from cancellation.training.events import TrainingEventsSettings
@@ -208,6 +211,9 @@ def _make_row(
     started, settings = time.monotonic(), comparison.settings
     figures, speeds = _paths(comparison, approach)
     judge = _BUILDERS[approach.kind](comparison, approach, run)
+    learnt = _learnt_by(comparison, approach)
+    for name, examples in sets.items():
+        refuse_taught(f"comparison.sets.{name}", _events(examples), learnt, model=f"of the row {approach.name}")
     if not figures.exists():
         judged = {name: judge.judge(_events(examples)) for name, examples in sets.items()}
         found = {
@@ -229,6 +235,17 @@ def _make_row(
         else:
             speed = measure_speed(judge, events, batch=BATCH, price=settings.price)
         _write(speeds, asdict(speed))
+
+
+def _learnt_by(comparison: Comparison, approach: Approach) -> np.ndarray | None:
+    """Read which events a model that was trained elsewhere learnt from; None where nobody knows, or none was."""
+    settings = comparison.settings
+    if approach.kind == "shipped":
+        files = resolve_model(settings.shipped, registry_uri=comparison.tracking.uri)
+        return learnt_by(fetch_model(files, cache_dir=comparison.cache_dir))
+    if approach.kind == "llm":
+        return learnt_by_adapter(settings_of_row(settings.llm, approach.changes)[0], cache_dir=comparison.cache_dir)
+    return None
 
 
 def _events(examples: Sequence[Example]) -> list[Event]:

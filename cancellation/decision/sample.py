@@ -15,11 +15,12 @@ from typing import Literal, get_args
 from pydantic import ValidationError
 
 from cancellation.decision.policy import Action, Basis
+from cancellation.events.files import ENDINGS
 from cluster.settings import Settings
-from cluster.storage import exists, join_url, list_files, read_bytes, write_bytes
+from cluster.sharded.input_files import data_files, plain_name
+from cluster.storage import exists, join_url, read_bytes, write_bytes
 
 _ENDING, _IN_FOLDER = ".sample.json", "_sample.json"
-_FORMATS = (".jsonl", ".parquet")
 _ALL: tuple[Action, ...] = get_args(Action)
 _EXAMPLE = '{"source": "backfill", "drawn": "random", "outcomes": ["penalty", "investigate", "none"]}'
 
@@ -86,12 +87,11 @@ def read_sample(url: str) -> LabelledSample:
     Raises:
         ValueError: If it is not written beside each of them, or not understood.
     """
-    if url.endswith(_FORMATS):
-        return _read([_beside(url)], url)
+    if plain_name(url).endswith(ENDINGS):
+        return _read(_beside(url), url)
     if exists(join_url(url, _IN_FOLDER)):
-        return _read([join_url(url, _IN_FOLDER)], url)
-    files = [file.url for file in list_files(url) if file.url.endswith(_FORMATS)]
-    return together([_read([_beside(file)], file) for file in files]) if files else _read([], url)
+        return _read(join_url(url, _IN_FOLDER), url)
+    return together([_read(_beside(file.url), file.url) for file in data_files(url, ENDINGS)[0]])
 
 
 def together(samples: Sequence[LabelledSample]) -> LabelledSample:
@@ -105,16 +105,14 @@ def together(samples: Sequence[LabelledSample]) -> LabelledSample:
     )
 
 
-def _read(places: Sequence[str], labelled: str) -> LabelledSample:
-    for place in places:
-        try:
-            return LabelledSample.model_validate_json(read_bytes(place))
-        except FileNotFoundError:
-            continue
-        except ValidationError as error:
-            names = ", ".join(".".join(map(str, problem["loc"])) or "JSON" for problem in error.errors())
-            raise ValueError(f"{place}: expected such as {_EXAMPLE}, found bad values at {names}") from None
-    raise ValueError(
-        f"labelled events {labelled}: expected how they were drawn in {_beside(labelled)}, found none; "
-        f"if it is so, write {_EXAMPLE}"
-    )
+def _read(place: str, labelled: str) -> LabelledSample:
+    try:
+        return LabelledSample.model_validate_json(read_bytes(place))
+    except FileNotFoundError:
+        raise ValueError(
+            f"labelled events {labelled}: expected how they were drawn in {place}, found none; "
+            f"if it is so, write {_EXAMPLE}"
+        ) from None
+    except ValidationError as error:
+        names = ", ".join(".".join(map(str, problem["loc"])) or "JSON" for problem in error.errors())
+        raise ValueError(f"{place}: expected such as {_EXAMPLE}, found bad values at {names}") from None

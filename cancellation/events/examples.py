@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,14 +11,15 @@ import pyarrow.parquet as pq
 
 from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import FACTORS, VERDICTS
-from cancellation.events.fields import EventError, type_name
-from cancellation.events.files import ENDINGS, is_sampling_weight, is_table
+from cancellation.events.fields import EventError, decode_json, type_name
+from cancellation.events.files import ENDINGS, check_columns, is_sampling_weight, is_table
 from cancellation.events.table import EVENT_SCHEMA, event_of_row
 from cluster.sharded.input_files import data_files, json_lines, open_input, plain_name
 
 logger = logging.getLogger(__name__)
 
 _OF_EXAMPLE = {"event", "label", "label_factors", *EVENT_SCHEMA.names}
+_READ_BESIDE = ("label", "label_factors", "label_weight", "sampling_weight", "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, .
         ValueError: If the label is none of the classes, or a factor none of the contract's codes.
     """
     if label not in VERDICTS:
-        found = repr(label)[:60]
-        raise ValueError(f"{where}: expected label to be one of {', '.join(VERDICTS)}, found {found}; correct it")
+        found = "none; label the row, or leave it out" if label is None else "another; correct it"
+        raise ValueError(f"{where}: expected label to be one of {', '.join(VERDICTS)}, found {found}")
     if factors is None:
         return label, None
     if not isinstance(factors, list | tuple):
@@ -56,9 +56,8 @@ def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, .
             f"{where}: expected label_factors to be a list of codes, found {type_name(factors)}; correct it"
         )
     codes = tuple(factors)
-    unknown = sorted(set(map(str, codes)) - set(FACTORS))
-    if unknown:
-        raise ValueError(f"{where}: expected label_factors of the contract, found {', '.join(unknown)[:200]}")
+    if any(not isinstance(code, str) or code not in FACTORS for code in codes):
+        raise ValueError(f"{where}: expected label_factors of the contract, found another; correct it")
     return label, codes
 
 
@@ -79,10 +78,10 @@ def example_files(url: str) -> list[str]:
 def read_examples(url: str) -> Iterator[Example]:
     """Read a JSONL file of `{"event": …, "label": …, "label_factors": […]}` lines, or a parquet file of such rows.
 
-    A row of `jobs.cancellation_label` that has an error has no label and is passed over.
+    A row of `jobs.cancellation_label` that has an error has no label: it is passed over, and counted in the log.
 
     Raises:
-        ValueError: If an event or a label is refused, naming the file and the line.
+        ValueError: If an event or a label is refused, or a row has none, naming the file and the line.
     """
     return (example for example, _ in read_labelled_rows(url))
 
@@ -93,9 +92,12 @@ def read_labelled_rows(url: str) -> Iterator[tuple[Example, dict[str, Any]]]:
     Raises:
         ValueError: As there.
     """
-    for number, (event, labels) in enumerate(_rows(url), 1):
+    read = failed = 0
+    for number, event, labels in _rows(url):
         where = f"{url} line {number}"
+        read += 1
         if labels.get("error") is not None:
+            failed += 1
             continue
         label, factors = check_label(labels.get("label"), labels.get("label_factors"), where)
         try:
@@ -105,6 +107,8 @@ def read_labelled_rows(url: str) -> Iterator[tuple[Example, dict[str, Any]]]:
         others = {name: value for name, value in labels.items() if name not in _OF_EXAMPLE}
         weights = _weight(labels.get("label_weight"), where), _sampling_weight(labels.get("sampling_weight"), where)
         yield Example(parsed, label, factors, (), *weights), others
+    if failed:
+        logger.warning("%s: %d of %d rows have an error and are passed over", url, failed, read)
 
 
 def _weight(value: Any, where: str) -> float:
@@ -121,17 +125,22 @@ def _sampling_weight(value: Any, where: str) -> float | None:
     return value
 
 
-def _rows(url: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _rows(url: str) -> Iterator[tuple[int, Any, dict[str, Any]]]:
+    """Give each row's number, counted from 1, blank lines among them; its event; and all that it says."""
     with open_input(url, "events") as stream:
         if is_table(url):
-            for batch in pq.ParquetFile(stream).iter_batches():
-                for row in batch.to_pylist():
-                    yield row, row
+            parquet = pq.ParquetFile(stream)
+            if parquet.metadata.num_rows:
+                check_columns(url, parquet.schema_arrow.names, _READ_BESIDE)
+            rows = (row for batch in parquet.iter_batches() for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield number, row, row
             return
         for number, line in json_lines(url, stream):
             try:
-                row = json.loads(line)
-                pair = row["event"], row
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{url} line {number}: expected a JSON object with event and label") from None
-            yield pair
+                row = decode_json(line)
+            except EventError as error:
+                raise ValueError(f"{url} line {number}: {error}") from None
+            if not isinstance(row, dict) or "event" not in row:
+                raise ValueError(f"{url} line {number}: expected a JSON object with event and label")
+            yield number, row["event"], row

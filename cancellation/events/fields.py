@@ -78,8 +78,10 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_no_constan
 
 
 def type_name(value: object) -> str:
-    """Name the JSON type of a value, for a refusal."""
-    return _TYPE_NAMES.get(type(value)) or ("object" if isinstance(value, Mapping) else "array")
+    """Name the JSON type of a value, for a refusal; a table may hold others, such as bytes."""
+    if isinstance(value, Mapping | list | tuple):
+        return "object" if isinstance(value, Mapping) else "array"
+    return _TYPE_NAMES.get(type(value)) or type(value).__name__
 
 
 def check_object(value: Any, fields: frozenset[str], required: frozenset[str] = _NO_FIELDS) -> None:

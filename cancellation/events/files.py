@@ -6,7 +6,7 @@ JSONL lines are events, or wrap one with its label (`{"event": {â€¦}, "label": â
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from cluster.sharded.input_files import (
     path_values,
     plain_name,
     refuse_missing_column,
+    refuse_other_spelling,
     refuse_repeated_column,
     text_lines,
 )
@@ -153,6 +154,20 @@ def is_sampling_weight(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
+def check_columns(url: str, found: list[str], further: Sequence[str]) -> None:
+    """Check the columns of a table of events, and the further ones that are read where they are there.
+
+    Raises:
+        ValueError: If one is missing, stands there twice or is spelt otherwise; file and column are named.
+    """
+    for name in (*EVENT_SCHEMA.names, *further):
+        refuse_repeated_column(url, name, found)
+        refuse_other_spelling(url, name, found)
+    for field in EVENT_SCHEMA:
+        if not field.nullable:
+            refuse_missing_column(url, field.name, found)
+
+
 def _cut_file(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
     """Cut one file into (start, end, first row)."""
     return _cut_row_groups(url, shard_bytes) if is_table(url) else _cut_lines(url, shard_bytes)
@@ -186,10 +201,6 @@ def _cut_row_groups(url: str, shard_bytes: int) -> list[tuple[int, int, int]]:
         parquet = pq.ParquetFile(stream)
         if not parquet.metadata.num_rows:
             return []
-        for field in EVENT_SCHEMA:
-            if not field.nullable:
-                refuse_missing_column(url, field.name, parquet.schema_arrow.names)
-            refuse_repeated_column(url, field.name, parquet.schema_arrow.names)
-        refuse_repeated_column(url, "label", parquet.schema_arrow.names)
+        check_columns(url, parquet.schema_arrow.names, ("label", "sampling_weight"))
         parts = cut_row_groups(parquet.metadata, part_bytes=shard_bytes)
     return [(part.start, part.end, part.first_row + 1) for part in parts]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from cancellation.llm.backend import Backend
+from cancellation.model.learnt import read_learnt
 from cluster.endpoint.purse import Purse
 from cluster.endpoint.settings import EndpointSettings
-from cluster.models.files import ModelName, resolve_model
+from cluster.models.files import ModelName, fetch_model, resolve_model
 from cluster.settings import Settings
 
 
@@ -74,3 +76,10 @@ def open_backend(settings: BackendSettings, *, cache_dir: str, purse: Purse | No
     from cancellation.llm.transformers_backend import TransformersBackend
 
     return TransformersBackend(settings.local, cache_dir=cache_dir)
+
+
+def learnt_by_adapter(settings: BackendSettings, *, cache_dir: str) -> np.ndarray | None:
+    """Read which events the adapter learnt from (see `model.learnt`); None where there is none, or nobody knows."""
+    if settings.kind == "endpoint" or settings.local.adapter is None:
+        return None
+    return read_learnt(fetch_model(resolve_model(settings.local.adapter), cache_dir=cache_dir))

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from transformers.cache_utils import DynamicLayer
 from cancellation.decision.policy import Policy
 from cancellation.events.examples import Example
 from cancellation.events.factors import VERDICTS
+from cancellation.events.identity import content_number
 from cancellation.llm.answer import write_answer
 from cancellation.llm.prompt import PromptSettings, build_prompt, chat_text, prompt_digest
+from cancellation.model.learnt import write_learnt
 from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
 from cluster.progress import Progress
 from cluster.provenance import digest_of
@@ -120,7 +123,7 @@ def finetune(
     output: Path,
     cache_dir: str,
 ) -> FinetunedLlm:
-    """Train an adapter and write it, with its origin, to `output`; a run that was broken off goes on.
+    """Train an adapter; write it, its origin and what it learnt from to `output`; a run that was broken off goes on.
 
     Each example is asked about with the classes of its market's policy, as in labelling.
 
@@ -139,7 +142,8 @@ def finetune(
     encoded = [
         encode_example(one, tokenizer, settings, classes=policy.market(one.event.market).classes) for one in known
     ]
-    kept = [one for one in encoded if len(one.ids) <= settings.max_tokens]
+    fits = [len(one.ids) <= settings.max_tokens for one in encoded]
+    kept = list(compress(encoded, fits))
     if not kept:
         raise ValueError(
             f"finetuning.max_tokens={settings.max_tokens}: none of {len(known)} examples fits; give more, or lower "
@@ -158,6 +162,7 @@ def finetune(
     outcome = train(train_worker, config, trainer, name=name, curves=run.address if run else None)
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(outcome.fetch_checkpoint(Path(folder)) / _ADAPTER, output, dirs_exist_ok=True)
+    write_learnt(output, np.array([content_number(one.event) for one in compress(known, fits)], np.uint64))
     (output / ORIGIN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
     without_class = len(examples) - len(known)
     return FinetunedLlm(output, outcome.returned, len(kept), len(encoded) - len(kept), without_class)

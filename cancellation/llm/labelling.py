@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
@@ -27,6 +28,7 @@ from cancellation.llm.backend import Backend, BackendError, OutOfBudgetError, Us
 from cancellation.llm.judging import Judged, JudgingSettings, judge
 from cancellation.llm.prompt import Prompt, PromptSettings, build_prompt
 from cancellation.llm.retrieval import ExampleIndex, RetrievalSettings
+from cancellation.model.learnt import are_learnt
 from cluster.endpoint.ledger import RequestLedger, UnsureRequestError
 from cluster.settings import Settings
 
@@ -49,13 +51,15 @@ LABELLED_SCHEMA = pa.schema(
         pa.field("seconds_to_verdict", pa.float32()),
         pa.field("seconds", pa.float32()),
         pa.field("given_label", pa.string()),
+        pa.field("learnt", pa.bool_()),
         pa.field("place", pa.string(), nullable=False),
         pa.field("error", pa.string()),
     ]
 )
 """The event; the model's label with what training takes of it; its probability and logits, null where the server gave
-no distribution; the verdict before reflection; what it took; the label that the input had; where the row comes from;
-and what is wrong with it, label and event then being null and the cost what was paid in vain."""
+no distribution; the verdict before reflection; what it took; the label that the input had; whether the model's adapter
+learnt from the event, null where nobody knows; where the row comes from; and what is wrong with it, label and event
+then being null and the cost what was paid in vain."""
 
 _IN_A_ROW = 10
 """Failed requests behind one another after which it is the server, not the events."""
@@ -97,6 +101,8 @@ class LabellingCounts:
     labels: Counter[str] = field(default_factory=Counter)
     confusion: Counter[str] = field(default_factory=Counter)
     """`given>label`, over rows that had a label."""
+    learnt: int = 0
+    """Labelled, of which the model's adapter learnt: they prove nothing of it."""
     without_probability: int = 0
     """Labelled, of which the server gave no distribution."""
     usage: Usage = field(default_factory=Usage)
@@ -106,7 +112,7 @@ class LabellingCounts:
     def as_dict(self) -> dict[str, Any]:
         """Give the counts as JSON types."""
         plain = {"read": self.read, "labelled": self.labelled, "failed": self.failed, "usage": asdict(self.usage)}
-        plain |= {"without_probability": self.without_probability}
+        plain |= {"without_probability": self.without_probability, "learnt": self.learnt}
         plain |= {"passed_over": self.passed_over} if self.passed_over else {}
         return plain | {name: dict(getattr(self, name)) for name in ("errors", "labels", "confusion")}
 
@@ -121,7 +127,8 @@ class LabellingCounts:
                 getattr(total, name).update(part[name])
             total.usage += Usage(**part["usage"])
             total.passed_over += part.get("passed_over", ())
-            total.without_probability += part.get("without_probability", 0)  # older manifests have no such count
+            for name in ("without_probability", "learnt"):  # older manifests have no such counts
+                setattr(total, name, getattr(total, name) + part.get(name, 0))
         return total
 
 
@@ -204,10 +211,12 @@ def label_rows(
     parallel: int,
     progress: Callable[[Usage], None] = lambda usage: None,
     outage: Outage | None = None,
+    learnt: np.ndarray | None = None,
 ) -> pa.Table:
     """Label events; one row out for every row in, in its order (see `LABELLED_SCHEMA`).
 
-    An `outage` that several calls share notices a backend that fails across them.
+    An `outage` that several calls share notices a backend that fails across them. `learnt` are the events that the
+    model's adapter learnt from (see `model.learnt`).
 
     Raises:
         BudgetSpentError: If the budget holds no further request.
@@ -222,6 +231,8 @@ def label_rows(
             return record
         found = ask_once(row.event, f"{number:06d}", labeller, ledger, outage)
         progress(Usage(found["prompt_tokens"], found["cached_tokens"], found["completion_tokens"], found["cost_usd"]))
+        if learnt is not None:
+            record["learnt"] = bool(are_learnt([row.event], learnt)[0])
         return {**record, **(event_row(row.event) if found.get("error") is None else {}), **found}
 
     with ThreadPoolExecutor(parallel) as pool:
@@ -311,7 +322,7 @@ def failed_rows(rows: Sequence[EventRow], reason: str) -> pa.Table:
 def count_rows(table: pa.Table) -> LabellingCounts:
     """Count a table of `LABELLED_SCHEMA`."""
     counts = LabellingCounts(read=len(table))
-    columns = ("label", "given_label", "probability", "error", "cost_estimated", *_USAGE)
+    columns = ("label", "given_label", "learnt", "probability", "error", "cost_estimated", *_USAGE)
     for row in table.select(columns).to_pylist():
         counts.usage += _usage_of(row)
         if row["error"] is not None:
@@ -320,6 +331,7 @@ def count_rows(table: pa.Table) -> LabellingCounts:
             continue
         counts.labelled += 1
         counts.labels[row["label"]] += 1
+        counts.learnt += bool(row["learnt"])
         counts.without_probability += row["probability"] is None
         if row["given_label"] is not None:
             counts.confusion[f"{row['given_label']}>{row['label']}"] += 1

@@ -26,6 +26,10 @@ def summary_lines(run: LabellingRun, done: LabelledSet) -> list[str]:
             f"{counts.without_probability:,} labels without a probability: the server gave no log-probabilities, so "
             "nothing can be calibrated by them; backend.endpoint.top_logprobs asks for some"
         )
+    if counts.learnt:
+        lines.append(
+            f"the adapter learnt from {counts.learnt:,} of these: nothing can be calibrated by them, label others"
+        )
     if (agreement := label_agreement(counts)) is not None:
         lines.append(f"{agreement:.1%} of {sum(counts.confusion.values()):,} labels that the input had are the same")
     cached = usage.cached_tokens / usage.prompt_tokens if usage.prompt_tokens else 0.0

@@ -22,7 +22,7 @@ from cancellation.decision.policy import Policy, named_by_content
 from cancellation.events.examples import example_files
 from cancellation.events.files import EventShard, find_event_shards, passed_over, read_event_rows
 from cancellation.llm.backend import Usage
-from cancellation.llm.backends import BackendSettings, backend_identity, open_backend
+from cancellation.llm.backends import BackendSettings, backend_identity, learnt_by_adapter, open_backend
 from cancellation.llm.labelling import (
     Labeller,
     LabellingCounts,
@@ -41,6 +41,7 @@ from cluster.endpoint.ledger import RequestLedger
 from cluster.endpoint.purse import BudgetSpentError, Purse
 from cluster.models.files import resolve_model
 from cluster.settings import Settings
+from cluster.sharded.input_files import require_files
 from cluster.sharded.job import (
     SHARD_STAGE,
     commit_once,
@@ -48,6 +49,7 @@ from cluster.sharded.job import (
     commit_written,
     refuse_failures,
     require_manifests,
+    require_rows,
     work_off,
     write_shard,
 )
@@ -77,6 +79,9 @@ class LabellingRunSettings(Settings):
 
     max_failed_fraction: float = Field(default=0.05, ge=0, le=1)
     """Fail the job, and publish nothing, when a larger share of the rows could not be labelled."""
+
+    allow_empty: bool = False
+    """Commit an input without a row; otherwise the job fails with status 1, as it may not have been written yet."""
 
     max_deaths_per_shard: int = Field(default=3, ge=1)
     """Give a shard up, its rows written with an error, when actors have died on it this often."""
@@ -151,9 +156,10 @@ def label_events(run: LabellingRun, *, extras: Extras | None = None) -> Labelled
     Raises:
         ValueError: If the input or the examples cannot be read, too many rows failed, or the output is another plan's.
         BudgetSpentError: If the budget does not hold the rest; run again with a larger one.
-        RuntimeError: If the server is out of order, or every shard had to be given up.
+        RuntimeError: If the input is not there yet, the server is out of order, or every shard had to be given up.
     """
     started = time.monotonic()
+    require_files(run.input, what="events")
     shards = find_event_shards(run.input, shard_bytes=run.settings.shard_bytes)
     others = passed_over(run.input)
     plan = make_plan(run, shards, others)
@@ -167,6 +173,8 @@ def label_events(run: LabellingRun, *, extras: Extras | None = None) -> Labelled
             [m["counts"] for m in manifests.values()] + [count_rows(table).as_dict() for table in lost.values()]
         )
         counts.passed_over = others
+        if not run.settings.allow_empty:
+            require_rows(run.output, run.input, counts.read, what="events", setting="run.allow_empty")
         refuse_failures(
             run.input,
             counts.errors,
@@ -261,6 +269,7 @@ class _LabellingActor:
         index = load_index(run.labelling.retrieval, cache_dir=run.cache_dir)
         self._labeller = Labeller(backend, run.labelling, run.policy, index)
         self._outage = Outage()
+        self._learnt = learnt_by_adapter(run.backend, cache_dir=run.cache_dir)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (row,) = batch.to_pylist()
@@ -281,6 +290,7 @@ class _LabellingActor:
                     parallel=self._run.backend.parallel,
                     progress=told.one_more,
                     outage=self._outage,
+                    learnt=self._learnt,
                 )
         except (BudgetSpentError, OutageError) as error:
             budget = isinstance(error, BudgetSpentError)

@@ -64,3 +64,16 @@ def refuse_learnt(url: str, model_folder: Path) -> None:
             f"{url}: {len(found):,} of {read:,} events taught the model, or chose among its weights, the first at "
             f"{found[0]}; they prove nothing of it: calibrate on others"
         )
+
+
+def refuse_taught(name: str, events: Sequence[Event], learnt: np.ndarray | None, *, model: str) -> None:
+    """Refuse to judge a model by events that it learnt from.
+
+    Raises:
+        ValueError: Naming the set and how many there are.
+    """
+    if known := int(are_learnt(events, learnt).sum()):
+        raise ValueError(
+            f"{name}: {known:,} of {len(events):,} events taught the model {model}, or chose among its weights; they "
+            "show memory: judge by others"
+        )

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pydantic import Field, model_validator
 
 from cancellation.decision.policy import MIN_PRECISION
-from cancellation.decision.thresholds import lower_bound, upper_bound
 from cancellation.monitoring.feedback import FeedbackDay, Review
 from cluster.settings import Settings
+from cluster.statistics.shares import lower_bound, upper_bound
 
 _EACH_SIDE = 0.975
 

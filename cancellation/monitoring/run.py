@@ -132,12 +132,15 @@ def monitor_day(
         now: Epoch seconds; None: the clock's.
 
     Raises:
-        ValueError: If there is no archive.
+        RuntimeError: If there is no archive, as before the endpoint has shipped anything.
     """
     started = time.monotonic()
     now = time.time() if now is None else now
     if not any(storage.exists(storage.join_url(archive, name)) for name in ("decisions", "feedback", "shadow")):
-        raise ValueError(f"archive {archive}: expected decisions/ there, found none; give what serving.output names")
+        raise RuntimeError(
+            f"archive {archive}: expected decisions/ there, found none; run again when the endpoint has shipped some, "
+            "or give what serving.output names"
+        )
     days = Days(archive, output, profile, through=through)
     counts, feedback = days.complete(day, settings.history_days)
     today, before = counts[-1], counts[:-1]

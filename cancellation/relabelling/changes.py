@@ -11,7 +11,7 @@ import numpy as np
 from cancellation.events.factors import VERDICTS
 from cancellation.relabelling.answers import Settled
 from cancellation.relabelling.cases import Case
-from cancellation.relabelling.gain import share
+from cluster.statistics.shares import clustered_interval
 
 _WHYS = ("contradicted", "test", "rejected")
 _QUARTERS = 4
@@ -45,8 +45,15 @@ def changes(cases: Mapping[str, Case], settled: Mapping[str, Settled]) -> dict[s
     return {**found, **_beside_models(cases, settled)}
 
 
-def _changed(cases: Sequence[Case], settled: Mapping[str, Settled]) -> Mapping[str, Any]:
-    return share(sum(settled[case.event.event_id].label != case.label for case in cases), len(cases))
+def _changed(cases: Sequence[Case], settled: Mapping[str, Settled]) -> Mapping[str, float | int | None]:
+    """Give the share of changed labels with its 95 % interval, for which a seller's cases may be alike."""
+    if not cases:
+        return {"part": 0, "of": 0, "share": None, "low": None, "high": None}
+    changed = np.array([settled[case.event.event_id].label != case.label for case in cases])
+    _, sellers = np.unique([case.event.seller_id for case in cases], return_inverse=True)
+    low, high = clustered_interval(changed, sellers)
+    part = int(changed.sum())
+    return {"part": part, "of": len(cases), "share": part / len(cases), "low": low, "high": high}
 
 
 def _moves(cases: Sequence[Case], settled: Mapping[str, Settled]) -> list[list[int]]:

@@ -6,7 +6,7 @@ contradicts it would forgive that model's errors and nobody else's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,13 +60,3 @@ def measure_gains(
         sums = [draws.sums(one) / draws.sums(np.ones(len(labels))) for one in (*right, right[1] - right[0])]
         gains.append(Gain(kind, *(summarise(one) for one in sums)))
     return gains
-
-
-def share(part: int, whole: int) -> Mapping[str, float | int | None]:
-    """A share with its 95 % interval (Wilson 1927, which is sound near 0 and 1)."""
-    if not whole:
-        return {"part": part, "of": whole, "share": None, "low": None, "high": None}
-    p, z = part / whole, 1.959964
-    centre, half = p + z * z / (2 * whole), z * np.sqrt(p * (1 - p) / whole + z * z / (4 * whole * whole))
-    low, high = (float((centre + sign * half) / (1 + z * z / whole)) for sign in (-1, 1))
-    return {"part": part, "of": whole, "share": p, "low": low, "high": high}

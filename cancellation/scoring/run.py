@@ -30,12 +30,14 @@ from cluster import storage
 from cluster.commit import Output
 from cluster.models.files import ModelFiles, fetch_model, resolve_model
 from cluster.settings import Settings
+from cluster.sharded.input_files import require_files
 from cluster.sharded.job import (
     SHARD_STAGE,
     commit_once,
     commit_shard,
     refuse_failures,
     require_manifests,
+    require_rows,
     work_off,
 )
 from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, through_actors
@@ -81,6 +83,9 @@ class ScoringSettings(Settings):
 
     max_failed_fraction: float = Field(default=0.01, ge=0, le=1)
     """Fail the job, and publish nothing, when a larger share of the rows could not be scored."""
+
+    allow_empty: bool = False
+    """Commit an input without a row; otherwise the job fails with status 1, as it may not have been written yet."""
 
     max_deaths_per_shard: int = Field(default=3, ge=1)
     """Give a shard up, its rows written with an error, when actors have died on it this often."""
@@ -164,9 +169,11 @@ def score_backfill(
 
     Raises:
         ValueError: If the input cannot be read, too many rows failed, or the output belongs to another plan.
-        RuntimeError: If every shard had to be given up, or workers' files cannot be seen from here.
+        RuntimeError: If the input is not there yet, every shard had to be given up, or workers' files cannot be seen
+            from here.
     """
     started = time.monotonic()
+    require_files(run.input, what="events")
     shards = find_event_shards(run.input, shard_bytes=run.settings.shard_bytes)
     others = passed_over(run.input)
     plan = make_plan(run, shards, others)
@@ -180,6 +187,8 @@ def score_backfill(
         for table in lost.values():
             counts.add(count_rows(table))
         counts.passed_over = others
+        if not run.settings.allow_empty:
+            require_rows(run.output, run.input, counts.read, what="events", setting="scoring.allow_empty")
         _refuse_failures(run, counts)
         for shard, table in lost.items():
             _commit(run, shard.name, table)
@@ -204,7 +213,8 @@ def read_verdicts(url: str) -> pa.Table:
     if manifest is None:
         raise ValueError(f"{url}: no committed verdicts there (_SUCCESS is missing); score the backfill first")
     files = [storage.read_bytes(storage.join_url(url, name)) for name in manifest["files"]]
-    return pa.concat_tables([pq.read_table(pa.BufferReader(content)) for content in files])
+    # An earlier version may have committed the first shards, with fewer columns.
+    return pa.concat_tables([pq.read_table(pa.BufferReader(file)) for file in files], promote_options="default")
 
 
 def _score_shards(run: VerdictRun, shards: Sequence[EventShard], load: ModelLoader) -> dict[str, str]:

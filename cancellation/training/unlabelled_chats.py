@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from cancellation.events.clean_text import clean_text
 from cancellation.events.event import parse_event
-from cancellation.events.files import ENDINGS, is_table
+from cancellation.events.files import ENDINGS, check_columns, is_table
 from cancellation.events.table import event_of_row
 from cancellation.text.timeline import BUYER, SELLER, Segment, Timeline, timeline
 from cluster.sharded.input_files import data_files, open_input, plain_name, text_lines
@@ -49,7 +49,10 @@ def read_chats(url: str, *, part: int = 0, num_parts: int = 1) -> Iterator[Timel
     """
     with open_input(url, "chats") as stream:
         if is_table(url):
-            rows = (row for batch in pq.ParquetFile(stream).iter_batches() for row in batch.to_pylist())
+            parquet = pq.ParquetFile(stream)
+            if parquet.metadata.num_rows:
+                check_columns(url, parquet.schema_arrow.names, ())
+            rows = (row for batch in parquet.iter_batches() for row in batch.to_pylist())
             yield from (timeline(event_of_row(row)) for number, row in enumerate(rows) if number % num_parts == part)
             return
         plain = plain_name(url).endswith(".txt")

@@ -101,6 +101,16 @@ def visible_files(url: str) -> list[storage.StoredFile]:
     return [files[name] for name in shown if not (name == RUN and SUCCESS in files)]
 
 
+def require_files(url: str, *, what: str) -> None:
+    """See to it that the input's writer has been there: one at work has no more than `_temporary/` there.
+
+    Raises:
+        RuntimeError: If not: the same command is right later.
+    """
+    if not visible_files(url):
+        raise RuntimeError(f"nothing is at {url}: run again when its {what} are there, or give another input")
+
+
 def _refuse_compression(url: str, endings: tuple[str, ...]) -> None:
     """Stop at data in a compression that is not read: passed over, its rows would be missed by nobody."""
     name = url.lower()
@@ -277,3 +287,16 @@ def refuse_repeated_column(url: str, name: str, found: list[str]) -> None:
     """
     if found.count(name) > 1:
         raise ValueError(f"{url}: column {name!r} stands there {found.count(name)} times: keep one of them")
+
+
+def refuse_other_spelling(url: str, name: str, found: list[str]) -> None:
+    """Stop where a column that is read is not there, and one is whose name differs by case or blanks alone.
+
+    Passed over, what it holds would be missing from every row, and no row would say so.
+
+    Raises:
+        ValueError: Naming the file and both.
+    """
+    other = next((one for one in found if one.strip().lower() == name.lower()), name)
+    if name not in found and other != name:
+        raise ValueError(f"{url}: column {other!r} stands there, and {name!r} is what is read: rename it")

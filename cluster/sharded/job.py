@@ -179,6 +179,26 @@ def require_manifests(output: Output, stage: str, units: Iterable[str], seen: It
         )
 
 
+def require_rows(output: Output, url: str, num_rows: int, *, what: str, setting: str) -> None:
+    """Stop at an input without a row, and give up the claim, which would keep the rows out that come later.
+
+    Args:
+        output: Claimed for the input.
+        url: The input.
+        num_rows: All rows.
+        what: What the rows are.
+        setting: What allows none, on the command line.
+
+    Raises:
+        RuntimeError: If there is no row: the same command is right later.
+    """
+    if num_rows:
+        return
+    if output.job_manifest() is None:
+        output.release()
+    raise RuntimeError(f"{url}: no row there: run again when its {what} are there, or allow none ({setting}=true)")
+
+
 def refuse_failures(
     url: str,
     errors: Mapping[str, int],

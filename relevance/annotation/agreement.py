@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from cluster.settings import Settings
+from cluster.statistics.shares import clustered_interval
 from relevance.agreement import alpha_interval, nominal_alpha, unit_coincidences
 from relevance.annotation.annotation import Annotation, PairKey, latest_per_annotator, round_order
 from relevance.annotation.round import RoundPair
@@ -69,7 +70,7 @@ class GoldFigure:
     """Gold pairs labelled."""
     accuracy: float | None
     accuracy_low: float | None
-    """Lower end of the 95 % interval (Wilson)."""
+    """Lower end of the 95 % interval, for which pairs of one query may be alike."""
     accuracy_high: float | None
     alpha: float | None
     low: float | None
@@ -205,20 +206,13 @@ def _against_gold(annotations: Sequence[Annotation], rows: Rows, settings: Agree
             ratings = np.array([[LABELS.index(gold), LABELS.index(one.label)] for one, gold in judged]).T
             queries = np.array([one.query_id for one, _ in judged])
             accuracy = float(np.trace(confusion) / len(judged))
-            accuracy_low, accuracy_high = wilson_interval(int(np.trace(confusion)), len(judged))
+            groups = np.unique(queries, return_inverse=True)[1]
+            accuracy_low, accuracy_high = clustered_interval(ratings[0] == ratings[1], groups)
             ends = alpha_interval(ratings, queries, samples=settings.bootstrap_samples, seed=settings.seed)
             alpha, low, high = _known(nominal_alpha(ratings), *ends)
         right = accuracy, accuracy_low, accuracy_high
         figures.append(GoldFigure(name, len(own), len(judged), *right, alpha, low, high, confusion))
     return figures
-
-
-def wilson_interval(successes: int, trials: int, *, z: float = 1.96) -> tuple[float, float]:
-    """Interval of a share, good for few trials and shares near 0 or 1 (E. B. Wilson, 1927); trials >= 1."""
-    share, spread = successes / trials, z * z / trials
-    middle = share + spread / 2
-    half = (spread * share * (1 - share) + spread * spread / 4) ** 0.5
-    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)
 
 
 def _coincidences(ratings: np.ndarray) -> np.ndarray:

@@ -30,13 +30,13 @@ def scored_day(url: str) -> dict[str, Any]:
     """Read the manifest of a finished scoring run.
 
     Raises:
-        ValueError: If the folder holds none.
+        RuntimeError: If the folder holds none: it may be being scored yet.
     """
     manifest = read_job_manifest(url)
     if manifest is None:
-        raise ValueError(
-            f"{url}: no {SUCCESS} there: give the folder of a finished run of jobs.relevance_score (a day's partition "
-            "such as …/ds=2026-11-22)"
+        raise RuntimeError(
+            f"{url}: no {SUCCESS} there: run again when jobs.relevance_score is done with it, or give the folder of a "
+            "finished run (a day's partition such as …/ds=2026-11-22)"
         )
     return manifest
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from sklearn.model_selection import GroupShuffleSplit
 
 from cluster import storage
@@ -24,12 +27,14 @@ from relevance.finetuning.pairs import LabelledTexts
 from relevance.finetuning.recipe import FinetuneInputs, FinetuningSettings, Recipe
 from relevance.finetuning.taught_pairs import TaughtPairs
 from relevance.labels import LABELS
-from relevance.prompting.prompts import PromptEncoder, save_prompt_settings
+from relevance.prompting.prompts import PromptEncoder, query_texts, save_prompt_settings
 from relevance.training.examples import ExampleSource, ProductExample, tokenize_texts
 from relevance.training.loop import ALPHA, TrainingTask, ValidationPairs, train_worker
 from relevance.training.state import ADAPTER
 from relevance.weights.adapters import halve_adapter
 from relevance.weights.origin import TRAINING_FILE
+
+logger = logging.getLogger(__name__)
 
 _QUERIES_PER_ROW = 16
 _CODE = ("relevance.prompting", "relevance.weights", "relevance.training", "relevance.finetuning", "cluster.training")
@@ -50,6 +55,8 @@ class FinetunedAdapter:
     """What it learnt from."""
     validation: EvaluationPairs | None
     """What chose its checkpoint."""
+    num_over_budget: int
+    """Pairs, of whichever source, of which nothing was learnt and that chose nothing: scoring would refuse them too."""
 
 
 class GroupedExamples:
@@ -97,13 +104,14 @@ def finetune(
     A run that was broken off goes on from its last checkpoint.
 
     Raises:
-        ValueError: If a label has no pair, or no query can be kept back for validation.
+        ValueError: If a label has no pair, no query can be kept back for validation, or every query is over the budget.
         RuntimeError: If training failed.
     """
     settings, encoder = recipe.finetuning, given.encoder
     training, validation = split_validation(given.pairs.take(given.pairs.labels != TIED), settings)
     if validation:
         given = given.without(validation)
+    over_budget = _count_over_budget(given, training, validation)
     source = _examples(given, training, settings)
     task = TrainingTask(
         model=given.base,
@@ -136,7 +144,30 @@ def finetune(
         (folder / TRAINING_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
         storage.send_folder(folder, output)
     model = LabelModel(given.base, resolve_model(output), quantization="none", cache_dir=cache_dir)
-    return FinetunedAdapter(model, returned["losses"], returned["alphas"], training, validation)
+    return FinetunedAdapter(model, returned["losses"], returned["alphas"], training, validation, over_budget)
+
+
+def _count_over_budget(given: FinetuneInputs, training: EvaluationPairs, validation: EvaluationPairs | None) -> int:
+    """Count pairs whose query is longer than a prompt may hold, and say so.
+
+    Raises:
+        ValueError: If all that are to be learnt from are.
+    """
+    setting = f"prompt.query_token_budget={given.encoder.prompt.query_token_budget}"
+    counts = [
+        sum(ids is None for ids in given.encoder.encode_queries(query_texts(pa.array(pairs.queries)).to_pylist()))
+        for pairs in _sources(given, training, validation)
+    ]
+    if counts[0] == len(training):
+        raise ValueError(f"each of {len(training):,} pairs has a query over {setting} tokens: raise it, or give others")
+    if any(counts):
+        logger.warning("%d pairs are left out: their query is over %s tokens, as in scoring", sum(counts), setting)
+    return sum(counts)
+
+
+def _sources(given: FinetuneInputs, training: EvaluationPairs, validation: EvaluationPairs | None) -> list[Any]:
+    """All pairs that have a say in the weights, those to be learnt from first."""
+    return [some for some in (training, validation, *given.further, given.weak, given.distilled) if some is not None]
 
 
 def _origin(
@@ -172,8 +203,8 @@ def _learnt_queries(
     """
     if given.base_queries is None:
         return None
-    sources = [one for one in (training, validation, *given.further, given.weak, given.distilled) if one is not None]
-    return sorted(given.base_queries.union(query_digests(query for some in sources for query in some.queries)))
+    queries = (query for some in _sources(given, training, validation) for query in some.queries)
+    return sorted(given.base_queries.union(query_digests(queries)))
 
 
 def _examples(given: FinetuneInputs, training: EvaluationPairs, settings: FinetuningSettings) -> ExampleSource:

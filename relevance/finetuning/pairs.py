@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.csv
 from sklearn.model_selection import GroupKFold
 
 from cluster.provenance import digest_of
+from cluster.sharded.delimited import DelimitedTable
+from cluster.sharded.input_files import open_input, refuse_repeated_column
 from relevance.evaluation.pairs import fold_text
 from relevance.labels import LABELS, parse_label
 
@@ -104,15 +105,21 @@ def read_texts(path: Path, markets: Sequence[str] = ()) -> list[tuple[str, str]]
 
 
 def _read_columns(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> dict[str, list[str]]:
-    types = dict.fromkeys((*names, *optional), "string")
-    texts = pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False)
-    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
-    table = pyarrow.csv.read_csv(path, parse_options=parsing, convert_options=texts)
-    missing = [name for name in names if name not in table.column_names]
-    if missing:
-        raise ValueError(f"{path.name}: expected the columns {', '.join(names)}, missing {', '.join(missing)}")
-    found = [*names, *(name for name in optional if name in table.column_names)]
-    return {name: table[name].to_pylist() for name in found}
+    with open_input(str(path), "csv") as stream:
+        table = DelimitedTable(path.name, stream, wanted=names)
+        missing = [name for name in names if name not in table.names]
+        if missing:
+            raise ValueError(f"{path.name}: expected the columns {', '.join(names)}, missing {', '.join(missing)}")
+        for name in (*names, *optional):
+            refuse_repeated_column(path.name, name, table.names)
+        rows = list(table.records())
+    if wrong := [row.error for row in rows if row.error]:
+        raise ValueError(f"{path.name}: {wrong[0]} ({len(wrong)} such lines): correct them")
+    places = {name: table.names.index(name) for name in (*names, *optional) if name in table.names}
+    try:
+        return {name: [row.cells[place].decode() for row in rows] for name, place in places.items()}
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name}: not UTF-8: save it as CSV UTF-8") from None
 
 
 def split_folds(pairs: LabelledTexts, num_folds: int, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

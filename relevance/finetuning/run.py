@@ -52,7 +52,9 @@ def finetune_and_report(source: FinetuneSource, run: TrackedRun, *, shown: Mappi
     adapter = finetune(given, source, run, output=source.output, cache_dir=source.cache_dir)
     run.metrics(training_figures(adapter))
     _keep(adapter, run)
-    print(f"adapter  {source.output}, trained in {len(adapter.losses)} steps on {len(adapter.training)} pairs")
+    left_out = f", {adapter.num_over_budget:,} over the token budget left out" if adapter.num_over_budget else ""
+    given_pairs = f"{len(adapter.training)} pairs{left_out}"
+    print(f"adapter  {source.output}, trained in {len(adapter.losses)} steps on {given_pairs}")
     if judged is None:
         print(f"run      {run.where}")
         return
@@ -76,6 +78,7 @@ def training_figures(adapter: FinetunedAdapter) -> dict[str, float | None]:
     return {
         "final_loss": float(np.mean(adapter.losses[-10:])),
         "steps": float(len(adapter.losses)),
+        "pairs_over_budget": float(adapter.num_over_budget),
         "best_validation_alpha": max(adapter.alphas, default=None),
     }
 

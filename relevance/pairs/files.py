@@ -19,6 +19,7 @@ from cluster.sharded.input_files import (
     open_input,
     path_values,
     refuse_missing_column,
+    refuse_other_spelling,
     refuse_repeated_column,
 )
 from relevance.pairs.contents import ENDINGS, LABELS_ARE_WORDS, look_into, refuse_types
@@ -86,6 +87,8 @@ def _split_file(
     names = contents.names
     in_path = tuple(item for item in path_values(file.url, root).items() if item[0] in wanted and item[0] not in names)
     found = [*names, *dict(in_path)]
+    for column in wanted:
+        refuse_other_spelling(file.url, column, found)
     for column in (*REQUIRED_COLUMNS, *carry):
         why = "named in carry" if column in carry else "required"
         refuse_missing_column(file.url, column, found, why=why + contents.hint)

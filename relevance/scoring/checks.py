@@ -104,7 +104,8 @@ def _check_any(figures: Mapping[str, Any]) -> list[Check]:
     if figures["counts"]["read"]:
         return []
     remedy = (
-        "Nothing was there to label: see whether the day's pairs have been written, then remove the day and run it."
+        "Nothing was there to label: see whether the day's pairs have been written, then run the day again with "
+        "replace=true."
     )
     return [Check("Rows", False, "no row was read", "at least one", remedy)]
 
@@ -115,7 +116,7 @@ def _check_finite(figures: Mapping[str, Any]) -> list[Check]:
         FINITE,
         "rows have no label because their probabilities are not finite",
         "Numbers overflowed or the weights are damaged: set scoring.dtype=bfloat16 or float32, check the model's files "
-        "and its quantisation, then remove the day and run it again.",
+        "and its quantisation, then run the day again with replace=true.",
     )
 
 
@@ -152,7 +153,7 @@ def _check_shards(figures: Mapping[str, Any]) -> Check:
         f"{poisoned:,} rows" if poisoned else "none",
         "none",
         "The engine died on these shards again and again. Their rows are in the output with an error: find the "
-        "reason in the actors' logs, mend it, remove the day and run it again: what is labelled already is reused.",
+        "reason in the actors' logs, mend it and run the day again with replace=true: what is labelled is reused.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import Counter
@@ -10,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster import storage
+from cluster.commit import read_job_manifest
 from cluster.progress import format_seconds
-from cluster.sharded.input_files import visible_files
-from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, work_off
+from cluster.sharded.input_files import require_files
+from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, require_rows, work_off
 from relevance.engines.label_model import load_label_engine
 from relevance.pairs.files import find_splits, passed_over
 from relevance.scoring.compaction import MAX_FILES, compact, depth, on_ray
@@ -56,7 +58,8 @@ def score_day(
         extras: Files to lay beside the scores.
         load: Gives the engine.
         replace_other: Take the place of what a run of another input or other settings left in the output, instead of
-            refusing it; what that one committed stays until this one does.
+            refusing it, or of a committed day of this one in which the engine failed on pairs; what was committed stays
+            until this is.
 
     Raises:
         ValueError: If the input cannot be read, too many rows are bad, or the output belongs to another plan.
@@ -66,11 +69,13 @@ def score_day(
     _require_input(run)
     splits = find_splits(run.input, carry=run.settings.carry)
     others = passed_over(run.input, carry=run.settings.carry)
-    plan = make_plan(run, splits, others)
+    plan = _told_apart(run, make_plan(run, splits, others), replace_other=replace_other)
 
     def score() -> ScoringFigures:
         shards = partition_input(run, splits, plan["num_shards"])
-        _require_rows(run, sum(shard.num_rows for shard in shards))
+        if not run.settings.allow_empty:
+            num_rows = sum(shard.num_rows for shard in shards)
+            require_rows(run.output, run.input, num_rows, what="pairs", setting="scoring.allow_empty")
         _refuse_bad_input(run)
         resumed = sum(done["read"] for done in run.output.manifests(SHARD_STAGE).values())
         _score(run, shards, load)
@@ -78,7 +83,11 @@ def score_day(
         require_manifests(run.output, SHARD_STAGE, (shard.name for shard in shards), manifests)
         counted = ScoringFigures.sum(manifests.values())
         figures = replace(counted, passed_over=tuple(others), resumed_pairs=resumed)
-        _refuse_failures(run, figures.errors, figures.counts["read"], failed=figures.unusable)
+        try:
+            _refuse_failures(run, figures.errors, figures.counts["read"], failed=figures.unusable)
+        except ValueError:
+            run.output.withdraw_units(SHARD_STAGE, [name for name, of in manifests.items() if _engine_failed(of)])
+            raise
         return figures
 
     done = commit_once(run.output, plan, score, summary=_summary, extras=extras, started=started, replace=replace_other)
@@ -89,29 +98,32 @@ def _summary(figures: ScoringFigures, seconds: float) -> dict[str, Any]:
     return {"figures": {**figures.as_dict(), "seconds": seconds}}
 
 
-def _require_input(run: ScoringRun) -> None:
-    """See to it that the input's writer has been there and, where it says so, is done.
+def _engine_failed(counts: Mapping[str, Any]) -> int:
+    """Count the rows that may get a label when an engine that has been mended is asked again."""
+    return counts["poisoned"] + counts.get("not_finite", 0)
 
-    Raises:
-        RuntimeError: If not: the same command is right later.
-    """
-    if not visible_files(run.input):  # a writer at work has no more than _temporary/ there
-        raise RuntimeError(f"nothing is at {run.input}: run again when its pairs are there, or give another input")
+
+def _told_apart(run: ScoringRun, plan: dict[str, Any], *, replace_other: bool) -> dict[str, Any]:
+    """Number a plan that its own committed day is in the way of: replaced, where the engine failed on pairs of it."""
+    committed = read_job_manifest(run.output.url)
+    if committed is None:
+        return plan
+    before = dict(committed.get("plan", {}))
+    number = before.pop("again", 0)
+    if before != json.loads(json.dumps(plan)):
+        return plan
+    number += bool(replace_other and _engine_failed(committed["figures"]["counts"]))
+    return {**plan, "again": number} if number else plan
+
+
+def _require_input(run: ScoringRun) -> None:
+    """See to it that the input's writer has been there and, where it says so, is done."""
+    require_files(run.input, what="pairs")
     marker = run.settings.require_marker
     if marker and not storage.exists(storage.join_url(run.input, marker)):
         raise RuntimeError(
             f"{run.input}: no {marker} there (scoring.require_marker): run again when its writer is done"
         )
-
-
-def _require_rows(run: ScoringRun, num_rows: int) -> None:
-    if num_rows or run.settings.allow_empty:
-        return
-    if run.output.job_manifest() is None:  # else the claim would keep the rows out that come later
-        run.output.release()
-    raise RuntimeError(
-        f"{run.input}: no row to label: run again when its pairs are there, or allow none (scoring.allow_empty=true)"
-    )
 
 
 def _refuse_bad_input(run: ScoringRun) -> None:

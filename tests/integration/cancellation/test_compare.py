@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 
+from cancellation.events.identity import content_number
 from cancellation.events.table import write_labelled
+from cancellation.model.learnt import write_learnt
+from cancellation.model.verdict_model import TRAINED_FOLDER
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.endpoint.purse import BudgetSpentError
 from cluster.settings import load_settings
@@ -32,6 +37,29 @@ SMALLER = [
     "training.events.simulation.num_events=400",
     "training.events.num_validation=80",
 ]
+
+
+def test_no_model_is_judged_by_events_that_taught_it(tmp_path: Path) -> None:
+    examples = list(simulate(SimulationSettings(num_events=30, label_noise=0), 9001))
+    model = shutil.copytree(PROJECT / "cancellation" / "small_model", tmp_path / "model")
+    write_learnt(model / TRAINED_FOLDER, np.array([content_number(one.event) for one in examples[:7]], np.uint64))
+    write_labelled(str(tmp_path / "ours.jsonl"), examples)
+    given = [
+        'comparison.approaches=["rules","shipped"]',
+        f"comparison.shipped={model}",
+        f"comparison.sets.ours={tmp_path}/ours.jsonl",
+        "comparison.num_events=0",
+        "comparison.resamples=20",
+        "comparison.speed_events=0",
+        f"output={tmp_path}/out",
+        f"cache_dir={tmp_path}/cache",
+        "tracking.experiment=compare-test-taught",
+    ]
+    with pytest.raises(ValueError, match=r"sets\.ours: 7 of 30 events taught the model of the row shipped"):
+        main(load_settings(CompareJob, [SMOKE, *given]))
+    write_labelled(str(tmp_path / "ours.jsonl"), examples[7:])
+    main(load_settings(CompareJob, [SMOKE, *given]))
+    assert "| shipped |" in (tmp_path / "out" / "comparison.md").read_text()
 
 
 @pytest.mark.slow  # trains every network, twice

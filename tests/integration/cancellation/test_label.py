@@ -18,10 +18,13 @@ import pytest
 
 from cancellation.events.examples import example_files, read_examples
 from cancellation.events.files import find_event_shards
+from cancellation.llm.judged_rows import read_judged
 from cancellation.llm.run import REQUESTS
 from cluster.endpoint.ledger import RequestLedger
 from cluster.settings import load_settings
 from jobs.cancellation_label import LabelJob, main
+from jobs.cancellation_llm_finetune import LlmFinetuneJob
+from jobs.cancellation_llm_finetune import main as finetune
 from tests.builders.cancellation_events import sample_event
 from tests.builders.chat_models import save_tiny_chat_model
 from tests.conftest import PROJECT
@@ -191,6 +194,33 @@ def test_a_model_in_this_process_labels_and_says_before_what_it_will_cost(
     assert not any(row["error"] for row in rows)
     assert all(row["cost_usd"] > 0 and row["reasoning"] for row in rows)
     assert rows[1]["cached_tokens"] > 0.5 * rows[1]["prompt_tokens"]
+
+
+def test_events_that_taught_an_adapter_do_not_calibrate_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model, adapter = save_tiny_chat_model(tmp_path / "tiny"), tmp_path / "adapter"
+    path = _write_events(tmp_path, 6)
+    lines = path.read_text().splitlines(keepends=True)
+    (tmp_path / "taught.jsonl").write_text(lines[2].replace('"e-2"', '"of another file"') + lines[4])
+    given = {
+        "input": tmp_path / "taught.jsonl",
+        "output": adapter,
+        "finetuning.model": model,
+        "finetuning.epochs": 1,
+        "trainer.num_workers": 0,
+        "trainer.checkpoints": tmp_path / "checkpoints",
+        "tracking.experiment": "label-test",
+    }
+    finetune(load_settings(LlmFinetuneJob, [f"{name}={value}" for name, value in given.items()]))
+    local = {"backend.local.model": model, "backend.local.adapter": adapter, "run.max_actors": 1}
+    main(load_settings(LabelJob, _arguments(path, tmp_path, None, **local)))
+    assert "the adapter learnt from 2 of these" in capfd.readouterr().out
+    assert [row["learnt"] for row in _rows(tmp_path)] == [False, False, True, False, True, False]
+    with pytest.raises(ValueError, match=r"2 of 6 events taught the model's adapter, the first at events\.jsonl:3;"):
+        read_judged(f"{tmp_path}/labels")
+
+    path.write_text("".join(lines[:2]))
+    main(load_settings(LabelJob, _arguments(path, tmp_path, None, **local, output=tmp_path / "others")))
+    assert len(read_judged(f"{tmp_path}/others")) == 2
 
 
 @pytest.mark.parametrize(("status", "of"), [(401, 1), (429, 3)])

@@ -82,6 +82,24 @@ def test_a_backfill_on_s3_is_judged_once_and_no_row_is_lost(
         score_backfill(open_words(f"{bucket}/events", f"{bucket}/verdicts", tmp_path, policy=other))
 
 
+@pytest.mark.parametrize("written", ["", "_temporary/0/e.jsonl", "e.jsonl"])
+def test_events_that_are_not_there_yet_are_asked_for_again(tmp_path: Path, written: str) -> None:
+    """Status 1 (RuntimeError), which schedulers try again, and no claim that keeps the rows out which come later."""
+    if written:
+        storage.write_bytes(f"{tmp_path}/events/{written}", b"\n")
+    job = ScoreJob(
+        input=f"{tmp_path}/events",
+        output=f"{tmp_path}/out",
+        scoring=ScoringSettings(max_actors=1),
+    )
+    with pytest.raises(RuntimeError, match=r"run again when its events are there"):
+        main(job)
+    assert storage.list_files(f"{tmp_path}/out") == []
+    write_backfill(f"{tmp_path}/events/e.jsonl", 5, broken=False)
+    main(job)
+    assert len(read_rows(f"{tmp_path}/out")) == 5
+
+
 def test_verdicts_do_not_depend_on_how_the_backfill_is_cut_or_stored(tmp_path: Path) -> None:
     events = list(simulate(SimulationSettings(num_events=50), 9))
     write_labelled(str(tmp_path / "lines" / "e.jsonl"), events)

@@ -177,7 +177,7 @@ def test_pairs_that_are_not_there_yet_are_asked_for_again(bucket: str, tiny_mode
     with pytest.raises(RuntimeError, match=r"nothing is at .*ds=2026-11-22: run again when its pairs are there"):
         main(_job(input_url, f"{bucket}/scores", tiny_model))
     storage.write_bytes(f"{input_url}/a.csv", b"query_id,product_id,query,title\n")
-    with pytest.raises(RuntimeError, match=r"no row to label: .*scoring\.allow_empty=true"):
+    with pytest.raises(RuntimeError, match=r"no row there: .*scoring\.allow_empty=true"):
         main(_job(input_url, f"{bucket}/scores", tiny_model))
     assert storage.list_files(output) == []
     write_pairs(make_pairs(20), input_url)

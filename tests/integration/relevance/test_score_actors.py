@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster.commit import read_job_manifest
+from cluster.commit import Output, read_job_manifest
 from relevance.engines.interface import LabelScores, TokenBatch
 from relevance.engines.label_model import LabelModel, open_label_model
 from relevance.engines.settings import EngineSettings
 from relevance.scoring.day import score_day
+from relevance.scoring.label_store import LabelStore
 from relevance.scoring.run import ScoringRun, ScoringSettings, open_run
 from tests.builders.fakes import DyingEngine, FakeEngine, load_fake_engine, load_overflowing_engine
 from tests.builders.pairs_data import make_pairs, read_committed, read_visible, write_pairs
@@ -91,6 +92,21 @@ def test_a_shard_that_always_kills_is_given_up_and_the_rest_committed(day: Scori
     assert poisoned.isdigit()
 
 
+def test_a_day_with_shards_given_up_is_done_again_where_it_may_be_replaced(day: ScoringRun, tmp_path: Path) -> None:
+    score_day(day, load=_dying(tmp_path, deaths=10**6, kill=False))
+    spoilt = {(row["query_id"], row["product_id"]) for row in read_committed(day.output.url) if row["error"]}
+    assert score_day(day, load=load_fake_engine).already_done, "a day is not done anew unasked"
+
+    again = score_day(day, load=load_fake_engine, replace_other=True)
+    rows = read_committed(day.output.url)
+    assert not again.already_done
+    assert again.figures["counts"]["labelled"] == len(spoilt), "the other labels are known"
+    assert len(rows) == NUM_PAIRS
+    assert [row["error"] for row in rows if row["error"]] == []
+    for replace_other in (False, True):
+        assert score_day(day, load=load_broken_engine, replace_other=replace_other).already_done
+
+
 def test_an_engine_that_works_nowhere_fails_the_job(tmp_path: Path, tiny_model: Path) -> None:
     write_pairs(make_pairs(40), str(tmp_path / "pairs"))
     model = open_label_model(str(tiny_model), None, quantization="none", cache_dir=str(tmp_path))
@@ -107,16 +123,17 @@ def test_numbers_that_are_none_fail_the_day_and_are_not_there_the_next(day: Scor
     with pytest.raises(ValueError, match=r"rows have errors.*probabilities are not finite"):
         score_day(day, load=load_overflowing_engine)
     assert read_visible(day.output.url) == []
+    mended = replace(day, output=Output(day.output.url), store=LabelStore(str(tmp_path / "store"), "of another"))
+    assert score_day(mended, load=load_fake_engine).figures["counts"]["failed"] == 0, "the same day, an engine mended"
+    day = open_run(day.input, str(tmp_path / "tolerant"), day.model, day.settings)
     tolerant = day.settings.model_copy(update={"max_failed_fraction": 0.5})
     spoilt = score_day(replace(day, settings=tolerant), load=load_overflowing_engine)
     count = spoilt.figures["counts"]["not_finite"]
     assert 0 < count == sum(row["label"] is None for row in read_committed(day.output.url))
-    again = open_run(day.input, str(tmp_path / "next"), day.model, day.settings)
-    again = replace(again, store=day.store)
-    counts = score_day(again, load=load_fake_engine).figures["counts"]
+    counts = score_day(day, load=load_fake_engine, replace_other=True).figures["counts"]
     assert counts["failed"] == 0
     assert counts["labelled"] == count - counts["ignored"]
-    assert all(0 <= row["p_exact"] <= 1 for row in read_committed(again.output.url))
+    assert all(0 <= row["p_exact"] <= 1 for row in read_committed(day.output.url))
 
 
 def load_nothing(settings: EngineSettings, model: LabelModel, label_ids: tuple[int, ...]) -> BrokenEngine:

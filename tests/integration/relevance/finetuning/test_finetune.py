@@ -164,13 +164,39 @@ def test_training_stops_when_alpha_no_longer_grows(project: Project) -> None:
     assert not set(origin["training_queries"]) & set(query_digests(judged.queries))
 
 
-def test_a_label_without_pairs_is_refused_before_training(project: Project, tmp_path: Path) -> None:
-    rows = list(csv.DictReader(project.input.open()))
-    path = tmp_path / "pairs.csv"
+def test_queries_that_no_prompt_holds_are_counted(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scoring refuses them by row, so a training that leaves them out says how many."""
+    rows = list(csv.DictReader(project.input.open()))[:80]
+    for row in rows[:3]:
+        row["query"] += " and so on" * 200
+    settings = {"base": str(project.base), "input": _write(tmp_path / "pairs.csv", rows), "output": f"{tmp_path}/one"}
+    tracking = TrackingSettings(uri=project.uri, experiment="budget")
+    main(FinetuneJob(**settings, finetuning=FinetuningSettings(epochs=1), tracking=tracking))
+    assert "on 80 pairs, 3 over the token budget left out" in capsys.readouterr().out
+    experiment = project.client.get_experiment_by_name("budget").experiment_id
+    (run,) = project.client.search_runs([experiment])
+    assert run.data.metrics["pairs_over_budget"] == 3
+
+    for row in rows:
+        row["query"] += " and so on" * 200
+    settings |= {"input": _write(tmp_path / "long.csv", rows), "output": f"{tmp_path}/none"}
+    with pytest.raises(ValueError, match=r"each of 80 pairs has a query over prompt\.query_token_budget=\d+ tokens"):
+        main(FinetuneJob(**settings, finetuning=FinetuningSettings(epochs=1), tracking=tracking))
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> str:
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
-        writer.writerows(row for row in rows if row["label"] != "complement")
+        writer.writerows(rows)
+    return str(path)
+
+
+def test_a_label_without_pairs_is_refused_before_training(project: Project, tmp_path: Path) -> None:
+    rows = [row for row in csv.DictReader(project.input.open()) if row["label"] != "complement"]
+    path = _write(tmp_path / "pairs.csv", rows)
     job = FinetuneJob(base=str(project.base), input=str(path), output=str(tmp_path / "adapter"))
     with pytest.raises(ValueError, match="none labelled complement: label some, or set"):
         main(job)

@@ -34,6 +34,19 @@ def test_of_several_files_the_weakest_word_counts(tmp_path: Path) -> None:
         read_sample(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["b.ndjson", "b.json", "b.jsonl.gz", "B.JSONL", "b.parq"])
+def test_no_file_that_is_read_goes_unasked(tmp_path: Path, name: str) -> None:
+    """What somebody chose would else prove something beside what was drawn at random."""
+    (tmp_path / "a.jsonl").write_text("")
+    write_sample(str(tmp_path / "a.jsonl"), LabelledSample(source="backfill", drawn="random", outcomes=ALL))
+    (tmp_path / name).write_text("")
+    with pytest.raises(ValueError, match=r"expected how they were drawn in .*\.sample\.json, found none"):
+        read_sample(str(tmp_path))
+    chosen = LabelledSample(source="backfill", drawn="chosen", outcomes=ALL)
+    write_sample(str(tmp_path / name), chosen)
+    assert read_sample(str(tmp_path)) == read_sample(str(tmp_path / name)) == chosen
+
+
 def test_a_weighted_sample_proves_and_beside_a_chosen_one_nothing_does(tmp_path: Path) -> None:
     random, weighted, chosen = (
         LabelledSample(source="backfill", drawn=drawn, outcomes=ALL) for drawn in ("random", "weighted", "chosen")

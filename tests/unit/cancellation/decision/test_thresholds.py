@@ -12,10 +12,9 @@ from cancellation.decision.thresholds import (
     cases_needed,
     count_flagged,
     find_thresholds,
-    lower_bound,
     prove_threshold,
-    upper_bound,
 )
+from cluster.statistics.shares import lower_bound, upper_bound
 
 SETTINGS = ThresholdSettings()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -118,3 +119,18 @@ def test_damage_inside_a_parquet_is_named_when_it_is_met(tmp_path: Path) -> None
     (tmp_path / "bad.parquet").write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.parquet: not a readable parquet file"):
         read_all(tmp_path / "bad.parquet", shard_bytes=10**9)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [("chat", b"[]", "bytes"), ("event_id", Decimal(7), "Decimal"), ("event_id", 7, "number")],
+)
+def test_a_type_that_json_has_not_is_called_by_its_name(tmp_path: Path, name: str, value: object, found: str) -> None:
+    """`chat: expected an array, found array` was said of bytes."""
+    table = labelled_table(EVENTS[:1])
+    place = table.column_names.index(name)
+    pq.write_table(table.set_column(place, name, pa.array([value])), tmp_path / "a.parquet")
+    (row,) = read_all(tmp_path, shard_bytes=1)
+    assert row.error is not None
+    assert row.error.startswith(f"{name}: ")
+    assert row.error.endswith(f"found {found}")

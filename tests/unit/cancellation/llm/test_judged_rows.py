@@ -69,6 +69,17 @@ def test_verdicts_beside_peoples_labels_are_calibrated_and_thresholds_sought(
     assert (evidence.model_version, evidence.temperature) == ("default", pytest.approx(found["temperature"]))
 
 
+def test_shards_of_a_labelling_that_an_earlier_version_began_are_read_beside_later_ones(
+    tmp_path: Path, server: ChatServer
+) -> None:
+    table = _judged(server, tmp_path)
+    labels = _commit(table, tmp_path / "labels")
+    pq.write_table(table.slice(0, 20).drop_columns(["learnt"]), labels / "part-0.parquet")
+    pq.write_table(table.slice(20), labels / "part-1.parquet")
+    (labels / "_SUCCESS").write_text(json.dumps({"files": ["part-0.parquet", "part-1.parquet"]}))
+    assert len(read_judged(str(labels))) == 50
+
+
 def test_what_is_no_labelling_or_has_nobodys_labels_is_refused(tmp_path: Path, server: ChatServer) -> None:
     table = _judged(server, tmp_path)
     other = _commit(table.drop(["given_label"]), tmp_path / "other")

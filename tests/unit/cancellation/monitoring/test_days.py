@@ -118,7 +118,7 @@ def test_a_day_without_traffic(tmp_path: Path) -> None:
 
 def test_no_archive_is_no_quiet_day(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"archive .*: expected decisions/ there, found none; give what serving.output"
+        RuntimeError, match=r"archive .*: expected decisions/ there, found none; run again when .* serving.output"
     ):
         monitored(tmp_path)
 

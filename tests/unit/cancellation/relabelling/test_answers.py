@@ -10,8 +10,9 @@ import pytest
 
 from cancellation.decision.sample import LabelledSample, read_sample, write_sample
 from cancellation.events.table import write_labelled
-from cancellation.relabelling.answers import Answer, read_answers, settle
+from cancellation.relabelling.answers import Answer, Settled, read_answers, settle
 from cancellation.relabelling.cases import CASES, Case, read_cases, read_labelled, write_cases
+from cancellation.relabelling.changes import changes
 from cancellation.relabelling.correction import Correction, correct
 from cancellation.relabelling.procedure import PROCEDURE_PATH, load_procedure
 from cancellation.relabelling.round import make_round
@@ -160,6 +161,26 @@ def test_an_event_that_is_labelled_twice_is_refused(tmp_path):
     write_labelled(str(tmp_path / "b.jsonl"), EVENTS[1:3])
     with pytest.raises(ValueError, match=f"event {EVENTS[1].event.event_id} is labelled twice"):
         read_labelled(str(tmp_path))
+
+
+@pytest.mark.parametrize("num_changed", [0, 9, 40])
+def test_labels_of_one_seller_say_less_than_as_many_of_many_sellers(num_changed: int) -> None:
+    shares = []
+    for num_sellers in (40, 8):
+        events = [
+            replace(EVENTS[number].event, seller_id=f"s-{number * num_sellers // 40}", event_id=f"e-{number}")
+            for number in range(40)
+        ]
+        cases = {event.event_id: Case(event, "test", rank, "induced") for rank, event in enumerate(events)}
+        said = {
+            event.event_id: Settled(event.event_id, "not_induced" if number < num_changed else "induced", (), ())
+            for number, event in enumerate(events)
+        }
+        shares.append(changes(cases, said)["test"])
+    alone, alike = shares
+    assert (alone["part"], alone["share"]) == (alike["part"], alike["share"]) == (num_changed, num_changed / 40)
+    assert alike["low"] <= alone["low"] <= alone["share"] <= alone["high"] <= alike["high"]
+    assert alike["high"] - alike["low"] > 1.5 * (alone["high"] - alone["low"])
 
 
 def test_two_people_in_one_project_are_not_one(tmp_path):

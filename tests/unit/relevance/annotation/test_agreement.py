@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from relevance.annotation.adjudication import AdjudicationSettings, adjudicate
-from relevance.annotation.agreement import AgreementFigures, AgreementSettings, Rows, measure_agreement, wilson_interval
+from relevance.annotation.agreement import AgreementFigures, AgreementSettings, Rows, measure_agreement
 from relevance.annotation.agreement_page import AgreementPage, judge, next_steps, render_agreement
 from relevance.annotation.annotation import Annotation
 from relevance.annotation.round import RoundPair
@@ -107,11 +107,21 @@ def test_each_person_against_gold(measured: tuple[list[Annotation], Rows, Agreem
             assert one.confusion[LABELS.index(gold), LABELS.index(label)] == judged.count((gold, label))
 
 
-@pytest.mark.parametrize(
-    ("successes", "trials", "low", "high"), [(5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1), (0, 4, 0, 0.4899)]
-)
-def test_the_interval_of_a_share_equals_published_values(successes: int, trials: int, low: float, high: float) -> None:
-    assert wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-4)
+def test_gold_pairs_of_one_query_say_less_of_a_person_than_as_many_of_many_queries() -> None:
+    widths = []
+    for per_query in (1, 6):
+        rows, notes = [], []
+        for n in range(24):
+            keys = {"query_id": f"q{n // per_query}", "product_id": f"p{n}"}
+            rows.append(RoundPair({**keys, "query": "bat", "title": "Bat"}, "1", "v1", "all", "exact", 0.1, "exact"))
+            label = "irrelevant" if n < 6 else "exact"
+            notes.append(
+                Annotation(**keys, label=label, annotator="ann", round="1", guideline_version="v1", annotated_at="")
+            )
+        (ann,) = measure_agreement(notes, rows_of(rows), SETTINGS).against_gold
+        assert ann.accuracy == 0.75
+        widths.append(ann.accuracy_high - ann.accuracy_low)
+    assert widths[1] > 1.5 * widths[0]
 
 
 def test_bad_luck_on_a_few_gold_pairs_is_named_but_spoils_no_verdict() -> None:

@@ -120,7 +120,7 @@ def test_a_stratum_that_is_too_small_gives_all_it_has(day: tuple[Path, Truth]) -
 
 def test_unfinished_scores_and_another_input_are_refused(day: tuple[Path, Truth], tmp_path: Path) -> None:
     folder, truth = day
-    with pytest.raises(ValueError, match="no _SUCCESS there: give the folder of a finished run"):
+    with pytest.raises(RuntimeError, match=r"no _SUCCESS there: run again when .*, or give the folder of a finished"):
         scored_day(str(tmp_path))
     wanted = set(list(truth)[:3])
     assert read_texts(str(folder / "pairs"), wanted).keys() == wanted

@@ -239,6 +239,16 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         read_labelled_pairs(path)
 
 
+def test_a_quote_that_nobody_closed_swallows_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text('query,title,label\ntv,"19 inch,exact\nbat,Bat,exact\nscreen,"27 inch,exact\nhat,Cap,exact\n')
+    with pytest.raises(ValueError, match=r"pairs\.csv: line 2: a quote opens a value and is not closed"):
+        read_labelled_pairs(path)
+    path.write_text('query;title;label\ntv;"19 inch; ""flat""\nnew";exact\nbat;Bat;exact\n', encoding="utf-8-sig")
+    found = read_labelled_pairs(path)
+    assert (found.queries, found.titles) == (["tv", "bat"], ['19 inch; "flat"\nnew', "Bat"])
+
+
 def test_a_weak_answer_in_another_case_counts_and_any_other_is_named(tmp_path: Path) -> None:
     path = tmp_path / "weak.csv"
     path.write_text("query,title,is_substitute\na,b,Yes\nc,d,NO\ne,f,yes \n", encoding="utf-8")

@@ -164,7 +164,7 @@ def test_the_first_day_and_a_day_that_is_not_there(tmp_path: Path) -> None:
     found = monitor_scores(url, MonitorSettings())
     assert found.findings == ["no committed day before this one: there is nothing to compare with"]
     assert found.comparison.churn is None
-    with pytest.raises(ValueError, match="no _SUCCESS there: give the folder of a finished run"):
+    with pytest.raises(RuntimeError, match=r"no _SUCCESS there: run again when .*, or give the folder of a finished"):
         monitor_scores(str(tmp_path / "ds=2026-11-23"), MonitorSettings())
 
 

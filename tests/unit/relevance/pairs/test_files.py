@@ -35,6 +35,12 @@ def _write_jsonl(path: Path, rows: list[dict]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def _write(path: Path, rows: list[dict]) -> None:
+    write = {".csv": _write_csv, ".jsonl": _write_jsonl}
+    write[".parquet"] = lambda path, rows: pq.write_table(pa.Table.from_pylist(rows), path)
+    write[path.suffix](path, rows)
+
+
 def test_three_formats_give_the_same_rows_in_order(tmp_path: Path) -> None:
     for name in ("parquet", "csv", "jsonl"):
         (tmp_path / name).mkdir()
@@ -62,14 +68,25 @@ def test_an_input_without_files_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
 def test_a_missing_column_names_column_and_file(tmp_path: Path, suffix: str) -> None:
     rows = [{name: value for name, value in row.items() if name != "title"} for row in ROWS]
-    path = tmp_path / f"a.{suffix}"
-    write = {"parquet": lambda: pq.write_table(pa.Table.from_pylist(rows), path)}
-    write |= {"csv": lambda: _write_csv(path, rows), "jsonl": lambda: _write_jsonl(path, rows)}
-    write[suffix]()
+    _write(tmp_path / f"a.{suffix}", rows)
     with pytest.raises(
         ValueError, match=rf"a\.{suffix}: column 'title' is missing \(required.*\); found query_id, query"
     ):
         find_splits(str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(("name", "spelt"), [("brand", "Brand"), ("title", "TITLE"), ("rank", " Rank")])
+def test_a_column_that_is_spelt_otherwise_is_not_passed_over(
+    tmp_path: Path, suffix: str, name: str, spelt: str
+) -> None:
+    """The label would be of a pair without it."""
+    row = {**ROWS[0], "brand": "Bats", "rank": "3"}
+    _write(tmp_path / f"a.{suffix}", [{spelt if column == name else column: value for column, value in row.items()}])
+    with pytest.raises(ValueError, match=rf"a\.{suffix}: column '.*' stands there, and '{name}' is what is read"):
+        find_splits(str(tmp_path), carry=("rank",))
+    _write(tmp_path / f"a.{suffix}", [{**row, spelt: "another"}])
+    assert find_splits(str(tmp_path), carry=("rank",))
 
 
 def test_a_carried_column_must_be_there(tmp_path: Path) -> None:

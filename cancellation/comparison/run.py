@@ -210,10 +210,10 @@ def _make_row(
     """Write an approach's figures and its speed here, whichever is not there."""
     started, settings = time.monotonic(), comparison.settings
     figures, speeds = _paths(comparison, approach)
-    judge = _BUILDERS[approach.kind](comparison, approach, run)
     learnt = _learnt_by(comparison, approach)
     for name, examples in sets.items():
         refuse_taught(f"comparison.sets.{name}", _events(examples), learnt, model=f"of the row {approach.name}")
+    judge = _BUILDERS[approach.kind](comparison, approach, run)
     if not figures.exists():
         judged = {name: judge.judge(_events(examples)) for name, examples in sets.items()}
         found = {

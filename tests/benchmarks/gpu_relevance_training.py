@@ -1,10 +1,12 @@
-"""Recipes for the SmolLM2 adapter side by side on one GPU: cross-validated, the best one trained on everything.
+"""One GPU, some minutes: recipes for SmolLM2's adapter side by side, the best on all pairs, and the small model taught by it.
 
-    python -m tests.benchmarks.gpu_relevance_training --base var/pretrained/smollm2-135m --pairs FOLDER \
-        --written relevance/finetuning/written_pairs.csv --output var/gpu_relevance
+    python -m tests.benchmarks.gpu_relevance_training --base var/pretrained/smollm2-135m --small var/models/small_base \
+        --pairs ../shared/data/esci --written relevance/finetuning/written_pairs.csv --output var/gpu_relevance
 
-`--pairs` holds labelled_pairs.csv and raw_pairs.csv. Each (recipe, fold) is a process of its own, several at a time on
-the GPU, since a step of so small a model is mostly launches. Results are written as they come; last line: JSON.
+`--pairs` holds labelled_pairs.csv, raw_pairs.csv and substitute_binary.csv. Each recipe is cross-validated over both
+sources at once, folds by query; then, for each fold of the best one and for all pairs, its adapter labels recombined
+texts that the fold's judged pairs share nothing with, and small models learn from that. Several processes share the
+GPU, since a step of so small a model is mostly launches. What was said is written as it comes; last line: JSON.
 """
 
 from __future__ import annotations
@@ -12,53 +14,48 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import time
 import traceback
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
-FOLDS = 5
-SEEDS = (0,)
+FOLDS = 3
+MARKETS = ("US",)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe to look at: which pairs, how long, how fast."""
+    """A recipe to look at."""
 
-    pairs: tuple[str, ...] = ("labelled",)
-    further_epochs: int = 0
+    both: bool = True
+    """Learn from raw pairs as from labelled ones; else they are among the further pairs."""
     epochs: int = 4
-    learning_rate: float = 5e-4
-    rank: int = 16
-    smoothing: float = 0.05
-    guidelines: str = "brief"
+    further_epochs: int = 2
     further_weight: float = 0.5
-    further_match: bool = True
-    pairs_per_step: int = 32
-    dropout: float = 0.05
+    weak: bool = False
+    learning_rate: float = 4e-4
+    class_weights: str = "root"
+    rank: int = 16
 
 
 CANDIDATES: dict[str, Candidate] = {
-    "labelled": Candidate(),
-    "labelled, slow": Candidate(epochs=6, learning_rate=2e-4),
-    "written first": Candidate(further_epochs=2, epochs=6, learning_rate=3e-4),
-    "written first, as they are": Candidate(further_epochs=2, epochs=6, learning_rate=3e-4, further_match=False),
-    "written throughout": Candidate(further_epochs=5, epochs=5, learning_rate=3e-4, further_weight=0.3),
-    "both": Candidate(("labelled", "raw"), epochs=4, learning_rate=3e-4),
-    "both, written first": Candidate(("labelled", "raw"), further_epochs=2, epochs=5, learning_rate=3e-4),
-    "both, written first, rank 32": Candidate(
-        ("labelled", "raw"), further_epochs=2, epochs=5, learning_rate=3e-4, rank=32, dropout=0.1
-    ),
-    "both, written first, slow": Candidate(("labelled", "raw"), further_epochs=3, epochs=8, learning_rate=1e-4),
-    "both, written first, smooth": Candidate(
-        ("labelled", "raw"), further_epochs=2, epochs=5, learning_rate=3e-4, smoothing=0.15, dropout=0.1
-    ),
+    "both, written first": Candidate(),
+    "labelled last": Candidate(both=False, epochs=5, further_weight=1.0),
+    "both, written throughout": Candidate(further_epochs=4, further_weight=0.3),
+    "labelled last, weak pairs": Candidate(both=False, epochs=4, further_weight=1.0, weak=True),
+}
+
+PUPILS: dict[str, dict[str, Any]] = {
+    "distilled": {"distilled_epochs": 2, "epochs": 3, "weak": True},
+    "distilled, rank 64": {"distilled_epochs": 3, "epochs": 4, "weak": True, "rank": 64},
+    "distilled, labels alone": {"distilled_epochs": 3, "epochs": 4, "weak": False},
 }
 
 
@@ -66,226 +63,304 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", required=True)
+    parser.add_argument("--small", required=True)
     parser.add_argument("--pairs", type=Path, required=True)
     parser.add_argument("--written", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--processes", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=300.0, help="no fold is begun after so many")
+    parser.add_argument("--processes", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=200.0, help="no fold is begun after so many")
     parser.add_argument("--only", nargs="*", default=list(CANDIDATES))
+    parser.add_argument("--pupils", nargs="*", default=list(PUPILS))
     parser.add_argument("--limit", type=int, default=0, help="pairs to look at, for a dry run; 0: all")
-    parser.add_argument("--final-seeds", type=int, default=1)
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    context = get_context("spawn")
-    jobs = [(name, fold) for name in arguments.only for fold in range(FOLDS)]
-    said: dict[str, dict[int, Any]] = {}
-    with ProcessPoolExecutor(arguments.processes, mp_context=context) as pool:
-        futures = {pool.submit(_fold, name, fold, vars(arguments), started): (name, fold) for name, fold in jobs}
-        for future in as_completed(futures):
-            name, fold = futures[future]
-            found = future.result()
-            if found is None:
-                continue
-            said.setdefault(name, {})[fold] = found
-            print(f"{time.monotonic() - started:5.0f} s  {name}, fold {fold}: {found['seconds']:.0f} s", flush=True)
-            if len(said[name]) == FOLDS:
-                print(f"{time.monotonic() - started:5.0f} s  {name}: {json.dumps(_figures(said[name]))}", flush=True)
-        table = {name: _figures(folds) for name, folds in said.items() if len(folds) == FOLDS}
-        (arguments.output / "crossvalidation.json").write_text(json.dumps(table, indent=1), encoding="utf-8")
-        _keep_predictions(said, arguments.output)
-        best = max(table, key=lambda name: _score(table[name]), default=arguments.only[0])
-        futures_ = [pool.submit(_final, best, seed, vars(arguments)) for seed in range(arguments.final_seeds)]
-        for future in futures_:
-            print(future.result(), flush=True)
-    print(json.dumps({"best": best, "seconds": time.monotonic() - started, "table": table}))
+    given, started = vars(arguments), time.monotonic()
+    with ProcessPoolExecutor(arguments.processes, mp_context=get_context("spawn")) as pool:
+
+        def collect(futures: dict[Future[Any], tuple[str, Any]], file: str) -> dict[str, dict[Any, Any]]:
+            said: dict[str, dict[Any, Any]] = {}
+            for future in as_completed(futures):
+                name, fold = futures[future]
+                if (found := future.result()) is None:
+                    continue
+                said.setdefault(name, {})[fold] = found
+                shown = json.dumps(figures(found))
+                print(
+                    f"{time.monotonic() - started:5.0f} s  {name}, {fold}: {found['seconds']:.0f} s {shown}", flush=True
+                )
+                (arguments.output / file).write_text(json.dumps(said), encoding="utf-8")
+            return said
+
+        jobs = [(name, fold) for name in arguments.only for fold in range(FOLDS)]
+        said = collect({pool.submit(_tried, _fold, *job, given, started): job for job in jobs}, "candidates.json")
+        table = {name: figures(*folds.values()) for name, folds in said.items() if len(folds) == FOLDS}
+        best = max(table, key=lambda name: score(table[name]), default=arguments.only[0])
+        print(json.dumps({"best": best, "table": table}, indent=1), flush=True)
+        # All pairs' own adapter comes first: it is what ships.
+        final = pool.submit(_tried, _final, best, None, given, None)
+        labelled = {fold: pool.submit(_tried, _label, best, fold, given, None) for fold in range(FOLDS)}
+        final.result()
+        labelled[None] = pool.submit(_tried, _label, best, None, given, None)
+        pupils: dict[Future[Any], tuple[str, Any]] = {}
+        for fold, future in labelled.items():
+            future.result()
+            pupils |= {pool.submit(_tried, _pupil, name, fold, given, None): (name, fold) for name in arguments.pupils}
+        taught = collect(pupils, "pupils.json")
+    tables = {name: figures(*(found for fold, found in of.items() if fold is not None)) for name, of in taught.items()}
+    print(json.dumps({"best": best, "seconds": time.monotonic() - started, "table": table, "pupils": tables}))
 
 
-def _score(figures: dict[str, Any]) -> float:
-    return figures["labelled"]["alpha"] + 0.3 * figures.get("raw_us", {"alpha": 0.0})["alpha"]
+def score(found: dict[str, Any]) -> float:
+    """What recipes are compared by."""
+    return found["labelled"]["alpha"] + 0.5 * found.get("raw_us", {"alpha": 0.0})["alpha"]
 
 
-def _inputs(candidate: Candidate, arguments: dict[str, Any]) -> tuple[Any, Any]:
+def _tried(work: Any, name: str, fold: int | None, given: dict[str, Any], started: float | None) -> Any:
+    if started is not None and time.monotonic() - started > given["seconds"]:
+        return None
+    import torch
+
+    torch.set_num_threads(2)
+    began = time.monotonic()
+    try:
+        found = work(name, fold, given)
+        return {**found, "seconds": time.monotonic() - began} if isinstance(found, dict) else found
+    except Exception:  # the others' figures must not be lost with this one
+        traceback.print_exc()
+        return None
+
+
+@cache
+def _read(folder: str) -> tuple[Any, np.ndarray]:
+    """Give labelled and raw pairs together, and which of them are labelled ones."""
     from relevance.evaluation.pairs import read_evaluation_pairs
-    from relevance.finetuning.recipe import FinetuneSource, FinetuningSettings, read_inputs
+
+    pairs = read_evaluation_pairs(folder)
+    return pairs, np.array([key.startswith("q") for key in pairs.rows["query_id"].to_pylist()])
+
+
+def _folded(fold: int | None, given: dict[str, Any]) -> tuple[Any, np.ndarray, Any]:
+    """Give (pairs to learn from, which of them are labelled ones, pairs that judge or None)."""
+    from relevance.finetuning.pairs import LabelledTexts, split_folds
+
+    folder = given["output"] / "input"
+    if not folder.exists():
+        staging = given["output"] / f"input-{os.getpid()}"
+        staging.mkdir()
+        for name in ("labelled_pairs.csv", "raw_pairs.csv"):
+            (staging / name).write_bytes((given["pairs"] / name).read_bytes())
+        try:
+            staging.rename(folder)
+        except OSError:  # another process was quicker
+            pass
+    pairs, labelled = _read(str(folder))
+    if given["limit"]:
+        keep = np.isin(np.arange(len(pairs)), np.random.default_rng(0).permutation(len(pairs))[: given["limit"]])
+        pairs, labelled = pairs.take(keep), labelled[keep]
+    if fold is None:
+        return pairs, labelled, None
+    texts = LabelledTexts(pairs.queries, pairs.titles, pairs.labels)
+    training, judged = (np.isin(np.arange(len(pairs)), rows) for rows in split_folds(texts, FOLDS, seed=0)[fold])
+    return pairs.take(training), labelled[training], pairs.take(judged)
+
+
+def _source(candidate: Candidate, given: dict[str, Any], fold: int | None) -> Any:
+    from relevance.finetuning.recipe import FinetuneSource, FinetuningSettings
     from relevance.prompting.prompts import PromptSettings
     from relevance.training.loop import TrainingSettings
     from relevance.weights.adapters import LoraSettings
 
-    folder = Path(arguments["output"]) / f"input-{'-'.join(candidate.pairs)}-{os.getpid()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in candidate.pairs:
-        shutil.copy(Path(arguments["pairs"]) / f"{name}_pairs.csv", folder)
-    source = FinetuneSource(
-        base=arguments["base"],
-        input=str(folder),
+    dry = bool(given["limit"])
+    return FinetuneSource(
+        base=given["base"],
+        input=str(given["output"] / "input"),
         output="unused",
-        prompt=PromptSettings(guidelines=candidate.guidelines),
+        weak=str(given["pairs"] / "substitute_binary.csv") if candidate.weak else None,
+        prompt=PromptSettings(guidelines="brief", product_token_budget=80),
         finetuning=FinetuningSettings(
-            epochs=1 if arguments["limit"] else candidate.epochs,
-            further_epochs=0 if arguments["limit"] else candidate.further_epochs,
-            allow_missing_labels=bool(arguments["limit"]),
+            half=True,
+            epochs=1 if dry else candidate.epochs,
+            further_epochs=0 if dry else candidate.further_epochs,
+            allow_missing_labels=dry,
             further_weight=candidate.further_weight,
-            further_match=candidate.further_match,
-            label_smoothing=candidate.smoothing,
-            lora=LoraSettings(rank=candidate.rank, alpha=2.0 * candidate.rank, dropout=candidate.dropout),
+            class_weights=candidate.class_weights,
+            lora=LoraSettings(rank=candidate.rank, alpha=2.0 * candidate.rank),
             training=TrainingSettings(
                 learning_rate=candidate.learning_rate,
-                pairs_per_step=candidate.pairs_per_step,
+                pairs_per_step=64,
+                pairs_per_forward=64,
                 adam_beta2=0.99,
                 checkpoint_steps=100_000,
                 report_steps=50,
             ),
         ),
-        trainer={"num_workers": 0, "checkpoints": str(Path(arguments["output"]) / f"checkpoints-{os.getpid()}")},
-        engine={"device": arguments.get("device", "auto"), "quantization": "none"},
+        trainer={"num_workers": 0, "checkpoints": str(given["output"] / f"checkpoints-{os.getpid()}")},
+        engine={"quantization": "none"},
     )
-    given = read_inputs(source, registry_uri=None)
-    if candidate.further_epochs:
-        given = replace(given, further=(read_evaluation_pairs(str(arguments["written"])),))
-    if arguments["limit"]:
-        rows = np.random.default_rng(0).permutation(len(given.pairs))[: arguments["limit"]]
-        given = replace(given, pairs=given.pairs.take(np.isin(np.arange(len(given.pairs)), rows)))
-    return given, source
 
 
-def _fold(name: str, fold: int, arguments: dict[str, Any], started: float) -> dict[str, Any] | None:
-    if time.monotonic() - started > arguments["seconds"]:
-        return None
-    try:
-        return _train_and_judge(name, fold, arguments)
-    except Exception:
-        traceback.print_exc()
-        return None
-
-
-def _train_and_judge(name: str, fold: int, arguments: dict[str, Any]) -> dict[str, Any]:
-    import torch
-
-    from relevance.evaluation.predictions import ask_model
+def _train(name: str, fold: int | None, given: dict[str, Any], folder: Path) -> tuple[Any, Any, Any]:
+    """Train a candidate; give its adapter, the pairs that judge it and the settings."""
+    from relevance.evaluation.pairs import read_evaluation_pairs
     from relevance.finetuning.finetune import finetune
-    from relevance.finetuning.pairs import LabelledTexts, split_folds
+    from relevance.finetuning.recipe import read_inputs
 
-    torch.set_num_threads(2)
-    began = time.monotonic()
-    given, source = _inputs(CANDIDATES[name], arguments)
-    pairs = given.pairs
-    training, judged = split_folds(LabelledTexts(pairs.queries, pairs.titles, pairs.labels), FOLDS, seed=0)[fold]
-    own, other = (pairs.take(np.isin(np.arange(len(pairs)), rows)) for rows in (training, judged))
-    folder = Path(arguments["output"]) / "folds" / f"{name.replace(' ', '_').replace(',', '')}-{fold}"
-    inputs = replace(given.without(other), pairs=own)
+    candidate = CANDIDATES[name]
+    own, labelled, judged = _folded(fold, given)
+    source = _source(candidate, given, fold)
+    inputs = read_inputs(source, registry_uri=None)
+    further = (read_evaluation_pairs(str(given["written"])),)
+    if not candidate.both:
+        further, own = (own.take(~labelled), *further), own.take(labelled)
+    inputs = replace(inputs, further=further)
+    inputs = replace(inputs.without(judged) if judged is not None else inputs, pairs=own)
     adapter = finetune(inputs, source, None, output=str(folder), cache_dir="/tmp/cache")
-    said = ask_model(other.rows, adapter.model, source.engine)
-    return {
-        "query_ids": other.rows["query_id"].to_pylist(),
-        "markets": list(other.markets) if other.markets else [None] * len(other),
-        "labels": other.labels.tolist(),
-        "probabilities": np.where(said.labelled[:, None], said.probabilities, np.nan).tolist(),
-        "seconds": time.monotonic() - began,
-    }
+    return adapter.model, judged, source
 
 
-def _final(name: str, seed: int, arguments: dict[str, Any]) -> str:
-    from safetensors.torch import load_file, save_file
-
-    from relevance.finetuning.finetune import finetune
-
-    given, source = _inputs(CANDIDATES[name], arguments)
-    training = source.finetuning.training.model_copy(update={"seed": seed})
-    source = source.model_copy(update={"finetuning": source.finetuning.model_copy(update={"training": training})})
-    folder = Path(arguments["output"]) / f"adapter{seed}"
-    finetune(given, source, None, output=str(folder), cache_dir="/tmp/cache")
-    weights = folder / "adapter_model.safetensors"
-    halved = {key: tensor.half() for key, tensor in load_file(weights).items()}
-    save_file(halved, weights, metadata={"format": "pt"})
-    if seed == 0 and not arguments["limit"]:
-        _label_recombined(given, source, folder, arguments)
-    return f"adapter in {folder}"
+def _fold(name: str, fold: int, given: dict[str, Any]) -> dict[str, Any]:
+    model, judged, source = _train(name, fold, given, _folder(given, name, fold))
+    return _judge(judged, model, source.engine)
 
 
-def _label_recombined(given: Any, source: Any, adapter: Path, arguments: dict[str, Any]) -> None:
-    """Let the adapter label public queries beside titles of others: what a smaller model can learn from."""
-    import csv
+def _final(name: str, fold: None, given: dict[str, Any]) -> str:
+    _train(name, fold, given, _folder(given, name, fold))
+    return "trained"
 
+
+def _folder(given: dict[str, Any], name: str, fold: int | None) -> Path:
+    return given["output"] / "adapters" / f"{name.replace(' ', '_').replace(',', '')}-{fold}"
+
+
+def _label(name: str, fold: int | None, given: dict[str, Any]) -> str:
+    """Let an adapter label recombined texts that its judged pairs share nothing with."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
     from cluster.models.files import resolve_model
     from relevance.engines.label_model import LabelModel
-    from relevance.evaluation.pairs import read_evaluation_pairs
+    from relevance.evaluation.predictions import ask_model
+    from relevance.finetuning.pairs import LabelledTexts, keep_unseen, read_texts
+    from relevance.finetuning.recombined import RecombinationSettings, recombine
+    from relevance.pairs.pair import clean_pairs
+
+    _, _, judged = _folded(fold, given)
+    paths = [*sorted(given["pairs"].glob("*.csv")), given["written"]]
+    texts = [one for path in paths for one in read_texts(path, MARKETS)]
+    if given["limit"]:
+        texts = texts[:: len(texts) // given["limit"]]
+    queries, titles = [query for query, _ in texts], [title for _, title in texts]
+    if judged is not None:
+        spared = LabelledTexts(judged.queries, judged.titles, judged.labels)
+        keep = keep_unseen(queries, titles, spared)
+        queries, titles = [queries[i] for i in keep], [titles[i] for i in keep]
+    drawn = recombine(queries, titles, RecombinationSettings(queries_per_title=7))
+    if judged is not None:
+        drawn = drawn.take(keep_unseen(drawn["query"].to_pylist(), drawn["title"].to_pylist(), spared))
+    rows = clean_pairs(drawn, max_text_bytes=100_000).append_column("shown_title", drawn["title"])
+    rows = rows.filter(pa.compute.is_null(rows["error"]))
+    base = resolve_model(given["base"])
+    model = LabelModel(
+        base, resolve_model(str(_folder(given, name, fold))), quantization="none", cache_dir="/tmp/cache"
+    )
+    said = ask_model(rows, model, _source(CANDIDATES[name], given, fold).engine)
+    kept = pa.table(
+        {
+            "product": rows["product_text"],
+            "title": rows["shown_title"].cast(pa.string()),
+            "query": rows["query"],
+            **{f"p{label}": said.probabilities[:, label].astype(np.float16) for label in range(4)},
+        }
+    ).filter(pa.array(said.labelled))
+    pq.write_table(kept, given["output"] / f"recombined-{fold}.parquet", compression="zstd")
+    return f"{len(kept)} pairs"
+
+
+def _pupil(name: str, fold: int | None, given: dict[str, Any]) -> dict[str, Any] | str:
+    """Teach a small model what an adapter said, beside the labelled pairs; judge it by labelled pairs alone."""
+    from relevance.finetuning.distilled_pairs import DistilledPairs
+    from relevance.finetuning.finetune import finetune
+    from relevance.finetuning.recipe import FinetuneSource, FinetuningSettings, read_inputs
+    from relevance.training.loop import TrainingSettings
+    from relevance.weights.adapters import LoraSettings
+
+    pupil, dry = PUPILS[name], bool(given["limit"])
+    own, labelled, judged = _folded(fold, given)
+    source = FinetuneSource(
+        base=given["small"],
+        input=str(given["output"] / "input"),
+        output="unused",
+        weak=str(given["pairs"] / "substitute_binary.csv") if pupil["weak"] else None,
+        finetuning=FinetuningSettings(
+            epochs=1 if dry else pupil["epochs"],
+            distilled_epochs=pupil["distilled_epochs"],
+            allow_missing_labels=dry,
+            lora=LoraSettings(rank=pupil.get("rank", 16), alpha=2.0 * pupil.get("rank", 16)),
+            training=TrainingSettings(checkpoint_steps=100_000),
+        ),
+        trainer={"num_workers": 0, "checkpoints": str(given["output"] / f"checkpoints-{os.getpid()}")},
+        engine={"quantization": "none"},
+    )
+    read = pq.read_table(given["output"] / f"recombined-{fold}.parquet")
+    shares = np.stack([read[f"p{label}"].to_numpy().astype(np.float64) for label in range(4)], axis=1)
+    distilled = DistilledPairs(
+        *(read[column].to_pylist() for column in ("product", "title", "query")),
+        shares / shares.sum(1, keepdims=True),
+        "smollm2",
+    )
+    inputs = replace(read_inputs(source, registry_uri=None), distilled=distilled)
+    inputs = replace(inputs.without(judged) if judged is not None else inputs, pairs=own.take(labelled))
+    folder = given["output"] / "pupils" / f"{name.replace(' ', '_').replace(',', '')}-{fold}"
+    adapter = finetune(inputs, source, None, output=str(folder), cache_dir="/tmp/cache")
+    if judged is None:
+        judged = own  # what it remembers; counts for nothing
+    return _judge(judged, adapter.model, source.engine)
+
+
+def _judge(judged: Any, model: Any, engine: Any) -> dict[str, Any]:
     from relevance.evaluation.predictions import ask_model
 
-    texts: list[tuple[str, str]] = []
-    for path in (*Path(arguments["pairs"]).glob("*.csv"), Path(arguments["written"])):
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("market", "US") == "US"]
-        texts += [(row["query"], row["title"]) for row in rows]
-    queries, titles = sorted({query for query, _ in texts}), sorted({title for _, title in texts})
-    vectorizer = TfidfVectorizer(sublinear_tf=True)
-    of_titles = vectorizer.fit_transform(titles)
-    likeness = (vectorizer.transform(queries) @ of_titles.T).toarray()
-    rng = np.random.default_rng(0)
-    pairs = {(i, int(j)) for i in range(len(queries)) for j in np.argsort(-likeness[i])[:14]}
-    pairs |= {(i, int(j)) for i in range(len(queries)) for j in rng.integers(0, len(titles), 3)}
-    path = adapter.parent / "recombined.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["query_id", "product_id", "query", "title", "label"])
-        writer.writerows([f"q{i}", f"p{j}", queries[i], titles[j], "exact"] for i, j in sorted(pairs))
-    table = read_evaluation_pairs(str(path))
-    model = LabelModel(given.base, resolve_model(str(adapter)), quantization="none", cache_dir="/tmp/cache")
-    said = ask_model(table.rows, model, source.engine)
-    probabilities = [pa.array(said.probabilities[:, label].astype(np.float16)) for label in range(4)]
-    kept = pa.table([pa.array(table.queries), pa.array(table.titles), *probabilities], ["query", "title", *"esci"])
-    pq.write_table(kept, adapter.parent / "recombined.parquet", compression="zstd")
+    said = ask_model(judged.rows, model, engine)
+    return {
+        "query_ids": judged.rows["query_id"].to_pylist(),
+        "product_ids": judged.rows["product_id"].to_pylist(),
+        "markets": list(judged.markets) if judged.markets else [None] * len(judged),
+        "labels": judged.labels.tolist(),
+        "probabilities": np.where(said.labelled[:, None], said.probabilities, -1).round(5).tolist(),
+    }
 
 
-def _figures(folds: dict[int, Any]) -> dict[str, Any]:
-    """Alpha, accuracy, macro-F1 and F1 of exact, per source, over all folds' judged pairs."""
+def figures(*found: dict[str, Any]) -> dict[str, Any]:
+    """Alpha, accuracy, macro-F1 and F1 of exact, per source, over all judged pairs."""
     from relevance.agreement import nominal_alpha
 
-    labels = np.concatenate([folds[fold]["labels"] for fold in sorted(folds)])
-    probabilities = np.concatenate([folds[fold]["probabilities"] for fold in sorted(folds)])
-    ids = [key for fold in sorted(folds) for key in folds[fold]["query_ids"]]
-    markets = [market for fold in sorted(folds) for market in folds[fold]["markets"]]
-    said = np.where(np.isnan(probabilities[:, 0]), -1, np.nan_to_num(probabilities).argmax(1))
+    labels = np.concatenate([one["labels"] for one in found])
+    probabilities = np.concatenate([one["probabilities"] for one in found])
     kinds = np.array(
         [
             "labelled" if key.startswith("q") else f"raw_{market.lower()}"
-            for key, market in zip(ids, markets, strict=True)
+            for one in found
+            for key, market in zip(one["query_ids"], one["markets"], strict=True)
         ]
     )
-    found = {}
+    table = {}
     for kind in sorted(set(kinds)):
         rows = kinds == kind
-        truth, guess = labels[rows], said[rows]
+        truth, guess = labels[rows], np.where(probabilities[rows, 0] < 0, -1, probabilities[rows].argmax(1))
         judged = guess >= 0
         f1 = [_f1(truth == label, guess == label) for label in range(4)]
-        found[kind] = {
+        table[kind] = {
             "n": int(rows.sum()),
-            "unlabelled": int((~judged).sum()),
             "alpha": round(float(nominal_alpha(np.stack([truth[judged], guess[judged]]))), 4),
             "accuracy": round(float((truth == guess).mean()), 4),
             "macro_f1": round(float(np.mean(f1)), 4),
             "f1_exact": round(f1[0], 4),
             "said": np.bincount(guess[judged], minlength=4).tolist(),
         }
-    return found
+    return table
 
 
 def _f1(truth: np.ndarray, guess: np.ndarray) -> float:
     return float(2 * (truth & guess).sum() / max(truth.sum() + guess.sum(), 1))
-
-
-def _keep_predictions(said: dict[str, dict[int, Any]], output: Path) -> None:
-    rows = {
-        name: {
-            fold: {key: found[key] for key in ("query_ids", "labels", "probabilities")} for fold, found in folds.items()
-        }
-        for name, folds in said.items()
-    }
-    (output / "predictions.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

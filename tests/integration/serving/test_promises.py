@@ -36,7 +36,7 @@ def http(data: Path) -> Iterator[httpx.Client]:
     tokens = data / "tokens"
     tokens.write_text(f"{TOKEN} verdict feedback policy appeal review\n{FEEDBACK_TOKEN} feedback\n")
     tokens.chmod(0o600)
-    settings = {"limits": {"body_seconds": 2.0}, "tokens_file": str(tokens), "rollout": {"poll_seconds": 0.2}}
+    settings = {"limits": {"body_seconds": 4.0}, "tokens_file": str(tokens), "rollout": {"poll_seconds": 0.2}}
     with listening(data, **settings) as client:
         yield client
 
@@ -102,7 +102,7 @@ def test_a_body_that_comes_in_drops_is_refused_and_one_that_keeps_pace_is_not(ht
     with stalled(http, "/v1/verdicts", length) as steady:
         for start in range(0, len(body), len(body) // 3):
             steady.sendall(body[start : start + len(body) // 3])
-            time.sleep(0.3)
+            time.sleep(0.1)  # parts of their own, all together long before the four seconds are over
         assert b" 200 " in steady.recv(65536).splitlines()[0]
 
 
@@ -124,6 +124,11 @@ def test_one_bad_event_of_a_batch_is_refused_alone(http: httpx.Client) -> None:
     assert [(one["index"], one["status"]) for one in results] == list(enumerate([200, 422, 422, 422, 422, 200, 422]))
     assert "NaN" in results[1]["error"]["message"]
     assert results[0]["verdict"] == results[5]["verdict"]
+    for key in (r'"\u0065vents"', r'"\u0065\u0076\u0065\u006E\u0074\u0073"'):
+        spelt = http.post("/v1/verdicts:batch", content=f"{{{key}: [{good}]}}", headers=JSON)
+        assert (spelt.status_code, spelt.json()["results"]) == (200, results[:1])
+    for other in (r'{"\u0065vent": [1]}', r'{"\events": [1]}', r'{"\u0000events": [1]}'):
+        assert http.post("/v1/verdicts:batch", content=other, headers=JSON).status_code == 422
     for broken in ('{"events": [{]}', '{"events": [1', '{"events": [1] } x', '{"events": [1], "more": 1}'):
         assert http.post("/v1/verdicts:batch", content=broken, headers=JSON).status_code == 422
 

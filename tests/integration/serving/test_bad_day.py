@@ -140,6 +140,15 @@ def test_a_header_that_does_not_come_is_not_waited_for(endpoint: Served) -> None
         assert answer == b"" or b" 408 " in answer.splitlines()[0]
 
 
+def test_whoever_asks_for_another_protocol_is_answered_in_this_one(endpoint: Served) -> None:
+    asked = {"Connection": "Upgrade", "Sec-WebSocket-Key": "c29tZWJvZHkncyBub25jZQ==", "Sec-WebSocket-Version": "13"}
+    for protocol in ("websocket", "h2c"):
+        headers = {**asked, "Upgrade": protocol}
+        assert endpoint.http.get("/v1/policy/ID", headers=headers).json()["market"] == "ID"
+        answer = endpoint.judge({**simulated_event(9), "event_id": f"over-{protocol}"}, **headers)
+        assert (answer.status_code, answer.json()["event_id"]) == (200, f"over-{protocol}")
+
+
 def test_a_shipper_that_dies_is_started_again_and_seen_to_be_down(endpoint: Served) -> None:
     def shippers() -> list[psutil.Process]:
         (gateway,) = endpoint.replicas("gateway")

@@ -30,7 +30,7 @@ def another_service() -> Iterator[tuple[int, list[str]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            heard.append(self.headers.get("Authorization", "a health check"))
+            heard.append(self.headers.get("Upgrade", self.headers.get("Authorization", "a health check")))
             self.send_response(200 if self.path.endswith("/healthz") else 404)
             self.end_headers()
 
@@ -94,6 +94,17 @@ def test_callers_are_told_to_come_again_and_sent_to_nobody_else(tmp_path: Path, 
     assert {one.json()["error"]["code"] for one in answers} == {"unavailable"}
     assert empty.content == b""
     assert heard == []
+
+
+def test_a_replica_hears_of_no_upgrade(tmp_path: Path) -> None:
+    with another_service() as (port, heard):
+        server = ServerConfig("a", "127.0.0.1", port)
+        backend = BackendConfig(name="http-app", path_prefix="/", app_name="app", servers=[server])
+        with haproxy(tmp_path, {"http-app": backend}) as http:
+            key = {"Sec-WebSocket-Key": "c29tZWJvZHkncyBub25jZQ=="}  # without one HAProxy itself says 400
+            asked = {"Connection": "Upgrade", "Upgrade": "websocket", **key}
+            assert http.get("/v1/policy/ID", headers=asked).status_code == 404
+    assert {"Bearer secret"} <= {*heard} <= {"Bearer secret", "a health check"}
 
 
 def test_calls_come_through_once_the_haproxy_that_knows_no_replica_has_gone(

@@ -105,6 +105,33 @@ def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(tmp_path:
     asyncio.run(scenario())
 
 
+def test_what_one_replica_has_only_logged_another_of_the_machine_does_not_deny(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as one, serving(tmp_path) as other:
+            assert await _decision(other, "meanwhile") == 404
+            with closing(sqlite3.connect(tmp_path / "recent.sqlite", isolation_level=None)) as holder:
+                holder.execute("BEGIN IMMEDIATE")
+                judged = await one.judge({**simulated_event(1), "event_id": "meanwhile"}, **{"x-deadline-ms": "5000"})
+                assert judged.status_code == 200
+                for path in ("/v1/verdicts/meanwhile", "/v1/statements/meanwhile"):
+                    asked = await other.http.get(path)
+                    assert (asked.status_code, asked.json()["error"]["code"]) == (503, "not_recorded"), path
+                    assert asked.headers["retry-after"] == "1"
+                assert await _decision(one, "meanwhile") == 200
+                holder.execute("ROLLBACK")
+
+            async def known() -> bool:
+                return await _decision(other, "meanwhile") == 200
+
+            async def not_there() -> bool:
+                return await _decision(other, "of-nobody") == 404
+
+            await _eventually(known)
+            await _eventually(not_there)
+
+    asyncio.run(scenario())
+
+
 def test_a_server_that_hangs_costs_one_wait_and_gives_no_penalty(
     tmp_path: Path, postgres_server: PostgresServer
 ) -> None:

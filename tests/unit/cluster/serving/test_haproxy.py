@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -34,6 +37,10 @@ def another_service() -> Iterator[tuple[int, list[str]]]:
             self.send_response(200 if self.path.endswith("/healthz") else 404)
             self.end_headers()
 
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server.server_port, heard
@@ -41,11 +48,14 @@ def another_service() -> Iterator[tuple[int, list[str]]]:
 
 
 @contextmanager
-def started(folder: Path, port: int, backends: dict[str, BackendConfig]) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    folder: Path, port: int, backends: dict[str, BackendConfig], client_seconds: int = 60
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run it as Serve does; it may not listen yet."""
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=port),
         socket_path=str(folder / "admin.sock"),
+        timeout_client_s=client_seconds,
         server_state_base=str(folder),
         server_state_file=str(folder / "server-state"),
         metrics_port=free_port(),
@@ -62,13 +72,13 @@ def started(folder: Path, port: int, backends: dict[str, BackendConfig]) -> Iter
 
 
 @contextmanager
-def haproxy(folder: Path, backends: dict[str, BackendConfig]) -> Iterator[httpx.Client]:
+def haproxy(folder: Path, backends: dict[str, BackendConfig], client_seconds: int = 60) -> Iterator[httpx.Client]:
     """Run it until it listens."""
     port = free_port()
     transport = httpx.HTTPTransport(retries=10)  # until it listens
     headers = {"Authorization": "Bearer secret"}
     with (
-        started(folder, port, backends),
+        started(folder, port, backends, client_seconds),
         httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, headers=headers) as http,
     ):
         yield http
@@ -94,6 +104,19 @@ def test_callers_are_told_to_come_again_and_sent_to_nobody_else(tmp_path: Path, 
     assert {one.json()["error"]["code"] for one in answers} == {"unavailable"}
     assert empty.content == b""
     assert heard == []
+
+
+def test_a_body_that_stops_is_told_of_as_the_application_would(tmp_path: Path) -> None:
+    with another_service() as (port, _):
+        server = ServerConfig("a", "127.0.0.1", port)
+        backend = BackendConfig(name="http-app", path_prefix="/", app_name="app", servers=[server])
+        with haproxy(tmp_path, {"http-app": backend}, client_seconds=1) as http:
+            assert http.get("/healthz").status_code == 200
+            with socket.create_connection((http.base_url.host, http.base_url.port), 60) as connection:
+                connection.sendall(b"POST /v1/verdicts HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{")
+                answer = HTTPResponse(connection)
+                answer.begin()
+                assert (answer.status, json.loads(answer.read())["error"]["code"]) == (400, "bad_request")
 
 
 def test_a_replica_hears_of_no_upgrade(tmp_path: Path) -> None:

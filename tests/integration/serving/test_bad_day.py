@@ -41,7 +41,7 @@ SETTINGS = [
     "serving.model.hung_seconds=10",
     # Far apart: the gateway has to be heard before HAProxy, also where it gets to a body seconds late.
     "serving.limits.body_seconds=3",
-    "service.client_seconds=18",
+    "service.client_seconds=12",
     "serving.decision_log.segment_seconds=2",
     "serving.shipper.interval_seconds=0.5",
     "serving.gateways.num_cpus=0.5",

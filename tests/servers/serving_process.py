@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -233,8 +234,19 @@ def served(folder: Path, *, output: str, environment: Mapping[str, str], setting
             log.close()
 
 
+_BELOW_OUTGOING = range(30_000, 32_768)
+_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    """A port that nobody listens on at present."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on at present, a new one each time.
+
+    Not one that the system would give out: until a server binds it, a connection of Ray's may have it as its own end.
+    """
+    while True:
+        port = secrets.choice(_BELOW_OUTGOING)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            if port not in _GIVEN:
+                _GIVEN.add(port)
+                return port

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ class Gateway:
     ) -> None:
         self.model = model
         self.policy = policy
-        self.recorder = Recorder(recent, log, metrics)
+        self.recorder = Recorder(recent, log, metrics, only_logged=Path(settings.data_dir) / "only_logged.lock")
         self.shadows: list[Shadow] = []
         self.market_shadow: Shadow | None = None
         """Shows the model the events of markets whose state is shadow."""

@@ -1,10 +1,18 @@
-"""Decisions that were answered and logged while the recent ones could not be written: found here until they can be."""
+"""Decisions that were answered and logged while the recent ones could not be written: found here until they can be.
+
+The other replicas of the machine cannot find them. They see that there are some, by a lock on a file that all of them
+have open: it needs no room on a full disk, and ends with a replica that dies.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from cancellation.serving.records.decision_log import encode_record
@@ -22,14 +30,30 @@ Write = Callable[[Callable[[], list[str]]], Any]
 class OnlyLogged:
     """Those of one replica. Belongs to one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, mark: Path) -> None:
+        """Take the file that replicas of one machine lock."""
         self._waiting: dict[str, tuple[str, bytes]] = {}
+        # Two, since a lock belongs to what was opened: one is held, the other one asks who holds it.
+        self._held, self._asking = (os.open(mark, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600) for _ in range(2))
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
+    def anywhere(self) -> bool:
+        """Say whether any replica of this machine has some.
+
+        Two that ask in the same microseconds may take each other for one that has: the caller comes again.
+        """
+        with suppress(BlockingIOError):
+            fcntl.flock(self._asking, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._asking, fcntl.LOCK_UN)
+            return False
+        return True
+
     def add(self, event_id: str, fingerprint: str, decision: Mapping[str, Any]) -> None:
         """Keep a decision that is in the log and nowhere else."""
+        if not self._waiting:
+            fcntl.flock(self._held, fcntl.LOCK_SH)  # waits at most for one who asks
         self._waiting[event_id] = fingerprint, zlib.compress(encode_record(decision), _LEVEL)
         if len(self._waiting) > _MOST:
             del self._waiting[next(iter(self._waiting))]
@@ -56,3 +80,10 @@ class OnlyLogged:
 
             for event_id in await write(put):
                 self._waiting.pop(event_id, None)
+            if not self._waiting:
+                fcntl.flock(self._held, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give the file back, and with it the lock."""
+        os.close(self._held)
+        os.close(self._asking)

@@ -11,10 +11,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from cancellation.serving.answering.only_logged import OnlyLogged
@@ -131,7 +132,8 @@ class Lane:
 class Recorder:
     """Writes decisions ahead of their answers. Belongs to one event loop; its parts are closed by others."""
 
-    def __init__(self, recent: RecentDecisions, log: DecisionLog, metrics: Metrics) -> None:
+    def __init__(self, recent: RecentDecisions, log: DecisionLog, metrics: Metrics, *, only_logged: Path) -> None:
+        """Take the parts, and the file by which replicas of one machine tell each other of what is only logged."""
         self._recent, self._log, self._metrics = recent, log, metrics
         # The database may be elsewhere, and recording waits for other writers: the event loop must not.
         database = recent.database
@@ -140,7 +142,7 @@ class Recorder:
         self._without_database = ThreadPoolExecutor(1, thread_name_prefix="log")
         self._refused_at = -_UNRECORDED_SECONDS
         self._recorded: dict[str, None] = {}
-        self._only_logged = OnlyLogged()
+        self._only_logged = OnlyLogged(only_logged)
 
     @property
     def database_fails(self) -> bool:
@@ -162,12 +164,14 @@ class Recorder:
         waiting = self._only_logged.get(event_id)
         if waiting is not None:
             return waiting
+        # Before it is looked for: what is put on record meanwhile is then found.
+        elsewhere = self._only_logged.anywhere()
         try:
             found = await self._read.do(partial(self._recent.get, event_id), until)
         except OSError as error:
             logger.error("%s", error)
             raise NotRecorded("the decisions on record cannot be read; try again") from None
-        if found is None and (self._write.failing or self._only_logged):
+        if found is None and (elsewhere or self._write.failing or self._only_logged):
             raise NotRecorded("decisions are logged that are not on record yet, this one may be among them; try again")
         return found
 
@@ -205,13 +209,15 @@ class Recorder:
         self._remember(event_id)
         return Recorded(fingerprint, dict(record), None)
 
-    async def once(self, subject: str, content: str, write: Callable[[], object]) -> bool:
+    async def once(self, subject: str, content: str, write: Callable[[], object], former: Iterable[str] = ()) -> bool:
         """Write a message down unless the last one on its subject said the same; False if it did.
+
+        `former` as in `RecentDecisions.put_once`.
 
         Raises:
             OSError: If it cannot be written.
         """
-        return await self._write.do(partial(self._recent.put_once, subject, content, write))
+        return await self._write.do(partial(self._recent.put_once, subject, content, write, former))
 
     async def add_explanation(self, event_id: str, decision_factors: Sequence[Mapping[str, Any]]) -> None:
         """Keep an explanation; one that cannot be kept is made again when somebody asks."""
@@ -239,6 +245,7 @@ class Recorder:
         self._write.close()
         self._read.close()
         self._without_database.shutdown()
+        self._only_logged.close()
 
     def _remember(self, event_id: str) -> None:
         self._recorded.pop(event_id, None)

@@ -10,7 +10,8 @@ from cancellation.events.fields import EventError, check_object, decode_json, ty
 
 _FIELDS = frozenset({"events"})
 _SPACE = re.compile(r"[ \t\n\r]*")
-_HEAD = re.compile(r'[ \t\n\r]*\{[ \t\n\r]*"events"[ \t\n\r]*:[ \t\n\r]*\[')
+# Six letters, each of which JSON lets be spelt in six characters (\u0065).
+_HEAD = re.compile(r'[ \t\n\r]*\{[ \t\n\r]*("(?:[^"\\]|\\.){6,36}")[ \t\n\r]*:[ \t\n\r]*\[')
 _TAIL = re.compile(r"[ \t\n\r]*\][ \t\n\r]*\}[ \t\n\r]*")
 # Possessive, and a string that does not end is one up to the body's end: else its every \" would begin another search.
 _STRUCTURE = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
@@ -26,7 +27,7 @@ def split_events(body: bytes, *, max_events: int) -> list[bytes]:
     """
     text = _decoded(body)
     head = _HEAD.match(text)
-    if head is None:
+    if head is None or not _is_events(head[1]):
         _refuse(body)
     events: list[bytes] = []
     place = _SPACE.match(text, head.end()).end()
@@ -43,6 +44,13 @@ def split_events(body: bytes, *, max_events: int) -> list[bytes]:
     if not 1 <= len(events) <= max_events:
         raise EventError("events", f"expected 1 to {max_events} events, found {len(events)}")
     return events
+
+
+def _is_events(key: str) -> bool:
+    try:
+        return json.loads(key) == "events"
+    except json.JSONDecodeError:
+        return False
 
 
 def _decoded(body: bytes) -> str:

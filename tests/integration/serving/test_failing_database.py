@@ -69,7 +69,7 @@ def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(tmp_path:
             punished = await _punished(client)
             with closing(sqlite3.connect(tmp_path / "recent.sqlite", isolation_level=None)) as holder:
                 holder.execute("BEGIN IMMEDIATE")
-                assert await _ask(client) < CALLS / 2, "each waited for the database"
+                assert await _ask(client) < CALLS - 1, "each waited a second for the database"
                 assert (await _database(client)).startswith("fails")
                 assert client.metrics.total(m.DATABASE_FAILS, work="write") == 1
                 explained = await client.http.get(f"/v1/verdicts/{punished['event_id']}")
@@ -105,6 +105,33 @@ def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(tmp_path:
     asyncio.run(scenario())
 
 
+def test_what_one_replica_has_only_logged_another_of_the_machine_does_not_deny(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as one, serving(tmp_path) as other:
+            assert await _decision(other, "meanwhile") == 404
+            with closing(sqlite3.connect(tmp_path / "recent.sqlite", isolation_level=None)) as holder:
+                holder.execute("BEGIN IMMEDIATE")
+                judged = await one.judge({**simulated_event(1), "event_id": "meanwhile"}, **{"x-deadline-ms": "5000"})
+                assert judged.status_code == 200
+                for path in ("/v1/verdicts/meanwhile", "/v1/statements/meanwhile"):
+                    asked = await other.http.get(path)
+                    assert (asked.status_code, asked.json()["error"]["code"]) == (503, "not_recorded"), path
+                    assert asked.headers["retry-after"] == "1"
+                assert await _decision(one, "meanwhile") == 200
+                holder.execute("ROLLBACK")
+
+            async def known() -> bool:
+                return await _decision(other, "meanwhile") == 200
+
+            async def not_there() -> bool:
+                return await _decision(other, "of-nobody") == 404
+
+            await _eventually(known)
+            await _eventually(not_there)
+
+    asyncio.run(scenario())
+
+
 def test_a_server_that_hangs_costs_one_wait_and_gives_no_penalty(
     tmp_path: Path, postgres_server: PostgresServer
 ) -> None:
@@ -112,7 +139,7 @@ def test_a_server_that_hangs_costs_one_wait_and_gives_no_penalty(
         async with serving(tmp_path, database=postgres_server.database()) as client:
             punished = await _punished(client)
             with postgres_server.hanging():
-                assert await _ask(client) < CALLS / 2, "each waited for the database"
+                assert await _ask(client) < CALLS - 1, "each waited a second for the database"
                 assert (await _database(client)).startswith("fails")
                 refused = await client.judge({**punished, "event_id": "meanwhile"})
                 assert refused.status_code == 503 or refused.json()["source"] == "rules"
@@ -152,7 +179,8 @@ def test_appeals_wait_no_longer_for_a_server_that_hangs_than_verdicts_do(
                 for method, path, message in calls:
                     started = time.monotonic()
                     answer = await client.http.request(method, path, json=message)
-                    assert time.monotonic() - started < 2.5, (method, path)
+                    # A second each; whoever is let wait until the server is cut off waits six.
+                    assert time.monotonic() - started < 5, (method, path)
                     refused = answer.status_code == 503 and answer.headers["retry-after"] == "1"
                     assert refused or answer.json().get("source") == "rules", (method, path)
 

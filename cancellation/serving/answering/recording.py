@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -209,15 +209,13 @@ class Recorder:
         self._remember(event_id)
         return Recorded(fingerprint, dict(record), None)
 
-    async def once(self, subject: str, content: str, write: Callable[[], object], former: Iterable[str] = ()) -> bool:
+    async def once(self, subject: str, content: str, write: Callable[[], object]) -> bool:
         """Write a message down unless the last one on its subject said the same; False if it did.
-
-        `former` as in `RecentDecisions.put_once`.
 
         Raises:
             OSError: If it cannot be written.
         """
-        return await self._write.do(partial(self._recent.put_once, subject, content, write, former))
+        return await self._write.do(partial(self._recent.put_once, subject, content, write))
 
     async def add_explanation(self, event_id: str, decision_factors: Sequence[Mapping[str, Any]]) -> None:
         """Keep an explanation; one that cannot be kept is made again when somebody asks."""

@@ -238,7 +238,7 @@ class Endpoint:
         record = feedback_record(feedback, decision, caller=_name(caller), received_at=time.time())
         try:
             write = partial(self._feedback_log.append, record)
-            new = await self._gateway.recorder.once(feedback.subject, feedback.content, write, feedback.former())
+            new = await self._gateway.recorder.once(feedback.subject, feedback.content, write)
         except OSError as error:
             logger.error("feedback could not be written down: %s", error)
             raise NotRecorded("the feedback could not be written down; try again") from None

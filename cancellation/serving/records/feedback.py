@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
-from itertools import product
 from typing import Any
 
 import pyarrow as pa
@@ -73,19 +72,6 @@ class Feedback:
     def content(self) -> str:
         """Names in hex what is said: what is sent twice in a row is one message."""
         return _digest(asdict(self))
-
-    def former(self) -> Iterator[str]:
-        """Give the keys under which an earlier version noted what this speaker can have said, this message first.
-
-        They had no subject: only so can be told whether this was the speaker's last word on the event.
-        """
-        yield f"feedback:{self.content}"
-        outcomes = ("appealed",) if self.outcome == "appealed" else ("confirmed", "rejected")
-        verdicts = (None, *VERDICTS)
-        for outcome, label, verdict, market in product(outcomes, verdicts, verdicts, {None, self.market}):
-            said = replace(self, outcome=outcome, label=label, verdict=verdict, market=market)
-            if said != self:
-                yield f"feedback:{said.content}"
 
 
 def _digest(content: Any) -> str:

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,6 @@ INSERT INTO messages (identity, recorded_at) VALUES (?, ?)
 ON CONFLICT (identity) DO UPDATE SET recorded_at = excluded.recorded_at WHERE messages.recorded_at <= ?
 """
 _SAID_BEFORE = "DELETE FROM messages WHERE identity >= ? AND identity <= ? AND identity <> ?"
-_FORMER = "SELECT recorded_at FROM messages WHERE identity = ? AND recorded_at > ?"
 _PROBE = "probe"  # no message's identity, which is a digest
 _NEXT = "SELECT number, event_id, decision FROM decisions WHERE number > ? ORDER BY number LIMIT ?"
 _READ_AT_ONCE = 200
@@ -144,7 +143,7 @@ class RecentDecisions:
         with self.database.writing() as execute:
             return execute("UPDATE decisions SET explanation = ? WHERE event_id = ?", (text, event_id)).rowcount == 1
 
-    def put_once(self, subject: str, content: str, before: Callable[[], object], former: Iterable[str] = ()) -> bool:
+    def put_once(self, subject: str, content: str, before: Callable[[], object]) -> bool:
         """Note that a message came; False if it says what the last one on its subject did.
 
         `before` is called if it does not, such as to write the log; when it raises, nothing is noted.
@@ -153,19 +152,13 @@ class RecentDecisions:
             subject: Digest in hex of what it is about and who says so; all are as long.
             content: Digest in hex of what it says, of 32 digits.
             before: As above.
-            former: Identities that an earlier version gave to this message, the first, and to others on its subject;
-                they count while there is none on it of this version.
         """
         now, identity = self._clock(), f"{subject}{content}"
-        expired = now - self.retention_seconds
         with self.database.writing() as execute:
-            new = execute(_PUT_ONCE, (identity, now, expired)).rowcount == 1
+            new = execute(_PUT_ONCE, (identity, now, now - self.retention_seconds)).rowcount == 1
             if new:
                 # Whoever goes back to what they said before has said something new.
-                of_subject = f"{subject}{'0' * 32}", f"{subject}{'f' * 32}", identity
-                if execute(_SAID_BEFORE, of_subject).rowcount == 0:
-                    new = not _is_last_of(former, lambda one: execute(_FORMER, (one, expired)).fetchone())
-            if new:
+                execute(_SAID_BEFORE, (f"{subject}{'0' * 32}", f"{subject}{'f' * 32}", identity))
                 before()
         return new
 
@@ -238,11 +231,3 @@ class RecentDecisions:
                 self.database.tend()
             except OSError as error:
                 logger.error("%s; goes on", error)
-
-
-def _is_last_of(identities: Iterable[str], noted: Callable[[str], tuple[float] | None]) -> bool:
-    """Say whether the first of some messages was noted, and none of the others after it."""
-    remaining = iter(identities)
-    first = next((noted(one) for one in remaining), None)
-    # The others are looked for only then: there are dozens.
-    return first is not None and all(other is None or other <= first for other in map(noted, remaining))

@@ -10,8 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from hashlib import blake2b
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -256,29 +255,6 @@ def test_feedback_is_written_down_once_and_must_not_contradict_itself(http: http
         *[("fed-back", "ops-2", "ID", verdict)] * 4,
         ("long-ago", None, "BR", "induced"),
     ]
-
-
-def test_feedback_from_before_an_upgrade_is_not_written_down_again(http: httpx.Client, data: Path) -> None:
-    def send(outcome: str, reviewer: str) -> httpx.Response:
-        return http.post("/v1/feedback", json={"event_id": "upgraded", "outcome": outcome, "reviewer": reviewer})
-
-    def identity(outcome: str, reviewer: str) -> str:
-        unsaid = dict.fromkeys(("label", "market", "verdict"))
-        said = {"event_id": "upgraded", "outcome": outcome, "reviewer": reviewer, **unsaid}
-        return f"feedback:{blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()}"
-
-    # As the version before kept them: ops-2 has changed their mind since.
-    before = [("confirmed", "ops-1"), ("confirmed", "ops-2"), ("rejected", "ops-2")]
-    now = time.time()
-    with closing(sqlite3.connect(data / "recent.sqlite")) as database, database:
-        rows = [(identity(*one), now - 60 + number) for number, one in enumerate(before)]
-        database.executemany("INSERT INTO messages (identity, recorded_at) VALUES (?, ?)", rows)
-    assert [send("confirmed", "ops-1").headers.get("x-repeated") for _ in range(2)] == ["1", "1"]
-    assert "x-repeated" not in send("rejected", "ops-1").headers
-    assert "x-repeated" not in send("confirmed", "ops-1").headers
-    assert "x-repeated" not in send("confirmed", "ops-2").headers, "the last word of theirs was another"
-    written = [(one["outcome"], one["reviewer"]) for one in logged(data, "feedback") if one["event_id"] == "upgraded"]
-    assert written == [("rejected", "ops-1"), ("confirmed", "ops-1"), ("confirmed", "ops-2")]
 
 
 def test_a_database_that_another_holds_keeps_nobody_from_being_heard(http: httpx.Client, data: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import logging
+import math
 import os
 import queue
 import secrets
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CALL_SECONDS = 5.0
+_SILENT_SECONDS = 30.0
+"""After so long a start says what it waits for."""
 
 
 class ServiceSettings(Settings):
@@ -270,6 +274,7 @@ def run_application(
 
     runs: Application | None = None
     target = build()
+    told_at = time.monotonic() + _SILENT_SECONDS
     with Signals() as signals:
         _start_rollout(target, name)
         while True:
@@ -298,6 +303,9 @@ def run_application(
                         log.error("what can be done without did not start: %s", _sentence(failures))
                     runs = target
                     on_ready()
+                elif finished and time.monotonic() > told_at:
+                    log.warning("its replicas run, but no call comes through HAProxy yet; waiting for one that does")
+                    told_at = math.inf
 
 
 def _start_rollout(target: Application, name: str) -> None:

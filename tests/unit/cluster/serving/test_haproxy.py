@@ -130,10 +130,16 @@ def test_a_replica_hears_of_no_upgrade(tmp_path: Path) -> None:
     assert {"Bearer secret"} <= {*heard} <= {"Bearer secret", "a health check"}
 
 
-def test_calls_come_through_once_the_haproxy_that_knows_no_replica_has_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+@pytest.fixture
+def short_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where temporary folders are made: a socket's path has at most 97 letters, and pytest's own folders have many."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+@pytest.mark.usefixtures("short_place")
+def test_calls_come_through_once_the_haproxy_that_knows_no_replica_has_gone() -> None:
     settings, environment = service.ServiceSettings(port=free_port()), dict[str, str]()
     service.prepare_environment(settings, environment)
     folder = Path(environment["RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"]).parent

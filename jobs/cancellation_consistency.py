@@ -73,7 +73,7 @@ def main(job: ConsistencyJob) -> None:
         purse = Purse(job.backend.endpoint.budget_usd, spent_usd=paid_before(answers))
         backend = open_backend(job.backend, cache_dir=job.cache_dir, purse=purse)
         labeller = Labeller(backend, job.labelling, load_policy(job.policy), index)
-        asked, ask_again = answerer(job.backend), job.labelling.ask_again
+        asked, ask_again = answerer(job.backend), job.labelling.ask_again or not job.backend.is_paid_per_request
         parallel = job.backend.parallel
         kept = KeptAnswers(answers, asked, job.labelling.judging, ask_again=ask_again, parallel=parallel)
     with tracked_run("cancellation_consistency", job, job.tracking) as run:

@@ -97,7 +97,7 @@ def open_llm_judge(
     who = answerer(backend)
     if backend.kind == "local":
         who |= {"threads": backend.local.num_threads, "processor": timed_on}
-    ask_again = labelling.ask_again
+    ask_again = labelling.ask_again or not backend.is_paid_per_request
     kept = KeptAnswers(answers, who, labelling.judging, ask_again=ask_again, parallel=backend.parallel)
     return LlmJudge(labeller, kept, max_failed_fraction=settings.max_failed_fraction)
 

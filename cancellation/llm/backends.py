@@ -52,6 +52,11 @@ class BackendSettings(Settings):
         """Answers that are worth waiting for at once."""
         return self.endpoint.concurrency if self.kind == "endpoint" else 1
 
+    @property
+    def is_paid_per_request(self) -> bool:
+        """Whether to ask again may be to pay again; of a model in this process it takes some more seconds."""
+        return self.kind == "endpoint"
+
 
 def backend_identity(settings: BackendSettings) -> dict[str, Any]:
     """Say which model answers, without loading it: part of what an output is a function of.

@@ -87,7 +87,7 @@ class LabellingSettings(Settings):
 
     ask_again: bool = False
     """Ask once more about events that may have been paid without an answer: their request was on its way when its
-    process died, or earlier runs' answers broke off."""
+    process died (a local model is always asked again then), or earlier runs' answers broke off."""
 
 
 @dataclass

@@ -279,7 +279,8 @@ class _LabellingActor:
         if reason := self._deaths.too_many(shard.name):
             return as_report({**figures, "given_up": f"model: {reason}"})
         url = storage.join_url(self._run.requests_url, shard.name)
-        ledger = RequestLedger(url, ask_again=self._run.labelling.ask_again)
+        ask_again = self._run.labelling.ask_again or not self._run.backend.is_paid_per_request
+        ledger = RequestLedger(url, ask_again=ask_again)
         told = _Progress(shard.name, len(rows), self._run.settings.progress_seconds)
         try:
             with self._deaths.of_errors(shard.name, refusals=(ValueError, BudgetSpentError, OutageError)):

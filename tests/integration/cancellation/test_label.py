@@ -246,3 +246,13 @@ def test_after_a_crash_ask_again_asks_about_what_was_under_way(tmp_path: Path, s
     main(load_settings(LabelJob, _arguments(path, tmp_path, server, **{"labelling.ask_again": "true"})))
     assert [row["error"] for row in _rows(tmp_path)] == [None] * 4
     assert set(server.asked.values()) == {1}
+
+
+def test_a_model_of_ones_own_is_asked_again_about_what_a_crash_left(tmp_path: Path, local_ray: str) -> None:
+    model = save_tiny_chat_model(tmp_path / "tiny")
+    path = _write_events(tmp_path, 3)
+    (shard,) = find_event_shards(str(path), shard_bytes=30_000)
+    RequestLedger(f"{tmp_path}/labels/_staging/{REQUESTS}/{shard.name}").begin("000001")  # and the process dies
+    local = {"backend.local.model": model, "run.max_actors": 1}
+    main(load_settings(LabelJob, _arguments(path, tmp_path, None, **local)))
+    assert [row["error"] for row in _rows(tmp_path)] == [None] * 3

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 SUCCESS = "_SUCCESS"
 REPLACING = "_REPLACING"
 STAGING = "_staging"
+AGAIN = "again"
+"""In a plan: how often its own output was done anew."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Output:
     def _refuse_other_plan(self, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         expected = _as_read(expected)
         different = sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key))
-        if different:
+        if different := [key for key in different if key != AGAIN] or different:  # a number is no setting
             raise ValueError(
                 f"{self.url} holds a run with different {', '.join(different)}: choose another output, or remove "
                 "that folder if its run is to be replaced"

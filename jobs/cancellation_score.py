@@ -48,6 +48,10 @@ class ScoreJob(Settings):
     estimate: bool = False
     """Judge a sample, print the expected time for the whole input, and stop."""
 
+    replace: bool = False
+    """Judge anew a backfill whose input, model or policy has changed since, or of which shards were given up: its
+    verdicts stay until the new ones have passed their checks. No other run may be at work on it."""
+
     scoring: ScoringSettings = ScoringSettings()
     session: SessionSettings = SessionSettings()
     tracking: TrackingSettings = TrackingSettings()
@@ -71,7 +75,7 @@ def main(job: ScoreJob) -> None:
         print(line, flush=True)
     with ray_session(job.session), tracked_run("cancellation_score", job, job.tracking) as tracked:
         report = ScoringReport(run, tracked)
-        report.print_summary(score_backfill(run, extras=report.files))
+        report.print_summary(score_backfill(run, extras=report.files, replace_other=job.replace))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from cluster.sharded.job import (
     SHARD_STAGE,
     commit_once,
     commit_shard,
+    number_plan,
     refuse_failures,
     require_manifests,
     require_rows,
@@ -44,6 +45,9 @@ from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, thr
 
 if TYPE_CHECKING:
     from cancellation.model.verdict_model import VerdictModel
+
+_GIVEN_UP = "model: "
+"""What the error of a row begins with whose shard the model died on."""
 
 ModelLoader = Callable[..., "VerdictModel"]
 """As `load_verdict_model`."""
@@ -163,9 +167,21 @@ def make_plan(run: VerdictRun, shards: Sequence[EventShard], others: Sequence[st
 
 
 def score_backfill(
-    run: VerdictRun, *, extras: Extras | None = None, load: ModelLoader = load_verdict_model
+    run: VerdictRun,
+    *,
+    extras: Extras | None = None,
+    load: ModelLoader = load_verdict_model,
+    replace_other: bool = False,
 ) -> ScoredBackfill:
     """Score all events of the run's input and commit the verdicts; safe to call again after any crash.
+
+    Args:
+        run: What is scored, by what, where to.
+        extras: Files to lay beside the verdicts.
+        load: Gives the model.
+        replace_other: Take the place of what a run of another input, model or policy left in the output, instead of
+            refusing it, or of a committed backfill of this one of which shards were given up; what was committed stays
+            until this is.
 
     Raises:
         ValueError: If the input cannot be read, too many rows failed, or the output belongs to another plan.
@@ -176,7 +192,11 @@ def score_backfill(
     require_files(run.input, what="events")
     shards = find_event_shards(run.input, shard_bytes=run.settings.shard_bytes)
     others = passed_over(run.input)
-    plan = make_plan(run, shards, others)
+    plan = number_plan(
+        run.output,
+        make_plan(run, shards, others),
+        redo=lambda backfill: replace_other and _model_failed(backfill["counts"]["errors"]),
+    )
 
     def score() -> ScoringCounts:
         given_up = _score_shards(run, shards, load)
@@ -194,9 +214,14 @@ def score_backfill(
             _commit(run, shard.name, table)
         return counts
 
-    done = commit_once(run.output, plan, score, summary=_summary, extras=extras, started=started)
+    done = commit_once(run.output, plan, score, summary=_summary, extras=extras, started=started, replace=replace_other)
     counts = ScoringCounts.sum([done.manifest["counts"]])
     return ScoredBackfill(run.output.url, counts, done.manifest["seconds"], done.already_done)
+
+
+def _model_failed(errors: Mapping[str, int]) -> bool:
+    """Say whether there are rows that may get a verdict when the model, mended, is asked again."""
+    return any(error.startswith(_GIVEN_UP) for error in errors)
 
 
 def _summary(counts: ScoringCounts, seconds: float) -> dict[str, Any]:
@@ -277,7 +302,7 @@ class _ScoringActor:
         shard = EventShard(**json.loads(row["shard"]))
         rows = list(read_event_rows(shard))
         if reason := self._deaths.too_many(shard.name):
-            return as_report({"shard": shard.name, "read": len(rows), "given_up": f"model: {reason}"})
+            return as_report({"shard": shard.name, "read": len(rows), "given_up": f"{_GIVEN_UP}{reason}"})
         # Our own refusals, such as weights that give NaN, are ValueErrors.
         with self._deaths.of_errors(shard.name, refusals=(ValueError,)):
             table = score_rows(rows, self._model, self._run.policy, explain=self._explain)

@@ -8,6 +8,7 @@ and what is counted comes from the caller.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
-from cluster.commit import Output
+from cluster.commit import AGAIN, Output
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,22 @@ def commit_once(
             raise
         logger.info("another run of the same plan has committed %s", output.url)
         return Finished(committed, already_done=True)
+
+
+def number_plan(
+    output: Output, plan: Mapping[str, Any], *, redo: Callable[[Mapping[str, Any]], bool]
+) -> dict[str, Any]:
+    """Tell a plan apart from its own committed output where that is to be done anew, by a number under `AGAIN`.
+
+    `redo` is asked about the job manifest of an output of this very plan; without one, the plan stays as it is.
+    """
+    committed = output.job_manifest()
+    before = dict((committed or {}).get("plan", {}))
+    number = before.pop(AGAIN, 0)
+    if committed is None or before != json.loads(json.dumps(plan)):
+        return dict(plan)
+    number += bool(redo(committed))
+    return {**plan, AGAIN: number} if number else dict(plan)
 
 
 def _publish(output: Output, plan: Mapping[str, Any], extras: Mapping[str, bytes]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import Counter
@@ -11,10 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster import storage
-from cluster.commit import read_job_manifest
 from cluster.progress import format_seconds
 from cluster.sharded.input_files import require_files
-from cluster.sharded.job import SHARD_STAGE, commit_once, refuse_failures, require_manifests, require_rows, work_off
+from cluster.sharded.job import (
+    SHARD_STAGE,
+    commit_once,
+    number_plan,
+    refuse_failures,
+    require_manifests,
+    require_rows,
+    work_off,
+)
 from relevance.engines.label_model import load_label_engine
 from relevance.pairs.files import find_splits, passed_over
 from relevance.scoring.compaction import MAX_FILES, compact, depth, on_ray
@@ -69,7 +75,11 @@ def score_day(
     _require_input(run)
     splits = find_splits(run.input, carry=run.settings.carry)
     others = passed_over(run.input, carry=run.settings.carry)
-    plan = _told_apart(run, make_plan(run, splits, others), replace_other=replace_other)
+    plan = number_plan(
+        run.output,
+        make_plan(run, splits, others),
+        redo=lambda day: bool(replace_other and _engine_failed(day["figures"]["counts"])),
+    )
 
     def score() -> ScoringFigures:
         shards = partition_input(run, splits, plan["num_shards"])
@@ -101,19 +111,6 @@ def _summary(figures: ScoringFigures, seconds: float) -> dict[str, Any]:
 def _engine_failed(counts: Mapping[str, Any]) -> int:
     """Count the rows that may get a label when an engine that has been mended is asked again."""
     return counts["poisoned"] + counts.get("not_finite", 0)
-
-
-def _told_apart(run: ScoringRun, plan: dict[str, Any], *, replace_other: bool) -> dict[str, Any]:
-    """Number a plan that its own committed day is in the way of: replaced, where the engine failed on pairs of it."""
-    committed = read_job_manifest(run.output.url)
-    if committed is None:
-        return plan
-    before = dict(committed.get("plan", {}))
-    number = before.pop("again", 0)
-    if before != json.loads(json.dumps(plan)):
-        return plan
-    number += bool(replace_other and _engine_failed(committed["figures"]["counts"]))
-    return {**plan, "again": number} if number else plan
 
 
 def _require_input(run: ScoringRun) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cancellation.scoring.report import ScoringReport
 from cancellation.scoring.run import ScoringSettings, VerdictRun, open_run, read_verdicts, score_backfill
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster import storage
+from cluster.commit import Output
 from cluster.tracking import TrackedRun, tracking_uri
 from jobs.cancellation_score import ScoreJob, main
 from tests.builders.backfills import BROKEN, BreakingLoader, model_folder, read_rows, write_backfill
@@ -123,6 +125,26 @@ def test_a_shard_that_kills_the_model_is_given_up_and_the_rest_is_judged(tmp_pat
     assert 0 < len(lost) < 40
     assert {row["error"] for row in lost} == {"model: died 3 times on this shard, last: RuntimeError"}
     assert "secret" not in json.dumps(rows)
+
+
+def test_a_backfill_is_judged_anew_where_it_may_be_replaced(tmp_path: Path) -> None:
+    write_backfill(f"{tmp_path}/events/a.jsonl", 40, broken=False)
+    run = open_words(f"{tmp_path}/events", str(tmp_path / "out"), tmp_path, max_failed_fraction=0.9)
+    assert score_backfill(run, load=BreakingLoader("sim-train-1-00000002", "dies")).counts.failed
+    run = replace(run, output=Output(run.output.url))
+    assert score_backfill(run, load=load_word_model).already_done, "nothing is done anew unasked"
+
+    mended = score_backfill(run, load=load_word_model, replace_other=True)
+    assert (mended.already_done, mended.counts.read, mended.counts.failed) == (False, 40, 0)
+    assert [row["error"] for row in read_rows(run.output.url)] == [None] * 40
+    assert score_backfill(run, load=load_word_model, replace_other=True).already_done
+
+    write_backfill(f"{tmp_path}/events/late.jsonl", 5, broken=False, seed=2)
+    with pytest.raises(ValueError, match="different input_files"):
+        score_backfill(run, load=load_word_model)
+    assert len(read_rows(run.output.url)) == 40
+    later = score_backfill(replace(run, output=Output(run.output.url)), load=load_word_model, replace_other=True)
+    assert (later.already_done, later.counts.read, len(read_rows(run.output.url))) == (False, 45, 45)
 
 
 def test_broken_weights_stop_the_job_with_a_sentence_and_a_rerun_goes_on(

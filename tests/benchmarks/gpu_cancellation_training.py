@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.gpu_cancellation_training encoder                      # needs `make pretrained`
     python -m tests.benchmarks.gpu_cancellation_training prepare EVENTS
-    python -m tests.benchmarks.gpu_cancellation_training train --kinds teacher -- EVENTS
-    python -m tests.benchmarks.gpu_cancellation_training train --kinds student further -- EVENTS
+    python -m tests.benchmarks.gpu_cancellation_training train EVENTS --kinds teacher
+    python -m tests.benchmarks.gpu_cancellation_training train EVENTS --kinds student further
     python -m tests.benchmarks.gpu_cancellation_training llm --examples FOLDER
 
 EVENTS are settings such as `training.events.stagings=16`, the same for all, as what was encoded for one is found by the

@@ -22,7 +22,6 @@ import httpx
 import psutil
 import pytest
 
-from cluster.serving.service import ServiceSettings
 from tests.conftest import PROJECT
 from tests.servers.serving_process import TOKEN, Served, Stream, free_port, served
 from tests.servers.serving_replicas import simulated_event
@@ -136,7 +135,9 @@ def test_callers_who_stop_in_the_middle_of_a_body_keep_nobody_waiting(endpoint: 
 
 def test_a_header_that_does_not_come_is_not_waited_for(endpoint: Served) -> None:
     with stalled(endpoint, "/v1/verdicts", b"X-Half-A-Hea") as connection:
-        answer = connection.recv(65536)  # within the minute of this socket's own patience
+        started = time.monotonic()
+        answer = connection.recv(65536)
+        assert time.monotonic() - started < 30
         assert answer == b"" or b" 408 " in answer.splitlines()[0]
 
 
@@ -157,8 +158,8 @@ def test_a_shipper_that_dies_is_started_again_and_seen_to_be_down(endpoint: Serv
     assert endpoint.http.get("/readyz").json()["shipper"] == "runs"
     (first,) = shippers()
     first.kill()
-    endpoint.until(lambda: endpoint.http.get("/readyz").json()["shipper"].startswith("down"))
-    endpoint.until(lambda: endpoint.http.get("/readyz").json()["shipper"] == "runs")
+    endpoint.until(lambda: endpoint.http.get("/readyz").json()["shipper"].startswith("down"), 5)
+    endpoint.until(lambda: endpoint.http.get("/readyz").json()["shipper"] == "runs", 30)
     assert shippers()[0].pid != first.pid
     endpoint.until(lambda: endpoint.measured("ray_cancellation_log_shipper_restarts_total") >= 1)
     endpoint.judge({**simulated_event(40), "event_id": "shipped-by-the-second"})
@@ -180,16 +181,15 @@ def stopped_under_load(endpoint: Served, stop: Callable[[], None]) -> Stream:
         endpoint.until(lambda: endpoint.http.get("/v1/verdicts/last-batch-0").status_code == 200)  # it is under way
         stop()
         told = time.perf_counter()
-        endpoint.until(lambda: endpoint.http.get("/readyz").json().get("status") == "draining")
+        endpoint.until(lambda: endpoint.http.get("/readyz").status_code == 503, 10)
+        assert endpoint.http.get("/readyz").json()["status"] == "draining"
         sender.join()
         endpoint.process.wait(300)
     (answer,) = batches
     assert answer.status_code == 200
     assert {one["status"] for one in answer.json()["results"]} == {200}
-    # After the notice HAProxy says 503, the application being gone, and then nobody listens. Told by when answers came,
-    # not by when calls were due: a machine that is slow sends late.
-    notice = told + ServiceSettings().drain_seconds
-    assert {one.status for one in stream.sent if one.due_at + one.latency_ms / 1e3 < notice} == {200}
+    # After the notice HAProxy says 503, the application being gone, and then nobody listens.
+    assert {one.status for one in stream.sent if one.due_at < told + 2.5} == {200}
     assert stream.statuses() <= {200, 503, 0}
     return stream
 

@@ -85,13 +85,11 @@ def test_a_client_that_goes_away_stops_the_model(endpoint: Served, server: ChatS
     assert server.answered["case-2"] == 0
 
 
-@pytest.mark.parametrize(
-    ("number", "deadline_ms", "status", "outcome"), [(3, "20000", 502, "failed"), (4, "2000", 504, "late")]
-)
+@pytest.mark.parametrize(("number", "status", "outcome"), [(3, 502, "failed"), (4, 504, "late")])
 def test_an_endpoint_that_fails_or_stalls_is_said_in_time(
-    endpoint: Served, number: int, deadline_ms: str, status: int, outcome: str
+    endpoint: Served, number: int, status: int, outcome: str
 ) -> None:
-    answer = endpoint.http.post(PATH, json=_case(number), headers={"X-Deadline-Ms": deadline_ms})
+    answer = endpoint.http.post(PATH, json=_case(number), headers={"X-Deadline-Ms": "2000"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, outcome)
     assert _record(endpoint, f"x-{number}")["outcome"] == outcome
     assert endpoint.judge(_case(10 + number)).status_code == 200

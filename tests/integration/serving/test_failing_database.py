@@ -69,7 +69,7 @@ def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(tmp_path:
             punished = await _punished(client)
             with closing(sqlite3.connect(tmp_path / "recent.sqlite", isolation_level=None)) as holder:
                 holder.execute("BEGIN IMMEDIATE")
-                assert await _ask(client) < CALLS - 1, "each waited a second for the database"
+                assert await _ask(client) < CALLS / 2, "each waited for the database"
                 assert (await _database(client)).startswith("fails")
                 assert client.metrics.total(m.DATABASE_FAILS, work="write") == 1
                 explained = await client.http.get(f"/v1/verdicts/{punished['event_id']}")
@@ -139,7 +139,7 @@ def test_a_server_that_hangs_costs_one_wait_and_gives_no_penalty(
         async with serving(tmp_path, database=postgres_server.database()) as client:
             punished = await _punished(client)
             with postgres_server.hanging():
-                assert await _ask(client) < CALLS - 1, "each waited a second for the database"
+                assert await _ask(client) < CALLS / 2, "each waited for the database"
                 assert (await _database(client)).startswith("fails")
                 refused = await client.judge({**punished, "event_id": "meanwhile"})
                 assert refused.status_code == 503 or refused.json()["source"] == "rules"
@@ -179,8 +179,7 @@ def test_appeals_wait_no_longer_for_a_server_that_hangs_than_verdicts_do(
                 for method, path, message in calls:
                     started = time.monotonic()
                     answer = await client.http.request(method, path, json=message)
-                    # A second each; whoever is let wait until the server is cut off waits six.
-                    assert time.monotonic() - started < 5, (method, path)
+                    assert time.monotonic() - started < 2.5, (method, path)
                     refused = answer.status_code == 503 and answer.headers["retry-after"] == "1"
                     assert refused or answer.json().get("source") == "rules", (method, path)
 

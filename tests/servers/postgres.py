@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import psycopg
 
 _USER = "verdicts"
@@ -77,14 +78,14 @@ class PostgresServer:
     def hanging(self) -> Iterator[None]:
         """Stop the server and all that it runs in the middle of whatever they do: nothing ends, nothing answers."""
         server = self._process.pid
-        children = Path(f"/proc/{server}/task/{server}/children").read_text().split()
-        processes = [server, *map(int, children)]
-        for process in processes:
-            os.kill(process, signal.SIGSTOP)
+        _stop(server)  # first: stopped, it starts no other behind the list of its children
+        children = [*map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())]
+        for child in children:
+            _stop(child)
         try:
             yield
         finally:
-            for process in reversed(processes):
+            for process in (*children, server):
                 os.kill(process, signal.SIGCONT)
 
     def execute(self, statement: str) -> None:
@@ -109,6 +110,15 @@ class PostgresServer:
                 assert self._process.poll() is None, said
                 assert time.monotonic() < deadline, said
                 time.sleep(0.1)
+
+
+def _stop(process: int) -> None:
+    """Send SIGSTOP, and wait until it holds: until then a process runs on."""
+    os.kill(process, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while psutil.Process(process).status() not in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}:
+        assert time.monotonic() < deadline, "it does not stop"
+        time.sleep(0.001)
 
 
 def _free_port() -> int:

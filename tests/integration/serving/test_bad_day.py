@@ -216,6 +216,15 @@ def test_ctrl_c_in_a_terminal_cuts_nothing_off_and_ships_the_log(tmp_path: Path)
         assert list((endpoint.folder / "data").glob("draining*")) == []  # another service may share the folder
 
 
+def test_a_ray_that_loses_a_process_ends_the_service_which_cuts_nothing_off_and_says_why(tmp_path: Path) -> None:
+    with running(tmp_path) as endpoint:
+        (raylet,) = (one for one in psutil.Process(endpoint.process.pid).children() if one.name() == "raylet")
+        stream = stopped_under_load(endpoint, raylet.kill)
+        assert endpoint.process.returncode == 1
+        assert "Ray's raylet died" in endpoint.printed().strip().splitlines()[-1]
+        assert stream.answered() <= set(endpoint.logged())
+
+
 @pytest.mark.parametrize(
     ("token", "settings", "said"),
     [

@@ -65,7 +65,9 @@ class SessionSettings(Settings):
 def quiet_worker() -> None:
     """Keep a worker's complaints about a missing dashboard, and other people's warnings, out of the driver's output."""
     log_as_local_worker()
-    logging.getLogger("ray.train.v2._internal.execution.controller.placement_group_cleaner").setLevel(logging.CRITICAL)
+    for name in ("controller.placement_group_cleaner", "scaling_policy.autoscaling_coordinator_client"):
+        # They tell, with tracebacks, of a Ray that ends and of an autoscaler that a busy machine's own Ray has not.
+        logging.getLogger(f"ray.train.v2._internal.execution.{name}").setLevel(logging.CRITICAL)
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning)
     threading.excepthook = _tell_of_thread

@@ -173,7 +173,16 @@ def test_a_day_that_is_monitored_again_brings_nobody_back(place: Place) -> None:
     assert place.kept("decisions.parquet").num_rows == EVENTS - len(place.theirs) + 1
 
 
-@pytest.mark.parametrize("at", ["days/2026-11-21/decisions.parquet", "texts.parquet", "feedback.json", "report.html"])
+@pytest.mark.parametrize(
+    "at",
+    [
+        "texts.parquet",
+        *(
+            pytest.param(at, marks=pytest.mark.slow)
+            for at in ("days/2026-11-21/decisions.parquet", "feedback.json", "report.html")
+        ),
+    ],
+)
 def test_broken_off_anywhere_the_next_run_finishes_it(
     at: str, monitored: Path, s3_server: S3Server, bucket: str, tmp_path: Path
 ) -> None:

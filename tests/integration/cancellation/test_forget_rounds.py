@@ -134,7 +134,9 @@ def test_an_answer_to_a_case_that_was_forgotten_is_refused_with_what_to_do(place
         read_answers([f"{place.url}/late"], cases, manifest, people={})
 
 
-@pytest.mark.parametrize("at", ["exports/ann.json", "cases.parquet", "_SUCCESS"])
+@pytest.mark.parametrize(
+    "at", ["cases.parquet", *(pytest.param(at, marks=pytest.mark.slow) for at in ("exports/ann.json", "_SUCCESS"))]
+)
 def test_broken_off_anywhere_the_next_run_finishes_it(
     at: str, s3_server: S3Server, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

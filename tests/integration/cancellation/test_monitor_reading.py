@@ -126,6 +126,7 @@ def test_ray_data_counts_what_one_process_counts(
     assert sorted(kept) == sorted(TABLE["event_id"].to_pylist())
 
 
+@pytest.mark.slow
 def test_units_are_read_on_several_machines_at_once(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "marks").mkdir()
     places = [str(archive), str(tmp_path / "out"), str(tmp_path / "marks"), str(DAY)]

@@ -127,6 +127,7 @@ def test_a_shard_that_kills_the_model_is_given_up_and_the_rest_is_judged(tmp_pat
     assert "secret" not in json.dumps(rows)
 
 
+@pytest.mark.slow
 def test_a_backfill_is_judged_anew_where_it_may_be_replaced(tmp_path: Path) -> None:
     write_backfill(f"{tmp_path}/events/a.jsonl", 40, broken=False)
     run = open_words(f"{tmp_path}/events", str(tmp_path / "out"), tmp_path, max_failed_fraction=0.9)

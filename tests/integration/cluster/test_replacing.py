@@ -84,7 +84,10 @@ def test_what_broke_is_not_taken_for_what_was_committed_before(bucket: str, s3_s
         commit_once(Output(bucket), NEW, gone, summary=lambda *_: {}, started=0.0, replace=True)
 
 
-@pytest.mark.parametrize("then", [NEW, OLD, OTHER], ids=lambda plan: plan["input"])
+@pytest.mark.parametrize(
+    "then",
+    [pytest.param(plan, id=plan["input"], marks=() if plan is NEW else pytest.mark.slow) for plan in (NEW, OLD, OTHER)],
+)
 def test_killed_at_any_write_the_old_day_is_there_or_the_new_one(
     bucket: str, s3_server: S3Server, then: Mapping[str, Any]
 ) -> None:

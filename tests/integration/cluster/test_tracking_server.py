@@ -111,6 +111,7 @@ def test_two_jobs_that_find_no_database_both_get_a_run_quietly(tmp_path: Path) -
         assert err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # a busy machine starts the server slowly
 def test_two_runs_are_compared_in_the_mlflow_page(server: MlflowServer, browser: str, tmp_path: Path) -> None:
     server.start()

@@ -67,7 +67,9 @@ def _dying(tmp_path: Path, *, deaths: int, kill: bool) -> DyingLoader:
     return DyingLoader(str(tmp_path / "marks"), deaths, kill, fatal)
 
 
-@pytest.mark.parametrize("kill", [False, True], ids=["exception", "SIGKILL"])
+@pytest.mark.parametrize(
+    "kill", [pytest.param(False, marks=pytest.mark.slow, id="exception"), pytest.param(True, id="SIGKILL")]
+)
 def test_an_engine_that_dies_in_mid_shard_is_replaced(
     day: ScoringRun, tmp_path: Path, tiny_model: Path, kill: bool
 ) -> None:
@@ -178,6 +180,7 @@ def load_slow_engine(settings: EngineSettings, model: LabelModel, label_ids: tup
     return SlowEngine()
 
 
+@pytest.mark.slow
 def test_the_time_that_engines_wait_is_a_figure_of_the_run(day: ScoringRun) -> None:
     scored = score_day(day, load=load_slow_engine).figures
     assert scored["engine_seconds"] >= NUM_PAIRS // 20 * 0.5
@@ -211,6 +214,7 @@ def _counts(command_line: list[str] | None) -> bool:
     return bool(command_line) and command_line[0].startswith("ray::DeathCounter")
 
 
+@pytest.mark.slow
 def test_the_count_of_deaths_may_die_itself(day: ScoringRun, tmp_path: Path) -> None:
     scored = score_day(day, load=CounterKiller(str(tmp_path / "mark")))
     assert int((tmp_path / "mark").read_text()) >= 1

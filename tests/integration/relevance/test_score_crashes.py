@@ -107,6 +107,7 @@ SWAP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_driver_killed_while_a_day_is_replaced_leaves_the_old_day_or_the_new(
     drivers: Drivers, s3_server: S3Server, calm_rows: list[dict]

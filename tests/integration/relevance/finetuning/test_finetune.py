@@ -142,6 +142,7 @@ def test_a_second_run_of_the_same_takes_no_step(project: Project) -> None:
     assert (project.folder / "one" / "adapter_model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_training_stops_when_alpha_no_longer_grows(project: Project) -> None:
     project.finetune("patient", epochs=60, patience=2, learning_rate=1e-5, checkpoint_steps=3)
     alphas = [alpha for _, alpha in project.curve("patient", "validation_alpha")]
@@ -164,6 +165,7 @@ def test_training_stops_when_alpha_no_longer_grows(project: Project) -> None:
     assert not set(origin["training_queries"]) & set(query_digests(judged.queries))
 
 
+@pytest.mark.slow
 def test_queries_that_no_prompt_holds_are_counted(
     project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

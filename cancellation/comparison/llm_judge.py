@@ -20,7 +20,7 @@ from cancellation.events.examples import Example
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.llm.backends import BackendSettings, open_backend
 from cancellation.llm.labelling import Labeller, LabellingSettings
-from cancellation.llm.retrieval import ExampleIndex, SentenceEncoder
+from cancellation.llm.retrieval import ExampleIndex, sentence_embedding
 from cluster.endpoint.purse import Purse
 from cluster.models.files import ModelName
 from cluster.settings import Settings
@@ -90,7 +90,7 @@ def open_llm_judge(
     backend, labelling = settings_of_row(settings, changes)
     index = None
     if changes.get("few_shot"):
-        encoder = SentenceEncoder(labelling.retrieval, cache_dir=cache_dir)
+        encoder = sentence_embedding(labelling.retrieval, cache_dir=cache_dir)
         index = ExampleIndex(list(islice(candidates, settings.num_candidates)), encoder)
     purse = Purse(backend.endpoint.budget_usd, spent_usd=paid_before(answers))
     labeller = Labeller(open_backend(backend, cache_dir=cache_dir, purse=purse), labelling, load_policy(), index)

@@ -6,12 +6,11 @@ index of approximate neighbours earns its place, and the same case always finds 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,9 +19,8 @@ from pydantic import Field
 from cancellation.events.event import Event
 from cancellation.events.examples import Example, example_files, read_examples
 from cancellation.text.timeline import BUYER, REASON, SELLER, timeline
-from cluster.models.files import fetch_model, resolve_model
+from cluster.models.sentence_encoder import SentenceEncoder
 from cluster.places import InputUrl
-from cluster.provenance import digest_of
 from cluster.settings import Settings
 
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -33,7 +31,6 @@ _DOUBLE = 0.8
 the shorter chat's that the longer one has too."""
 _TELLING = 60
 """Pieces, about fifteen words, from which on a chat is nobody else's: shorter ones stand in many by chance."""
-_MAX_TOKENS = 256
 
 
 class RetrievalSettings(Settings):
@@ -200,47 +197,9 @@ def _likeness(one: frozenset[str], other: frozenset[str]) -> float:
     return len(one & other) / len(both) if both else 0.0
 
 
-class SentenceEncoder:
-    """A Hugging Face encoder as unit vectors, the mean over its tokens; what it has seen stays on disk."""
-
-    def __init__(self, settings: RetrievalSettings, *, cache_dir: str) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
-        files = resolve_model(settings.encoder)
-        folder = fetch_model(files, cache_dir=cache_dir)
-        self._tokenizer, self._model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
-        self._model.float().eval()
-        self._prefix, self._digest = settings.prefix, files.digest
-        self._cache = Path(cache_dir).expanduser() / "sentence_vectors"
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts; (n, d)."""
-        if len(texts) == 1:
-            return self._embed(texts)
-        name = digest_of([self._digest, self._prefix, list(texts)])
-        path = self._cache / f"{name}.npy"
-        if not path.exists():
-            self._cache.mkdir(parents=True, exist_ok=True)
-            vectors = np.concatenate([self._embed(texts[i : i + 32]) for i in range(0, len(texts), 32)])
-            temporary = path.with_suffix(f".{os.getpid()}.npy")
-            np.save(temporary, vectors)
-            temporary.replace(path)
-        return np.load(path)
-
-    def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        import torch
-
-        batch = self._tokenizer(
-            [self._prefix + text for text in texts],
-            return_tensors="pt",
-            padding=True,
-            truncation=True,
-            max_length=_MAX_TOKENS,
-        )
-        with torch.inference_mode():
-            states = self._model(**batch).last_hidden_state.float()
-        mask = batch["attention_mask"][..., None]
-        return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1).numpy()
+def sentence_embedding(settings: RetrievalSettings, *, cache_dir: str) -> Embed:
+    """Load the encoder that the settings name."""
+    return partial(SentenceEncoder(settings.encoder, cache_dir=cache_dir), prefix=settings.prefix)
 
 
 def load_index(settings: RetrievalSettings, *, cache_dir: str) -> ExampleIndex | None:
@@ -252,4 +211,4 @@ def load_index(settings: RetrievalSettings, *, cache_dir: str) -> ExampleIndex |
     if settings.examples is None:
         return None
     examples = [example for url in example_files(settings.examples) for example in read_examples(url)]
-    return ExampleIndex(examples, SentenceEncoder(settings, cache_dir=cache_dir))
+    return ExampleIndex(examples, sentence_embedding(settings, cache_dir=cache_dir))

@@ -112,7 +112,7 @@ def finetune(
     if validation:
         given = given.without(validation)
     over_budget = _count_over_budget(given, training, validation)
-    source = _examples(given, training, settings)
+    source = _examples(given, training, settings, cache_dir)
     task = TrainingTask(
         model=given.base,
         cache_dir=cache_dir,
@@ -207,11 +207,18 @@ def _learnt_queries(
     return sorted(given.base_queries.union(query_digests(queries)))
 
 
-def _examples(given: FinetuneInputs, training: EvaluationPairs, settings: FinetuningSettings) -> ExampleSource:
+def _examples(
+    given: FinetuneInputs, training: EvaluationPairs, settings: FinetuningSettings, cache_dir: str
+) -> ExampleSource:
     targets = label_targets(training.labels, settings, weights=training.weights)
     if given.weak is not None:
         own: ExampleSource = TaughtPairs(
-            _texts(training), targets, given.weak, settings.teaching, seed=settings.training.seed
+            _texts(training),
+            targets,
+            given.weak,
+            settings.teaching,
+            seed=settings.training.seed,
+            cache_dir=cache_dir,
         )
     else:
         own = _grouped(training, targets)

@@ -1,8 +1,8 @@
 """Few labels, stretched: a teacher fitted on them gives its opinion of pairs that nobody labelled.
 
-The teacher (`relevance.evaluation.overlap`) compares spelling; it judges weakly labelled pairs and real queries and
-titles in new combinations (`recombined.py`). Generated pairs with their true labels keep alive what pre-training
-taught.
+The teacher (`relevance.evaluation.overlap`) compares spelling, and meaning where an encoder is named; it judges weakly
+labelled pairs and real queries and titles in new combinations (`recombined.py`). Generated pairs with their true labels
+keep alive what pre-training taught.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
+from cluster.models.sentence_encoder import SentenceEncoder
 from cluster.settings import Settings
-from relevance.evaluation.overlap import OverlapFeatures, OverlapTeacher
+from relevance.evaluation.overlap import FeatureTeacher, OverlapFeatures
 from relevance.finetuning.pairs import LabelledTexts, WeakPairs
 from relevance.finetuning.recombined import QueryDrawing
 from relevance.labels import LABELS
@@ -41,20 +42,56 @@ class TeachingSettings(Settings):
     label_repeats: int = Field(default=2, ge=1)
     """How often a labelled pair comes in each epoch."""
 
+    encoder: str | None = None
+    """Encoder of sentence vectors by which the teacher compares meanings too: a folder, an s3:// folder or a hub
+    repository, such as var/pretrained/multilingual-e5-small (`make pretrained`). None: spelling alone."""
+
+
+class _Likeness:
+    """How near what a query asks for lies to what a title says, by the cosine of an encoder's vectors."""
+
+    def __init__(self, encoder: SentenceEncoder) -> None:
+        self._encoder = encoder
+        self._known: dict[tuple[str, str], np.ndarray] = {}
+
+    def __call__(self, queries: Sequence[str], titles: Sequence[str]) -> np.ndarray:
+        """Compare pair by pair, (n, 1)."""
+        asked, offered = self._vectors("query: ", queries), self._vectors("passage: ", titles)
+        return (asked * offered).sum(axis=1, keepdims=True)
+
+    def _vectors(self, prefix: str, texts: Sequence[str]) -> np.ndarray:
+        if new := [text for text in dict.fromkeys(texts) if (prefix, text) not in self._known]:
+            vectors = self._encoder(new, prefix=prefix)
+            self._known |= {(prefix, text): vector for text, vector in zip(new, vectors, strict=True)}
+        return np.array([self._known[prefix, text] for text in texts])
+
 
 class TaughtPairs:
     """Epochs of examples: labelled pairs, weakly labelled pairs and recombined ones with the teacher's opinion."""
 
     def __init__(
-        self, labelled: LabelledTexts, targets: np.ndarray, weak: WeakPairs, settings: TeachingSettings, *, seed: int
+        self,
+        labelled: LabelledTexts,
+        targets: np.ndarray,
+        weak: WeakPairs,
+        settings: TeachingSettings,
+        *,
+        seed: int,
+        cache_dir: str,
     ) -> None:
-        """Fit the teacher; `targets` (n, 4) are the labelled pairs' smoothed and weighed labels."""
+        """Fit the teacher; `targets` (n, 4) are the labelled pairs' smoothed and weighed labels.
+
+        Raises:
+            ValueError: If the teacher's encoder is not found.
+        """
         self._settings, self._seed = settings, seed
         self._titles = [*labelled.titles, *weak.titles]
         self._queries = [*labelled.queries, *weak.queries]
         self._labelled = len(labelled.titles)
-        self._features = OverlapFeatures(self._titles)
-        self.teacher = OverlapTeacher(seed=seed)
+        self._overlap = OverlapFeatures(self._titles)
+        named = settings.encoder
+        self._likeness = _Likeness(SentenceEncoder(named, cache_dir=cache_dir)) if named else None
+        self.teacher = FeatureTeacher(seed=seed)
         own = self._features(labelled.queries, labelled.titles)
         posterior = self.teacher.fit(
             own, labelled.labels, self._features(weak.queries, weak.titles), weak.is_substitute
@@ -68,6 +105,10 @@ class TaughtPairs:
     def probabilities(self, queries: Sequence[str], titles: Sequence[str]) -> np.ndarray:
         """The teacher's opinion of pairs, (n, 4)."""
         return self.teacher.probabilities(self._features(queries, titles))
+
+    def _features(self, queries: Sequence[str], titles: Sequence[str]) -> np.ndarray:
+        overlap = self._overlap(queries, titles)
+        return overlap if self._likeness is None else np.hstack([overlap, self._likeness(queries, titles)])
 
     def epoch(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
         """Tokenise one epoch: every title with its own query and some taught ones."""

@@ -30,7 +30,7 @@ from cancellation.llm.backend import BackendError, SamplingSettings
 from cancellation.llm.backends import LocalSettings
 from cancellation.llm.judging import JudgingSettings, judge
 from cancellation.llm.prompt import Prompt, PromptSettings, build_prompt
-from cancellation.llm.retrieval import ExampleIndex, RetrievalSettings, SentenceEncoder
+from cancellation.llm.retrieval import ExampleIndex, RetrievalSettings, sentence_embedding
 from cancellation.llm.transformers_backend import TransformersBackend
 from cancellation.simulation.simulator import SimulationSettings, simulate
 
@@ -147,7 +147,7 @@ def prefix(args: argparse.Namespace) -> dict[str, Any]:
     events = sorted((one.event for one in simulate(settings, SEED)), key=lambda one: one.market)
     pool = simulate(SimulationSettings(num_events=200, label_noise=0), EXAMPLE_SEED)
     examples = [Example(one.event, one.true_label, one.factors) for one in pool]
-    index = ExampleIndex(examples, SentenceEncoder(RetrievalSettings(encoder=args.encoder), cache_dir=CACHE))
+    index = ExampleIndex(examples, sentence_embedding(RetrievalSettings(encoder=args.encoder), cache_dir=CACHE))
     shown: dict[str, Callable[[Event], Sequence[Example]]] = {
         "no examples": lambda event: (),
         f"{args.examples} of the case": lambda event: index.nearest(event, args.examples),

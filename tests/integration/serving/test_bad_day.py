@@ -166,6 +166,20 @@ def test_a_shipper_that_dies_is_started_again_and_seen_to_be_down(endpoint: Serv
     endpoint.until(lambda: "shipped-by-the-second" in endpoint.archived())
 
 
+def test_a_killed_controller_costs_no_answer_and_is_replaced(endpoint: Served) -> None:
+    def controllers() -> set[int]:
+        found = psutil.Process(endpoint.process.pid).children(recursive=True)
+        return {one.pid for one in found if one.is_running() and one.name().startswith("ray::ServeContr")}
+
+    with endpoint.stream("controller", 20) as stream:
+        endpoint.until_answered(stream, 20)
+        (first,) = controllers()
+        psutil.Process(first).kill()
+        endpoint.until(lambda: controllers() - {first})
+        endpoint.until_answered(stream, 200)  # it finds the replicas again, and tells HAProxy of them
+    assert stream.statuses() == {200}
+
+
 def stopped_under_load(endpoint: Served, stop: Callable[[], None]) -> Stream:
     """Stop an endpoint while singles come and a batch is under way; both have to be answered."""
     batches: list[Any] = []

@@ -235,20 +235,6 @@ def test_a_killed_haproxy_is_replaced_and_what_it_passed_on_is_on_record(endpoin
     endpoint.until(lambda: stream.answered() <= set(endpoint.archived()))
 
 
-def test_a_killed_controller_costs_no_answer_and_is_replaced(endpoint: Served) -> None:
-    def controllers() -> set[int]:
-        found = psutil.Process(endpoint.process.pid).children(recursive=True)
-        return {one.pid for one in found if one.is_running() and one.name().startswith("ray::ServeContr")}
-
-    with endpoint.stream("controller", RATE) as stream:
-        endpoint.until_answered(stream, 20)
-        (first,) = controllers()
-        psutil.Process(first).kill()
-        endpoint.until(lambda: controllers() - {first})
-        endpoint.until_answered(stream, 200)  # it finds the replicas again, and tells HAProxy of them
-    assert stream.statuses() == {200}
-
-
 def test_a_hung_model_is_not_waited_for_beyond_the_deadline(endpoint: Served) -> None:
     endpoint.until(lambda: endpoint.replicas("model") != [])
     replicas = endpoint.replicas("model")

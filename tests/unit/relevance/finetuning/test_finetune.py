@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from cluster.models.files import resolve_model
+from cluster.models.sentence_encoder import SentenceEncoder
 from relevance.engines.label_model import LabelModel
 from relevance.evaluation.overlap import FEATURES, OverlapFeatures, combine_with_answers
 from relevance.evaluation.pairs import read_evaluation_pairs, shared_queries
@@ -208,13 +209,35 @@ def test_taught_epochs_are_drawn_anew_and_keep_the_labels(encoder: PromptEncoder
     labelled = draw_pairs(60, "labelled")
     settings = TeachingSettings(taught_queries_per_title=2, label_repeats=2, teacher_share=0, catalogue_products=9)
     targets = np.eye(4, dtype=np.float32)[labelled.labels]
-    taught = TaughtPairs(labelled, targets, weak_pairs(40), settings, seed=0)
+    taught = TaughtPairs(labelled, targets, weak_pairs(40), settings, seed=0, cache_dir="unused")
     first, again, second = (taught.epoch(encoder, number) for number in (0, 0, 1))
     assert [example.queries for example in first] == [example.queries for example in again]
     assert [example.queries for example in first] != [example.queries for example in second]
     assert len(first) == 109
     assert [example.targets[0].argmax() for example in first[:60]] == labelled.labels.tolist()
     assert [len(example.queries) for example in (first[0], first[60])] == [4, 3]
+
+
+def test_a_teacher_with_an_encoder_knows_what_no_spelling_tells(tiny_model: Path, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+
+    def texts(letters: str) -> list[str]:
+        return [" ".join("".join(draw.choice(list(letters), 4)) for _ in range(3)) for _ in range(500)]
+
+    queries, titles = texts("abcdefghijklm"), texts("nopqrstuvwxyz")
+    encode = SentenceEncoder(str(tiny_model), cache_dir=str(tmp_path))
+    likeness = (encode(queries, prefix="query: ") * encode(titles, prefix="passage: ")).sum(axis=1)
+    labels = np.where(likeness > np.median(likeness), LABELS.index("exact"), LABELS.index("irrelevant"))
+    learnt = LabelledTexts(queries[:300], titles[:300], labels[:300])
+    weak = WeakPairs(queries[300:400], titles[300:400], np.zeros(100, dtype=bool))
+
+    def right(named: str | None) -> float:
+        settings, targets = TeachingSettings(encoder=named), np.eye(4, dtype=np.float32)[learnt.labels]
+        taught = TaughtPairs(learnt, targets, weak, settings, seed=0, cache_dir=str(tmp_path))
+        return float((taught.probabilities(queries[400:], titles[400:]).argmax(axis=1) == labels[400:]).mean())
+
+    assert right(str(tiny_model)) > 0.9
+    assert right(None) < 0.7
 
 
 def test_folds_share_neither_query_nor_title() -> None:

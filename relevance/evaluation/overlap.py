@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.base import ClassifierMixin
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -142,10 +141,7 @@ def predict_baseline(model: LogisticRegression, features: np.ndarray) -> np.ndar
 
 
 class FeatureTeacher:
-    """Label probabilities from numbers about a pair, fitted on human labels and on noisy substitute-or-not answers.
-
-    The mean of boosted trees and logistic regression, which err in different places.
-    """
+    """Label probabilities from numbers about a pair, fitted on human labels and on noisy substitute-or-not answers."""
 
     def __init__(self, *, seed: int = 0) -> None:
         self._seed = seed
@@ -163,29 +159,25 @@ class FeatureTeacher:
         rows = np.vstack([features, *[weak_features] * len(LABELS)])
         targets = np.concatenate([labels, np.repeat(np.arange(len(LABELS)), len(weak_features))])
         weights = np.concatenate([np.ones(len(labels)), 0.5 * posterior.T.ravel()])
-        self._models = self._fit(rows, targets, weights)
+        self._model = self._fit(rows, targets, weights)
         posterior, _ = combine_with_answers(self.probabilities(weak_features), is_substitute)
         return posterior
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Label probabilities, float (n, 4)."""
-        return _probabilities(self._models, features)
+        return _probabilities(self._model, features)
 
-    def _fit(self, features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> list[ClassifierMixin]:
-        trees = GradientBoostingClassifier(
+    def _fit(self, features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> GradientBoostingClassifier:
+        model = GradientBoostingClassifier(
             n_estimators=60, max_depth=3, learning_rate=0.08, subsample=0.7, random_state=self._seed
         )
-        trees.fit(features, labels, sample_weight=weights)
-        line = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=2000))
-        line.fit(features, labels, logisticregression__sample_weight=weights)
-        return [trees, line]
+        return model.fit(features, labels, sample_weight=weights)
 
 
-def _probabilities(models: Sequence[ClassifierMixin], features: np.ndarray) -> np.ndarray:
-    found = np.zeros((len(features), len(LABELS)))
-    for model in models:
-        found[:, model.classes_] += model.predict_proba(features) / len(models)
-    return found
+def _probabilities(model: GradientBoostingClassifier, features: np.ndarray) -> np.ndarray:
+    full = np.zeros((len(features), len(LABELS)))
+    full[:, model.classes_] = model.predict_proba(features)
+    return full
 
 
 def combine_with_answers(

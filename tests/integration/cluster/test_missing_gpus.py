@@ -61,11 +61,12 @@ AUTOSCALER = {
             "trainer.num_workers=2, but the cluster has 0 GPUs (1 nodes, 1 CPUs) and no autoscaler that would add any: "
             "start nodes with GPUs, or set it to 0\n",
         ),
-        (
+        pytest.param(
             GPUS,
             True,
             "trainer.num_workers=2, but the cluster has 0 GPUs (1 nodes, 1 CPUs) so far: waiting for its autoscaler to "
             "add some\ngoes on\n",
+            marks=pytest.mark.slow,  # Ray's provider of pretended nodes was seen to keep a driver for two minutes
         ),
         (
             CORES,

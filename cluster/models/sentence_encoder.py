@@ -36,7 +36,7 @@ class SentenceEncoder:
         self._digest = files.digest
         self._cache = Path(cache_dir).expanduser() / "sentence_vectors"
 
-    def __call__(self, texts: Sequence[str], *, prefix: str = "query: ") -> np.ndarray:
+    def __call__(self, texts: Sequence[str], *, prefix: str) -> np.ndarray:
         """Embed texts, what the encoder wants before each in front; float32 (n, d)."""
         if len(texts) == 1:
             return self._embed([prefix + texts[0]])

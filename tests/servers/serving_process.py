@@ -46,6 +46,10 @@ class Stream:
     def statuses(self) -> set[int]:
         return {one.status for one in self.sent}
 
+    def refusals(self) -> dict[str, int]:
+        """What was said instead of an answer, counted: the status, and how its body begins."""
+        return dict(Counter(f"{one.status} {one.body[:120]!r}" for one in list(self.sent) if one.status != 200))
+
     def bodies(self) -> dict[str, dict[str, Any]]:
         """What was answered, by event."""
         return {one.event_id: json.loads(one.body) for one in list(self.sent) if one.status == 200}
@@ -150,12 +154,26 @@ class Served:
         enough = len(stream.answered()) + more
         self.until(lambda: len(stream.answered()) >= enough)
 
-    def until(self, condition: Any, seconds: float = 120) -> None:
-        """Wait for something to become true."""
+    def asked_until_back(self, event: Mapping[str, Any]) -> list[tuple[int, str | None]]:
+        """What callers get who go on with calls of five kinds, as status and Retry-After, until each is answered."""
+        answers: list[tuple[int, str | None]] = []
+        calls = [("GET", "/healthz"), ("GET", "/v1/policy/ID"), ("HEAD", "/docs"), ("GET", "/v1/reviews")]
+
+        def back() -> bool:
+            judged = self.judge({**event, "event_id": f"while-away-{len(answers)}"})
+            given = [judged, *(self.http.request(*call) for call in calls)]
+            answers.extend((one.status_code, one.headers.get("Retry-After")) for one in given)
+            return {one.status_code for one in given} == {200}
+
+        self.until(back)
+        return answers
+
+    def until(self, condition: Any, seconds: float = 120, every: float = 0.2) -> None:
+        """Wait for something to become true, looking `every` so many seconds."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "it did not happen in time"
-            time.sleep(0.2)
+            time.sleep(every)
 
 
 @cache

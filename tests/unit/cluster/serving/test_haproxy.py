@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from http.client import HTTPResponse
+from contextlib import ExitStack, closing, contextmanager, suppress
+from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -27,14 +28,17 @@ SCRIPT = Path(service.__file__).with_name("haproxy")
 
 
 @contextmanager
-def another_service() -> Iterator[tuple[int, list[str]]]:
+def another_service(protocol: str = "HTTP/1.0") -> Iterator[tuple[int, list[str]]]:
     """Listens where this one's fallback should, answers 404 to all; gives its port and who was let in with what."""
     heard: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = protocol
+
         def do_GET(self) -> None:
             heard.append(self.headers.get("Upgrade", self.headers.get("Authorization", "a health check")))
             self.send_response(200 if self.path.endswith("/healthz") else 404)
+            self.send_header("Content-Length", "0")
             self.end_headers()
 
         def do_POST(self) -> None:
@@ -171,6 +175,70 @@ def test_while_serve_names_no_replica_calls_go_to_those_that_it_named_last(tmp_p
             processes.enter_context(started(tmp_path, port, backend()))
             assert {status() for _ in range(10)} == {503}
     assert heard == []
+
+
+@pytest.mark.parametrize("deployed", [True, False], ids=["others replaced its replicas", "it knew of no application"])
+def test_a_connection_of_before_a_reload_is_answered_by_the_replicas_of_today(tmp_path: Path, deployed: bool) -> None:
+    port = free_port()
+    with ExitStack() as everything:
+        ports = [everything.enter_context(another_service())[0] for _ in range(2)]
+        dead, alive = (
+            {"http-app": BackendConfig(name="http-app", path_prefix="/", app_name="app", servers=[server])}
+            for server in (ServerConfig("a", "127.0.0.1", free_port()), ServerConfig("b", "127.0.0.1", ports[0]))
+        )
+        old = everything.enter_context(started(tmp_path, port, dead if deployed else {}))
+        idle = [everything.enter_context(kept_connection(port)) for _ in range(4)]
+        assert {ask(one) for one in idle} == {503}
+        new = everything.enter_context(started(tmp_path, port, alive, replaces=old.pid))
+        until(lambda: httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=30).status_code == 200)
+        assert old.poll() is None
+        assert [ask(one) for one in idle] == [200] * 4
+        old.wait(60)  # each connection was closed behind its answer
+        assert new.poll() is None
+
+
+def test_one_that_stops_and_is_not_replaced_has_its_connections_answered_by_the_replicas_that_it_knows(
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    with another_service("HTTP/1.1") as (replica, _), ExitStack() as everything:
+        server = ServerConfig("a", "127.0.0.1", replica)
+        known = {"http-app": BackendConfig(name="http-app", path_prefix="/", app_name="app", servers=[server])}
+        process = everything.enter_context(started(tmp_path, port, known))
+        idle = [everything.enter_context(kept_connection(port)) for _ in range(4)]
+        assert [ask(one) for one in idle] == [200] * 4
+        process.send_signal(signal.SIGUSR1)
+        until(lambda: refuses(port))
+        assert [ask(one) for one in idle] == [200] * 4
+        process.wait(60)
+
+
+def kept_connection(port: int) -> closing[HTTPConnection]:
+    return closing(HTTPConnection("127.0.0.1", port, timeout=30))
+
+
+def ask(connection: HTTPConnection) -> int:
+    """Give the status of a call over the connection that is open, or over a first one, once something listens."""
+    if connection.sock is None:
+        until(lambda: connects(connection))
+    connection.request("GET", "/healthz")
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+def connects(connection: HTTPConnection) -> bool:
+    with suppress(ConnectionRefusedError):
+        connection.connect()
+    return connection.sock is not None
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 30).close()
+    except ConnectionError:  # refused, or reset while the listener closes
+        return True
+    return False
 
 
 @pytest.fixture

@@ -46,9 +46,9 @@ class Database(Protocol):
         """Run statements that change nothing; they wait for nobody's transaction."""
         ...
 
-    def writing(self, *, alone: bool = False) -> AbstractContextManager[Execute]:
-        """Run statements as one transaction, undone if the block raises; with `alone`, of those that ask for it one
-        at a time."""
+    def writing(self, *, alone: str | None = None) -> AbstractContextManager[Execute]:
+        """Run statements as one transaction, undone if the block raises; with `alone`, of those that name the same
+        one at a time."""
         ...
 
     def tend(self) -> None:

@@ -8,6 +8,7 @@ to keep; one that hangs keeps nothing, so a transaction that has not ended after
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -26,9 +27,11 @@ from cluster.database.interface import Execute, check_address
 _WAIT_SECONDS = 1.0
 _RECONNECT_SECONDS = 5.0
 """Then the next who asks begins the attempts anew, at short intervals."""
-_CONNECTIONS = 8
+CONNECTIONS = 8
+"""Of each process at most."""
 _HANG_SECONDS = 6.0
 _WATCH_SECONDS = 1.0
+_MADE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) IF NOT EXISTS (\w+)")
 _OPTIONS = {
     "connect_timeout": 2,
     "tcp_user_timeout": 2000,
@@ -71,13 +74,12 @@ class PostgresDatabase:
             OSError: If the server does not let us in.
         """
         self.name = f"database {check_address(url)}"
-        self._alone = int.from_bytes(blake2b(layout.encode(), digest_size=7).digest())
         self._pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
             url,
             connection_class=_Connection,
             kwargs={**_OPTIONS, "autocommit": True},
             min_size=1,
-            max_size=_CONNECTIONS,
+            max_size=CONNECTIONS,
             timeout=_WAIT_SECONDS,
             reconnect_timeout=_RECONNECT_SECONDS,
             open=False,
@@ -100,11 +102,11 @@ class PostgresDatabase:
             yield _execute(connection)
 
     @contextmanager
-    def writing(self, *, alone: bool = False) -> Iterator[Execute]:
+    def writing(self, *, alone: str | None = None) -> Iterator[Execute]:
         """Run statements as one transaction."""
         with self._connection() as connection, connection.transaction():
-            if alone:
-                connection.execute("SELECT pg_advisory_xact_lock(%s)", (self._alone,))
+            if alone is not None:
+                _lock(connection, alone)
             yield _execute(connection)
 
     def tend(self) -> None:
@@ -118,7 +120,14 @@ class PostgresDatabase:
     def _make_tables(self, url: str, layout: str) -> None:
         # By a connection of its own: the pool would keep the reason of a refusal to itself.
         with _Connection.connect(url, **_OPTIONS) as connection:
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (self._alone,))  # IF NOT EXISTS is no lock
+            # CREATE INDEX IF NOT EXISTS locks its table before it looks: it would wait for a VACUUM, and all who write
+            # for it.
+            there = connection.execute(
+                "SELECT to_regclass(name) FROM unnest(%s::text[]) AS name", (_MADE.findall(layout),)
+            )
+            if all(found is not None for (found,) in there):
+                return
+            _lock(connection, layout)  # IF NOT EXISTS is no lock
             number = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
             connection.execute(layout.format(number=number, bytes="BYTEA").encode())
 
@@ -163,6 +172,12 @@ class PostgresDatabase:
         """Say what happened in the server's first line, which holds no values: those are in its DETAIL."""
         said = (str(error).splitlines() or [""])[0]
         return OSError(f"{self.name}: PostgreSQL failed ({type(error).__name__}: {said}); look at the server")
+
+
+def _lock(connection: psycopg.Connection[TupleRow], name: str) -> None:
+    """Hold a lock of that name till the transaction ends."""
+    number = int.from_bytes(blake2b(name.encode(), digest_size=7).digest())
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (number,))
 
 
 def _execute(connection: psycopg.Connection[TupleRow]) -> Execute:

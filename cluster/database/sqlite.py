@@ -62,7 +62,7 @@ class SqliteDatabase:
             yield self._reader.execute
 
     @contextmanager
-    def writing(self, *, alone: bool = False) -> Iterator[Execute]:
+    def writing(self, *, alone: str | None = None) -> Iterator[Execute]:
         """Run statements as one transaction; there is one at a time in any case."""
         with self._writing, self._named_failures():
             self._writer.execute("BEGIN IMMEDIATE")

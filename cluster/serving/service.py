@@ -117,8 +117,9 @@ def prepare_environment(
             # The third look that finds HAProxy dead starts another: with Serve's 10 s nobody is answered for 30.
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": f"{settings.drain_seconds:g}",
-            # Connections that break before an answer are tried again elsewhere: for requests that may be repeated.
-            "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+            # Connections that break before an answer, and what a replica cannot do now, are tried again elsewhere: for
+            # requests that may be repeated.
+            "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response 503",
             "RAY_SERVE_HAPROXY_RETRIES": "2",
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.client_seconds),
             "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": f"{settings.request_timeout_seconds + 5:.0f}",
@@ -282,6 +283,7 @@ def run_application(
     from ray import serve
 
     runs: Application | None = None
+    died: str | None
     target = build()
     told_at = time.monotonic() + _SILENT_SECONDS
     with Signals() as signals:
@@ -289,11 +291,7 @@ def run_application(
         while True:
             number = signals.wait()
             if (died := lost()) is not None:
-                on_stop()
-                raise RuntimeError(
-                    f"Ray's {died} died (killed, or the machine is out of memory), and without it nothing is replaced; "
-                    "start again: what was answered is on this disk, and is shipped then"
-                )
+                break
             if number == signal.SIGHUP:
                 try:
                     target = build()
@@ -302,8 +300,7 @@ def run_application(
                 else:
                     _start_rollout(target, name)
             elif number is not None:
-                on_stop()
-                return
+                break
             elif target is not runs:
                 finished, failures = rollout_progress(serve.status().applications[name], dispensable)
                 essential = {deployment: why for deployment, why in failures.items() if not dispensable(deployment)}
@@ -321,6 +318,12 @@ def run_application(
                 elif finished and time.monotonic() > told_at:
                     log.warning("its replicas run, but no call comes through HAProxy yet; waiting for one that does")
                     told_at = math.inf
+    on_stop()  # a second signal ends it at once
+    if died is not None:
+        raise RuntimeError(
+            f"Ray's {died} died (killed, or the machine is out of memory), and without it nothing is replaced; "
+            "start again: what was answered is on this disk, and is shipped then"
+        )
 
 
 def _start_rollout(target: Application, name: str) -> None:

@@ -221,7 +221,7 @@ class RecentDecisions:
         return Recorded(row[0], json.loads(zlib.decompress(row[1])), json.loads(row[2]) if row[2] else None)
 
     def _drop(self, statement: str, values: Sequence[float]) -> int:
-        with self.database.writing(alone=True) as execute:  # two that drop the same rows would lock each other
+        with self.database.writing(alone="dropping") as execute:  # two that drop the same rows would lock each other
             return execute(statement, values).rowcount
 
     def _keep(self) -> None:

@@ -166,6 +166,7 @@ CREATE TABLE IF NOT EXISTS policies (
     content {bytes} NOT NULL
 );
 """
+_ROLLOUT = "rollout"
 _POLICY, _KILL_SWITCH = "policy", "kill switch"
 _PUT = "INSERT INTO rollout (name, content) VALUES (?, ?) ON CONFLICT (name) DO "
 _LAST = "SELECT line FROM policy_ledger WHERE at <= ? ORDER BY number DESC LIMIT 1"
@@ -183,9 +184,17 @@ class PolicyTables:
         self._last, self._read_at = Snapshot(None, None), clock()
 
     def begin_with(self, policy: bytes) -> None:
-        """Put a policy there if there is none yet."""
-        with self._database.writing(alone=True) as execute:
-            execute(_PUT + "NOTHING", (_POLICY, policy))
+        """Put a policy there if there is none yet.
+
+        Raises:
+            OSError: If there was one before, and it is gone: what was killed then is not known.
+        """
+        with self._database.writing(alone=_ROLLOUT) as execute:
+            if execute(_PUT + "NOTHING", (_POLICY, policy)).rowcount and execute(_LAST, (_NEVER,)).fetchone():
+                raise OSError(
+                    f"{self.place}: expected the policy that its ledger tells of in table rollout, found none; let a "
+                    "restore come to its end, or kill and publish by jobs.cancellation_rollout 'kill=[\"*\"]' policy=…"
+                )
 
     def publish(self, policy: bytes) -> None:
         """Put a checked policy there in place of the one that is."""
@@ -211,13 +220,15 @@ class PolicyTables:
             blind = self._clock() - self._read_at > BLIND_SECONDS
             return replace(self._last, kill_switch=None) if blind else self._last
         self._read_at = self._clock()
-        self._last = Snapshot(found.get(_POLICY), found.get(_KILL_SWITCH, b"").decode())
+        # A table without a policy is one that is being restored: nobody knows what was killed.
+        killed = found.get(_KILL_SWITCH, b"").decode() if _POLICY in found else None
+        self._last = Snapshot(found.get(_POLICY), killed)
         return self._last
 
     @contextmanager
     def locked(self) -> Iterator[Record]:
         """Keep everybody from changing or recording anything."""
-        with self._database.writing(alone=True) as execute:
+        with self._database.writing(alone=_ROLLOUT) as execute:
 
             def record(in_force: InForce, at: float) -> bool:
                 execute(_KEEP, (in_force.digest, in_force.content))
@@ -256,7 +267,7 @@ class PolicyTables:
         return entry_of(json.loads(found[0]), market)
 
     def _put(self, name: str, change: Callable[[bytes], bytes]) -> bytes:
-        with self._database.writing(alone=True) as execute:
+        with self._database.writing(alone=_ROLLOUT) as execute:
             found = execute("SELECT content FROM rollout WHERE name = ?", (name,)).fetchone()
             content = change(bytes(found[0]) if found else b"")
             execute(_PUT + "UPDATE SET content = excluded.content", (name, content))

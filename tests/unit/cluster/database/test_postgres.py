@@ -9,12 +9,38 @@ from contextlib import closing, suppress
 from threading import Barrier
 
 import psutil
+import psycopg
 import pytest
 
 from cluster.database.postgres import PostgresDatabase
 from tests.servers.postgres import PostgresServer
 
-LAYOUT = "CREATE TABLE IF NOT EXISTS things (name TEXT PRIMARY KEY)"
+LAYOUT = """
+CREATE TABLE IF NOT EXISTS things (name TEXT PRIMARY KEY);
+CREATE INDEX IF NOT EXISTS things_by_name ON things (name);
+"""
+
+
+def test_who_comes_to_tables_that_are_there_waits_for_no_vacuum_and_keeps_nobody_from_writing(
+    postgres_server: PostgresServer,
+) -> None:
+    url = postgres_server.database()
+    PostgresDatabase(url, LAYOUT).close()
+    with psycopg.connect(url) as vacuum:
+        vacuum.execute("LOCK TABLE things IN SHARE UPDATE EXCLUSIVE MODE")  # as VACUUM does
+        with closing(PostgresDatabase(url, LAYOUT)) as database, database.writing() as execute:
+            execute("INSERT INTO things (name) VALUES (?)", ("written",))
+
+
+def test_only_who_names_the_same_waits_for_whoever_is_alone(postgres_server: PostgresServer) -> None:
+    with (
+        closing(PostgresDatabase(postgres_server.database(), LAYOUT)) as database,
+        database.writing(alone="one"),
+        database.writing(alone="another"),
+        pytest.raises(OSError, match="timeout"),
+        database.writing(alone="one"),
+    ):
+        pass
 
 
 def test_a_server_that_hangs_in_the_middle_is_an_error_and_afterwards_it_is_used_again(

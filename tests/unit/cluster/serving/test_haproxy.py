@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -53,17 +54,17 @@ def another_service(protocol: str = "HTTP/1.0") -> Iterator[tuple[int, list[str]
 
 @contextmanager
 def started(
-    folder: Path, port: int, backends: dict[str, BackendConfig], client_seconds: int = 60, replaces: int | None = None
+    folder: Path, port: int, backends: dict[str, BackendConfig], replaces: int | None = None, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run it as Serve does, in the place of the process `replaces`; it may not listen yet."""
     config = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=port),
         socket_path=str(folder / "admin.sock"),
-        timeout_client_s=client_seconds,
         server_state_base=str(folder),
         server_state_file=str(folder / "server-state"),
         metrics_port=free_port(),
         stats_port=free_port(),
+        **options,
     )
     api = HAProxyApi(cfg=config, backend_configs=backends, config_file_path=str(folder / "haproxy.cfg"))
     api._generate_config_file_internal()
@@ -76,13 +77,13 @@ def started(
 
 
 @contextmanager
-def haproxy(folder: Path, backends: dict[str, BackendConfig], client_seconds: int = 60) -> Iterator[httpx.Client]:
+def haproxy(folder: Path, backends: dict[str, BackendConfig], **options: Any) -> Iterator[httpx.Client]:
     """Run it until it listens."""
     port = free_port()
     transport = httpx.HTTPTransport(retries=10)  # until it listens
     headers = {"Authorization": "Bearer secret"}
     with (
-        started(folder, port, backends, client_seconds),
+        started(folder, port, backends, **options),
         httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, headers=headers) as http,
     ):
         yield http
@@ -114,7 +115,7 @@ def test_a_body_that_stops_is_told_of_as_the_application_would(tmp_path: Path) -
     with another_service() as (port, _):
         server = ServerConfig("a", "127.0.0.1", port)
         backend = BackendConfig(name="http-app", path_prefix="/", app_name="app", servers=[server])
-        with haproxy(tmp_path, {"http-app": backend}, client_seconds=1) as http:
+        with haproxy(tmp_path, {"http-app": backend}, timeout_client_s=1) as http:
             assert http.get("/healthz").status_code == 200
             with socket.create_connection((http.base_url.host, http.base_url.port), 60) as connection:
                 connection.sendall(b"POST /v1/verdicts HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{")
@@ -132,6 +133,51 @@ def test_a_replica_hears_of_no_upgrade(tmp_path: Path) -> None:
             asked = {"Connection": "Upgrade", "Upgrade": "websocket", **key}
             assert http.get("/v1/policy/ID", headers=asked).status_code == 404
     assert {"Bearer secret"} <= {*heard} <= {"Bearer secret", "a health check"}
+
+
+@contextmanager
+def full_disk(host: str) -> Iterator[tuple[int, list[str]]]:
+    """A replica that is alive and can answer no call; gives its port and which calls it got."""
+    calls: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            alive = self.path == "/-/healthz"
+            calls.extend([] if alive else [self.path])
+            self.send_response(200 if alive else 503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with ThreadingHTTPServer((host, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, calls
+        server.shutdown()
+
+
+def test_what_one_replica_cannot_do_another_does_and_each_machine_says_itself_whether_it_is_ready(
+    tmp_path: Path,
+) -> None:
+    environment = dict[str, str]()
+    service.prepare_environment(service.ServiceSettings(port=free_port()), environment)
+    options = {
+        "retry_on": environment["RAY_SERVE_HAPROXY_RETRY_ON"],
+        "retries": int(environment["RAY_SERVE_HAPROXY_RETRIES"]),
+    }
+    with another_service() as (there, _), full_disk("127.0.0.2") as (elsewhere, calls):
+        healthy, full = ServerConfig("a", "127.0.0.1", there), ServerConfig("b", "127.0.0.2", elsewhere)
+
+        def backend(*servers: ServerConfig) -> dict[str, BackendConfig]:
+            return {"http-app": BackendConfig(name="http-app", path_prefix="/", app_name="app", servers=[*servers])}
+
+        with haproxy(tmp_path, backend(healthy, full), **options) as http:
+            assert {http.get("/healthz").status_code for _ in range(20)} == {200}
+            assert len(calls) > 0
+            calls.clear()
+            assert {http.get("/readyz").status_code for _ in range(20)} == {404}  # what `another_service` says
+            assert calls == []
+        with haproxy(tmp_path, backend(full), **options) as http:  # a machine without replicas of its own
+            assert http.get("/readyz").status_code == 503
+            assert calls == ["/readyz"]
 
 
 def test_while_serve_names_no_replica_calls_go_to_those_that_it_named_last(tmp_path: Path) -> None:

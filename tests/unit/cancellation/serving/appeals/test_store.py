@@ -210,7 +210,7 @@ class _Overtaken:
         return getattr(self._database, name)
 
     @contextmanager
-    def writing(self, *, alone: bool = False) -> Iterator[Execute]:
+    def writing(self, *, alone: str | None = None) -> Iterator[Execute]:
         with self._database.writing(alone=alone) as execute:
 
             def overtaken(statement: str, values: Sequence[Any] = ()) -> Rows:

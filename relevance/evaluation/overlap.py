@@ -147,19 +147,24 @@ class FeatureTeacher:
         self._seed = seed
 
     def fit(
-        self, features: np.ndarray, labels: np.ndarray, weak_features: np.ndarray, is_substitute: np.ndarray
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        weak_features: np.ndarray,
+        is_substitute: np.ndarray,
+        *,
+        weights: np.ndarray,
     ) -> np.ndarray:
-        """Fit, and return what the weak pairs' labels probably are, float (m, 4).
+        """Fit, and return what the weak pairs' labels probably are, float (m, 4); `weights` are the human labels'.
 
         The human labels give a first model; its opinion and the noisy answer give each weak pair a
         distribution over labels; human and weak pairs together give the final model.
         """
-        first = self._fit(features, labels, np.ones(len(labels)))
+        first = self._fit(features, labels, weights)
         posterior, _ = combine_with_answers(_probabilities(first, weak_features), is_substitute)
         rows = np.vstack([features, *[weak_features] * len(LABELS)])
         targets = np.concatenate([labels, np.repeat(np.arange(len(LABELS)), len(weak_features))])
-        weights = np.concatenate([np.ones(len(labels)), 0.5 * posterior.T.ravel()])
-        self._model = self._fit(rows, targets, weights)
+        self._model = self._fit(rows, targets, np.concatenate([weights, 0.5 * posterior.T.ravel()]))
         posterior, _ = combine_with_answers(self.probabilities(weak_features), is_substitute)
         return posterior
 

@@ -25,7 +25,7 @@ from relevance.engines.label_model import LabelModel
 from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
 from relevance.finetuning.pairs import LabelledTexts
 from relevance.finetuning.recipe import FinetuneInputs, FinetuningSettings, Recipe
-from relevance.finetuning.taught_pairs import TaughtPairs
+from relevance.finetuning.taught_pairs import TaughtPairs, weights_as_in
 from relevance.labels import LABELS
 from relevance.prompting.prompts import PromptEncoder, query_texts, save_prompt_settings
 from relevance.training.examples import ExampleSource, ProductExample, tokenize_texts
@@ -167,7 +167,11 @@ def _count_over_budget(given: FinetuneInputs, training: EvaluationPairs, validat
 
 def _sources(given: FinetuneInputs, training: EvaluationPairs, validation: EvaluationPairs | None) -> list[Any]:
     """All pairs that have a say in the weights, those to be learnt from first."""
-    return [some for some in (training, validation, *given.further, given.weak, given.distilled) if some is not None]
+    return [
+        some
+        for some in (training, validation, *given.further, *given.teacher_pairs, given.weak, given.distilled)
+        if some is not None
+    ]
 
 
 def _origin(
@@ -185,6 +189,7 @@ def _origin(
         "weak_pairs": len(given.weak.queries) if given.weak else 0,
         "further_data": [some.digest for some in given.further],
         "further_pairs": sum(map(len, given.further)),
+        "teacher_data": [some.digest for some in given.teacher_pairs],
         "weak_data": given.weak.digest if given.weak else None,
         "distilled_data": given.distilled.digest if given.distilled else None,
         "distilled_from": given.distilled.teacher if given.distilled else None,
@@ -219,13 +224,13 @@ def _examples(
             settings.teaching,
             seed=settings.training.seed,
             cache_dir=cache_dir,
+            others=[_texts(pairs.take(pairs.labels != TIED)) for pairs in given.teacher_pairs],
         )
     else:
         own = _grouped(training, targets)
     others: list[tuple[ExampleSource, int]] = []
-    shares = np.bincount(training.labels, minlength=len(LABELS)) / len(training)
     for pairs in given.further if settings.further_epochs else ():
-        further = _further_examples(pairs.take(pairs.labels != TIED), shares, settings)
+        further = _further_examples(pairs.take(pairs.labels != TIED), training.labels, settings)
         others.append((further, settings.further_epochs))
     if given.distilled is not None and settings.distilled_epochs:
         taught = given.distilled
@@ -238,11 +243,10 @@ def _grouped(pairs: EvaluationPairs, targets: np.ndarray) -> GroupedExamples:
     return GroupedExamples(pairs.rows["product_text"].to_pylist(), pairs.queries, targets)
 
 
-def _further_examples(pairs: EvaluationPairs, shares: np.ndarray, settings: FinetuningSettings) -> GroupedExamples:
+def _further_examples(pairs: EvaluationPairs, labels: np.ndarray, settings: FinetuningSettings) -> GroupedExamples:
     weights = settings.further_weight * pairs.weights
     if settings.further_match:
-        own = np.bincount(pairs.labels, minlength=len(LABELS)) / len(pairs)
-        weights = weights * (shares / np.maximum(own, 1e-9))[pairs.labels]
+        weights = weights * weights_as_in(labels, pairs.labels)
     plain = settings.model_copy(update={"allow_missing_labels": True, "class_weights": "none"})
     return _grouped(pairs, label_targets(pairs.labels, plain, weights=weights))
 

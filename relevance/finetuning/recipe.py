@@ -118,6 +118,9 @@ class FinetuneSource(Recipe):
     """CSV with the columns query, title, is_substitute (yes or no, noisy), which stretch few labels; see
     `finetuning.teaching`. Of the labelled pairs only query and title are looked at then."""
 
+    teacher_pairs: tuple[InputUrl, ...] = ()
+    """Labelled pairs of other sources from which the teacher alone learns what it says of the weak pairs."""
+
     output: OutputUrl
     """Folder for the adapter, local or s3://."""
 
@@ -140,6 +143,7 @@ class FinetuneInputs:
     further: tuple[EvaluationPairs, ...] = ()
     adapter: ModelFiles | None = None
     """What the training goes on from."""
+    teacher_pairs: tuple[EvaluationPairs, ...] = ()
     base_queries: frozenset[str] | None = frozenset()
     """Digests of the queries that base, adapter and the distilled pairs' teacher have learnt from
     (`evaluation.pairs.query_digests`); None where adapter or teacher do not say."""
@@ -164,13 +168,14 @@ class FinetuneInputs:
             )
 
     def without(self, judged: EvaluationPairs) -> FinetuneInputs:
-        """Drop weak, distilled and further pairs that share a query or a title with pairs that judge."""
+        """Drop pairs of all other kinds that share a query or a title with pairs that judge."""
         texts = LabelledTexts(judged.queries, judged.titles, judged.labels)
         return replace(
             self,
             weak=self.weak.without(texts) if self.weak else None,
             distilled=self.distilled.without(texts) if self.distilled else None,
             further=tuple(some.unseen_by(judged) for some in self.further),
+            teacher_pairs=tuple(some.unseen_by(judged) for some in self.teacher_pairs),
         )
 
 
@@ -197,7 +202,10 @@ def read_inputs(source: FinetuneSource, *, registry_uri: str | None) -> Finetune
     distilled, taught = _read_distilled(source, registry_uri)
     queries = _with(queries, taught)
     pairs = read_evaluation_pairs(source.input)
-    given = FinetuneInputs(base, encoder, pairs, weak, distilled, further, adapter, queries)
+    teacher_pairs = tuple(read_evaluation_pairs(url) for url in source.teacher_pairs)
+    if teacher_pairs and weak is None:
+        raise ValueError("teacher_pairs teach whoever labels the weak pairs: give some (weak=…), or leave them out")
+    given = FinetuneInputs(base, encoder, pairs, weak, distilled, further, adapter, teacher_pairs, queries)
     if source.spared:
         spared = read_evaluation_pairs(source.spared)
         given = replace(given.without(spared), pairs=given.pairs.unseen_by(spared))

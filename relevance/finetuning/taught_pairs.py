@@ -66,6 +66,12 @@ class _Likeness:
         return np.array([self._known[prefix, text] for text in texts])
 
 
+def weights_as_in(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Weigh the labels `others`, (m,), so that each of the four has the share that it has in `labels`."""
+    own, theirs = (np.bincount(some, minlength=len(LABELS)) / len(some) for some in (labels, others))
+    return (own / np.maximum(theirs, 1e-9))[others]
+
+
 class TaughtPairs:
     """Epochs of examples: labelled pairs, weakly labelled pairs and recombined ones with the teacher's opinion."""
 
@@ -78,8 +84,12 @@ class TaughtPairs:
         *,
         seed: int,
         cache_dir: str,
+        others: Sequence[LabelledTexts] = (),
     ) -> None:
         """Fit the teacher; `targets` (n, 4) are the labelled pairs' smoothed and weighed labels.
+
+        From labelled pairs of `others` the teacher alone learns, weighed so that they have the four labels as often as
+        the labelled ones: what people mean by a label is much the same in each source, how often they say it is not.
 
         Raises:
             ValueError: If the teacher's encoder is not found.
@@ -88,13 +98,18 @@ class TaughtPairs:
         self._titles = [*labelled.titles, *weak.titles]
         self._queries = [*labelled.queries, *weak.queries]
         self._labelled = len(labelled.titles)
-        self._overlap = OverlapFeatures(self._titles)
+        self._overlap = OverlapFeatures([*self._titles, *(title for some in others for title in some.titles)])
         named = settings.encoder
         self._likeness = _Likeness(SentenceEncoder(named, cache_dir=cache_dir)) if named else None
         self.teacher = FeatureTeacher(seed=seed)
         own = self._features(labelled.queries, labelled.titles)
+        everything = [labelled, *others]
         posterior = self.teacher.fit(
-            own, labelled.labels, self._features(weak.queries, weak.titles), weak.is_substitute
+            np.vstack([own, *(self._features(some.queries, some.titles) for some in others)]),
+            np.concatenate([some.labels for some in everything]),
+            self._features(weak.queries, weak.titles),
+            weak.is_substitute,
+            weights=np.concatenate([weights_as_in(labelled.labels, some.labels) for some in everything]),
         )
         share = settings.teacher_share
         opinion = self.teacher.probabilities(own) * targets.sum(axis=1, keepdims=True)

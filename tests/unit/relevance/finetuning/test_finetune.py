@@ -218,6 +218,24 @@ def test_taught_epochs_are_drawn_anew_and_keep_the_labels(encoder: PromptEncoder
     assert [len(example.queries) for example in (first[0], first[60])] == [4, 3]
 
 
+def test_a_teacher_learns_from_others_pairs_what_labels_mean_and_from_its_own_how_often_they_are() -> None:
+    own, judged, others = (draw_pairs(number, name) for number, name in ((24, "own"), (300, "judged"), (600, "others")))
+    rare = np.flatnonzero((others.labels != LABELS.index("exact")) | (np.arange(600) % 8 == 0))
+
+    def said(*some: LabelledTexts) -> np.ndarray:
+        settings, targets = TeachingSettings(), np.eye(4, dtype=np.float32)[own.labels]
+        taught = TaughtPairs(own, targets, weak_pairs(40), settings, seed=0, cache_dir="unused", others=some)
+        return taught.probabilities(judged.queries, judged.titles)
+
+    def right(probabilities: np.ndarray) -> float:
+        return float((probabilities.argmax(axis=1) == judged.labels).mean())
+
+    assert right(said(others)) > right(said()) + 0.05
+    skewed = others.take(rare)
+    assert (skewed.labels == 0).mean() < 0.1
+    assert said(skewed).mean(axis=0)[0] > 0.25
+
+
 def test_a_teacher_with_an_encoder_knows_what_no_spelling_tells(tiny_model: Path, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
 

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS decisions (
     fingerprint TEXT NOT NULL,
     recorded_at DOUBLE PRECISION NOT NULL,
     decision {bytes} NOT NULL, -- JSON, deflated: a day's decisions lie here
+    logged BOOLEAN NOT NULL,
     explanation TEXT
 );
 CREATE INDEX IF NOT EXISTS decisions_by_time ON decisions (recorded_at);
@@ -41,9 +42,9 @@ CREATE TABLE IF NOT EXISTS messages (
 CREATE INDEX IF NOT EXISTS messages_by_time ON messages (recorded_at);
 """
 _PUT = """
-INSERT INTO decisions (event_id, fingerprint, recorded_at, decision) VALUES (?, ?, {now}, ?)
+INSERT INTO decisions (event_id, fingerprint, recorded_at, decision, logged) VALUES (?, ?, {now}, ?, ?)
 ON CONFLICT (event_id) DO UPDATE SET fingerprint = excluded.fingerprint, recorded_at = excluded.recorded_at,
-    decision = excluded.decision, explanation = NULL
+    decision = excluded.decision, logged = excluded.logged, explanation = NULL
 WHERE decisions.recorded_at <= excluded.recorded_at - ?
 """
 _PUT_ONCE = """
@@ -51,7 +52,10 @@ INSERT INTO messages (identity, recorded_at) VALUES (?, {now})
 ON CONFLICT (identity) DO UPDATE SET recorded_at = excluded.recorded_at
 WHERE messages.recorded_at <= excluded.recorded_at - ?
 """
-_FIND = "SELECT fingerprint, decision, explanation FROM decisions WHERE event_id = ? AND recorded_at > {now} - ?"
+_FIND = (
+    "SELECT fingerprint, decision, explanation, logged FROM decisions WHERE event_id = ? AND recorded_at > {now} - ?"
+)
+_LOG = "UPDATE decisions SET logged = TRUE WHERE event_id = ? AND NOT logged"
 _SAID_BEFORE = "DELETE FROM messages WHERE identity >= ? AND identity <= ? AND identity <> ?"
 _PROBE = "probe"  # no message's identity, which is a digest
 _NEXT = "SELECT number, event_id, decision FROM decisions WHERE number > ? ORDER BY number LIMIT ?"
@@ -79,6 +83,8 @@ class Recorded:
     """As it was given to `put`, and so as it was answered."""
     explanation: list[dict[str, Any]] | None
     """The decision factors with their evidence, once they were explained."""
+    logged: bool = True
+    """Whether the log has it; until then nobody may be told of it."""
 
 
 class RecentDecisions:
@@ -115,6 +121,7 @@ class RecentDecisions:
         decision: Mapping[str, Any],
         *,
         before: Callable[[bytes], object] | None = None,
+        logged: bool = True,
     ) -> Recorded:
         """Record a decision unless the event has one; return the one that stands.
 
@@ -127,9 +134,11 @@ class RecentDecisions:
             decision: As JSON's types.
             before: Called once with the decision as JSON before it becomes visible, and only if it will, such as to
                 write the log; when it raises, nothing is recorded. Who records the same event waits meanwhile.
+            logged: False if it is still to be logged, by `log_once`: for what must not be in the log unless it is on
+                record. What `before` has written stays there when the transaction fails in its last step.
         """
         encoded = encode_record(decision)
-        row = (event_id, fingerprint, zlib.compress(encoded, _LEVEL), self.retention_seconds)
+        row = (event_id, fingerprint, zlib.compress(encoded, _LEVEL), logged, self.retention_seconds)
         with self.database.writing() as execute:
             if execute(self._timed(_PUT), row).rowcount == 0:
                 standing = self._find(execute, event_id)
@@ -137,7 +146,16 @@ class RecentDecisions:
                     return standing
             if before is not None:
                 before(encoded)
-        return Recorded(fingerprint, dict(decision), None)
+        return Recorded(fingerprint, dict(decision), None, logged)
+
+    def log_once(self, event_id: str, write: Callable[[], object]) -> None:
+        """Call `write`, which logs an event's decision, unless it is in the log; who would do the same waits meanwhile.
+
+        When this fails in its last step, it is written and will be once more: the same twice, and never two opinions.
+        """
+        with self.database.writing() as execute:
+            if execute(_LOG, (event_id,)).rowcount == 1:
+                write()
 
     def add_explanation(self, event_id: str, decision_factors: Sequence[Mapping[str, Any]]) -> bool:
         """Keep an event's decision factors with their evidence beside its decision; False if it has none."""
@@ -218,7 +236,9 @@ class RecentDecisions:
         row = execute(self._timed(_FIND), (event_id, self.retention_seconds)).fetchone()
         if row is None:
             return None
-        return Recorded(row[0], json.loads(zlib.decompress(row[1])), json.loads(row[2]) if row[2] else None)
+        return Recorded(
+            row[0], json.loads(zlib.decompress(row[1])), json.loads(row[2]) if row[2] else None, bool(row[3])
+        )
 
     def _drop(self, statement: str, values: Sequence[float]) -> int:
         with self.database.writing(alone=True) as execute:  # two that drop the same rows would lock each other

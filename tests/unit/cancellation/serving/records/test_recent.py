@@ -172,6 +172,30 @@ def test_of_many_at_once_one_stands_and_one_is_logged(place: Place) -> None:
     assert len(set(answers)) == 20
 
 
+def test_what_is_on_record_before_it_is_logged_is_logged_once_by_whoever_finds_it(place: Place) -> None:
+    machines, logged = [place.open() for _ in range(4)], []
+    machines[0].put("e-1", "f", {"by": 0}, logged=False)
+    assert [machine.put("e-1", "f", {"by": 1}).logged for machine in machines] == [False] * 4
+
+    def fail() -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        machines[1].log_once("e-1", fail)
+    assert not machines[0].get("e-1").logged
+    threads = [
+        threading.Thread(target=machine.log_once, args=("e-1", lambda: logged.append(1))) for machine in machines
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert logged == [1]
+    assert [(found.decision, found.logged) for found in (machine.get("e-1") for machine in machines)] == [
+        ({"by": 0}, True)
+    ] * 4
+
+
 def test_what_could_not_be_logged_is_not_recorded(recent: RecentDecisions) -> None:
     def fail(_encoded: bytes) -> None:
         raise OSError("disk full")

@@ -42,6 +42,10 @@ class Database(Protocol):
     shared: bool
     """Whether other machines write to it too."""
 
+    now: str
+    """Seconds since the epoch as an expression of its SQL, by a clock that all who write to it share: the server's, or
+    that of the machine whose file it is."""
+
     def reading(self) -> AbstractContextManager[Execute]:
         """Run statements that change nothing; they wait for nobody's transaction."""
         ...

@@ -32,6 +32,7 @@ class SqliteDatabase:
 
     num_writers = 1
     shared = False
+    now = "((julianday('now') - 2440587.5) * 86400.0)"  # unixepoch('subsec') came with SQLite 3.42
 
     def __init__(self, path: Path, layout: str, *, durable: bool = False) -> None:
         """Open the file, or make it.

@@ -3,6 +3,9 @@
 A database may be locked, hang or be gone. The first wait for it ends with the deadline or after a second; from then on
 nobody waits, until an attempt beside the answers succeeds. What cannot be remembered is written to the log alone, and
 kept here until it can be.
+
+The log is written before the database has taken an answer for good, so it may hold one that was refused after all and
+judged anew. Of a penalty that machines share that must not be: it is written down only once it is on record.
 """
 
 from __future__ import annotations
@@ -171,6 +174,8 @@ class Recorder:
         except OSError as error:
             logger.error("%s", error)
             raise NotRecorded("the decisions on record cannot be read; try again") from None
+        if found is not None:
+            await self._have_logged(event_id, found, until)
         if found is None and (elsewhere or self._write.failing or self._only_logged):
             raise NotRecorded("decisions are logged that are not on record yet, this one may be among them; try again")
         return found
@@ -191,19 +196,22 @@ class Recorder:
             NotRecorded: If it is not on record, or is a penalty that other machines might not know of.
         """
         line = _Line(self._log)
+        # Another machine may have judged the event, or will: of penalties there must not be two opinions.
+        shared = self._recent.database.shared and record["verdict"]["action"] == "penalty"
+        before = None if shared else line.write
+        put = partial(self._recent.put, event_id, fingerprint, record, before=before, logged=not shared)
         try:
-            put = partial(self._recent.put, event_id, fingerprint, record, before=line.write)
             standing = await self._write.do(put, until)
-            self._remember(event_id)
-            return standing
         except OSError as error:  # of the recent ones, or of the log itself
             logger.error("%s", error)
-        loop = asyncio.get_running_loop()
-        logged = await loop.run_in_executor(self._without_database, line.take_over)
-        if self._recent.database.shared and record["verdict"]["action"] == "penalty":
-            # Another machine may have judged the event, or will: of penalties there must not be two opinions.
+        else:
+            await self._have_logged(event_id, standing, until)
+            self._remember(event_id)
+            return standing
+        if shared:
             raise NotRecorded("the decision could not be shared with other machines, so it is not given; try again")
-        if not logged:
+        loop = asyncio.get_running_loop()
+        if not await loop.run_in_executor(self._without_database, line.take_over):
             await loop.run_in_executor(self._without_database, self._append_or_refuse, record)
         self._only_logged.add(event_id, fingerprint, record)
         self._remember(event_id)
@@ -244,6 +252,17 @@ class Recorder:
         self._read.close()
         self._without_database.shutdown()
         self._only_logged.close()
+
+    async def _have_logged(self, event_id: str, standing: Recorded, until: float) -> None:
+        """Write down what is on record and not in the log: whoever judged it got no further."""
+        if standing.logged:
+            return
+        write = partial(self._log.append, standing.decision)
+        try:
+            await self._write.do(partial(self._recent.log_once, event_id, write), until)
+        except OSError as error:
+            logger.error("%s", error)
+            raise NotRecorded("the decision could not be written down, so it is not given; try again") from None
 
     def _remember(self, event_id: str) -> None:
         self._recorded.pop(event_id, None)

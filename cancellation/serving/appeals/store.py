@@ -2,6 +2,9 @@
 
 Of several gateways that append to a case at once one gets through: an entry's number is its place in the case, and the
 database gives no place twice. The same holds for the rounds of an event.
+
+A case's state, which its last entry says, stands beside it as well: what waits is found by an index of that alone,
+however many cases were decided before.
 """
 
 from __future__ import annotations
@@ -14,22 +17,25 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cancellation.serving.appeals.case import OVERTURNED, UPHELD, WAITING, AppealConflict, Case, Entry
+from cancellation.serving.appeals.case import UPHELD, WAITING, AppealConflict, Case, Entry
 from cancellation.serving.records.decision_log import encode_record
 from cluster.database.interface import Database, Execute
 
-LAYOUT = """
+_WAITING = f"state IN ({', '.join(repr(state) for state in WAITING)})"
+LAYOUT = f"""
 CREATE TABLE IF NOT EXISTS appeals (
-    number {number},
+    number {{number}},
     appeal_id TEXT NOT NULL UNIQUE,
     identity TEXT NOT NULL UNIQUE,
     event_id TEXT NOT NULL,
     round INTEGER NOT NULL,
     market TEXT NOT NULL,
     deadline DOUBLE PRECISION NOT NULL,
-    decision {bytes} NOT NULL, -- JSON, deflated
+    state TEXT NOT NULL,
+    decision {{bytes}} NOT NULL, -- JSON, deflated
     UNIQUE (event_id, round)
 );
+CREATE INDEX IF NOT EXISTS appeals_waiting ON appeals (deadline, number) WHERE {_WAITING};
 CREATE TABLE IF NOT EXISTS appeal_entries (
     appeal_id TEXT NOT NULL,
     place INTEGER NOT NULL,
@@ -41,25 +47,21 @@ CREATE TABLE IF NOT EXISTS appeal_entries (
     label TEXT,
     PRIMARY KEY (appeal_id, place)
 );
-CREATE INDEX IF NOT EXISTS appeal_entries_by_state ON appeal_entries (state, appeal_id);
 """
 _CASES = "SELECT appeal_id, event_id, market, round, deadline, decision FROM appeals"
 _ENTRIES = "SELECT at, state, author, caller, reason, label FROM appeal_entries WHERE appeal_id = ? ORDER BY place"
 _OPEN = (
-    "INSERT INTO appeals (appeal_id, identity, event_id, round, market, deadline, decision) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    "INSERT INTO appeals (appeal_id, identity, event_id, round, market, deadline, state, decision) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
 _APPEND = (
     "INSERT INTO appeal_entries (appeal_id, place, at, state, author, caller, reason, label) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
-_DECIDED = f"SELECT 1 FROM appeal_entries WHERE appeal_id = appeals.appeal_id AND state IN ('{UPHELD}', '{OVERTURNED}')"
-_WAITING = f"NOT EXISTS ({_DECIDED})"
-_LAST = "place = (SELECT MAX(place) FROM appeal_entries AS others WHERE others.appeal_id = appeals.appeal_id)"
+_MOVE = "UPDATE appeals SET state = ? WHERE appeal_id = ?"
 _COUNT = f"""
 SELECT market, state, COUNT(*), SUM(CASE WHEN deadline < ? THEN 1 ELSE 0 END)
-FROM appeals JOIN appeal_entries ON appeal_entries.appeal_id = appeals.appeal_id
-WHERE {_LAST} AND {_WAITING} GROUP BY market, state
+FROM appeals WHERE {_WAITING} GROUP BY market, state
 """
 _NEXT = "SELECT number, appeal_id, event_id, decision FROM appeals WHERE number > ? ORDER BY number LIMIT ?"
 _READ_AT_ONCE = 200
@@ -133,7 +135,7 @@ class AppealStore:
                 (entry,),
             )
             content = zlib.compress(encode_record(decision), _LEVEL)
-            row = (case.appeal_id, identity, event_id, case.round, case.market, deadline, content)
+            row = (case.appeal_id, identity, event_id, case.round, case.market, deadline, case.state, content)
             if execute(_OPEN, row).rowcount == 0:  # another gateway was first, at this moment
                 if (known := self._one(execute, "identity = ?", identity)) is not None:
                     return known, False
@@ -173,6 +175,7 @@ class AppealStore:
                 if moved is not None and not wanted(moved):
                     return moved, False
                 raise AppealConflict("somebody else moved the appeal at this moment; look at it again")
+            execute(_MOVE, (changed.state, appeal_id))
             before(changed)
         return changed, True
 

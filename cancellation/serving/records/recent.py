@@ -1,8 +1,9 @@
 """Recent decisions by event: the same event twice gives the same answer, and an answer can be asked for later.
 
 In a database that all who may get the same event share: of the replicas of one machine a file, of several machines a
-server. What is too old or too much is dropped by a thread beside the answers. It may be lost with its machine: the
-decision log is what must not be.
+server. What is too old or too much is dropped by a thread beside the answers; how old it is says the database's own
+clock, else one machine whose clock is off would take everybody's. It may be lost with its machine: the decision log is
+what must not be.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS decisions (
     fingerprint TEXT NOT NULL,
     recorded_at DOUBLE PRECISION NOT NULL,
     decision {bytes} NOT NULL, -- JSON, deflated: a day's decisions lie here
+    logged BOOLEAN NOT NULL,
     explanation TEXT
 );
 CREATE INDEX IF NOT EXISTS decisions_by_time ON decisions (recorded_at);
@@ -41,28 +42,35 @@ CREATE TABLE IF NOT EXISTS messages (
 CREATE INDEX IF NOT EXISTS messages_by_time ON messages (recorded_at);
 """
 _PUT = """
-INSERT INTO decisions (event_id, fingerprint, recorded_at, decision) VALUES (?, ?, ?, ?)
+INSERT INTO decisions (event_id, fingerprint, recorded_at, decision, logged) VALUES (?, ?, {now}, ?, ?)
 ON CONFLICT (event_id) DO UPDATE SET fingerprint = excluded.fingerprint, recorded_at = excluded.recorded_at,
-    decision = excluded.decision, explanation = NULL
-WHERE decisions.recorded_at <= ?
+    decision = excluded.decision, logged = excluded.logged, explanation = NULL
+WHERE decisions.recorded_at <= excluded.recorded_at - ?
 """
 _PUT_ONCE = """
-INSERT INTO messages (identity, recorded_at) VALUES (?, ?)
-ON CONFLICT (identity) DO UPDATE SET recorded_at = excluded.recorded_at WHERE messages.recorded_at <= ?
+INSERT INTO messages (identity, recorded_at) VALUES (?, {now})
+ON CONFLICT (identity) DO UPDATE SET recorded_at = excluded.recorded_at
+WHERE messages.recorded_at <= excluded.recorded_at - ?
 """
+_FIND = (
+    "SELECT fingerprint, decision, explanation, logged FROM decisions WHERE event_id = ? AND recorded_at > {now} - ?"
+)
+_LOG = "UPDATE decisions SET logged = TRUE WHERE event_id = ? AND NOT logged"
 _SAID_BEFORE = "DELETE FROM messages WHERE identity >= ? AND identity <= ? AND identity <> ?"
 _PROBE = "probe"  # no message's identity, which is a digest
 _NEXT = "SELECT number, event_id, decision FROM decisions WHERE number > ? ORDER BY number LIMIT ?"
 _READ_AT_ONCE = 200
 _DROP = (
-    "DELETE FROM decisions WHERE number IN (SELECT number FROM decisions WHERE recorded_at <= ? "
+    "DELETE FROM decisions WHERE number IN (SELECT number FROM decisions WHERE recorded_at <= {now} - ? "
     "ORDER BY recorded_at LIMIT ?)"
 )
 _DROP_BEYOND = (
     "DELETE FROM decisions WHERE number IN (SELECT number FROM decisions WHERE number <= "
     "(SELECT MAX(number) FROM decisions) - ? ORDER BY number LIMIT ?)"
 )
-_DROP_MESSAGES = "DELETE FROM messages WHERE identity IN (SELECT identity FROM messages WHERE recorded_at <= ? LIMIT ?)"
+_DROP_MESSAGES = (
+    "DELETE FROM messages WHERE identity IN (SELECT identity FROM messages WHERE recorded_at <= {now} - ? LIMIT ?)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,8 @@ class Recorded:
     """As it was given to `put`, and so as it was answered."""
     explanation: list[dict[str, Any]] | None
     """The decision factors with their evidence, once they were explained."""
+    logged: bool = True
+    """Whether the log has it; until then nobody may be told of it."""
 
 
 class RecentDecisions:
@@ -90,13 +100,11 @@ class RecentDecisions:
         *,
         retention_seconds: float = 86_400.0,
         max_entries: int | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """Take over a database that has the tables of `LAYOUT`; it stays its opener's to close."""
         self.database = database
         self.retention_seconds = retention_seconds
         self.max_entries = max_entries
-        self._clock = clock
         self._closed = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="recent-decisions", daemon=True)
         self._keeper.start()
@@ -113,6 +121,7 @@ class RecentDecisions:
         decision: Mapping[str, Any],
         *,
         before: Callable[[bytes], object] | None = None,
+        logged: bool = True,
     ) -> Recorded:
         """Record a decision unless the event has one; return the one that stands.
 
@@ -125,17 +134,28 @@ class RecentDecisions:
             decision: As JSON's types.
             before: Called once with the decision as JSON before it becomes visible, and only if it will, such as to
                 write the log; when it raises, nothing is recorded. Who records the same event waits meanwhile.
+            logged: False if it is still to be logged, by `log_once`: for what must not be in the log unless it is on
+                record. What `before` has written stays there when the transaction fails in its last step.
         """
-        encoded, now = encode_record(decision), self._clock()
-        row = (event_id, fingerprint, now, zlib.compress(encoded, _LEVEL), now - self.retention_seconds)
+        encoded = encode_record(decision)
+        row = (event_id, fingerprint, zlib.compress(encoded, _LEVEL), logged, self.retention_seconds)
         with self.database.writing() as execute:
-            if execute(_PUT, row).rowcount == 0:
+            if execute(self._timed(_PUT), row).rowcount == 0:
                 standing = self._find(execute, event_id)
                 if standing is not None:
                     return standing
             if before is not None:
                 before(encoded)
-        return Recorded(fingerprint, dict(decision), None)
+        return Recorded(fingerprint, dict(decision), None, logged)
+
+    def log_once(self, event_id: str, write: Callable[[], object]) -> None:
+        """Call `write`, which logs an event's decision, unless it is in the log; who would do the same waits meanwhile.
+
+        When this fails in its last step, it is written and will be once more: the same twice, and never two opinions.
+        """
+        with self.database.writing() as execute:
+            if execute(_LOG, (event_id,)).rowcount == 1:
+                write()
 
     def add_explanation(self, event_id: str, decision_factors: Sequence[Mapping[str, Any]]) -> bool:
         """Keep an event's decision factors with their evidence beside its decision; False if it has none."""
@@ -153,9 +173,9 @@ class RecentDecisions:
             content: Digest in hex of what it says, of 32 digits.
             before: As above.
         """
-        now, identity = self._clock(), f"{subject}{content}"
+        identity = f"{subject}{content}"
         with self.database.writing() as execute:
-            new = execute(_PUT_ONCE, (identity, now, now - self.retention_seconds)).rowcount == 1
+            new = execute(self._timed(_PUT_ONCE), (identity, self.retention_seconds)).rowcount == 1
             if new:
                 # Whoever goes back to what they said before has said something new.
                 execute(_SAID_BEFORE, (f"{subject}{'0' * 32}", f"{subject}{'f' * 32}", identity))
@@ -182,14 +202,14 @@ class RecentDecisions:
 
         In small steps, since an answer that is recorded meanwhile waits for the one under way.
         """
-        expired, num_dropped = self._clock() - self.retention_seconds, 0
-        steps = [(_DROP, (expired, _DROP_AT_ONCE))]
+        num_dropped = 0
+        steps = [(_DROP, (self.retention_seconds, _DROP_AT_ONCE))]
         if self.max_entries is not None:
             steps.append((_DROP_BEYOND, (self.max_entries, _DROP_AT_ONCE)))
         for statement, values in steps:
             while step := self._drop(statement, values):
                 num_dropped += step
-        self._drop(_DROP_MESSAGES, (expired, _DROP_AT_ONCE))
+        self._drop(_DROP_MESSAGES, (self.retention_seconds, _DROP_AT_ONCE))
         return num_dropped
 
     def can_read(self) -> None:
@@ -200,7 +220,7 @@ class RecentDecisions:
     def can_write(self) -> None:
         """Write a row and take it away; OSError if that fails. On a full disk writing nothing would go well."""
         with self.database.writing() as execute:
-            execute(_PUT_ONCE, (_PROBE, 0.0, 0.0))
+            execute(self._timed(_PUT_ONCE), (_PROBE, 0.0))
             execute("DELETE FROM messages WHERE identity = ?", (_PROBE,))
 
     def __len__(self) -> int:
@@ -213,16 +233,19 @@ class RecentDecisions:
         self._keeper.join(timeout=10)
 
     def _find(self, execute: Execute, event_id: str) -> Recorded | None:
-        row = execute(
-            "SELECT fingerprint, decision, explanation, recorded_at FROM decisions WHERE event_id = ?", (event_id,)
-        ).fetchone()
-        if row is None or row[3] <= self._clock() - self.retention_seconds:
+        row = execute(self._timed(_FIND), (event_id, self.retention_seconds)).fetchone()
+        if row is None:
             return None
-        return Recorded(row[0], json.loads(zlib.decompress(row[1])), json.loads(row[2]) if row[2] else None)
+        return Recorded(
+            row[0], json.loads(zlib.decompress(row[1])), json.loads(row[2]) if row[2] else None, bool(row[3])
+        )
 
     def _drop(self, statement: str, values: Sequence[float]) -> int:
         with self.database.writing(alone="dropping") as execute:  # two that drop the same rows would lock each other
-            return execute(statement, values).rowcount
+            return execute(self._timed(statement), values).rowcount
+
+    def _timed(self, statement: str) -> str:
+        return statement.format(now=self.database.now)
 
     def _keep(self) -> None:
         while not self._closed.wait(_TICK_SECONDS):

@@ -6,14 +6,17 @@ import asyncio
 import mmap
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import closing, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from cancellation.serving.observability import metrics as m
+from jobs.cancellation_rollout import RolloutJob
+from jobs.cancellation_rollout import main as rollout
 from tests.servers.postgres import PostgresServer
 from tests.servers.serving_replicas import Client, serving, simulated_event
 from tests.slow.faults.small_disk import NO_DISK, small_disk
@@ -154,6 +157,77 @@ def test_a_server_that_hangs_costs_one_wait_and_gives_no_penalty(
             logged = [record["event_id"] for record in client.log()]
             assert len(logged) == len(set(logged)), "nothing was logged twice"
             assert [one["action"] for one in (record["verdict"] for record in client.log())].count("penalty") == 1
+
+    asyncio.run(scenario())
+
+
+_REFUSE = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not now'; END $$;
+CREATE CONSTRAINT TRIGGER refuse AFTER {change} ON decisions {when} FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+_AT_COMMIT = "DEFERRABLE INITIALLY DEFERRED"
+
+
+@contextmanager
+def _refusing(url: str, change: str, when: str = "") -> Iterator[None]:
+    """A database that refuses to change decisions, at once or only when the transaction is to be made good."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(_REFUSE.format(change=change, when=when).encode())
+        yield
+        connection.execute("DROP FUNCTION refuse() CASCADE")
+
+
+async def _refused(client: Client, event: dict[str, Any]) -> None:
+    answer = await client.judge(event)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_recorded")
+
+
+async def _killed(url: str, client: Client) -> None:
+    """Wait until a kill switch is seen: from then on a repeat that is judged anew says something else."""
+    rollout(RolloutJob(database=url, kill=("ID",)))
+
+    async def seen() -> bool:
+        return (await client.http.get("/v1/policy/ID")).json()["killed"] and await _database(client) == "answers"
+
+    await _eventually(seen)
+
+
+def test_a_penalty_that_the_database_refused_at_the_last_step_is_in_no_log(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    url = postgres_server.database()
+
+    async def scenario() -> None:
+        async with serving(tmp_path, database=url) as client:
+            with _refusing(url, "INSERT", _AT_COMMIT):
+                await _refused(client, simulated_event(30))
+            assert client.log() == []
+            await _killed(url, client)
+            answer = await client.judge(simulated_event(30))
+            assert (answer.status_code, answer.json()["source"]) == (200, "rules")
+            assert [record["verdict"] for record in client.log()] == [answer.json()]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("when", "lines"), [("", 0), (_AT_COMMIT, 1)])
+def test_a_penalty_on_record_that_was_not_logged_for_good_is_what_a_repeat_says_and_the_log_holds(
+    tmp_path: Path, postgres_server: PostgresServer, when: str, lines: int
+) -> None:
+    url, event = postgres_server.database(), simulated_event(30)
+
+    async def scenario() -> None:
+        async with serving(tmp_path / "a", database=url) as one, serving(tmp_path / "b", database=url) as other:
+            with _refusing(url, "UPDATE", when):
+                await _refused(one, event)
+                asked = await other.http.get(f"/v1/verdicts/{event['event_id']}")
+                assert (asked.status_code, asked.json()["error"]["code"]) == (503, "not_recorded")
+            await _killed(url, other)
+            answer = await other.judge(event)
+            assert (answer.status_code, answer.json()["action"]) == (200, "penalty")
+            assert await _decision(one, event["event_id"]) == 200
+            logged = [record["verdict"] for client in (one, other) for record in client.log()]
+            assert logged == [answer.json()] * (2 * lines + 1), "the same, or nothing: never two opinions"
 
     asyncio.run(scenario())
 

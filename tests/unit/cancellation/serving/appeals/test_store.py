@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,9 @@ def test_what_cannot_be_logged_has_not_happened(store: AppealStore) -> None:
     assert store.queue() == []
     case = open_case(store)
     with pytest.raises(OSError, match="no room"):
-        store.append(case.appeal_id, lodged(), wanted=lambda _: True, before=fail)
+        store.append(case.appeal_id, replace(lodged(), state=UPHELD), wanted=lambda _: True, before=fail)
     assert store.get(case.appeal_id) == case
+    assert store.queue() == [case]
 
 
 def _at_once(works: list[Callable[[], Any]]) -> list[Any]:
@@ -186,6 +188,47 @@ def test_the_queue_begins_with_what_is_overdue_and_ends_with_what_has_time(
     assert len(store.queue(limit=1)) == 1
     counted = {(one.market, one.state): (one.cases, one.overdue) for one in store.waiting()}
     assert counted == {("BR", "open"): (2, 1), ("BR", "with_reviewer"): (1, 1)}
+
+
+class _Overheard:
+    """A database that remembers what it was asked."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.asked: list[tuple[str, Sequence[Any]]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    @contextmanager
+    def reading(self) -> Iterator[Execute]:
+        with self._database.reading() as execute:
+
+            def remembered(statement: str, values: Sequence[Any] = ()) -> Rows:
+                self.asked.append((statement, values))
+                return execute(statement, values)
+
+            yield remembered
+
+
+def test_what_waits_is_found_without_a_look_at_what_was_decided(gateways: Gateways, store: AppealStore) -> None:
+    for number in range(300):
+        case = open_case(store, number)
+        if number % 100:
+            decide(store, take(store, case, "ann")[0], "ann", UPHELD)
+    overheard = _Overheard(store.database)
+    watched = AppealStore(overheard, clock=lambda: gateways.now)
+    assert [len(watched.queue()), len(watched.queue("BR")), sum(one.cases for one in watched.waiting())] == [3, 3, 3]
+    with store.database.writing() as execute:
+        execute("ANALYZE")  # else the plans hang on when the server last did so itself
+        explain = "EXPLAIN" if store.database.shared else "EXPLAIN QUERY PLAN"
+        statements = [one for one in overheard.asked if " appeals " in one[0]]
+        plans = [str(execute(f"{explain} {statement}", values).fetchall()) for statement, values in statements]
+    assert len(plans) == 3
+    for plan in plans:
+        assert "appeals_waiting" in plan
+        assert "Seq Scan" not in plan
+        assert "appeal_entries" not in plan
 
 
 def test_who_is_forgotten_leaves_no_case_and_no_entry(store: AppealStore) -> None:

@@ -26,18 +26,11 @@ from tests.conftest import PROJECT
 from tests.servers.postgres import PostgresServer
 
 
-class Clock:
-    """Stands still until it is moved."""
-
-    now = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def pass_time(recent: RecentDecisions, seconds: float) -> None:
+    """As if so long had passed since all that is there: the clock of a database's server is no test's to move."""
+    with recent.database.writing() as execute:
+        execute("UPDATE decisions SET recorded_at = recorded_at - ?", (seconds,))
+        execute("UPDATE messages SET recorded_at = recorded_at - ?", (seconds,))
 
 
 @dataclass
@@ -76,8 +69,8 @@ def file(tmp_path: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
-def recent(place: Place, clock: Clock) -> RecentDecisions:
-    return place.open(retention_seconds=100, max_entries=1000, clock=clock)
+def recent(place: Place) -> RecentDecisions:
+    return place.open(retention_seconds=100, max_entries=1000)
 
 
 def test_what_was_put_is_found_and_nothing_else(recent: RecentDecisions) -> None:
@@ -107,24 +100,24 @@ def test_without_a_limit_all_of_the_time_is_kept_and_takes_little_room(file: Pla
     assert found.st_mode & 0o777 == 0o600
 
 
-def test_a_decision_is_forgotten_after_its_time_and_may_then_be_another(recent: RecentDecisions, clock: Clock) -> None:
+def test_a_decision_is_forgotten_after_its_time_and_may_then_be_another(recent: RecentDecisions) -> None:
     recent.put("e-1", "f1", {"n": 1})
-    clock.now += 99
+    pass_time(recent, 40)
     assert recent.get("e-1") is not None
-    clock.now += 1
+    pass_time(recent, 60)
     assert recent.get("e-1") is None
     assert recent.put("e-1", "f2", {"n": 2}).decision == {"n": 2}
     assert recent.get("e-1").fingerprint == "f2"
 
 
-def test_old_ones_and_those_too_many_are_dropped_the_oldest_first(recent: RecentDecisions, clock: Clock) -> None:
+def test_old_ones_and_those_too_many_are_dropped_the_oldest_first(recent: RecentDecisions) -> None:
     for number in range(1500):
         recent.put(f"e-{number}", "f", {})
     dropped = recent.drop_old()
     while len(recent) > 1000:  # the keeper may have been at it at the same time
         dropped += recent.drop_old()
     assert (len(recent), recent.get("e-499"), recent.get("e-500") is None) == (1000, None, False)
-    clock.now += 100
+    pass_time(recent, 100)
     recent.put("new", "f", {})
     recent.drop_old()
     assert (len(recent), recent.get("new") is not None) == (1, True)
@@ -179,6 +172,30 @@ def test_of_many_at_once_one_stands_and_one_is_logged(place: Place) -> None:
     assert len(set(answers)) == 20
 
 
+def test_what_is_on_record_before_it_is_logged_is_logged_once_by_whoever_finds_it(place: Place) -> None:
+    machines, logged = [place.open() for _ in range(4)], []
+    machines[0].put("e-1", "f", {"by": 0}, logged=False)
+    assert [machine.put("e-1", "f", {"by": 1}).logged for machine in machines] == [False] * 4
+
+    def fail() -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        machines[1].log_once("e-1", fail)
+    assert not machines[0].get("e-1").logged
+    threads = [
+        threading.Thread(target=machine.log_once, args=("e-1", lambda: logged.append(1))) for machine in machines
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert logged == [1]
+    assert [(found.decision, found.logged) for found in (machine.get("e-1") for machine in machines)] == [
+        ({"by": 0}, True)
+    ] * 4
+
+
 def test_what_could_not_be_logged_is_not_recorded(recent: RecentDecisions) -> None:
     def fail(_encoded: bytes) -> None:
         raise OSError("disk full")
@@ -189,8 +206,8 @@ def test_what_could_not_be_logged_is_not_recorded(recent: RecentDecisions) -> No
     assert recent.put("e-1", "f", {"n": 2}).decision == {"n": 2}
 
 
-def test_a_message_is_written_once_on_whichever_machine_it_comes(place: Place, clock: Clock) -> None:
-    machines, written = [place.open(retention_seconds=100, clock=clock) for _ in range(3)], []
+def test_a_message_is_written_once_on_whichever_machine_it_comes(place: Place) -> None:
+    machines, written = [place.open(retention_seconds=100) for _ in range(3)], []
     said = "a" * 32, "b" * 32
 
     def fail() -> None:
@@ -200,7 +217,7 @@ def test_a_message_is_written_once_on_whichever_machine_it_comes(place: Place, c
         machines[0].put_once(*said, fail)
     assert [machine.put_once(*said, lambda: written.append(1)) for machine in machines] == [True, False, False]
     assert written == [1]
-    clock.now += 100
+    pass_time(machines[0], 100)
     assert machines[1].put_once(*said, lambda: written.append(2))
 
 
@@ -222,6 +239,35 @@ def test_what_one_machine_decided_and_explained_is_found_from_another(place: Pla
     factors = [{"code": "chat.out_of_stock", "probability": 0.5, "evidence": "chat[3]"}]
     assert other.add_explanation("e-1", factors)
     assert one.get("e-1").explanation == factors
+
+
+@pytest.mark.parametrize("hours", [25, -25])
+def test_a_machine_whose_clock_is_off_neither_takes_decisions_from_the_others_nor_gives_them_any_that_expired(
+    postgres_server: PostgresServer, hours: int
+) -> None:
+    place = Place("postgres", postgres_server.database())
+    mine, said = place.open(), "a" * 64
+    assert mine.put("e-1", "f", {"by": "mine"}).decision == {"by": "mine"}
+    mine.put_once(said[:32], said[32:], lambda: None)
+    script = (
+        "import sys, time\n"
+        "right = time.time\n"
+        "time.time = lambda: right() + 3600 * float(sys.argv[2])\n"
+        "from cancellation.serving.records.recent import LAYOUT, RecentDecisions\n"
+        "from cluster.database.postgres import PostgresDatabase\n"
+        "recent = RecentDecisions(PostgresDatabase(sys.argv[1], LAYOUT))\n"
+        "assert recent.put('e-1', 'f', {'by': 'theirs'}).decision == {'by': 'mine'}\n"
+        "assert not recent.put_once('a' * 32, 'a' * 32, lambda: None)\n"
+        "assert recent.put('e-2', 'f', {'by': 'theirs'}).decision == {'by': 'theirs'}\n"
+        "assert recent.get('e-2').decision == {'by': 'theirs'}\n"
+        "recent.drop_old()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, place.address, str(hours)], cwd=PROJECT, timeout=120)
+    mine.drop_old()
+    assert done.returncode == 0
+    assert (mine.get("e-1").decision, mine.get("e-2").decision) == ({"by": "mine"}, {"by": "theirs"})
+    assert mine.put("e-2", "f", {"by": "mine"}).decision == {"by": "theirs"}
+    place.close()
 
 
 def test_a_file_harmed_by_a_crash_of_the_machine_is_begun_anew_and_a_whole_one_kept(

@@ -17,11 +17,12 @@ from typing import Any
 import llguidance
 import llguidance.hf
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoTokenizer, DynamicCache
 
 from cancellation.llm.backend import BackendError, Enough, Piece, SamplingSettings, Usage
 from cancellation.llm.backends import LocalSettings
 from cancellation.llm.prompt import Prompt, chat_text
+from cluster.models.causal_model import load_causal_model
 from cluster.models.files import fetch_model, resolve_model
 
 _AROUND_REASONING = 100
@@ -44,7 +45,7 @@ class TransformersBackend:
         if not self._tokenizer.chat_template:
             raise ValueError(f"model {settings.model}: expected a chat template beside its tokeniser, found none")
         dtype = getattr(torch, settings.dtype or ("float32" if settings.device == "cpu" else "bfloat16"))
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        self._model: Any = load_causal_model(folder, dtype=dtype)
         if adapter:
             self._model = _merged(self._model, fetch_model(adapter, cache_dir=cache_dir))
         self._model.to(settings.device).eval()

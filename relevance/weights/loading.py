@@ -20,10 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
+from cluster.models.causal_model import load_causal_model
 from cluster.models.listing import list_folder
+from cluster.models.weight_files import ADAPTER_WEIGHTS, check_adapter_files, check_model_files, read_shapes
 from cluster.progress import watched
 from relevance.weights.activation_memory import ActivationMemory
-from relevance.weights.files import ADAPTER_WEIGHTS, check_adapter_files, check_model_files, read_shapes
 from relevance.weights.fp8_linear import Fp8Linear, require_fp8
 from relevance.weights.int8_linear import Int8Linear
 from relevance.weights.origin import read_origin
@@ -70,7 +71,7 @@ def load_model(
             "merge it into the unquantised base first, then quantise"
         )
     if checkpoint is None:
-        model = _load_plain(model_dir, config, device, dtype)
+        model = load_causal_model(model_dir, dtype=dtype, config=config, device=device)
         if adapter_dir is not None:
             model = _merge_adapter(model, adapter_dir, model_dir)
     else:
@@ -87,7 +88,7 @@ def load_trainable(model_dir: Path, *, device: torch.device, dtype: torch.dtype)
     Raises:
         ValueError: If the folder holds no model that may be loaded, or its weights are quantised.
     """
-    return _load_plain(model_dir, _trainable_config(model_dir), device, dtype)
+    return load_causal_model(model_dir, dtype=dtype, config=_trainable_config(model_dir), device=device)
 
 
 def empty_trainable(model_dir: Path, *, dtype: torch.dtype) -> PreTrainedModel:
@@ -207,21 +208,6 @@ def _is_w8a8(group: dict[str, Any]) -> bool:
         and activations.get("symmetric", True)
         and group.get("targets") == ["Linear"]
     )
-
-
-def _load_plain(model_dir: Path, config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            model_dir,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            device_map=None if device.type == "cpu" else {"": device},
-        )
-    except SafetensorError as error:
-        raise ValueError(f"model {model_dir.name}: its safetensors cannot be read ({error}): copy it again") from None
 
 
 def _load_quantized(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from cancellation.events.event import parse_event
@@ -131,6 +132,15 @@ def test_a_prompt_beyond_the_model_is_refused_with_a_remedy(backend: Transformer
 def test_a_model_without_a_chat_template_is_refused(backend: TransformersBackend, tiny_model: Path) -> None:
     with pytest.raises(ValueError, match="expected a chat template"):
         TransformersBackend(LocalSettings(model=str(tiny_model)), cache_dir=str(tiny_model))
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_chat_model(tmp_path / "tiny-chat")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model tiny-chat: its safetensors lack model\.layers\.1\.mlp\.down_proj"):
+        TransformersBackend(LocalSettings(model=str(folder)), cache_dir=str(tmp_path))
 
 
 def test_probabilities_sum_to_one_over_the_classes(backend: TransformersBackend) -> None:

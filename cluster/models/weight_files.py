@@ -18,7 +18,7 @@ _FIRST_BYTES = 2**16
 """Read at once: it holds most headers whole."""
 _MAX_HEADER_BYTES = 100_000_000
 """The most that safetensors itself takes."""
-_STORED = "base_model.model."
+STORED = "base_model.model."
 _WRAPPED = ("_orig_mod.", "_fsdp_wrapped_module.", "base_model.model.", ".base_layer.", ".lora_A.")
 """In names of tensors that torch.compile, FSDP or peft still had in their hands when they were saved."""
 _ROUNDED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv")
@@ -102,7 +102,7 @@ def check_adapter_files(adapter: Listing, model: Listing | None = None) -> None:
     factors = read_shapes(adapter, ADAPTER_WEIGHTS)
     base = weight_shapes(model) if model else {}
     for name, shape in factors.items():
-        of_base = base.get(name.removeprefix(_STORED))
+        of_base = base.get(name.removeprefix(STORED))
         resized = any(f".{part}.weight" in name for part in _VOCABULARY)
         if model and resized and of_base and of_base != shape:
             raise ValueError(
@@ -122,12 +122,14 @@ def _check_factors(
     A checkpoint may name its layers otherwise than the model does, so a layer that is not found is an objection only
     where none is. GPT-2 keeps inputs and outputs the other way round: both are tried.
     """
-    factors = [(*name.removeprefix(_STORED).partition(".lora_")[::2], shape) for name, shape in adapter.items()]
+    factors = [(*name.removeprefix(STORED).partition(".lora_")[::2], shape) for name, shape in adapter.items()]
     factors = [one for one in factors if one[1] in ("A.weight", "B.weight")]
     found = {layer: _weight_of(layer, base) for layer, _, _ in factors}
     for layer, factor, shape in factors:
         axis = 1 if factor == "A.weight" else 0
         weight = found[layer]
+        if weight is None and layer.rpartition(".")[2] in _VOCABULARY:
+            continue  # tied matrices are stored once, under one of their names
         if any(found.values()) and (weight is None or shape[axis] in weight):
             continue
         expected = f"{shape[axis]} {'inputs' if axis else 'outputs'}"

@@ -1,4 +1,4 @@
-"""A checkpoint is loaded whole or refused: what transformers would fill with random numbers labels wrongly."""
+"""A checkpoint is loaded whole or refused, and an adapter merged as it was trained: anything else labels wrongly."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from cluster.models.files import resolve_model
 from relevance.engines.label_model import LabelModel
+from relevance.publishing.steps import PublishingSettings, build_model
 from relevance.weights.loading import load_model, load_trainable
 from tests.builders.tiny_models import save_tiny_model
 
@@ -146,3 +148,49 @@ def test_what_old_and_other_checkpoints_hold_besides_does_no_harm(tmp_path: Path
     change(folder, lambda name, tensor: {name: tensor, **(more if name == "wpe.weight" else {})})
     check(folder)
     assert torch.equal(answers(load_model(folder, **CPU)), expected)
+
+
+@pytest.mark.parametrize("chosen", [{"target_modules": ["q_proj", "lm_head"]}, {"target_modules": ["embed_tokens"]}])
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_an_adapter_on_one_of_two_tied_matrices_changes_that_one(
+    tmp_path: Path, chosen: dict[str, object], quantization: str
+) -> None:
+    base, adapter = save_tiny_model(tmp_path / "base", tied=True), tmp_path / "adapter"
+    expected = save_adapter(base, adapter, **chosen)
+    names = resolve_model(str(base)), resolve_model(str(adapter))
+    LabelModel(*names, "none", "").check()
+    assert torch.allclose(answers(load_model(base, adapter_dir=adapter, **CPU)), expected, atol=1e-4)
+    built = build_model(*names, str(tmp_path / "out"), PublishingSettings(quantization=quantization), cache_dir="")
+    published = load_model(Path(built.files.source), **CPU)
+    assert built.merged is not None
+    assert published.lm_head.weight is not published.model.embed_tokens.weight
+    assert torch.allclose(answers(load_model(Path(built.merged.source), **CPU)), expected, atol=1e-4)
+    # 8 bits move a logit a little; merged into both matrices the adapter moves most of them by more than a spread.
+    assert (answers(published) - expected).abs().mean() < 0.1 * expected.std()
+
+
+@pytest.mark.parametrize("whole", [["lm_head"], ["embed_tokens"]])
+def test_a_matrix_that_was_trained_whole_is_saved_beside_the_other(tmp_path: Path, whole: list[str]) -> None:
+    base, adapter = save_tiny_model(tmp_path / "base", tied=True), tmp_path / "adapter"
+    expected = save_adapter(base, adapter, target_modules=["q_proj"], modules_to_save=whole)
+    merged = load_model(base, adapter_dir=adapter, **CPU)
+    assert torch.allclose(answers(merged), expected, atol=1e-4)
+    assert not merged.config.tie_word_embeddings, "vLLM would read one of the two for both"
+
+
+def test_an_adapter_that_holds_both_matrices_together_is_refused(tmp_path: Path) -> None:
+    base, adapter = save_tiny_model(tmp_path / "base", tied=True), tmp_path / "adapter"
+    save_adapter(base, adapter, target_modules=["embed_tokens"], ensure_weight_tying=True)
+    with pytest.raises(ValueError, match=r"^adapter adapter: .* one matrix here, .*: merge it where it was trained"):
+        load_model(base, adapter_dir=adapter, **CPU)
+
+
+def save_adapter(base: Path, folder: Path, **chosen: object) -> torch.Tensor:
+    """Write an adapter of random factors; what peft's own model answers with it."""
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, **chosen))
+    torch.manual_seed(3)
+    for weight in adapted.parameters():
+        if weight.requires_grad:
+            weight.data += 0.1 * torch.randn_like(weight)
+    adapted.save_pretrained(folder)
+    return answers(adapted)

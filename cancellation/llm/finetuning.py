@@ -19,7 +19,7 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from cancellation.decision.policy import Policy
@@ -29,6 +29,7 @@ from cancellation.events.identity import content_number
 from cancellation.llm.answer import write_answer
 from cancellation.llm.prompt import PromptSettings, build_prompt, chat_text, prompt_digest
 from cancellation.model.learnt import write_learnt
+from cluster.models.causal_model import load_causal_model
 from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
 from cluster.progress import Progress
 from cluster.provenance import digest_of
@@ -236,7 +237,7 @@ class _Trainer:
 
         torch.manual_seed(settings.seed)
         folder = fetch_model(base, cache_dir=cache_dir)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = load_causal_model(folder, dtype=torch.float32)
         lora = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,

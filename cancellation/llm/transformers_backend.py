@@ -17,12 +17,15 @@ from typing import Any
 import llguidance
 import llguidance.hf
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoTokenizer, DynamicCache
 
 from cancellation.llm.backend import BackendError, Enough, Piece, SamplingSettings, Usage
 from cancellation.llm.backends import LocalSettings
 from cancellation.llm.prompt import Prompt, chat_text
+from cluster.models.causal_model import load_causal_model, merge_adapter
 from cluster.models.files import fetch_model, resolve_model
+from cluster.models.listing import list_folder
+from cluster.models.weight_files import check_adapter_files
 
 _AROUND_REASONING = 100
 """Tokens of an answer besides its reasoning: tags, verdict and factors."""
@@ -44,9 +47,9 @@ class TransformersBackend:
         if not self._tokenizer.chat_template:
             raise ValueError(f"model {settings.model}: expected a chat template beside its tokeniser, found none")
         dtype = getattr(torch, settings.dtype or ("float32" if settings.device == "cpu" else "bfloat16"))
-        self._model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        self._model: Any = load_causal_model(folder, dtype=dtype)
         if adapter:
-            self._model = _merged(self._model, fetch_model(adapter, cache_dir=cache_dir))
+            self._model = _merged(self._model, fetch_model(adapter, cache_dir=cache_dir), folder)
         self._model.to(settings.device).eval()
         self._grammar = llguidance.hf.from_tokenizer(self._tokenizer)
         self._ids: list[int] = []
@@ -155,7 +158,6 @@ class TransformersBackend:
         return int(torch.multinomial(shares, 1, generator=draw)), alternatives
 
 
-def _merged(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+def _merged(model: Any, adapter: Path, base: Path) -> Any:
+    check_adapter_files(list_folder(adapter), list_folder(base))
+    return merge_adapter(model, adapter, base.name)

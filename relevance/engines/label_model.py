@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from cluster.models.files import ModelFiles, fetch_model, resolve_model
 from cluster.models.listing import list_model
+from cluster.models.weight_files import check_adapter_files, check_model_files
 from relevance.engines.interface import Engine
 from relevance.engines.settings import EngineSettings
 from relevance.prompting.fast_tokenizer import FastTokenizer, has_fast_tokenizer
 from relevance.prompting.prompts import PROMPT_FILE, PromptEncoder, load_prompt_settings
-from relevance.weights.files import check_adapter_files, check_model_files
 from relevance.weights.origin import learnt_together, read_origin
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
 from cluster.models.listing import list_model
+from cluster.models.weight_files import check_adapter_files
 from cluster.places import InputUrl, OutputUrl
 from cluster.settings import Settings
 from cluster.training.train import TrainerSettings
@@ -23,7 +24,6 @@ from relevance.finetuning.taught_pairs import TeachingSettings
 from relevance.prompting.prompts import PROMPT_FILE, PromptEncoder, PromptSettings, load_prompt_settings
 from relevance.training.loop import TrainingSettings
 from relevance.weights.adapters import LoraSettings, check_adapter_shape
-from relevance.weights.files import check_adapter_files
 from relevance.weights.origin import learnt_queries
 
 

@@ -18,6 +18,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from cluster import storage
 from cluster.models.files import ModelName
 from cluster.models.listing import Listing, list_model
+from cluster.models.weight_files import weight_shapes
 from cluster.places import InputUrl, OutputUrl
 from cluster.progress import Progress
 from cluster.provenance import code_digest, digest_of
@@ -33,7 +34,6 @@ from relevance.evaluation.run import MODEL, judge
 from relevance.finetuning.finetune import finetune
 from relevance.finetuning.recipe import FinetuneInputs, FinetuneSource, FinetuningSettings, Recipe, read_inputs
 from relevance.finetuning.run import training_figures
-from relevance.weights.files import weight_shapes
 
 logger = logging.getLogger(__name__)
 

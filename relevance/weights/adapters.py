@@ -11,8 +11,8 @@ from pydantic import Field
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from cluster.models.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from cluster.settings import Settings
-from relevance.weights.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _STORED, _NAMED = "base_model.model.", ".default.weight"
 

@@ -20,10 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
+from cluster.models.causal_model import load_causal_model, merge_adapter
 from cluster.models.listing import list_folder
+from cluster.models.weight_files import check_adapter_files, check_model_files, read_shapes
 from cluster.progress import watched
 from relevance.weights.activation_memory import ActivationMemory
-from relevance.weights.files import ADAPTER_WEIGHTS, check_adapter_files, check_model_files, read_shapes
 from relevance.weights.fp8_linear import Fp8Linear, require_fp8
 from relevance.weights.int8_linear import Int8Linear
 from relevance.weights.origin import read_origin
@@ -70,7 +71,7 @@ def load_model(
             "merge it into the unquantised base first, then quantise"
         )
     if checkpoint is None:
-        model = _load_plain(model_dir, config, device, dtype)
+        model = load_causal_model(model_dir, dtype=dtype, config=config, device=device)
         if adapter_dir is not None:
             model = _merge_adapter(model, adapter_dir, model_dir)
     else:
@@ -87,7 +88,7 @@ def load_trainable(model_dir: Path, *, device: torch.device, dtype: torch.dtype)
     Raises:
         ValueError: If the folder holds no model that may be loaded, or its weights are quantised.
     """
-    return _load_plain(model_dir, _trainable_config(model_dir), device, dtype)
+    return load_causal_model(model_dir, dtype=dtype, config=_trainable_config(model_dir), device=device)
 
 
 def empty_trainable(model_dir: Path, *, dtype: torch.dtype) -> PreTrainedModel:
@@ -209,21 +210,6 @@ def _is_w8a8(group: dict[str, Any]) -> bool:
     )
 
 
-def _load_plain(model_dir: Path, config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            model_dir,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            device_map=None if device.type == "cpu" else {"": device},
-        )
-    except SafetensorError as error:
-        raise ValueError(f"model {model_dir.name}: its safetensors cannot be read ({error}): copy it again") from None
-
-
 def _load_quantized(
     model_dir: Path, config: PretrainedConfig, kind: str, device: torch.device, dtype: torch.dtype
 ) -> PreTrainedModel:
@@ -311,27 +297,8 @@ def linear_weight(layer: nn.Module) -> torch.Tensor:
 def _merge_adapter(model: PreTrainedModel, adapter_dir: Path, model_dir: Path) -> PreTrainedModel:
     """Fold an adapter into the weights: unmerged it can cost half the throughput."""
     check_adapter_files(list_folder(adapter_dir), list_folder(model_dir))
-    _check_adapter(model, adapter_dir, model_dir.name)
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(model, adapter_dir, is_trainable=False).merge_and_unload(safe_merge=True)
-
-
-def _check_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> None:
-    """Compare the adapter's factors with the layers that they are for; a mismatch means another base."""
-    require_base(adapter_dir, base_fingerprint(model), base)
-    layers = dict(model.named_modules())
-    for name, shape in read_shapes(list_folder(adapter_dir), ADAPTER_WEIGHTS).items():
-        layer_name, _, factor = name.removeprefix("base_model.model.").partition(".lora_")
-        axis = {"A.weight": 1, "B.weight": 0}.get(factor)
-        if axis is None:
-            continue
-        expected = linear_weight(layers[layer_name]).shape[axis] if layer_name in layers else "no such layer"
-        if shape[axis] != expected:
-            raise ValueError(
-                f"adapter {adapter_dir.name} belongs to another base than {base}: for {layer_name} it expects "
-                f"{shape[axis]} {'inputs' if axis else 'outputs'}, found {expected}: give the base it was trained on"
-            )
+    require_base(adapter_dir, base_fingerprint(model), model_dir.name)
+    return merge_adapter(model, adapter_dir, model_dir.name)
 
 
 def require_base(adapter_dir: Path, found: str | None, base: str) -> None:

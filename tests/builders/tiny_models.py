@@ -36,13 +36,20 @@ def save_tiny_tokenizer(folder: Path) -> int:
 
 
 def save_tiny_model(
-    folder: Path, *, family: str = "llama", seed: int = 0, weights: bool = True, trained_norms: bool = False
+    folder: Path,
+    *,
+    family: str = "llama",
+    seed: int = 0,
+    weights: bool = True,
+    trained_norms: bool = False,
+    tied: bool = False,
 ) -> Path:
     """Write a random two-layer model of a family ("llama", "qwen2", "qwen3", "gpt2") with tokeniser and prompt.
 
     `trained_norms` draws norms and biases too, as training leaves them. With norms of exactly 1, embeddings in half
     precision lie exactly half way between two steps of 8 bits in one token of 40: which way an engine rounds is chance
     then, and moves probabilities by 0.04. Biases of 0 would hide one that an engine leaves out.
+    `tied`: embeddings and output layer are one matrix.
     """
     folder.mkdir(parents=True, exist_ok=True)
     vocab_size = save_tiny_tokenizer(folder)
@@ -59,7 +66,7 @@ def save_tiny_model(
         sizes |= {"num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 1024}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     config = AutoConfig.for_model(family, vocab_size=vocab_size, **sizes, **tokens)
-    config.tie_word_embeddings = False
+    config.tie_word_embeddings = tied
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for name, parameter in model.named_parameters():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from cancellation.decision.policy import load_policy
@@ -77,6 +79,17 @@ def test_examples_of_no_weight_are_no_obstacle(base: Path, tmp_path: Path) -> No
     settings = _settings(base, epochs=1, micro_batch=2)
     given = (examples, load_policy(), settings, trainer, None)
     assert finetune(*given, output=tmp_path / "adapter", cache_dir=str(tmp_path)).losses[0] > 0
+
+
+def test_a_base_that_lacks_a_tensor_is_refused(base: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(base, tmp_path / "cut")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    trainer = TrainerSettings(num_workers=0, checkpoints=str(tmp_path / "checkpoints"))
+    given = ([_example("induced", ())], load_policy(), _settings(folder, epochs=1), trainer, None)
+    with pytest.raises(ValueError, match=r"model cut: its safetensors lack model\.layers\.1\.mlp\.down_proj"):
+        finetune(*given, output=tmp_path / "adapter", cache_dir=str(tmp_path))
 
 
 @pytest.mark.timeout(900)

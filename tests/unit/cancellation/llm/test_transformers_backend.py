@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cancellation.events.event import parse_event
 from cancellation.llm.answer import AnswerReader
@@ -131,6 +133,32 @@ def test_a_prompt_beyond_the_model_is_refused_with_a_remedy(backend: Transformer
 def test_a_model_without_a_chat_template_is_refused(backend: TransformersBackend, tiny_model: Path) -> None:
     with pytest.raises(ValueError, match="expected a chat template"):
         TransformersBackend(LocalSettings(model=str(tiny_model)), cache_dir=str(tiny_model))
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_chat_model(tmp_path / "tiny-chat")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model tiny-chat: its safetensors lack model\.layers\.1\.mlp\.down_proj"):
+        TransformersBackend(LocalSettings(model=str(folder)), cache_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("own", "others"),
+    [("model.layers", "model.language_model.layers"), ("base_model.model.", ""), ("layers.1", "layers.7")],
+)
+def test_an_adapter_whose_factors_name_no_layer_is_refused(tmp_path: Path, own: str, others: str) -> None:
+    folder = save_tiny_chat_model(tmp_path / "tiny-chat")
+    local = LocalSettings(model=str(folder), adapter=str(tmp_path / "adapter"))
+    config = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(folder), config).save_pretrained(tmp_path / "adapter")
+    TransformersBackend(local, cache_dir=str(tmp_path))
+    path = tmp_path / "adapter" / "adapter_model.safetensors"
+    renamed = {name.replace(own, others): factor for name, factor in load_file(path).items()}
+    save_file(renamed, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"adapter adapter belongs to another base than tiny-chat: .* no such layer"):
+        TransformersBackend(local, cache_dir=str(tmp_path))
 
 
 def test_probabilities_sum_to_one_over_the_classes(backend: TransformersBackend) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from cluster.models.listing import Listing
@@ -17,7 +18,13 @@ _FIRST_BYTES = 2**16
 """Read at once: it holds most headers whole."""
 _MAX_HEADER_BYTES = 100_000_000
 """The most that safetensors itself takes."""
-_STORED = "base_model.model."
+STORED = "base_model.model."
+_WRAPPED = ("_orig_mod.", "_fsdp_wrapped_module.", "base_model.model.", ".base_layer.", ".lora_A.")
+"""In names of tensors that torch.compile, FSDP or peft still had in their hands when they were saved."""
+_ROUNDED = (".qweight", ".weight_packed", ".weight_scale", ".weight_scale_inv")
+_ROUNDED_HOW = (b'"quantization_config"', b'"compression_config"')
+_ROUNDED_HOW_FILES = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
+"""Beside config.json, where vLLM looks too."""
 _VOCABULARY = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 
 
@@ -25,8 +32,9 @@ def check_model_files(model: Listing) -> None:
     """Refuse a model folder that is not what its names say.
 
     Raises:
-        ValueError: If it holds an adapter's files too, has no safetensors, a shard is missing or cut short, or a
-            Git-LFS pointer stands in place of content; file and remedy are named.
+        ValueError: If it holds an adapter's files too, has no safetensors, a shard is missing or cut short, a
+            Git-LFS pointer stands in place of content, or weights have names that no model of transformers gives
+            them; file and remedy are named.
     """
     if found := [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if name in model.sizes]:
         raise ValueError(
@@ -50,8 +58,26 @@ def check_model_files(model: Listing) -> None:
                 f"{_INDEX} names): copy it there"
             )
     if model.read:
-        for name in weights:
-            read_shapes(model, name)
+        _check_names(model, weight_shapes(model))
+
+
+def _check_names(model: Listing, names: Iterable[str]) -> None:
+    """Refuse what would be passed over when the model is loaded, its layers filled with random numbers instead."""
+    assert model.read
+    if wrapped := next((name for name in names if any(part in name for part in _WRAPPED)), None):
+        raise ValueError(
+            f"model {model.name}: {wrapped} is no name that the model itself gives a weight: merge adapters, unwrap "
+            "the model (torch.compile, FSDP), and save it again with save_pretrained"
+        )
+    rounded = next((name for name in names if name.endswith(_ROUNDED)), None)
+    if rounded is None or any(name in model.sizes for name in _ROUNDED_HOW_FILES):
+        return
+    config = model.read("config.json", 0, model.sizes["config.json"]) if "config.json" in model.sizes else b""
+    if not any(said in config for said in _ROUNDED_HOW):
+        raise ValueError(
+            f"model {model.name}: {rounded} belongs to quantised weights, and config.json has no quantization_config "
+            "that says how to read them: export the model again with it, or give the base before it was quantised"
+        )
 
 
 def check_adapter_files(adapter: Listing, model: Listing | None = None) -> None:
@@ -76,7 +102,7 @@ def check_adapter_files(adapter: Listing, model: Listing | None = None) -> None:
     factors = read_shapes(adapter, ADAPTER_WEIGHTS)
     base = weight_shapes(model) if model else {}
     for name, shape in factors.items():
-        of_base = base.get(name.removeprefix(_STORED))
+        of_base = base.get(name.removeprefix(STORED))
         resized = any(f".{part}.weight" in name for part in _VOCABULARY)
         if model and resized and of_base and of_base != shape:
             raise ValueError(
@@ -96,12 +122,14 @@ def _check_factors(
     A checkpoint may name its layers otherwise than the model does, so a layer that is not found is an objection only
     where none is. GPT-2 keeps inputs and outputs the other way round: both are tried.
     """
-    factors = [(*name.removeprefix(_STORED).partition(".lora_")[::2], shape) for name, shape in adapter.items()]
+    factors = [(*name.removeprefix(STORED).partition(".lora_")[::2], shape) for name, shape in adapter.items()]
     factors = [one for one in factors if one[1] in ("A.weight", "B.weight")]
     found = {layer: _weight_of(layer, base) for layer, _, _ in factors}
     for layer, factor, shape in factors:
         axis = 1 if factor == "A.weight" else 0
         weight = found[layer]
+        if weight is None and layer.rpartition(".")[2] in _VOCABULARY:
+            continue  # tied matrices are stored once, under one of their names
         if any(found.values()) and (weight is None or shape[axis] in weight):
             continue
         expected = f"{shape[axis]} {'inputs' if axis else 'outputs'}"

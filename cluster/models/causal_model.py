@@ -1,0 +1,147 @@
+"""Causal language models from a folder: all of their weights, and adapters merged as they were trained, or none.
+
+transformers fills what a checkpoint lacks with random numbers, and peft leaves out what names no layer; both say so in
+a warning alone, and what such a model answers looks like answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from cluster.models.listing import list_folder
+from cluster.models.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, STORED, check_model_files, read_shapes
+
+_BUFFERS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
+"""Ends of the names of what old checkpoints hold beside weights and a model computes itself."""
+
+
+def load_causal_model(
+    folder: Path, *, dtype: torch.dtype, config: PretrainedConfig | None = None, device: torch.device | None = None
+) -> PreTrainedModel:
+    """Load a model from safetensors, in evaluation mode; code that comes with it is not run.
+
+    Raises:
+        ValueError: If the folder is refused by `check_model_files`, or its safetensors lack a weight or hold one that
+            the model would leave out.
+    """
+    check_model_files(list_folder(folder))
+    try:
+        model, outcome = AutoModelForCausalLM.from_pretrained(
+            folder,
+            **({"config": config} if config else {}),
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            device_map=None if device is None or device.type == "cpu" else {"": device},
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise ValueError(f"model {folder.name}: its safetensors cannot be read ({error}): copy it again") from None
+    for found, what in (
+        (outcome["missing_keys"], "its safetensors lack"),
+        ([name for name, *_ in outcome["mismatched_keys"]], "config.json and safetensors disagree on the shape of"),
+        (_left_out(model, outcome["unexpected_keys"]), "its architecture has no place for"),
+    ):
+        if names := sorted(found):
+            also = f" (and {len(names) - 1:,} more)" if len(names) > 1 else ""
+            raise ValueError(
+                f"model {folder.name}: {what} {names[0]}{also}, so it would answer with other weights than were "
+                "trained: merge adapters, unwrap the model (FSDP, torch.compile), keep the quantization_config, and "
+                "save it again with save_pretrained as a causal language model"
+            )
+    return model
+
+
+def _left_out(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Choose what a layer of the model would compute with; a head or a tower of another model's does no harm.
+
+    A quantised checkpoint's own format says what belongs to it.
+    """
+    if getattr(model.config, "quantization_config", None) is not None:
+        return []
+    names = [name for name in unexpected if not name.endswith(_BUFFERS)]
+    return [name for name in names if _layer_of(model, name) or _layer_of(model, f"{model.base_model_prefix}.{name}")]
+
+
+def _layer_of(model: nn.Module, name: str) -> str | None:
+    """Name the deepest module that a tensor's name leads to; None if that is but the model or a list of its layers."""
+    path, module = [], model
+    for part in name.split(".")[:-1]:
+        child = dict(module.named_children()).get(part)
+        if child is None:
+            break
+        path, module = [*path, part], child
+    lists = (nn.ModuleList, nn.ModuleDict)
+    is_layer = path and not isinstance(module, lists) and not any(isinstance(one, lists) for one in module.children())
+    return ".".join(path) if is_layer else None
+
+
+def merge_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> PreTrainedModel:
+    """Fold an adapter into the weights that it was trained on.
+
+    Raises:
+        ValueError: If one of its factors names no layer of the model or does not fit it, or it cannot be merged.
+    """
+    from peft import PeftModel
+
+    names = read_shapes(list_folder(adapter_dir), ADAPTER_WEIGHTS)
+    layers = _check_factors(model, names, adapter_dir.name, base)
+    _untie(model, layers, json.loads((adapter_dir / ADAPTER_CONFIG).read_text("utf-8")), adapter_dir.name)
+    return PeftModel.from_pretrained(model, adapter_dir, is_trainable=False).merge_and_unload(safe_merge=True)
+
+
+def _check_factors(model: nn.Module, factors: dict[str, list[int]], adapter: str, base: str) -> set[str]:
+    """Compare an adapter's factors with the layers that they are for; give the layers of low-rank ones."""
+    found = set()
+    for name, shape in factors.items():
+        layer_name, _, factor = name.removeprefix(STORED).partition(".lora_")
+        layer = _layer_of(model, name.removeprefix(STORED)) if name.startswith(STORED) else None
+        axis = {"A.weight": 1, "B.weight": 0}.get(factor)
+        if layer and factor:
+            found.add(layer)
+        if layer and axis is None:
+            continue
+        expected = _outputs_and_inputs(model.get_submodule(layer))[axis] if layer and axis is not None else None
+        if expected is None or shape[axis or 0] != expected:
+            wanted = f"{shape[axis]} {'inputs' if axis else 'outputs'}" if axis is not None else "a layer"
+            raise ValueError(
+                f"adapter {adapter} belongs to another base than {base}: for {layer_name} it expects {wanted}, found "
+                f"{expected or 'no such layer'}: give the base it was trained on"
+            )
+    return found
+
+
+def _outputs_and_inputs(layer: nn.Module) -> list[int]:
+    """Shape of a layer's weight; GPT-2 keeps it the other way round."""
+    shape = list(layer.weight.shape)
+    return shape[::-1] if isinstance(layer, Conv1D) else shape
+
+
+def _untie(model: PreTrainedModel, layers: set[str], config: dict[str, Any], adapter: str) -> None:
+    """Give the output a matrix of its own where the adapter changes it or the embeddings.
+
+    peft adds what it learnt to one of the two; merged into the matrix that both share it would change both. Of
+    matrices that were trained whole peft makes two itself.
+    """
+    output, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if output is None or output.weight is not embeddings.weight:
+        return
+    if any(model.get_submodule(layer) in (output, embeddings) for layer in layers):
+        if odd := [name for name in ("ensure_weight_tying", "trainable_token_indices") if config.get(name)]:
+            raise ValueError(
+                f"adapter {adapter}: changes embeddings and output layer, which are one matrix here, with {odd[0]}, "
+                "which cannot be merged: merge it where it was trained, and give the merged model"
+            )
+        output.weight = nn.Parameter(output.weight.detach().clone(), requires_grad=output.weight.requires_grad)
+        model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False

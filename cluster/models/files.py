@@ -14,7 +14,10 @@ resolved to is no name.
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +28,8 @@ from cluster.models import artifacts, hub
 from cluster.places import Place
 from cluster.settings import Settings
 from cluster.tracking import tracking_uri
+
+logger = logging.getLogger(__name__)
 
 _PROJECT = Path(__file__).resolve().parents[2]
 WEIGHTS_SUFFIX = ".safetensors"
@@ -98,9 +103,14 @@ def fetch_model(model: ModelFiles, *, cache_dir: str, weights: bool = True) -> P
     return Path(storage.fetch_folder(source, cache_dir, skip_suffix=skipped, listing=model.listing))
 
 
-def kept_model(digest: str, *, cache_dir: str) -> Path:
-    """Give the place of the copy that `keep_model` makes of this content; it may not be there yet."""
-    return Path(cache_dir).expanduser() / "kept" / digest
+def kept_model(digest: str, *, cache_dir: str) -> Path | None:
+    """Give the copy that `keep_model` made of this content; None if there is none, or it is not what it was."""
+    kept = _kept_place(digest, cache_dir)
+    if _is_whole(kept):
+        return kept
+    if kept.is_dir():
+        logger.warning("%s: harmed, as by a loss of power or a failing disk; the model is fetched again", kept)
+    return None
 
 
 def keep_model(model: ModelFiles, *, cache_dir: str) -> Path:
@@ -110,16 +120,37 @@ def keep_model(model: ModelFiles, *, cache_dir: str) -> Path:
         ValueError: If the files are no longer those that were pinned.
         RuntimeError: As `fetch_model`.
     """
+    kept = _kept_place(model.digest, cache_dir)
 
     def copy(staged: Path) -> None:
-        folder = fetch_model(model, cache_dir=cache_dir)
-        shutil.copytree(folder, staged, dirs_exist_ok=True)
-        if model.listing is None and _hash_folder(staged) != model.digest:
+        # Of remote files no copy from a cache: it may be harmed as well, and nothing would say so.
+        with tempfile.TemporaryDirectory(prefix=f"{staged.stem}.", suffix=staged.suffix, dir=staged.parent) as fresh:
+            shutil.copytree(fetch_model(model, cache_dir=fresh), staged, dirs_exist_ok=True)
+        content = _hash_folder(staged)
+        if model.listing is not None:
+            storage.write_bytes(str(_content_mark(kept)), content.encode())
+        elif content != model.digest:
             raise ValueError(
                 f"model {model.source}: expected content {model.digest}, found it changing; deploy it anew"
             )
 
-    return fetch_once(kept_model(model.digest, cache_dir=cache_dir), copy)
+    return fetch_once(kept, copy, whole=_is_whole)
+
+
+def _kept_place(digest: str, cache_dir: str) -> Path:
+    return Path(cache_dir).expanduser() / "kept" / digest
+
+
+def _content_mark(kept: Path) -> Path:
+    """Where the digest of a copy's content stands where its name is another: that of a listing, of files in s3://."""
+    return kept.with_name(f"{kept.name}.content")
+
+
+def _is_whole(kept: Path) -> bool:
+    with suppress(OSError):  # what cannot be read is not there
+        content, mark = _hash_folder(kept), _content_mark(kept)
+        return content == kept.name or (mark.is_file() and mark.read_text() == content)
+    return False
 
 
 def look_at_model(name: str, job: Settings) -> str:

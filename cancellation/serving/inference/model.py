@@ -71,12 +71,13 @@ def model_folder(settings: ModelSettings) -> Path:
     """Bring a model's files to this machine.
 
     Those of a pinned folder are copied, and a replica that comes back later loads the copy: what lies in the folder may
-    have been replaced meanwhile, and whoever did that did not ask for a rollout.
+    have been replaced meanwhile, and whoever did that did not ask for a rollout. A copy that is no longer what it was
+    is fetched again.
 
     Raises:
         ValueError: If there are none, or other ones than when the application was built.
     """
-    if settings.pin is not None and (kept := kept_model(settings.pin, cache_dir=settings.cache_dir)).is_dir():
+    if settings.pin is not None and (kept := kept_model(settings.pin, cache_dir=settings.cache_dir)):
         return kept
     files = resolve_model(settings.source, registry_uri=settings.registry_uri)
     if settings.pin not in (None, files.digest):

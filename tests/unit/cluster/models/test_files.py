@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from cluster import storage
-from cluster.models.files import fetch_model, resolve_model
+from cluster.models.files import fetch_model, keep_model, kept_model, resolve_model
 from tests.conftest import PROJECT
 from tests.servers.hub import SHA, HubServer
 
@@ -53,6 +53,20 @@ def test_a_model_in_s3_comes_with_or_without_its_weights(bucket: str, tmp_path: 
     assert resolve_model(f"{bucket}/m").digest != model.digest
     with pytest.raises(ValueError, match=r"model s3://.*/none: no files there"):
         resolve_model(f"{bucket}/none")
+
+
+def test_a_harmed_copy_of_what_lies_in_s3_is_fetched_again_and_not_from_a_cache(bucket: str, tmp_path: Path) -> None:
+    storage.write_bytes(f"{bucket}/m/config.json", b"{}")
+    storage.write_bytes(f"{bucket}/m/model.safetensors", b"weights")
+    model, cache = resolve_model(f"{bucket}/m"), str(tmp_path)
+    fetch_model(model, cache_dir=cache)
+    kept = keep_model(model, cache_dir=cache)
+    assert kept_model(model.digest, cache_dir=cache) == kept
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(b"weighty")
+    assert kept_model(model.digest, cache_dir=cache) is None
+    assert (keep_model(model, cache_dir=cache) / "model.safetensors").read_bytes() == b"weights"
+    assert kept_model(model.digest, cache_dir=cache) == kept
 
 
 def test_an_alias_of_the_registry_is_pinned_to_its_version(model_dir: Path, tmp_path: Path) -> None:

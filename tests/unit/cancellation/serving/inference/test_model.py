@@ -50,6 +50,22 @@ def test_a_pin_holds_on_to_the_content_of_its_day(tmp_path: Path) -> None:
         model_folder(elsewhere)
 
 
+def test_a_copy_that_a_loss_of_power_harmed_is_fetched_again_once(tmp_path: Path) -> None:
+    settings = pinned(ModelSettings(source=SHIPPED.source, cache_dir=str(tmp_path)))
+    kept = model_folder(settings)
+    version = load_model(settings).version
+    for path in kept.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    assert load_model(settings).version == version
+    healed = kept.stat().st_ino
+    assert model_folder(settings) == kept
+    assert kept.stat().st_ino == healed
+    spoilt = (kept / "calibration.json").read_bytes()
+    (kept / "calibration.json").write_bytes(spoilt[::-1])
+    assert (model_folder(settings) / "calibration.json").read_bytes() == spoilt
+
+
 def test_a_folder_is_served_itself_where_no_copy_can_be_kept(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("in the way of a folder")
     settings = pinned(ModelSettings(source=SHIPPED.source, cache_dir=str(tmp_path / "cache")))

@@ -21,7 +21,7 @@ from cancellation.consistency.judges import JudgeName, open_judge, read_events
 from cancellation.consistency.report import figures, render
 from cancellation.consistency.run import ConsistencySettings, ask_repeatedly, measure_invariance, sample_events
 from cancellation.decision.policy import load_policy
-from cancellation.llm.backends import BackendSettings, open_backend
+from cancellation.llm.backends import BackendSettings, open_backend, pin_backend
 from cancellation.llm.labelling import Labeller, LabellingSettings
 from cancellation.llm.retrieval import load_index
 from cluster.endpoint.purse import Purse
@@ -71,11 +71,11 @@ def main(job: ConsistencyJob) -> None:
     if job.repeat or "llm" in job.invariant:
         index = load_index(job.labelling.retrieval, cache_dir=job.cache_dir)
         purse = Purse(job.backend.endpoint.budget_usd, spent_usd=paid_before(answers))
-        backend = open_backend(job.backend, cache_dir=job.cache_dir, purse=purse)
+        pinned = pin_backend(job.backend, registry_uri=job.tracking.uri)
+        backend = open_backend(job.backend, pinned, cache_dir=job.cache_dir, purse=purse)
         labeller = Labeller(backend, job.labelling, load_policy(job.policy), index)
-        asked, ask_again = answerer(job.backend), job.labelling.ask_again or not job.backend.is_paid_per_request
-        parallel = job.backend.parallel
-        kept = KeptAnswers(answers, asked, job.labelling.judging, ask_again=ask_again, parallel=parallel)
+        asked, ask_again = answerer(job.backend, pinned), job.labelling.ask_again or not job.backend.is_paid_per_request
+        kept = KeptAnswers(answers, asked, job.labelling.judging, ask_again=ask_again, parallel=job.backend.parallel)
     with tracked_run("cancellation_consistency", job, job.tracking) as run:
         repeated = None
         if job.repeat and labeller and kept:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cancellation.decision.policy import load_policy
-from cancellation.llm.backends import BackendSettings
+from cancellation.llm.backends import BackendSettings, pin_backend
 from cancellation.llm.estimate import estimate_cost
 from cancellation.llm.labelling import LabellingSettings
 from cancellation.llm.report import LabellingReport, summary_lines
@@ -63,6 +63,7 @@ def main(job: LabelJob) -> None:
         job.labelling,
         job.run,
         job.cache_dir,
+        pin_backend(job.backend, registry_uri=job.tracking.uri),
     )
     if job.estimate:
         print("\n".join(estimate_cost(run).lines()))

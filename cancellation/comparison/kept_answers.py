@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from cancellation.events.event import Event
-from cancellation.llm.backends import BackendSettings, backend_identity
+from cancellation.llm.backends import BackendSettings, LocalModel, backend_identity
 from cancellation.llm.judging import JudgingSettings
 from cancellation.llm.labelling import Labeller, Outage, ask_once
 from cluster import storage
@@ -22,14 +22,10 @@ _OF_THE_ANSWER = {"local": {"dtype", "device"}, "endpoint": {"structured", "top_
 """Of a backend's settings those that change what is answered; pace, prices and budget do not."""
 
 
-def answerer(backend: BackendSettings) -> dict[str, Any]:
-    """Say what a backend's answers depend on besides the question.
-
-    Raises:
-        ValueError: If there is no such model.
-    """
+def answerer(backend: BackendSettings, model: LocalModel | None) -> dict[str, Any]:
+    """Say what a backend's answers depend on besides the question; `model` as pinned by `pin_backend`."""
     chosen = backend.local if backend.kind == "local" else backend.endpoint
-    return {**backend_identity(backend), **chosen.model_dump(mode="json", include=_OF_THE_ANSWER[backend.kind])}
+    return {**backend_identity(backend, model), **chosen.model_dump(mode="json", include=_OF_THE_ANSWER[backend.kind])}
 
 
 def paid_before(answers: str) -> float:

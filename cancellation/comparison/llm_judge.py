@@ -18,7 +18,7 @@ from cancellation.decision.policy import load_policy
 from cancellation.events.event import Event
 from cancellation.events.examples import Example
 from cancellation.events.factors import FACTORS, VERDICTS
-from cancellation.llm.backends import BackendSettings, open_backend
+from cancellation.llm.backends import BackendSettings, open_backend, pin_backend
 from cancellation.llm.labelling import Labeller, LabellingSettings
 from cancellation.llm.retrieval import ExampleIndex, sentence_embedding
 from cluster.endpoint.purse import Purse
@@ -73,6 +73,7 @@ def open_llm_judge(
     answers: str,
     timed_on: str,
     cache_dir: str,
+    registry_uri: str | None = None,
 ) -> LlmJudge:
     """Open the model with what its row changes.
 
@@ -83,6 +84,7 @@ def open_llm_judge(
         answers: Folder of the answers of all rows, this run's and earlier ones': they share one budget.
         timed_on: The processor's name; answers of a model in this process are timed on each anew.
         cache_dir: For copies of remote models.
+        registry_uri: Where `models:/` names are looked up.
 
     Raises:
         ValueError: If the fine-tuned row has no adapter, or its model is not a local one.
@@ -93,8 +95,9 @@ def open_llm_judge(
         encoder = sentence_embedding(labelling.retrieval, cache_dir=cache_dir)
         index = ExampleIndex(list(islice(candidates, settings.num_candidates)), encoder)
     purse = Purse(backend.endpoint.budget_usd, spent_usd=paid_before(answers))
-    labeller = Labeller(open_backend(backend, cache_dir=cache_dir, purse=purse), labelling, load_policy(), index)
-    who = answerer(backend)
+    model = pin_backend(backend, registry_uri=registry_uri)
+    labeller = Labeller(open_backend(backend, model, cache_dir=cache_dir, purse=purse), labelling, load_policy(), index)
+    who = answerer(backend, model)
     if backend.kind == "local":
         who |= {"threads": backend.local.num_threads, "processor": timed_on}
     ask_again = labelling.ask_again or not backend.is_paid_per_request

@@ -39,7 +39,7 @@ from cancellation.comparison.llm_judge import LlmJudge, LlmRowSettings, open_llm
 from cancellation.decision.policy import load_policy, named_by_content
 from cancellation.events.event import Event
 from cancellation.events.examples import Example, example_files, read_examples
-from cancellation.llm.backends import learnt_by_adapter
+from cancellation.llm.backends import learnt_by_adapter, pin_backend
 from cancellation.llm.prompt import prompt_digest
 from cancellation.model.learnt import learnt_by, refuse_taught
 from cancellation.model.verdict_model import VerdictModel, load_verdict_model
@@ -244,7 +244,9 @@ def _learnt_by(comparison: Comparison, approach: Approach) -> np.ndarray | None:
         files = resolve_model(settings.shipped, registry_uri=comparison.tracking.uri)
         return learnt_by(fetch_model(files, cache_dir=comparison.cache_dir))
     if approach.kind == "llm":
-        return learnt_by_adapter(settings_of_row(settings.llm, approach.changes)[0], cache_dir=comparison.cache_dir)
+        backend, _ = settings_of_row(settings.llm, approach.changes)
+        pinned = pin_backend(backend, registry_uri=comparison.tracking.uri)
+        return learnt_by_adapter(pinned, cache_dir=comparison.cache_dir)
     return None
 
 
@@ -302,6 +304,7 @@ def _build_llm(comparison: Comparison, approach: Approach, run: TrackedRun) -> J
         answers=str((comparison.output / ANSWERS).absolute()),
         timed_on=processor_name(),
         cache_dir=comparison.cache_dir,
+        registry_uri=comparison.tracking.uri,
     )
 
 
@@ -351,7 +354,7 @@ def _llm_depends_on(comparison: Comparison, approach: Approach) -> dict[str, Any
     settings = comparison.settings.llm
     backend, labelling = settings_of_row(settings, approach.changes)
     found = {
-        "answerer": answerer(backend),
+        "answerer": answerer(backend, pin_backend(backend, registry_uri=comparison.tracking.uri)),
         "prompt": prompt_digest(labelling.prompt),
         "labelling": labelling.model_dump(mode="json", include={"judging", "temperature"}),
         "policy": named_by_content(load_policy(), "shipped").version,

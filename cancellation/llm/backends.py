@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from cancellation.llm.backend import Backend
 from cancellation.model.learnt import read_learnt
 from cluster.endpoint.purse import Purse
 from cluster.endpoint.settings import EndpointSettings
-from cluster.models.files import ModelName, fetch_model, resolve_model
+from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
 from cluster.settings import Settings
 
 
@@ -58,33 +59,70 @@ class BackendSettings(Settings):
         return self.kind == "endpoint"
 
 
-def backend_identity(settings: BackendSettings) -> dict[str, Any]:
-    """Say which model answers, without loading it: part of what an output is a function of.
+@dataclass(frozen=True)
+class LocalModel:
+    """Pinned model and adapter of `LocalSettings`. Cheap to send to workers, which fetch the files themselves."""
+
+    base: ModelFiles
+    adapter: ModelFiles | None
+
+    @property
+    def version(self) -> str:
+        """Base and adapter: `model_version` of a label."""
+        return f"{self.base.version}+{self.adapter.version}" if self.adapter else self.base.version
+
+
+def pin_local(settings: LocalSettings, *, registry_uri: str | None = None) -> LocalModel:
+    """Find what the names mean now; `registry_uri` as in `tracking.tracking_uri`.
 
     Raises:
         ValueError: If there is no such model.
     """
-    if settings.kind == "endpoint":
+    adapter = resolve_model(settings.adapter, registry_uri=registry_uri) if settings.adapter else None
+    return LocalModel(resolve_model(settings.model, registry_uri=registry_uri), adapter)
+
+
+def pin_backend(settings: BackendSettings, *, registry_uri: str | None = None) -> LocalModel | None:
+    """Pin the model that runs here, once for a whole job: an alias may move before its last actor starts.
+
+    None for an endpoint.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    return None if settings.kind == "endpoint" else pin_local(settings.local, registry_uri=registry_uri)
+
+
+def backend_identity(settings: BackendSettings, model: LocalModel | None) -> dict[str, Any]:
+    """Say which model answers, without loading it: part of what an output is a function of."""
+    if model is None:
         asked = settings.endpoint
         return {"model": asked.model, "server": asked.base_url, **({"further": asked.further} if asked.further else {})}
-    local = settings.local
-    adapter = resolve_model(local.adapter).digest if local.adapter else None
-    return {"model": resolve_model(local.model).digest, "adapter": adapter}
+    return {"model": model.base.digest, "adapter": model.adapter.digest if model.adapter else None}
 
 
-def open_backend(settings: BackendSettings, *, cache_dir: str, purse: Purse | None = None) -> Backend:
-    """Load the model, or prepare the client; `purse` holds an endpoint's budget, less what was spent before."""
-    if settings.kind == "endpoint":
+def open_backend(
+    settings: BackendSettings, model: LocalModel | None, *, cache_dir: str, purse: Purse | None = None
+) -> Backend:
+    """Load the model, or prepare the client.
+
+    Args:
+        settings: Which of the two.
+        model: What `pin_backend` found.
+        cache_dir: For copies of remote models.
+        purse: Holds an endpoint's budget, less what was spent before.
+    """
+    if model is None:
         from cancellation.llm.endpoint_backend import EndpointBackend
 
         return EndpointBackend(settings.endpoint, purse)
     from cancellation.llm.transformers_backend import TransformersBackend
 
-    return TransformersBackend(settings.local, cache_dir=cache_dir)
+    return TransformersBackend(settings.local, model, cache_dir=cache_dir)
 
 
-def learnt_by_adapter(settings: BackendSettings, *, cache_dir: str) -> np.ndarray | None:
+def learnt_by_adapter(model: LocalModel | None, *, cache_dir: str) -> np.ndarray | None:
     """Read which events the adapter learnt from (see `model.learnt`); None where there is none, or nobody knows."""
-    if settings.kind == "endpoint" or settings.local.adapter is None:
+    if model is None or model.adapter is None:
         return None
-    return read_learnt(fetch_model(resolve_model(settings.local.adapter), cache_dir=cache_dir))
+    return read_learnt(fetch_model(model.adapter, cache_dir=cache_dir))

@@ -57,7 +57,7 @@ def estimate_cost(run: LabellingRun) -> Estimate:
     if not events:
         raise ValueError(f"{run.input}: expected events, found none that could be read")
     sample = list(islice(events, 0, None, max(len(events) // _SAMPLE, 1)))[:_SAMPLE]
-    backend = open_backend(run.backend, cache_dir=run.cache_dir)
+    backend = open_backend(run.backend, run.model, cache_dir=run.cache_dir)
     labeller = Labeller(
         backend, run.labelling, run.policy, load_index(run.labelling.retrieval, cache_dir=run.cache_dir)
     )

@@ -61,7 +61,7 @@ class LabellingReport:
         identity = {
             "input": shown_url(self._run.input),
             "output": shown_url(self._run.output.url),
-            **backend_identity(self._run.backend),
+            **backend_identity(self._run.backend, self._run.model),
             "policy": self._run.policy.stamp,
         }
         settings = {name: public_settings(getattr(self._run, name)) for name in ("backend", "labelling", "settings")}

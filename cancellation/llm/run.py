@@ -22,7 +22,7 @@ from cancellation.decision.policy import Policy, named_by_content
 from cancellation.events.examples import example_files
 from cancellation.events.files import EventShard, find_event_shards, passed_over, read_event_rows
 from cancellation.llm.backend import Usage
-from cancellation.llm.backends import BackendSettings, backend_identity, learnt_by_adapter, open_backend
+from cancellation.llm.backends import BackendSettings, LocalModel, backend_identity, learnt_by_adapter, open_backend
 from cancellation.llm.labelling import (
     Labeller,
     LabellingCounts,
@@ -101,6 +101,8 @@ class LabellingRun:
     labelling: LabellingSettings
     settings: LabellingRunSettings
     cache_dir: str
+    model: LocalModel | None = None
+    """What `pin_backend` found: every actor's, and that of `run.json`."""
 
     @property
     def requests_url(self) -> str:
@@ -128,7 +130,7 @@ def make_plan(run: LabellingRun, shards: Sequence[EventShard], others: Sequence[
     return {
         "input": run.input,
         "input_files": [list(file) for file in files],
-        "backend": backend_identity(run.backend),
+        "backend": backend_identity(run.backend, run.model),
         "prompt": prompt_digest(run.labelling.prompt),
         "labelling": labelling,
         "policy": named_by_content(run.policy, run.policy.version).version,
@@ -265,11 +267,11 @@ class _LabellingActor:
         self._run, self._deaths = run, deaths
         endpoint = run.backend.kind == "endpoint"
         purse = Purse(run.backend.endpoint.budget_usd, spent_usd=spent_before(run)) if endpoint else None
-        backend = open_backend(run.backend, cache_dir=run.cache_dir, purse=purse)
+        backend = open_backend(run.backend, run.model, cache_dir=run.cache_dir, purse=purse)
         index = load_index(run.labelling.retrieval, cache_dir=run.cache_dir)
         self._labeller = Labeller(backend, run.labelling, run.policy, index)
         self._outage = Outage()
-        self._learnt = learnt_by_adapter(run.backend, cache_dir=run.cache_dir)
+        self._learnt = learnt_by_adapter(run.model, cache_dir=run.cache_dir)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (row,) = batch.to_pylist()

@@ -20,10 +20,10 @@ import torch
 from transformers import AutoTokenizer, DynamicCache
 
 from cancellation.llm.backend import BackendError, Enough, Piece, SamplingSettings, Usage
-from cancellation.llm.backends import LocalSettings
+from cancellation.llm.backends import LocalModel, LocalSettings, pin_local
 from cancellation.llm.prompt import Prompt, chat_text
 from cluster.models.causal_model import load_causal_model, merge_adapter
-from cluster.models.files import fetch_model, resolve_model
+from cluster.models.files import fetch_model
 from cluster.models.listing import list_folder
 from cluster.models.weight_files import check_adapter_files
 
@@ -36,20 +36,20 @@ _MAX_ALTERNATIVES = 64
 class TransformersBackend:
     """A causal language model of Hugging Face's kind."""
 
-    def __init__(self, settings: LocalSettings, *, cache_dir: str) -> None:
-        files = resolve_model(settings.model)
-        adapter = resolve_model(settings.adapter) if settings.adapter else None
-        self.version = f"{files.version}+{adapter.version}" if adapter else files.version
+    def __init__(self, settings: LocalSettings, model: LocalModel | None = None, *, cache_dir: str) -> None:
+        """Load `model`; None: what the settings name now."""
+        pinned = model or pin_local(settings)
+        self.version = pinned.version
         self._settings = settings
         torch.set_num_threads(settings.num_threads)
-        folder = fetch_model(files, cache_dir=cache_dir)
+        folder = fetch_model(pinned.base, cache_dir=cache_dir)
         self._tokenizer = AutoTokenizer.from_pretrained(folder)
         if not self._tokenizer.chat_template:
             raise ValueError(f"model {settings.model}: expected a chat template beside its tokeniser, found none")
         dtype = getattr(torch, settings.dtype or ("float32" if settings.device == "cpu" else "bfloat16"))
         self._model: Any = load_causal_model(folder, dtype=dtype)
-        if adapter:
-            self._model = _merged(self._model, fetch_model(adapter, cache_dir=cache_dir), folder)
+        if pinned.adapter:
+            self._model = _merged(self._model, fetch_model(pinned.adapter, cache_dir=cache_dir), folder)
         self._model.to(settings.device).eval()
         self._grammar = llguidance.hf.from_tokenizer(self._tokenizer)
         self._ids: list[int] = []

@@ -38,7 +38,7 @@ def test_what_is_booked_for_a_server_that_always_breaks_off_is_within_the_estima
     estimate = estimate_cost(run)
     assert not server.asked
     (shard,) = find_event_shards(str(path), shard_bytes=2**20)
-    labeller = Labeller(open_backend(backend, cache_dir=str(tmp_path)), labelling, run.policy)
+    labeller = Labeller(open_backend(backend, None, cache_dir=str(tmp_path)), labelling, run.policy)
     table = label_rows(list(read_event_rows(shard)), labeller, RequestLedger(f"{tmp_path}/ledger"), parallel=2)
     server.stop()
     booked = count_rows(table).usage.cost_usd

@@ -209,23 +209,6 @@ def test_a_refusal_ends_when_the_old_file_is_put_back(kept: Files) -> None:
     assert (store.last_refusal, store.num_refusals) == (None, 1)
 
 
-def test_while_a_database_is_restored_all_is_killed_and_no_gateway_begins_with_another_policy(tables: Tables) -> None:
-    tables.throw("BR")
-    store = tables.store()
-    with tables.opened[0].writing() as execute:
-        rows = execute("SELECT name, content FROM rollout").fetchall()
-        execute("DELETE FROM rollout")
-    store.reload_if_changed()
-    assert store.killed == {"*"}
-    with pytest.raises(OSError, match="let a restore come to its end"):
-        tables.open().begin_with(dict(rows)["policy"])
-    with tables.opened[0].writing() as execute:
-        for row in rows:
-            execute("INSERT INTO rollout (name, content) VALUES (?, ?)", row)
-    store.reload_if_changed()
-    assert store.killed == {"BR"}
-
-
 def test_without_a_good_policy_there_is_no_start(files: Files) -> None:
     files.policy.write_text("bad")
     with pytest.raises(PolicyError, match=r"p\.toml: not TOML"):

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from cluster.provenance import hide_credentials
 from cluster.tracking import explain_failure, open_client
@@ -55,7 +57,7 @@ def registered_version(name: str, uri: str) -> StoredArtifacts:
         ) from None
     version = f"{found.name}/{found.version}"
     identity = f"{version} {found.source} {found.run_id} {found.creation_timestamp}"
-    return StoredArtifacts(version, identity, source.removeprefix("file://"))
+    return StoredArtifacts(version, identity, _require_seen(_readable(source), name))
 
 
 def run_artifacts(name: str, uri: str) -> StoredArtifacts:
@@ -70,7 +72,8 @@ def run_artifacts(name: str, uri: str) -> StoredArtifacts:
     run_id, _, path = name.removeprefix("runs:/").strip("/").partition("/")
     try:
         found = open_client(uri).get_run(run_id)
-        source = f"{found.info.artifact_uri.rstrip('/')}/{path}".rstrip("/").removeprefix("file://")
+        root = _readable(found.info.artifact_uri)
+        source = f"{root.rstrip('/')}/{path}".rstrip("/")
         names = list_artifacts(source, uri)
     except (MlflowException, OSError) as error:
         _refuse_silence(error, uri)
@@ -78,6 +81,7 @@ def run_artifacts(name: str, uri: str) -> StoredArtifacts:
             f"model {name}: no such run at {hide_credentials(uri)} ({explain_failure(error)}): give runs:/RUN_ID/FOLDER"
         ) from None
     if not names:
+        _require_seen(root, name)
         raise ValueError(
             f"model {name}: the run has no files there: give runs:/RUN_ID/FOLDER, as the run's page of MLflow shows it"
         )
@@ -112,6 +116,21 @@ def fetch_artifacts(source: str, uri: str, target: Path, *, skip_suffix: str = "
     except (MlflowException, OSError) as error:
         where = hide_credentials(uri)
         raise RuntimeError(f"MLflow at {where} does not hand out {source} ({explain_failure(error)})") from None
+
+
+def _readable(source: str) -> str:
+    """Turn MLflow's address of a folder, in which blanks and umlauts are encoded, into its path."""
+    return url2pathname(urlsplit(source).path) if source.startswith("file:") else source
+
+
+def _require_seen(source: str, name: str) -> str:
+    """Refuse a folder that the server sees and this machine does not."""
+    if source.startswith("/") and not Path(source).is_dir():
+        raise ValueError(
+            f"model {name}: MLflow keeps its files in the folder {source}, which is not there on this machine: have "
+            "the server hand them out (mlflow server --serve-artifacts), or mount the folder under the same path"
+        )
+    return source
 
 
 def digest(identity: str) -> str:

@@ -13,7 +13,18 @@ from relevance.weights.checkpoint import save_checkpoint
 from relevance.weights.loading import convert_linears, load_model
 from relevance.weights.origin import TRAINING_FILE
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+"""Those of bases without tokenizer.json too: byte-level BPE in two files, and models of sentencepiece."""
 _REST = {"int8": torch.float16, "fp8": torch.bfloat16}
 """What is not rounded to 8 bits: half precision, of the kind that the arithmetic beside it gives."""
 

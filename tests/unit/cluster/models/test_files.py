@@ -162,6 +162,23 @@ def test_a_folder_that_a_run_left_is_named_by_its_run(model_dir: Path, tmp_path:
             resolve_model(missing, registry_uri=uri)
 
 
+def test_a_registry_whose_folder_has_blanks_and_umlauts(model_dir: Path, tmp_path: Path) -> None:
+    uri, kept = f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "Modelle für alle 50%"
+    client = MlflowClient(uri)
+    run_id = client.create_run(client.create_experiment("made", artifact_location=kept.as_uri())).info.run_id
+    client.log_artifacts(run_id, str(model_dir), "my adapter")
+    client.create_registered_model("relevance")
+    client.create_model_version("relevance", f"{client.get_run(run_id).info.artifact_uri}/my%20adapter")
+    for name in (f"runs:/{run_id}/my adapter", "models:/relevance/1"):
+        found = resolve_model(name, registry_uri=uri)
+        fetched = fetch_model(found, cache_dir=str(tmp_path / "cache"))
+        assert sorted(path.name for path in fetched.iterdir()) == ["config.json", "model.safetensors"]
+    kept.rename(tmp_path / "elsewhere")
+    for name in (f"runs:/{run_id}/my adapter", "models:/relevance/1"):
+        with pytest.raises(ValueError, match=rf"model {name}: MLflow keeps .* not there on this machine: .* or mount"):
+            resolve_model(name, registry_uri=uri)
+
+
 def test_a_name_that_is_nowhere_says_where_it_was_looked_for(tmp_path: Path) -> None:
     said = _resolve_in_a_fresh_process("no-such/model", tmp_path, HF_HUB_OFFLINE="1")
     assert said.startswith("model no-such/model: no such folder, and not found on the hub (")

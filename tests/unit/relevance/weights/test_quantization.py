@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from relevance.small_model_recipe.pretraining import ModelShape, new_model, save
 from relevance.small_model_recipe.tokenization import train_small_tokenizer
 from relevance.weights.loading import load_model
 from relevance.weights.quantization import quantize_folder
+from tests.builders.tiny_models import save_tiny_model
 
 SHIPPED = Path(relevance.__file__).with_name("small_model")
 
@@ -61,6 +63,23 @@ def test_chosen_layers_stay_in_half_precision(tmp_path: Path) -> None:
     first = load_model(tmp_path / "int8", device=torch.device("cpu"), dtype=torch.float32).model.layers[0]
     assert first.self_attn.q_proj.weight.dtype == torch.float32
     assert first.self_attn.o_proj.weight.dtype == torch.int8
+
+
+def test_a_tokeniser_in_two_files_goes_with_the_weights(tmp_path: Path) -> None:
+    base = save_tiny_model(tmp_path / "base", family="gpt2")
+    model = json.loads((base / "tokenizer.json").read_text("utf-8"))["model"]
+    (base / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    merges = "\n".join(one if isinstance(one, str) else " ".join(one) for one in model["merges"])
+    (base / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+    (base / "tokenizer.json").unlink()
+    config = {"tokenizer_class": "GPT2Tokenizer", "unk_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    quantize_folder(base, tmp_path / "int8")
+    expected, found = (
+        open_label_model(str(tmp_path / one), None, quantization="auto", cache_dir="").encoder()
+        for one in ("base", "int8")
+    )
+    assert (found.label_ids, found.guidelines_ids) == (expected.label_ids, expected.guidelines_ids)
 
 
 def test_shipped_model_is_small_and_complete() -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import VERDICTS
 from cancellation.events.fields import EventError, decode_json
-from cancellation.events.table import EVENT_SCHEMA, event_of_row
+from cancellation.events.table import EVENT_SCHEMA, event_of_row, plain_number
 from cluster.sharded.input_files import (
     BYTE_ORDER_MARK,
     JSONL_ENDINGS,
@@ -138,7 +138,7 @@ def read_event_line(line: bytes, place: str) -> EventRow:
 
 
 def _read(value: Any, place: str, said: Mapping[str, Any], parse: Any) -> EventRow:
-    label, weight = said.get("label"), said.get("sampling_weight")
+    label, weight = said.get("label"), plain_number(said.get("sampling_weight"))
     if weight is not None and not is_sampling_weight(weight):
         return EventRow(place, None, error="sampling_weight: expected a number above 0, found another value")
     if label is not None and label not in VERDICTS:

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from relevance.pairs.files import find_splits, read_split
+from relevance.pairs.pair import clean_pairs
 from tests.builders.pairs_data import make_pairs, write_pairs
 
 ROWS = [
@@ -166,6 +167,33 @@ def test_lines_that_cannot_be_parsed_become_rows_with_an_error(tmp_path: Path) -
     errors = [row["error"] for row in _read(tmp_path)]
     expected = [None, "line 2: not JSON", "line 3: not a JSON object", "line 4: bytes that are not UTF-8", None]
     assert errors == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "shown"),
+    [
+        ("a.csv", "q1,p1,shoe,Shoe,\\N,\nq1,\\N,shoe,Shoe,Bats,red\n", None),
+        ("a.tsv", 'q1\tp1\tshoe\tShoe\t"\\N"\t\nq1\t\\N\tshoe\tShoe\tBats\tred\n', None),
+        ("a.jsonl", None, "\\N"),
+    ],
+)
+def test_what_is_nothing_in_a_text_file_is_not_read_by_the_model(
+    tmp_path: Path, name: str, content: str | None, shown: str | None
+) -> None:
+    """As Hive and PostgreSQL write it into text files; in a line of JSON nobody does, so there it is a text."""
+    names = ["query_id", "product_id", "query", "title", "brand", "attributes"]
+    mark = "\t" if name.endswith("tsv") else ","
+    if content is None:
+        rows = [("q1", "p1", "shoe", "Shoe", "\\N", ""), ("q1", "\\N", "shoe", "Shoe", "Bats", "red")]
+        (tmp_path / name).write_text("\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows))
+    else:
+        (tmp_path / name).write_text(mark.join(names) + "\n" + content)
+    (split,) = find_splits(str(tmp_path), carry=("brand",))
+    (table,) = read_split(split)
+    good, bad = clean_pairs(table, max_text_bytes=1000, carry=("brand",)).to_pylist()
+    assert ("Brand: \\N" in good["product_text"]) == (shown is not None)
+    assert (good["error"], good["brand"]) == (None, shown)
+    assert bad["error"] == "product_id: blank"
 
 
 def test_csv_lines_of_another_width_become_rows_with_an_error(tmp_path: Path) -> None:

@@ -88,10 +88,9 @@ def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredF
     """
     found, others = [], []
     for file in visible_files(url):
-        inner = inner_path(file.url, url)
         _refuse_compression(file.url, endings)
         is_data = plain_name(file.url).endswith(endings)
-        (found if is_data else others).append(file if is_data else inner or file.url.rpartition("/")[2])
+        (found if is_data else others).append(file if is_data else place_of(file.url, url))
     if not found:
         there = f"; found {', '.join(others[:3])}" if others else ""
         raise ValueError(f"{url}: no {', '.join(endings[:-1])} or {endings[-1]} file there{there}")
@@ -190,6 +189,11 @@ def inner_path(file_url: str, url: str) -> str:
     """Name a file by its path below the input; empty where it is the input."""
     root = storage.open_filesystem(url)[1]
     return file_url.removeprefix("s3://").removeprefix(root).lstrip("/")
+
+
+def place_of(file_url: str, url: str) -> str:
+    """Name a file for who looks for a row of it: by its path below the input, or its last part where it is that."""
+    return inner_path(file_url, url) or file_url.rpartition("/")[2]
 
 
 def path_values(file_url: str, url: str) -> dict[str, str | None]:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.commit import Output
-from relevance.pairs.files import Split, read_split
+from relevance.pairs.files import Split, error_kind, read_split
 from relevance.pairs.pair import clean_pairs, shards_of
 
 PARTITION_STAGE = "partitions"
@@ -56,7 +56,7 @@ def partition_split(
     held: list[pa.Table] = []
     for table in read_split(split):
         clean = clean_pairs(table, max_text_bytes=max_text_bytes, carry=carry)
-        errors.update(pc.drop_null(clean["error"]).to_pylist())
+        errors.update(map(error_kind, pc.drop_null(clean["error"]).to_pylist()))
         num_rows += len(clean)
         held.append(clean)
         if sum(map(len, held)) >= _PARTITION_ROWS:

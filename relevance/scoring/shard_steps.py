@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from relevance.engines.interface import Engine, TokenBatch
 from relevance.labels import LABELS
+from relevance.pairs.files import error_kind
 from relevance.prompting.prompts import PromptEncoder, query_texts
 from relevance.scoring.label_store import content_digests
 
@@ -295,7 +296,10 @@ def _count(
     mass: np.ndarray,
     best: np.ndarray,
 ) -> dict[str, Any]:
-    origin, errors = np.asarray(block["origin"]), Counter(pc.drop_null(error).to_pylist())
+    origin = np.asarray(block["origin"])
+    of_row, of_engine = (error.filter(pa.array(which)) for which in (origin == FAILED, origin != FAILED))
+    errors = Counter(map(error_kind, pc.drop_null(of_row).to_pylist()))
+    errors.update(pc.drop_null(of_engine).to_pylist())
     truth = np.asarray(pc.fill_null(block["truth"], -1))
     judged = labelled & (truth >= 0)
     confusion = np.zeros((4, 4), np.int64)

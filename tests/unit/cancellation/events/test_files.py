@@ -80,6 +80,14 @@ def test_other_files_and_hidden_folders_are_passed_over(tmp_path: Path) -> None:
     assert [shard.name for shard in shards] == ["00000", "00001"]
 
 
+def test_rows_of_files_with_one_name_are_told_apart(tmp_path: Path) -> None:
+    for market in ("BR", "ID"):
+        (tmp_path / f"market={market}").mkdir()
+        (tmp_path / f"market={market}" / "data.jsonl").write_text('{"event_id": 1}\n')
+    places = ["market=BR/data.jsonl:1", "market=ID/data.jsonl:1"]
+    assert [row.place for row in read_all(tmp_path, shard_bytes=1)] == places
+
+
 def test_what_storage_refuses_later_is_named(bucket: str, s3_server: S3Server) -> None:
     """As with credentials that run out between the cut and a shard's turn."""
     url = f"{bucket}/b +%C3 ü=1.jsonl"

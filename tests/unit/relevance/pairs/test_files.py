@@ -165,8 +165,8 @@ def test_lines_that_cannot_be_parsed_become_rows_with_an_error(tmp_path: Path) -
     lines = [json.dumps(ROWS[0]).encode(), b"{broken", b"[1]", b'{"query_id": "\xff"}', json.dumps(ROWS[1]).encode()]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     errors = [row["error"] for row in _read(tmp_path)]
-    expected = [None, "line 2: not JSON", "line 3: not a JSON object", "line 4: bytes that are not UTF-8", None]
-    assert errors == expected
+    said = ["line 2: not JSON", "line 3: not a JSON object", "line 4: bytes that are not UTF-8"]
+    assert errors == [None, *(f"a.jsonl {one}" for one in said), None]
 
 
 @pytest.mark.parametrize(
@@ -200,6 +200,6 @@ def test_csv_lines_of_another_width_become_rows_with_an_error(tmp_path: Path) ->
     (tmp_path / "a.csv").write_text("query_id,query,product_id,title\nq1,a,p1,t\nq2,a,p1\nq3,a,p1,t,more\n")
     assert [row.get("error") for row in _read(tmp_path)] == [
         None,
-        "line 3: 3 columns, expected 4",
-        "line 4: 5 columns, expected 4",
+        "a.csv line 3: 3 columns, expected 4",
+        "a.csv line 4: 5 columns, expected 4",
     ]

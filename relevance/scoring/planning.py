@@ -25,6 +25,8 @@ from relevance.pairs.pair import clean_pairs, shards_of
 PARTITION_STAGE = "partitions"
 _PARTITION_ROWS = 131_072
 """Rows held by one task while it sorts them to shards: about 100 MB with long descriptions."""
+_PARTITION_BYTES = 2**29
+"""And bytes: from 2 GiB of a column's texts on Arrow cannot sort them."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def partition_split(
         errors.update(map(error_kind, pc.drop_null(clean["error"]).to_pylist()))
         num_rows += len(clean)
         held.append(clean)
-        if sum(map(len, held)) >= _PARTITION_ROWS:
+        if sum(map(len, held)) >= _PARTITION_ROWS or sum(table.nbytes for table in held) >= _PARTITION_BYTES:
             files.append(_write_partition(held, split, output, num_shards))
             held = []
     if held:

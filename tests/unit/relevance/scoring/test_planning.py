@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
 
 from cluster.commit import Output
 from relevance.pairs.files import find_splits
+from relevance.scoring import planning
 from relevance.scoring.planning import PARTITION_STAGE, collect_shards, partition_split, read_shard
 
 _HEADER = "query_id,query,product_id,title\n"
@@ -46,3 +49,17 @@ def test_bad_rows_are_named_by_file_and_line_and_counted_by_kind(tmp_path: Path)
     assert {f"market={market}/p.csv line 3: 6 columns, expected 4" for market in ("BR", "ID")} <= errors
     assert "market=ID/p.csv line 7: between quotes from line 6 on, which may be one unclosed" in errors
     assert "line 7: x.jsonl line 2: not JSON" in errors
+
+
+def test_long_texts_are_sorted_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """131,072 rows of them are more than the 2 GiB that Arrow sorts."""
+    monkeypatch.setattr(planning, "_PARTITION_BYTES", 100_000)
+    texts = [f"{number} {'x' * 900}" for number in range(16_384 + 5)]
+    ids = [str(number) for number in range(len(texts))]
+    rows = pa.table({"query_id": ids, "query": ids, "product_id": ids, "title": texts})
+    (tmp_path / "in").mkdir()
+    pq.write_table(rows, tmp_path / "in" / "a.parquet")
+    output, tables = _partition(tmp_path)
+    (manifest,) = output.manifests(PARTITION_STAGE).values()
+    assert len(manifest["files"]) == 2
+    assert sorted(int(one) for table in tables for one in table["query_id"].to_pylist()) == list(range(len(texts)))

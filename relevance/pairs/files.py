@@ -29,10 +29,10 @@ from relevance.pairs.json_rows import json_rows
 from relevance.pairs.pair import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, TRUTH_COLUMN
 from relevance.pairs.texts import exact_whole, is_number, is_text, text_column
 
-_CONTRACT = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, TRUTH_COLUMN)
+IMAGE = "image"
+"""Kept as it is, and read only where it is asked for: text models do not read it."""
+_CONTRACT = (*(name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name != IMAGE), TRUTH_COLUMN)
 _IDS = ("query_id", "product_id")
-_IMAGE = "image"
-"""Kept as it is: text models do not read it."""
 _READ_ROWS = 16_384
 _LINE = re.compile(r".*\bline \d+: ", re.DOTALL)
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
@@ -103,7 +103,7 @@ def _split_file(
     kinds = {name: pa.string() for name in columns if name in carry and name not in (*_CONTRACT, *optional)}
     if contents.schema is not None:
         kinds |= {name: contents.schema.field(name).type for name in kinds if name in names}
-        as_text = [name for name in columns if name in names and name not in kinds and name != _IMAGE]
+        as_text = [name for name in columns if name in names and name not in kinds and name != IMAGE]
         refuse_types(file.url, contents.schema, as_text)
     return [
         Split(
@@ -198,11 +198,11 @@ def _read_parquet(split: Split, columns: tuple[str, ...], stream: IO[bytes]) -> 
 
 
 def _column(split: Split, name: str, column: pa.Array) -> pa.Array:
-    if name == _IMAGE:
-        return column
     kind = dict(split.carried).get(name)
     if kind is not None:
         return column if column.type == kind else _cast(split, name, column, kind)
+    if name == IMAGE:
+        return column
     if name in _IDS and pa.types.is_floating(column.type):
         largest = pc.max(pc.abs(column.cast(pa.float64()))).as_py()
         if largest is not None and largest >= exact_whole(column.type):

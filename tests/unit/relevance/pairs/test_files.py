@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from relevance.pairs.files import find_splits, read_split
+from relevance.annotation.pairs import read_texts
+from relevance.pairs.files import IMAGE, find_splits, read_split
 from relevance.pairs.pair import clean_pairs
 from tests.builders.pairs_data import make_pairs, write_pairs
 
@@ -203,3 +204,13 @@ def test_csv_lines_of_another_width_become_rows_with_an_error(tmp_path: Path) ->
         "a.csv line 3: 3 columns, expected 4",
         "a.csv line 4: 5 columns, expected 4",
     ]
+
+
+def test_an_image_is_read_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Megabytes a row that text models do not read."""
+    rows = [{**row, "image": {"path": "a.jpg", "bytes": b"x"}} for row in ROWS]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (split,), (asked,) = find_splits(str(tmp_path)), find_splits(str(tmp_path), optional=(IMAGE,))
+    assert "image" not in next(read_split(split)).column_names
+    assert next(read_split(asked))["image"][0].as_py()["path"] == "a.jpg"
+    assert read_texts(str(tmp_path), {("q0", "p0")})["q0", "p0"]["image"] == "a.jpg"

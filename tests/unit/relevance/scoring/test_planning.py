@@ -63,3 +63,18 @@ def test_long_texts_are_sorted_few_at_a_time(tmp_path: Path, monkeypatch: pytest
     (manifest,) = output.manifests(PARTITION_STAGE).values()
     assert len(manifest["files"]) == 2
     assert sorted(int(one) for table in tables for one in table["query_id"].to_pylist()) == list(range(len(texts)))
+
+
+def test_a_carried_column_with_a_dictionary_is_not_stored_whole_in_each_shard(tmp_path: Path) -> None:
+    """It keeps its type, and each slice has the words that stand in it."""
+    ids = [str(number) for number in range(500)]
+    urls = [f"https://example.com/{number}" if number else None for number in range(500)]
+    carried = pa.array(urls).dictionary_encode().cast(pa.dictionary(pa.int16(), pa.string()))
+    rows = pa.table({"query_id": ids, "query": ids, "product_id": ids, "title": ids, "url": carried})
+    (tmp_path / "in").mkdir()
+    pq.write_table(rows, tmp_path / "in" / "a.parquet")
+    tables = _partition(tmp_path, num_shards=100, carry=("url",))[1]
+    found = {row["query_id"]: row["url"] for table in tables for row in table.to_pylist()}
+    assert found == dict(zip(ids, urls, strict=True))
+    assert {table.schema.field("url").type for table in tables} == {carried.type}
+    assert sum(len(chunk.dictionary) for table in tables for chunk in table["url"].chunks) == 499

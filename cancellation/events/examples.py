@@ -13,7 +13,7 @@ from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.events.fields import EventError, decode_json, type_name
 from cancellation.events.files import ENDINGS, check_columns, is_sampling_weight, is_table
-from cancellation.events.table import EVENT_SCHEMA, event_of_row
+from cancellation.events.table import EVENT_SCHEMA, event_of_row, plain_number
 from cluster.sharded.input_files import data_files, json_lines, open_input, plain_name
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,8 @@ def read_labelled_rows(url: str) -> Iterator[tuple[Example, dict[str, Any]]]:
         except EventError as error:
             raise ValueError(f"{where}: {error}") from None
         others = {name: value for name, value in labels.items() if name not in _OF_EXAMPLE}
-        weights = _weight(labels.get("label_weight"), where), _sampling_weight(labels.get("sampling_weight"), where)
+        weight, sampling_weight = (plain_number(labels.get(name)) for name in ("label_weight", "sampling_weight"))
+        weights = _weight(weight, where), _sampling_weight(sampling_weight, where)
         yield Example(parsed, label, factors, (), *weights), others
     if failed:
         logger.warning("%s: %d of %d rows have an error and are passed over", url, failed, read)

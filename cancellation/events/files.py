@@ -6,6 +6,7 @@ JSONL lines are events, or wrap one with its label (`{"event": {…}, "label": �
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import VERDICTS
 from cancellation.events.fields import EventError, decode_json
-from cancellation.events.table import EVENT_SCHEMA, event_of_row
+from cancellation.events.table import EVENT_SCHEMA, event_of_row, plain_number
 from cluster.sharded.input_files import (
     BYTE_ORDER_MARK,
     JSONL_ENDINGS,
@@ -27,6 +28,7 @@ from cluster.sharded.input_files import (
     json_lines,
     open_input,
     path_values,
+    place_of,
     plain_name,
     refuse_missing_column,
     refuse_other_spelling,
@@ -40,6 +42,7 @@ ENDINGS = (*JSONL_ENDINGS, *PARQUET_ENDINGS)
 _COMPRESSED_BYTES = 16 * 2**20
 """Of text, at least, per shard of a compressed file: each is read from the file's beginning."""
 _READ_ROWS = 2048
+_INDEX = re.compile(r"\[\d+\]")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class EventShard:
     size_bytes: int
     version: str
     """Of the whole file, as stored."""
+    place: str
+    """The file's path below the input, by which rows are named: each market's file may have the same name."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,7 +67,7 @@ class EventShard:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """A row of the input: its place (`events.jsonl:12`), then an event or an error; a label where it has one."""
+    """A row of the input: its place (`market=BR/events.jsonl:12`), an event or an error; a label where it has one."""
 
     place: str
     event: Event | None
@@ -80,7 +85,9 @@ def find_event_shards(url: str, *, shard_bytes: int) -> list[EventShard]:
     """
     pieces = cut_input(url, ENDINGS, lambda _, file: [(file, *part) for part in _cut_file(file.url, shard_bytes)])
     return [
-        EventShard(f"{number:05d}", file.url, start, end, first_row, file.size_bytes, file.version)
+        EventShard(
+            f"{number:05d}", file.url, start, end, first_row, file.size_bytes, file.version, place_of(file.url, url)
+        )
         for number, (file, start, end, first_row) in enumerate(pieces)
     ]
 
@@ -103,18 +110,17 @@ def read_event_rows(shard: EventShard) -> Iterator[EventRow]:
     Raises:
         ValueError: If the file itself is damaged, naming it.
     """
-    name = shard.url.rpartition("/")[2]
     if not is_table(shard.url):
         for number, line in enumerate(_lines(shard).removesuffix(b"\n").split(b"\n"), shard.first_row):
             if line.strip():
-                yield read_event_line(line, f"{name}:{number}")
+                yield read_event_line(line, f"{shard.place}:{number}")
         return
     number = shard.first_row
     with open_input(shard.url, "parquet", version=shard.version) as stream:
         parquet, groups = pq.ParquetFile(stream), list(range(shard.start, shard.end))
         for batch in parquet.iter_batches(batch_size=_READ_ROWS, row_groups=groups, use_threads=False):
             for row in batch.to_pylist():
-                yield _read(row, f"{name}:{number}", row, event_of_row)
+                yield _read(row, f"{shard.place}:{number}", row, event_of_row)
                 number += 1
 
 
@@ -138,7 +144,7 @@ def read_event_line(line: bytes, place: str) -> EventRow:
 
 
 def _read(value: Any, place: str, said: Mapping[str, Any], parse: Any) -> EventRow:
-    label, weight = said.get("label"), said.get("sampling_weight")
+    label, weight = said.get("label"), plain_number(said.get("sampling_weight"))
     if weight is not None and not is_sampling_weight(weight):
         return EventRow(place, None, error="sampling_weight: expected a number above 0, found another value")
     if label is not None and label not in VERDICTS:
@@ -147,6 +153,12 @@ def _read(value: Any, place: str, said: Mapping[str, Any], parse: Any) -> EventR
         return EventRow(place, parse(value), label, sampling_weight=weight)
     except EventError as error:
         return EventRow(place, None, label, str(error))
+
+
+def error_kind(error: str) -> str:
+    """An error without the numbers that make it one of a thousand: `chat[].at: …`."""
+    path, separator, problem = error.partition(": ")
+    return _INDEX.sub("[]", path) + separator + problem
 
 
 def is_sampling_weight(value: Any) -> bool:

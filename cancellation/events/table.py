@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -55,18 +56,33 @@ def event_of_row(row: Mapping[str, Any]) -> Event:
     Raises:
         EventError: If the event is refused.
     """
-    mapping = {name: row[name] for name in EVENT_SCHEMA.names if row.get(name) is not None}
-    mapping.update((name, decode_json(mapping[name])) for name in NESTED_COLUMNS if isinstance(mapping.get(name), str))
-    return parse_event({name: _written(value) for name, value in mapping.items()})
+    values = ((name, row[name]) for name in EVENT_SCHEMA.names if row.get(name) is not None)
+    return parse_event(
+        {
+            name: decode_json(value) if name in NESTED_COLUMNS and isinstance(value, str) else _written(value)
+            for name, value in values
+        }
+    )
 
 
 def _written(value: Any) -> Any:
-    """Write instants that a table holds as such, in columns or in structs, as events have them."""
+    """Write what a table holds as such, in columns or in structs, as events have it.
+
+    A struct has all its fields in every row: one that is null was not sent. In JSON a null is as the sender wrote it,
+    and refused where the contract has none.
+    """
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, list):
-        return [_written(one) for one in value]
-    return {name: _written(one) for name, one in value.items()} if isinstance(value, dict) else value
+        return [_written(plain_number(one)) for one in value]
+    if isinstance(value, dict):
+        return {name: _written(plain_number(one)) for name, one in value.items() if one is not None}
+    return value
+
+
+def plain_number(value: Any) -> Any:
+    """Make a number of a decimal, the one that JSON makes of the same digits; anything else stays as it is."""
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def labelled_line(labelled: LabelledEvent) -> str:

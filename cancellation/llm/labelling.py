@@ -22,7 +22,7 @@ from cancellation.decision.policy import Policy
 from cancellation.decision.verdicts import verdict_probabilities
 from cancellation.events.event import Event
 from cancellation.events.factors import VERDICTS
-from cancellation.events.files import EventRow
+from cancellation.events.files import EventRow, error_kind
 from cancellation.events.table import EVENT_SCHEMA, event_row
 from cancellation.llm.backend import Backend, BackendError, OutOfBudgetError, Usage
 from cancellation.llm.judging import Judged, JudgingSettings, judge
@@ -327,7 +327,7 @@ def count_rows(table: pa.Table) -> LabellingCounts:
         counts.usage += _usage_of(row)
         if row["error"] is not None:
             counts.failed += 1
-            counts.errors[row["error"]] += 1
+            counts.errors[error_kind(row["error"])] += 1
             continue
         counts.labelled += 1
         counts.labels[row["label"]] += 1

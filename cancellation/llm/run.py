@@ -83,6 +83,10 @@ class LabellingRunSettings(Settings):
     allow_empty: bool = False
     """Commit an input without a row; otherwise the job fails with status 1, as it may not have been written yet."""
 
+    require_marker: str | None = None
+    """File that the input's writer lays into its folder last, such as _SUCCESS: without it the job fails with status 1,
+    to be run again when it is there. Null: none is looked for."""
+
     max_deaths_per_shard: int = Field(default=3, ge=1)
     """Give a shard up, its rows written with an error, when actors have died on it this often."""
 
@@ -161,7 +165,8 @@ def label_events(run: LabellingRun, *, extras: Extras | None = None) -> Labelled
         RuntimeError: If the input is not there yet, the server is out of order, or every shard had to be given up.
     """
     started = time.monotonic()
-    require_files(run.input, what="events")
+    marker = run.settings.require_marker
+    require_files(run.input, what="events", marker=marker, setting="run.require_marker")
     shards = find_event_shards(run.input, shard_bytes=run.settings.shard_bytes)
     others = passed_over(run.input)
     plan = make_plan(run, shards, others)

@@ -91,6 +91,10 @@ class ScoringSettings(Settings):
     allow_empty: bool = False
     """Commit an input without a row; otherwise the job fails with status 1, as it may not have been written yet."""
 
+    require_marker: str | None = None
+    """File that the input's writer lays into its folder last, such as _SUCCESS: without it the job fails with status 1,
+    to be run again when it is there. Null: none is looked for."""
+
     max_deaths_per_shard: int = Field(default=3, ge=1)
     """Give a shard up, its rows written with an error, when actors have died on it this often."""
 
@@ -189,7 +193,7 @@ def score_backfill(
             from here.
     """
     started = time.monotonic()
-    require_files(run.input, what="events")
+    require_files(run.input, what="events", marker=run.settings.require_marker)
     shards = find_event_shards(run.input, shard_bytes=run.settings.shard_bytes)
     others = passed_over(run.input)
     plan = number_plan(

@@ -14,7 +14,7 @@ from cancellation.decision.policy import Policy
 from cancellation.decision.verdicts import VERDICT_SCHEMA, model_verdict
 from cancellation.events.event import Event
 from cancellation.events.factors import VERDICTS
-from cancellation.events.files import EventRow
+from cancellation.events.files import EventRow, error_kind
 
 if TYPE_CHECKING:
     from cancellation.model.verdict_model import VerdictModel
@@ -151,7 +151,7 @@ def count_rows(table: pa.Table) -> ScoringCounts:
     for row in table.select(columns).to_pylist():
         if row["error"] is not None:
             counts.failed += 1
-            counts.errors[_kind(row["error"])] += 1
+            counts.errors[error_kind(row["error"])] += 1
             continue
         counts.scored += 1
         market = row["market"]
@@ -161,12 +161,6 @@ def count_rows(table: pa.Table) -> ScoringCounts:
             if row["action"] == "penalty":
                 counts.penalties.setdefault(market, Counter())[row["label"]] += 1
     return counts
-
-
-def _kind(error: str) -> str:
-    """An error without the numbers that make it one of a thousand."""
-    path, separator, problem = error.partition(": ")
-    return "".join(c for c in path if not c.isdigit()) + separator + problem
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,9 @@ class RayJobs:
                 )
             say(f"{submission_id} is running already: waiting for it")
         else:
-            submission_id = f"{name}-{len(attempts) + 1}" if attempts else name
+            # Of attempts that somebody deleted the number is gone, not free: those behind them have theirs.
+            last = max((_number(name, job["submission_id"]) for job in attempts), default=0)
+            submission_id = f"{name}-{last + 1}" if last else name
             self._submit(submission_id, entrypoint, runtime_env)
             say(f"{submission_id} submitted: {entrypoint}")
         found = self._wait(submission_id)
@@ -105,7 +107,7 @@ class RayJobs:
         for known in self._attempts(name):
             say(f"{known['submission_id']} was submitted before: {known['status'].lower()}")
             return known["submission_id"]
-        self._submit(name, entrypoint, runtime_env)
+        self._submit(name, entrypoint, runtime_env, once=True)
         say(f"{name} submitted: {entrypoint}")
         return name
 
@@ -120,13 +122,18 @@ class RayJobs:
         ours = re.compile(rf"{re.escape(name)}(-\d+)?")
         return [job for job in self._request("GET", "/api/jobs/") if ours.fullmatch(job["submission_id"] or "")]
 
-    def _submit(self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any] | None) -> None:
+    def _submit(
+        self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any] | None, *, once: bool = False
+    ) -> None:  # fmt: skip
+        """Submit a command; with `once` one of that id that has ended is as good as a new one."""
         body = {"submission_id": submission_id, "entrypoint": entrypoint, "runtime_env": dict(runtime_env or {})}
         try:
             self._request("POST", "/api/jobs/", body)
         except RuntimeError:
-            # Submitted by another at the same moment, or by this call before its answer was lost.
-            if (self._info(submission_id) or {}).get("entrypoint") != entrypoint:
+            # Submitted by another at the same moment, or by this call before its answer was lost. One that has ended
+            # may be of another day: its end says nothing of this one.
+            found = self._info(submission_id) or {}
+            if found.get("entrypoint") != entrypoint or (found["status"] in _ENDED and not once):
                 raise
 
     def _wait(self, submission_id: str) -> dict[str, Any]:
@@ -181,6 +188,11 @@ class RayJobs:
             return json.loads(content or b"null")
         except ValueError:  # a page of a proxy's own
             raise _NoAnswerError(reason) from None
+
+
+def _number(name: str, submission_id: str) -> int:
+    """Of an attempt: the first has none in its name."""
+    return int(submission_id.removeprefix(f"{name}-")) if submission_id != name else 1
 
 
 class _NoAnswerError(Exception):

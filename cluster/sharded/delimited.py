@@ -24,6 +24,9 @@ from cluster.sharded.input_files import text_blocks
 SEPARATORS = {b",": "comma", b"\t": "tab", b";": "semicolon", b"|": "bar", b"\x01": "\\x01"}
 """What may stand between columns; the one in a file is found by its header."""
 
+NULL = b"\\N"
+"""A cell that is nothing, as Hive and PostgreSQL write it; an empty one is a text of no characters."""
+
 _MAX_RECORD_BYTES = 2**20
 _QUOTED = rb'[^"]*(?:""[^"]*)*'
 _UNCLOSED = "a quote opens a value and is not closed as it should be"
@@ -35,7 +38,8 @@ class Record:
 
     line: int
     """Number of its first line in the file, counted from 1."""
-    cells: Sequence[bytes]
+    cells: Sequence[bytes | None]
+    """None where nothing is in it (`NULL`)."""
     error: str | None = None
 
 
@@ -134,7 +138,7 @@ class DelimitedTable:
             yield from self._records_from(line)
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Read all records many at a time: their cells in some columns, as bytes.
+        """Read all records many at a time: their cells in some columns, as bytes, null where nothing is in them.
 
         Where a table has a record with an error, it has a column `error` too, and nulls in that row.
         """
@@ -160,7 +164,8 @@ class DelimitedTable:
     def _written(self, record: Record) -> bytes:
         """Write a record as plain as can be, one with an error as empty cells."""
         cells = [b""] * len(self.names) if record.error else record.cells
-        return self.separator.join([b'"' + cell.replace(b'"', b'""') + b'"' for cell in cells]) + b"\n"
+        texts = (NULL if cell is None else cell for cell in cells)
+        return self.separator.join([b'"' + text.replace(b'"', b'""') + b'"' for text in texts]) + b"\n"
 
     def _table(self, columns: Sequence[str], text: bytes, errors: Sequence[str | None]) -> pa.Table:
         places = [str(self.names.index(name)) for name in columns]
@@ -173,7 +178,11 @@ class DelimitedTable:
             ),
             parse_options=pacsv.ParseOptions(delimiter=self.separator.decode("ascii"), newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(
-                include_columns=places, column_types=dict.fromkeys(places, pa.binary()), check_utf8=False
+                include_columns=places,
+                column_types=dict.fromkeys(places, pa.binary()),
+                check_utf8=False,
+                null_values=[NULL.decode()],
+                strings_can_be_null=True,
             ),
         ).rename_columns(list(columns))
         assert len(table) == len(errors), f"{len(table)} rows of {len(errors)} records"
@@ -198,7 +207,7 @@ class DelimitedTable:
         elif len(cells) != len(self.names):
             yield Record(number, (), f"line {number}: {len(cells)} columns, expected {len(self.names)}")
         else:
-            yield Record(number, cells)
+            yield Record(number, _with_nulls(cells))
 
     def _several_lines(self, first: bytes) -> Iterator[Record]:
         """Read on to the closing quote; what was read is one record, or goes back to be read line by line."""
@@ -219,7 +228,7 @@ class DelimitedTable:
                 if line.strip(b"\r\n"):
                     yield Record(at, (), f"line {at}: between quotes from line {number} on, which may be one unclosed")
         else:
-            yield Record(number, cells)
+            yield Record(number, _with_nulls(cells))
 
     def _hides_records(self, lines: Sequence[bytes]) -> bool:
         """Tell whether half of the lines behind the first are as wide as the header each for itself."""
@@ -236,6 +245,10 @@ class DelimitedTable:
             found = _cut(record, self._escaped_field, self.separator, escaped=True)
             return found if found[0] is not None else (None, is_open)
         return cells, is_open
+
+
+def _with_nulls(cells: Sequence[bytes]) -> list[bytes | None]:
+    return [None if cell == NULL else cell for cell in cells]
 
 
 def _names(header: bytes, separator: bytes) -> list[str]:
@@ -300,7 +313,8 @@ def _cut(
             cells.append(bare)
         else:
             value = quoted.replace(b'""', b'"')
-            cells.append(re.sub(rb"\\(.)", rb"\1", value, flags=re.DOTALL) if escaped else value)
+            is_escaped = escaped and value != NULL
+            cells.append(re.sub(rb"\\(.)", rb"\1", value, flags=re.DOTALL) if is_escaped else value)
         position = found.end()
         if position == len(record):
             return cells, False

@@ -7,9 +7,9 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar
 from urllib.parse import unquote
@@ -36,6 +36,10 @@ _OF_STORAGE = (FileNotFoundError, TimeoutError, ConnectionError)
 """What object storage raises without a number."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+_LOGS = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table"}
+"""Folders in which a table keeps which of its files count."""
+_AT_WORK = "_temporary"
+"""Where Spark and Hadoop keep what is not committed yet."""
 
 Part = TypeVar("Part")
 
@@ -67,9 +71,8 @@ def is_compressed(url: str) -> bool:
 def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredFile], list[str]]:
     """Tell an input's data from what is passed over: a file, or all below a folder.
 
-    Files and folders whose names begin with `_` or `.` are neither, as for other readers. Case does not matter, and
-    a text file may be compressed (.gz, .bz2, .xz). What a finished job says of itself beside its data (`run.json`) is
-    neither.
+    Hidden files and folders are neither (see `visible_files`). Case does not matter, and a text file may be compressed
+    (.gz, .bz2, .xz). What a finished job says of itself beside its data (`run.json`) is neither.
 
     Args:
         url: Where the files are.
@@ -79,14 +82,15 @@ def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredF
         The data in order, and the names of all other files below the folder.
 
     Raises:
-        ValueError: If no file is data, naming what is there instead, or one is compressed as no reader here knows it.
+        ValueError: If no file is data, naming what is there instead, one is compressed as no reader here knows it, or
+            they are a table's whose log says which of them count.
+        RuntimeError: If a writer is at work there.
     """
     found, others = [], []
     for file in visible_files(url):
-        inner = inner_path(file.url, url)
         _refuse_compression(file.url, endings)
         is_data = plain_name(file.url).endswith(endings)
-        (found if is_data else others).append(file if is_data else inner or file.url.rpartition("/")[2])
+        (found if is_data else others).append(file if is_data else place_of(file.url, url))
     if not found:
         there = f"; found {', '.join(others[:3])}" if others else ""
         raise ValueError(f"{url}: no {', '.join(endings[:-1])} or {endings[-1]} file there{there}")
@@ -95,20 +99,80 @@ def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredF
 
 
 def visible_files(url: str) -> list[storage.StoredFile]:
-    """List what other readers would take for an input's own: not what is hidden, or a finished job says of itself."""
+    """List what other readers would take for an input's own: not what is hidden, or a finished job says of itself.
+
+    Raises:
+        ValueError: If the files are a table's whose log says which of them count.
+        RuntimeError: If a writer is at work there: the same command is right later.
+    """
     files = {inner_path(file.url, url): file for file in storage.list_files(url)}
-    shown = [name for name in files if not any(part.startswith(("_", ".")) for part in name.split("/"))]
+    _refuse_logged_table(url, files)
+    shown = [name for name in files if not any(map(_is_hidden, name.split("/")))]
+    if shown:
+        _refuse_writer(url, files)
     return [files[name] for name in shown if not (name == RUN and SUCCESS in files)]
 
 
-def require_files(url: str, *, what: str) -> None:
-    """See to it that the input's writer has been there: one at work has no more than `_temporary/` there.
+def _is_hidden(part: str) -> bool:
+    """Tell what begins with `.` or `_` from a column of Spark's, whose name may begin so (`_market=BR`)."""
+    return part.startswith(".") or (part.startswith("_") and "=" not in part)
+
+
+def _refuse_logged_table(url: str, names: Iterable[str]) -> None:
+    """Stop at tables that keep rows in their files which they have removed or replaced since."""
+    for name in names:
+        *folders, last = name.split("/")
+        for log in (part for part in folders if part in _LOGS):
+            _refuse_log(url, log, _LOGS[log])
+        if folders[-1:] == ["metadata"] and last.endswith(".metadata.json"):
+            _refuse_log(url, name, "an Iceberg table")
+    above = url.rstrip("/")
+    while "=" in above.rpartition("/")[2]:  # one partition of a table, whose log lies beside all of them
+        above = above.rpartition("/")[0]
+        for log, kind in _LOGS.items():
+            with suppress(PermissionError):  # this input alone may be ours to read
+                if storage.exists(storage.join_url(above, log)):
+                    _refuse_log(url, f"../{log}", f"a part of {kind}")
+
+
+def _refuse_log(url: str, log: str, kind: str) -> None:
+    raise ValueError(
+        f"{url}: {kind} ({log} is there), whose files hold removed and superseded rows too: write the current version "
+        "out as parquet first, and give that"
+    )
+
+
+def _refuse_writer(url: str, names: Collection[str]) -> None:
+    """Stop at a folder in which Spark has not committed: what it shows is a part."""
+    inner = [name.split("/") for name in names]
+    found = {tuple(parts[: parts.index(_AT_WORK)]) for parts in inner if _AT_WORK in parts[:-1]}
+    if "" not in names and storage.exists(storage.join_url(url, _AT_WORK)):
+        found.add(())  # maybe without a file in it
+    for folder in sorted(found):
+        if "/".join((*folder, SUCCESS)) not in names and not any(map(_is_hidden, folder)):
+            raise RuntimeError(
+                f"{storage.join_url(url, *folder, _AT_WORK)}: a writer is at work there and has not laid {SUCCESS} "
+                f"beside it: run again when it is done, or remove {_AT_WORK} if it has died"
+            )
+
+
+def require_files(url: str, *, what: str, marker: str | None = None, setting: str = "scoring.require_marker") -> None:
+    """See to it that the input's writer has been there and, where it says so, is done.
+
+    Args:
+        url: The input. A writer at work may have no more than `_temporary/` there.
+        what: What its rows are.
+        marker: File that the writer lays into the folder last; None: it does not.
+        setting: What names the marker on the command line.
 
     Raises:
+        ValueError: If the files are a table's whose log says which of them count.
         RuntimeError: If not: the same command is right later.
     """
     if not visible_files(url):
         raise RuntimeError(f"nothing is at {url}: run again when its {what} are there, or give another input")
+    if marker and not storage.exists(storage.join_url(url, marker)):
+        raise RuntimeError(f"{url}: no {marker} there ({setting}): run again when its writer is done")
 
 
 def _refuse_compression(url: str, endings: tuple[str, ...]) -> None:
@@ -125,6 +189,11 @@ def inner_path(file_url: str, url: str) -> str:
     """Name a file by its path below the input; empty where it is the input."""
     root = storage.open_filesystem(url)[1]
     return file_url.removeprefix("s3://").removeprefix(root).lstrip("/")
+
+
+def place_of(file_url: str, url: str) -> str:
+    """Name a file for who looks for a row of it: by its path below the input, or its last part where it is that."""
+    return inner_path(file_url, url) or file_url.rpartition("/")[2]
 
 
 def path_values(file_url: str, url: str) -> dict[str, str | None]:

@@ -86,6 +86,8 @@ def read_annotations(urls: Sequence[str], *, people: Mapping[str, str] | None = 
 def read_rows(content: bytes, name: str, required: Sequence[str]) -> list[dict[str, str]]:
     """Read a CSV's lines as texts, blanks trimmed; the separator is found (spreadsheets of many countries write ";").
 
+    A cell of nothing (`\\N`) is a blank one.
+
     Raises:
         ValueError: If it is no UTF-8, a required column is missing or twice there, or a line is none of the table's.
     """
@@ -104,7 +106,7 @@ def read_rows(content: bytes, name: str, required: Sequence[str]) -> list[dict[s
     if wrong := [record.error for record in records if record.error]:
         raise ValueError(f"{name}: {wrong[0]} ({len(wrong)} such lines): correct them")
     return [
-        {column: cell.decode().strip() for column, cell in zip(columns, record.cells, strict=True)}
+        {column: (cell or b"").decode().strip() for column, cell in zip(columns, record.cells, strict=True)}
         for record in records
     ]
 

@@ -15,7 +15,7 @@ from cluster import storage
 from cluster.commit import SUCCESS, read_job_manifest
 from relevance.annotation.annotation import PairKey, show_pair
 from relevance.labels import LABELS
-from relevance.pairs.files import find_splits, read_split
+from relevance.pairs.files import IMAGE, find_splits, read_split
 from relevance.pairs.pair import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, clean_pairs, hash_ids
 from relevance.pairs.texts import value_text
 from relevance.scoring.shard_steps import SCORE_COLUMNS
@@ -124,7 +124,7 @@ def _columns(clean: pa.Table) -> Iterator[tuple[Any, ...]]:
 
 
 def _read_all(url: str) -> Iterator[pa.Table]:
-    for split in find_splits(url):
+    for split in find_splits(url, optional=(IMAGE,)):
         yield from read_split(split)
 
 

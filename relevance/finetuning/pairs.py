@@ -116,8 +116,12 @@ def _read_columns(path: Path, names: Sequence[str], *, optional: Sequence[str] =
     if wrong := [row.error for row in rows if row.error]:
         raise ValueError(f"{path.name}: {wrong[0]} ({len(wrong)} such lines): correct them")
     places = {name: table.names.index(name) for name in (*names, *optional) if name in table.names}
+    for name in names:
+        empty = [number for number, row in enumerate(rows, 1) if row.cells[places[name]] is None]
+        if empty:
+            raise ValueError(f"{path.name}: row {empty[0]}: expected {name}, found nothing (\\N); correct it")
     try:
-        return {name: [row.cells[place].decode() for row in rows] for name, place in places.items()}
+        return {name: [(row.cells[place] or b"").decode() for row in rows] for name, place in places.items()}
     except UnicodeDecodeError:
         raise ValueError(f"{path.name}: not UTF-8: save it as CSV UTF-8") from None
 

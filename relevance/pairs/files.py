@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,6 +19,7 @@ from cluster.sharded.input_files import (
     data_files,
     open_input,
     path_values,
+    place_of,
     refuse_missing_column,
     refuse_other_spelling,
     refuse_repeated_column,
@@ -27,11 +29,12 @@ from relevance.pairs.json_rows import json_rows
 from relevance.pairs.pair import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, TRUTH_COLUMN
 from relevance.pairs.texts import exact_whole, is_number, is_text, text_column
 
-_CONTRACT = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, TRUTH_COLUMN)
+IMAGE = "image"
+"""Kept as it is, and read only where it is asked for: text models do not read it."""
+_CONTRACT = (*(name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS) if name != IMAGE), TRUTH_COLUMN)
 _IDS = ("query_id", "product_id")
-_IMAGE = "image"
-"""Kept as it is: text models do not read it."""
 _READ_ROWS = 16_384
+_LINE = re.compile(r".*\bline \d+: ", re.DOTALL)
 _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 
@@ -47,6 +50,8 @@ class Split:
     estimated_rows: int
     size_bytes: int
     version: str
+    place: str
+    """The file's path below the input, by which bad rows are named."""
     path_values: tuple[tuple[str, str | None], ...] = ()
     """Columns that stand in no row but in the file's path."""
     carried: tuple[tuple[str, pa.DataType], ...] = ()
@@ -98,7 +103,7 @@ def _split_file(
     kinds = {name: pa.string() for name in columns if name in carry and name not in (*_CONTRACT, *optional)}
     if contents.schema is not None:
         kinds |= {name: contents.schema.field(name).type for name in kinds if name in names}
-        as_text = [name for name in columns if name in names and name not in kinds and name != _IMAGE]
+        as_text = [name for name in columns if name in names and name not in kinds and name != IMAGE]
         refuse_types(file.url, contents.schema, as_text)
     return [
         Split(
@@ -110,6 +115,7 @@ def _split_file(
             estimated_rows=rows,
             size_bytes=size,
             version=file.version,
+            place=place_of(file.url, root),
             path_values=in_path,
             carried=tuple(kinds.items()),
         )
@@ -157,7 +163,8 @@ def read_split(split: Split, *, only: tuple[str, ...] = ()) -> Iterator[pa.Table
     """Read a split in tables of some thousand rows; memory does not grow with the file.
 
     Columns are texts or their bytes, but for carried ones and the image. A CSV or JSONL line that cannot be parsed
-    becomes a row of nulls with an `error`. With `only` these columns of the file are read, of parquet without the rest.
+    becomes a row of nulls with an `error` that names file and line. With `only` these columns of the file are read, of
+    parquet without the rest.
 
     Raises:
         ValueError: If the file is damaged, or holds ids or labels that are none, naming it.
@@ -167,10 +174,18 @@ def read_split(split: Split, *, only: tuple[str, ...] = ()) -> Iterator[pa.Table
     with open_input(split.url, split.format, read_ahead=not only, version=split.version) as stream:
         for table in readers[split.format](split, columns, stream):
             _refuse_number_labels(split.url, table)
+            if "error" in table.column_names:
+                where = pc.binary_join_element_wise(split.place, table["error"], " ")
+                table = table.set_column(table.column_names.index("error"), "error", where)
             for name, value in () if only else split.path_values:
                 text = None if value is None else value.encode()
                 table = table.append_column(name, pa.array([text] * len(table), pa.binary()))
             yield table
+
+
+def error_kind(error: str) -> str:
+    """An error of a row without the place that makes it one of a million."""
+    return re.sub(r"\bline \d+\b", "a line", _LINE.sub("", error, count=1))
 
 
 def _read_parquet(split: Split, columns: tuple[str, ...], stream: IO[bytes]) -> Iterator[pa.Table]:
@@ -183,11 +198,11 @@ def _read_parquet(split: Split, columns: tuple[str, ...], stream: IO[bytes]) -> 
 
 
 def _column(split: Split, name: str, column: pa.Array) -> pa.Array:
-    if name == _IMAGE:
-        return column
     kind = dict(split.carried).get(name)
     if kind is not None:
         return column if column.type == kind else _cast(split, name, column, kind)
+    if name == IMAGE:
+        return column
     if name in _IDS and pa.types.is_floating(column.type):
         largest = pc.max(pc.abs(column.cast(pa.float64()))).as_py()
         if largest is not None and largest >= exact_whole(column.type):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster import storage
 from cluster.progress import format_seconds
 from cluster.sharded.input_files import require_files
 from cluster.sharded.job import (
@@ -72,7 +71,7 @@ def score_day(
         RuntimeError: If the input is not all there yet, or the engine gave too many shards up.
     """
     started = time.monotonic()
-    _require_input(run)
+    require_files(run.input, what="pairs", marker=run.settings.require_marker)
     splits = find_splits(run.input, carry=run.settings.carry)
     others = passed_over(run.input, carry=run.settings.carry)
     plan = number_plan(
@@ -111,16 +110,6 @@ def _summary(figures: ScoringFigures, seconds: float) -> dict[str, Any]:
 def _engine_failed(counts: Mapping[str, Any]) -> int:
     """Count the rows that may get a label when an engine that has been mended is asked again."""
     return counts["poisoned"] + counts.get("not_finite", 0)
-
-
-def _require_input(run: ScoringRun) -> None:
-    """See to it that the input's writer has been there and, where it says so, is done."""
-    require_files(run.input, what="pairs")
-    marker = run.settings.require_marker
-    if marker and not storage.exists(storage.join_url(run.input, marker)):
-        raise RuntimeError(
-            f"{run.input}: no {marker} there (scoring.require_marker): run again when its writer is done"
-        )
 
 
 def _refuse_bad_input(run: ScoringRun) -> None:

@@ -19,12 +19,14 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from cluster.commit import Output
-from relevance.pairs.files import Split, read_split
+from relevance.pairs.files import Split, error_kind, read_split
 from relevance.pairs.pair import clean_pairs, shards_of
 
 PARTITION_STAGE = "partitions"
 _PARTITION_ROWS = 131_072
 """Rows held by one task while it sorts them to shards: about 100 MB with long descriptions."""
+_PARTITION_BYTES = 2**29
+"""And bytes: from 2 GiB of a column's texts on Arrow cannot sort them."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,10 @@ def partition_split(
     held: list[pa.Table] = []
     for table in read_split(split):
         clean = clean_pairs(table, max_text_bytes=max_text_bytes, carry=carry)
-        errors.update(pc.drop_null(clean["error"]).to_pylist())
+        errors.update(map(error_kind, pc.drop_null(clean["error"]).to_pylist()))
         num_rows += len(clean)
         held.append(clean)
-        if sum(map(len, held)) >= _PARTITION_ROWS:
+        if sum(map(len, held)) >= _PARTITION_ROWS or sum(table.nbytes for table in held) >= _PARTITION_BYTES:
             files.append(_write_partition(held, split, output, num_shards))
             held = []
     if held:
@@ -75,13 +77,41 @@ def _write_partition(tables: list[pa.Table], split: Split, output: Output, num_s
     present, first = np.unique(shards[order], return_index=True)
     ends = np.append(first[1:], len(table))
     ranges: dict[str, list[int]] = {}
+    plain = _decoded(table)
     with pa.BufferOutputStream() as buffer:
         for shard, start, end in zip(present.tolist(), first.tolist(), ends.tolist(), strict=True):
             position = buffer.tell()
-            _write_rows(buffer, table.slice(start, end - start))
+            _write_rows(buffer, _encoded(plain.slice(start, end - start), table.schema))
             ranges[str(shard)] = [position, buffer.tell(), end - start]
         name = output.write_data(f"partition-{split.name}", buffer.getvalue())
     return {"name": name, "ranges": ranges}
+
+
+def _decoded(table: pa.Table) -> pa.Table:
+    """Write columns with a dictionary out: each slice would be stored with the whole of it."""
+    return pa.table({name: _without_dictionary(table[name]) for name in table.column_names})
+
+
+def _without_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
+
+
+def _encoded(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Give a slice the types that it had, with the words alone that stand in it."""
+    columns = (
+        _with_dictionary(rows[field.name], field.type) if pa.types.is_dictionary(field.type) else rows[field.name]
+        for field in schema
+    )
+    return pa.table(dict(zip(schema.names, columns, strict=True)))
+
+
+def _with_dictionary(column: pa.ChunkedArray, kind: pa.DictionaryType) -> pa.Array:
+    encoded = column.combine_chunks().dictionary_encode()
+    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+    return pa.DictionaryArray.from_arrays(
+        encoded.indices.cast(kind.index_type), encoded.dictionary, ordered=kind.ordered
+    )
 
 
 def _write_rows(sink: pa.NativeFile, rows: pa.Table) -> None:

@@ -295,7 +295,8 @@ def _commit(batch: pa.Table, run: ScoringRun, num_shards: int, accept_poisoned: 
 def _remember(block: pa.Table, run: ScoringRun, hash_range: tuple[int, int]) -> None:
     """Add what the model computed to the label store: before the manifest, so that a killed run loses nothing."""
     computed = np.flatnonzero(np.asarray(block["origin"]) == COMPUTE)
-    rows = block.take(pa.array(computed)).combine_chunks()
+    written = ("product_id", "content", *SCORE_COLUMNS, "label_mass")  # carried texts may be too long to be taken
+    rows = block.select(written).take(pa.array(computed)).combine_chunks()
     probabilities = np.stack([np.asarray(rows[name]) for name in SCORE_COLUMNS], axis=1)
     products = hash_ids(rows["product_id"].combine_chunks())
     mass = np.asarray(rows["label_mass"])

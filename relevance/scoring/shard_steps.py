@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from relevance.engines.interface import Engine, TokenBatch
 from relevance.labels import LABELS
+from relevance.pairs.files import error_kind
 from relevance.prompting.prompts import PromptEncoder, query_texts
 from relevance.scoring.label_store import content_digests
 
@@ -31,6 +32,9 @@ NOT_FINITE = "model: its probabilities are not finite"
 SCORE_COLUMNS = tuple(f"p_{label}" for label in LABELS)
 HISTOGRAM_BINS = 20
 _TOKENS = pa.list_(pa.int32())
+_TEXTS = ("query", "product_text")
+_LARGE = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+"""Types whose arrays hold 2 GiB at most, and those that hold the same without an end."""
 _WORK_COLUMNS = ("product_tokens", "query_tokens")
 
 OF_ACTOR = ("waiting_seconds", "gpu_busy_seconds", "gpu_seconds")
@@ -82,7 +86,7 @@ def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.
         `product_tokens` is set on the first computed row of each product, `query_tokens` on every computed row.
     """
     order = pc.sort_indices(rows, [(name, "ascending") for name in ("product_id", "product_text", "query")])
-    rows = rows.take(order).combine_chunks()
+    rows = _in_order(rows, order)
     digests = content_digests(rows["product_text"], rows["query"])
     source, conflicting = _first_of_pair(rows, digests)
     origin = np.where(source == np.arange(len(rows)), COMPUTE, REPEATED).astype(np.int8)
@@ -97,7 +101,7 @@ def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.
 
     error = np.asarray(rows["error"].to_pylist(), dtype=object)
     product_tokens, query_tokens = _tokenise(rows, encoder, origin, error)
-    kept = {name: rows[name] for name in rows.column_names if name not in ("query", "product_text", "error")}
+    kept = {name: rows[name] for name in rows.column_names if name not in (*_TEXTS, "error")}
     return pa.table(
         {
             **kept,
@@ -113,6 +117,33 @@ def prepare_shard(rows: pa.Table, encoder: PromptEncoder, lookup: Lookup) -> pa.
             "query_tokens": query_tokens,
         }
     )
+
+
+def _in_order(rows: pa.Table, order: pa.Array) -> pa.Table:
+    """Bring rows into an order, though a product with many pairs and a long text may have more than 2 GiB of it.
+
+    The prompt's texts come out in a type that has no such end; the others keep theirs, in several chunks if need be.
+    """
+
+    def ordered(name: str) -> pa.ChunkedArray:
+        column = rows[name].cast(_LARGE.get(rows[name].type, rows[name].type))
+        return column.take(order) if name in _TEXTS else _taken(column, order, rows[name].type)
+
+    return pa.table({name: ordered(name) for name in rows.column_names}).combine_chunks()
+
+
+def _taken(column: pa.ChunkedArray, order: pa.Array, kind: pa.DataType) -> pa.ChunkedArray:
+    """Take rows of a column and cast them back, half by half where one array cannot hold them."""
+    taken = column.take(order)
+    if taken.type == kind:
+        return taken
+    try:
+        return taken.cast(kind)
+    except pa.ArrowInvalid:
+        del taken  # GiB
+        middle = len(order) // 2
+        halves = [_taken(column, half, kind) for half in (order[:middle], order[middle:])]
+        return pa.chunked_array([chunk for half in halves for chunk in half.chunks], kind)
 
 
 def _first_of_pair(rows: pa.Table, digests: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -295,7 +326,10 @@ def _count(
     mass: np.ndarray,
     best: np.ndarray,
 ) -> dict[str, Any]:
-    origin, errors = np.asarray(block["origin"]), Counter(pc.drop_null(error).to_pylist())
+    origin = np.asarray(block["origin"])
+    of_row, of_engine = (error.filter(pa.array(which)) for which in (origin == FAILED, origin != FAILED))
+    errors = Counter(map(error_kind, pc.drop_null(of_row).to_pylist()))
+    errors.update(pc.drop_null(of_engine).to_pylist())
     truth = np.asarray(pc.fill_null(block["truth"], -1))
     judged = labelled & (truth >= 0)
     confusion = np.zeros((4, 4), np.int64)

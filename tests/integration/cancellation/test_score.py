@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from importlib import resources
@@ -98,6 +99,10 @@ def test_events_that_are_not_there_yet_are_asked_for_again(tmp_path: Path, writt
         main(job)
     assert storage.list_files(f"{tmp_path}/out") == []
     write_backfill(f"{tmp_path}/events/e.jsonl", 5, broken=False)
+    shutil.rmtree(tmp_path / "events" / "_temporary", ignore_errors=True)  # as a writer that commits
+    marked = ScoringSettings(max_actors=1, require_marker="_SUCCESS")
+    with pytest.raises(RuntimeError, match=r"events: no _SUCCESS there \(scoring\.require_marker\): run again when"):
+        main(job.model_copy(update={"scoring": marked}))
     main(job)
     assert len(read_rows(f"{tmp_path}/out")) == 5
 

@@ -177,6 +177,9 @@ def test_pairs_that_are_not_there_yet_are_asked_for_again(bucket: str, tiny_mode
     with pytest.raises(RuntimeError, match=r"nothing is at .*ds=2026-11-22: run again when its pairs are there"):
         main(_job(input_url, f"{bucket}/scores", tiny_model))
     storage.write_bytes(f"{input_url}/a.csv", b"query_id,product_id,query,title\n")
+    with pytest.raises(RuntimeError, match=r"ds=2026-11-22/_temporary: a writer is at work there .*: run again when"):
+        main(_job(input_url, f"{bucket}/scores", tiny_model))
+    s3.rm_file(f"{path}/pairs/ds=2026-11-22/_temporary/0/part-00000.parquet")
     with pytest.raises(RuntimeError, match=r"no row there: .*scoring\.allow_empty=true"):
         main(_job(input_url, f"{bucket}/scores", tiny_model))
     assert storage.list_files(output) == []

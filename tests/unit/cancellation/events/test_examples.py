@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -53,6 +54,19 @@ def test_a_label_that_stands_twice_is_nobodys(tmp_path: Path) -> None:
     Path(lines).write_text(text.replace('"label": ', '"label": "inconclusive", "label": ', 1))
     with pytest.raises(ValueError, match=r"events\.jsonl line 1: .*each key once"):
         list(read_examples(lines))
+
+
+def test_an_example_may_be_structs_with_nulls_and_decimals(tmp_path: Path) -> None:
+    """As Spark writes them: each struct with all fields, numbers of exact digits."""
+    rows = [{**event_mapping(one.event), "label": one.label, "label_weight": Decimal("0.5")} for one in EVENTS]
+    for number, row in enumerate(rows):
+        row["order"] = {**row["order"], "item_count": None if number % 2 else 1}
+        row["sampling_weight"] = Decimal("1.50")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    found = list(read_examples(str(tmp_path / "a.parquet")))
+    assert [one.event.order.item_count for one in found] == [1, None, 1, None]
+    assert [one.event.chat for one in found] == [one.event.chat for one in EVENTS]
+    assert {(one.weight, one.sampling_weight) for one in found} == {(0.5, 1.5)}
 
 
 @pytest.mark.parametrize("name", ["chat", "label", "label_factors"])

@@ -80,6 +80,14 @@ def test_other_files_and_hidden_folders_are_passed_over(tmp_path: Path) -> None:
     assert [shard.name for shard in shards] == ["00000", "00001"]
 
 
+def test_rows_of_files_with_one_name_are_told_apart(tmp_path: Path) -> None:
+    for market in ("BR", "ID"):
+        (tmp_path / f"market={market}").mkdir()
+        (tmp_path / f"market={market}" / "data.jsonl").write_text('{"event_id": 1}\n')
+    places = ["market=BR/data.jsonl:1", "market=ID/data.jsonl:1"]
+    assert [row.place for row in read_all(tmp_path, shard_bytes=1)] == places
+
+
 def test_what_storage_refuses_later_is_named(bucket: str, s3_server: S3Server) -> None:
     """As with credentials that run out between the cut and a shard's turn."""
     url = f"{bucket}/b +%C3 ü=1.jsonl"
@@ -119,6 +127,67 @@ def test_damage_inside_a_parquet_is_named_when_it_is_met(tmp_path: Path) -> None
     (tmp_path / "bad.parquet").write_bytes(content)
     with pytest.raises(ValueError, match=r"bad\.parquet: not a readable parquet file"):
         read_all(tmp_path / "bad.parquet", shard_bytes=10**9)
+
+
+ORDER = {"placed_at": "2026-11-01T08:00:00Z", "promised_ship_at": "2026-11-04T08:00:00Z"}
+
+
+def _bare(**parts: object) -> dict[str, object]:
+    ids = {name: name for name in ("event_id", "order_id", "buyer_id", "seller_id")}
+    return {**ids, "market": "BR", "cancelled_at": "2026-11-03T08:00:00Z", "order": ORDER, **parts}
+
+
+def test_structs_say_what_lines_say_that_have_some_fields_or_not(tmp_path: Path) -> None:
+    """A struct has all its fields in every row: one that is null was not sent, and money is a decimal."""
+    at = {"at": "2026-11-02T08:00:00Z"}
+    calls = [{**at, "caller": "buyer", "answered": True, "duration_seconds": 3}, {**at, "caller": "seller"}]
+    events = [
+        _bare(order={**ORDER, "item_count": 2, "value": 19.9, "currency": "BRL"}, calls=calls[:1], seller_history={}),
+        _bare(calls=[{**calls[1], "answered": False}], seller_history={"orders": 3}),
+        _bare(calls=[], seller_history={"mean_reply_seconds": 2.5}),
+    ]
+    (tmp_path / "lines.jsonl").write_text("\n".join(map(json.dumps, events)))
+    typed = [json.loads(json.dumps(event), parse_float=Decimal) for event in events]
+    pq.write_table(pa.Table.from_pylist(typed), tmp_path / "structs.parquet")
+    kind = pq.read_schema(tmp_path / "structs.parquet").field("order").type
+    assert pa.types.is_decimal(kind.field("value").type)
+    lines, structs = (read_all(tmp_path / name, shard_bytes=10**6) for name in ("lines.jsonl", "structs.parquet"))
+    assert [row.error for row in structs] == [row.error for row in lines] == [None] * 3
+    assert [row.event.order.value for row in structs if row.event] == [19.9, None, None]
+    for field in ("order", "calls", "seller_history"):
+        assert [getattr(row.event, field) for row in structs] == [getattr(row.event, field) for row in lines]
+
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ({"order": {**ORDER, "item_count": None}}, "order.item_count: expected a number, found null"),
+        ({"order": {**ORDER, "paid_at": None}}, None),  # the contract has this null
+        ({"calls": [None]}, "calls[0]: expected an object, found null"),
+    ],
+)
+def test_a_null_in_json_stays_what_the_contract_says_of_it(tmp_path: Path, part: dict, error: str | None) -> None:
+    """In a line as in a column of JSON: the sender wrote it."""
+    (tmp_path / "a.jsonl").write_text(json.dumps(_bare(**part)))
+    row = {
+        name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in _bare(**part).items()
+    }
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "b.parquet")
+    assert [row.error for row in read_all(tmp_path, shard_bytes=10**6)] == [error] * 2
+
+
+def test_what_the_contract_requires_is_missing_where_a_struct_has_null(tmp_path: Path) -> None:
+    rows = [_bare(), _bare(order={**ORDER, "placed_at": None})]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert [row.error for row in read_all(tmp_path, shard_bytes=1)] == [None, "order.placed_at: required, but missing"]
+
+
+def test_a_weight_may_be_a_decimal(tmp_path: Path) -> None:
+    rows = [_bare(sampling_weight=Decimal("2.5")), _bare(sampling_weight=Decimal("-1.0"))]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    good, bad = read_all(tmp_path, shard_bytes=1)
+    assert good.sampling_weight == 2.5
+    assert bad.error == "sampling_weight: expected a number above 0, found another value"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,22 @@ def _examples(path: Path, label: str) -> None:
     path.write_text(json.dumps({"event": sample_event(), "label": label}) + "\n")
 
 
+def test_events_whose_writer_is_not_done_are_asked_for_again(tmp_path: Path) -> None:
+    (tmp_path / "events").mkdir()
+    _examples(tmp_path / "events" / "a.jsonl", "induced")
+    run = LabellingRun(
+        str(tmp_path / "events"),
+        Output(str(tmp_path / "labels")),
+        BackendSettings(kind="endpoint"),
+        load_policy(),
+        LabellingSettings(),
+        LabellingRunSettings(require_marker="_SUCCESS"),
+        str(tmp_path / "cache"),
+    )
+    with pytest.raises(RuntimeError, match=r"events: no _SUCCESS there \(run\.require_marker\): run again when"):
+        label_events(run)
+
+
 @pytest.mark.parametrize("changed", ["examples", "encoder"])
 def test_an_output_never_mixes_two_sets_of_examples(tmp_path: Path, changed: str) -> None:
     events, shown, encoder = tmp_path / "events.jsonl", tmp_path / "shown.jsonl", tmp_path / "encoder"

@@ -35,7 +35,8 @@ def by_table(content: bytes) -> list[tuple[bytes | None, bytes | None, str | Non
 
 @relaxed
 @given(
-    st.text(st.sampled_from('ab,,,"""\n\n\n\r\\ ;\0é'), max_size=120), st.sampled_from([",", "\t", ";", "|", "\x01"])
+    st.lists(st.sampled_from(["\\N", *'ab,,,"""\n\n\n\r\\ ;\0éN']), max_size=120).map("".join),
+    st.sampled_from([",", "\t", ";", "|", "\x01"]),
 )
 def test_whatever_is_written_reads_as_it_does_record_by_record(text: str, separator: str) -> None:
     content = "a,b,c\n".replace(",", separator).encode() + text.replace(",", separator).encode()
@@ -49,6 +50,14 @@ def test_what_a_program_writes_is_read(rows: list[tuple[str, str, str]]) -> None
     csv.writer(stream, quoting=csv.QUOTE_ALL).writerows([("a", "b", "c"), *rows])
     content = stream.getvalue().encode()
     assert by_table(content) == by_record(content)
+
+
+def test_a_cell_of_nothing_is_null_and_an_empty_one_a_text() -> None:
+    """As Hive and PostgreSQL write it: the model would read `Brand: \\N`."""
+    lines = ["\\N,b,", '"\\N",b,""', '\\N,"two\nlines",\\\\N', '"\\N","a \\"quote\\" of Spark",N', "\\n,b, \\N"]
+    content = ("a,b,c\n" + "\n".join(lines)).encode()
+    expected = [(b"", None), (b"", None), (b"\\\\N", None), (b"N", None), (b" \\N", b"\\n")]
+    assert by_table(content) == by_record(content) == [(*cells, None) for cells in expected]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 20, 50])

@@ -11,7 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster import storage
-from cluster.sharded.input_files import RowGroups, cut_input, cut_row_groups, open_input, refuse_missing_column
+from cluster.sharded.input_files import (
+    RowGroups,
+    cut_input,
+    cut_row_groups,
+    open_input,
+    refuse_missing_column,
+    require_files,
+)
 from cluster.storage import StoredFile
 
 
@@ -33,6 +40,75 @@ def test_parts_come_in_the_order_of_files_and_hidden_ones_are_passed_over(tmp_pa
 def test_an_input_without_files_is_refused_with_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"gone: no \.a, \.b or \.c file there"):
         names(tmp_path / "gone", ".a", ".b", ".c")
+
+
+def _touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("log", "kind"),
+    [
+        ("_delta_log/00000000000000000000.json", "a Delta table"),
+        ("sub/_delta_log/00000000000000000000.json", "a Delta table"),
+        (".hoodie/hoodie.properties", "a Hudi table"),
+        ("metadata/v1.metadata.json", "an Iceberg table"),
+    ],
+)
+def test_a_table_whose_log_says_which_files_count_is_refused(tmp_path: Path, log: str, kind: str) -> None:
+    """Removed and superseded rows lie in its files too, and nobody would see that they were read."""
+    _touch(tmp_path, log, "old.parquet", "new.parquet")
+    with pytest.raises(ValueError, match=rf"{kind} .*: write the current version out as parquet first"):
+        names(tmp_path, ".parquet")
+    with pytest.raises(ValueError, match=kind):
+        require_files(str(tmp_path), what="rows")
+    assert names(tmp_path / "new.parquet", ".parquet") == ["0:new.parquet"] * 2  # named itself: meant
+
+
+def test_a_partition_of_such_a_table_is_refused_too(bucket: str, tmp_path: Path) -> None:
+    _touch(tmp_path, "t/_delta_log/0.json", "t/market=BR/ds=2026-11-22/a.parquet", "plain/ds=2026-11-22/a.parquet")
+    with pytest.raises(ValueError, match=r"ds=2026-11-22: a part of a Delta table \(\.\./_delta_log is there\)"):
+        names(tmp_path / "t" / "market=BR" / "ds=2026-11-22", ".parquet")
+    assert names(tmp_path / "plain" / "ds=2026-11-22", ".parquet") == ["0:a.parquet"] * 2
+    for name in (".hoodie/hoodie.properties", "ds=2026-11-22/a.parquet"):
+        storage.write_bytes(f"{bucket}/{name}", b"x")
+    with pytest.raises(ValueError, match=r"ds=2026-11-22: a part of a Hudi table"):
+        cut_input(f"{bucket}/ds=2026-11-22", (".parquet",), lambda number, file: [number])
+
+
+@pytest.mark.parametrize("folder", [".", "ds=2026-11-22"])
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_spark_has_not_committed_is_asked_for_again(tmp_path: Path, folder: str, begun: bool) -> None:
+    part = tmp_path / folder
+    _touch(part, "part-0.parquet", *(["_temporary/0/task_0/part-1.parquet"] if begun or folder != "." else ()))
+    (part / "_temporary").mkdir(exist_ok=True)  # maybe without a file in it
+    with pytest.raises(RuntimeError, match=r"_temporary: a writer is at work there .*: run again when it is done"):
+        require_files(str(tmp_path), what="rows")
+    with pytest.raises(RuntimeError, match="a writer is at work"):
+        names(tmp_path, ".parquet")
+    (part / "_SUCCESS").touch()
+    assert names(tmp_path, ".parquet") == ["0:part-0.parquet"] * 2
+
+
+def test_what_a_dead_writer_left_in_a_hidden_folder_is_nothing(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.parquet", ".spark-staging-1/_temporary/0/b.parquet", "_old/_temporary/c.parquet")
+    assert names(tmp_path, ".parquet") == ["0:a.parquet"] * 2
+
+
+def test_a_column_of_spark_may_begin_with_an_underscore(tmp_path: Path) -> None:
+    _touch(tmp_path, "_market=BR/a.parquet", "_market/b.parquet", "._market=BR/c.parquet")
+    assert names(tmp_path, ".parquet") == ["0:a.parquet"] * 2
+
+
+def test_a_writer_that_says_when_it_is_done_is_waited_for(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.parquet")
+    require_files(str(tmp_path), what="rows")
+    with pytest.raises(RuntimeError, match=r"no _DONE there \(x\.marker\): run again when its writer is done"):
+        require_files(str(tmp_path), what="rows", marker="_DONE", setting="x.marker")
+    (tmp_path / "_DONE").touch()
+    require_files(str(tmp_path), what="rows", marker="_DONE", setting="x.marker")
 
 
 def test_row_groups_stay_whole_and_none_is_lost(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -297,3 +298,11 @@ def test_a_weak_answer_in_another_case_counts_and_any_other_is_named(tmp_path: P
     path.write_text("query,title,is_substitute\na,b,yes\nc,d,1\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"weak\.csv: row 2: expected is_substitute to be yes or no"):
         read_weak_pairs(path)
+
+
+@pytest.mark.parametrize(("read", "last"), [(read_labelled_pairs, "label"), (read_weak_pairs, "is_substitute")])
+def test_a_title_that_is_nothing_is_not_learnt(tmp_path: Path, read: Callable[[Path], object], last: str) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"query,title,{last}\na,b,exact\nc,\\N,yes\n")
+    with pytest.raises(ValueError, match=r"pairs\.csv: row 2: expected title, found nothing \(\\N\); correct it"):
+        read(path)

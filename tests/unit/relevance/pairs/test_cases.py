@@ -27,7 +27,7 @@ def test_unclosed_quote() -> None:
     rows = rows_of(SHARED_CASES / "unclosed_quote")
     assert len(rows) == 40
     bad = [row["error"] for row in rows if row["error"]]
-    assert bad == ["line 7: a quote opens a value and is not closed as it should be"]
+    assert bad == ["pairs.csv line 7: a quote opens a value and is not closed as it should be"]
     assert [row["query_id"] for row in rows if not row["error"]] == [f"q{n}" for n in range(40) if n != 5]
 
 

@@ -6,7 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from relevance.pairs.files import find_splits, read_split
+from relevance.annotation.pairs import read_texts
+from relevance.pairs.files import IMAGE, find_splits, read_split
+from relevance.pairs.pair import clean_pairs
 from tests.builders.pairs_data import make_pairs, write_pairs
 
 ROWS = [
@@ -164,14 +166,51 @@ def test_lines_that_cannot_be_parsed_become_rows_with_an_error(tmp_path: Path) -
     lines = [json.dumps(ROWS[0]).encode(), b"{broken", b"[1]", b'{"query_id": "\xff"}', json.dumps(ROWS[1]).encode()]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     errors = [row["error"] for row in _read(tmp_path)]
-    expected = [None, "line 2: not JSON", "line 3: not a JSON object", "line 4: bytes that are not UTF-8", None]
-    assert errors == expected
+    said = ["line 2: not JSON", "line 3: not a JSON object", "line 4: bytes that are not UTF-8"]
+    assert errors == [None, *(f"a.jsonl {one}" for one in said), None]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "shown"),
+    [
+        ("a.csv", "q1,p1,shoe,Shoe,\\N,\nq1,\\N,shoe,Shoe,Bats,red\n", None),
+        ("a.tsv", 'q1\tp1\tshoe\tShoe\t"\\N"\t\nq1\t\\N\tshoe\tShoe\tBats\tred\n', None),
+        ("a.jsonl", None, "\\N"),
+    ],
+)
+def test_what_is_nothing_in_a_text_file_is_not_read_by_the_model(
+    tmp_path: Path, name: str, content: str | None, shown: str | None
+) -> None:
+    """As Hive and PostgreSQL write it into text files; in a line of JSON nobody does, so there it is a text."""
+    names = ["query_id", "product_id", "query", "title", "brand", "attributes"]
+    mark = "\t" if name.endswith("tsv") else ","
+    if content is None:
+        rows = [("q1", "p1", "shoe", "Shoe", "\\N", ""), ("q1", "\\N", "shoe", "Shoe", "Bats", "red")]
+        (tmp_path / name).write_text("\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in rows))
+    else:
+        (tmp_path / name).write_text(mark.join(names) + "\n" + content)
+    (split,) = find_splits(str(tmp_path), carry=("brand",))
+    (table,) = read_split(split)
+    good, bad = clean_pairs(table, max_text_bytes=1000, carry=("brand",)).to_pylist()
+    assert ("Brand: \\N" in good["product_text"]) == (shown is not None)
+    assert (good["error"], good["brand"]) == (None, shown)
+    assert bad["error"] == "product_id: blank"
 
 
 def test_csv_lines_of_another_width_become_rows_with_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("query_id,query,product_id,title\nq1,a,p1,t\nq2,a,p1\nq3,a,p1,t,more\n")
     assert [row.get("error") for row in _read(tmp_path)] == [
         None,
-        "line 3: 3 columns, expected 4",
-        "line 4: 5 columns, expected 4",
+        "a.csv line 3: 3 columns, expected 4",
+        "a.csv line 4: 5 columns, expected 4",
     ]
+
+
+def test_an_image_is_read_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    """Megabytes a row that text models do not read."""
+    rows = [{**row, "image": {"path": "a.jpg", "bytes": b"x"}} for row in ROWS]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    (split,), (asked,) = find_splits(str(tmp_path)), find_splits(str(tmp_path), optional=(IMAGE,))
+    assert "image" not in next(read_split(split)).column_names
+    assert next(read_split(asked))["image"][0].as_py()["path"] == "a.jpg"
+    assert read_texts(str(tmp_path), {("q0", "p0")})["q0", "p0"]["image"] == "a.jpg"

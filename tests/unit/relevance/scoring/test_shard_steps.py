@@ -46,6 +46,16 @@ def _score(encoder: PromptEncoder, rows: list[tuple], lookup=_nothing, engine=No
     return finish_block(block, model_version="m", prompt_version="p")
 
 
+def test_rows_that_were_none_are_counted_by_kind_and_an_engine_by_its_words(encoder: PromptEncoder) -> None:
+    rows = _pairs(ROWS)
+    said = pa.array([f"a.csv line {n}: 3 columns, expected 4" if n < 2 else None for n in range(len(rows))])
+    rows = rows.set_column(rows.column_names.index("error"), "error", said)
+    block = poison_block(prepare_shard(rows, encoder, _nothing), "engine: it died on line 5: no memory")
+    _, figures = finish_block(block, model_version="m", prompt_version="p")
+    assert figures["errors"]["3 columns, expected 4"] == 2
+    assert figures["errors"]["engine: it died on line 5: no memory"] == figures["poisoned"] > 0
+
+
 def test_every_row_comes_out_once_and_is_counted(encoder: PromptEncoder) -> None:
     table, figures = _score(encoder, ROWS)
     assert sorted(zip(*[table[name].to_pylist() for name in ("query_id", "product_id")], strict=True)) == sorted(

@@ -1,0 +1,87 @@
+"""Attempts of one job on a cluster that forgets some of them, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from cluster.schedule.ray_jobs import RayJobError, RayJobs
+
+
+class Head(BaseHTTPRequestHandler):
+    """The part of Ray's HTTP interface that is asked; a job that is submitted has failed at once."""
+
+    jobs: dict[str, dict[str, object]]
+    unlisted: set[str]
+
+    def do_GET(self) -> None:
+        if self.path == "/api/jobs/":
+            self._answer(200, [job for name, job in self.jobs.items() if name not in self.unlisted])
+        elif self.path.endswith("/logs"):
+            self._answer(200, {"logs": f"log of {self.path.split('/')[-2]}"})
+        else:
+            job = self.jobs.get(self.path.rpartition("/")[2])
+            self._answer(200 if job else 404, job)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        name = body["submission_id"]
+        if name in self.jobs:
+            self._answer(500, f"Job with submission_id {name} already exists")
+        else:
+            self.jobs[name] = ended(name, body["entrypoint"], code=9)
+            self._answer(200, {"submission_id": name})
+
+    def _answer(self, status: int, content: object) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def ended(name: str, entrypoint: str, *, code: int = 2, status: str = "FAILED") -> dict[str, object]:
+    return {"submission_id": name, "entrypoint": entrypoint, "status": status, "driver_exit_code": code}
+
+
+@pytest.fixture
+def head() -> Iterator[tuple[type[Head], RayJobs]]:
+    handler = type("OneHead", (Head,), {"jobs": {}, "unlisted": set()})
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield handler, RayJobs(f"http://127.0.0.1:{server.server_port}", poll_seconds=0.01, patience_seconds=1)
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("known", "started"),
+    [((), "day"), (("day",), "day-2"), (("day-2",), "day-3"), (("day", "day-10", "day-9"), "day-11")],
+)
+def test_an_attempt_has_a_number_that_none_had(
+    head: tuple[type[Head], RayJobs], known: tuple[str, ...], started: str
+) -> None:
+    """With the first deleted, the second was taken for a new one: its old failure was today's, and nothing ran."""
+    cluster, jobs = head
+    cluster.jobs.update({name: ended(name, "python x") for name in known})
+    said: list[str] = []
+    with pytest.raises(RayJobError, match=rf"^{started}: failed, status 9"):
+        jobs.run("day", "python x", say=said.append)
+    assert said == [f"{started} submitted: python x", f"log of {started}"]
+
+
+@pytest.mark.parametrize("status", ["FAILED", "SUCCEEDED"])
+def test_one_that_has_ended_is_not_what_was_refused(head: tuple[type[Head], RayJobs], status: str) -> None:
+    cluster, jobs = head
+    cluster.jobs["day"] = ended("day", "python x", status=status)
+    cluster.unlisted.add("day")
+    with pytest.raises(RuntimeError, match="day already exists"):
+        jobs.run("day", "python x", say=[].append)
+    assert jobs.submit("day", "python x", say=[].append) == "day"  # what is submitted once may have ended

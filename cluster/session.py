@@ -10,12 +10,13 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from cluster.daemons import left_if_lost
 from cluster.logs import RUN_VARIABLE, job_run_id, log_as_local_worker, log_as_worker
 from cluster.settings import Settings
 
@@ -80,11 +81,12 @@ def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
 
 
 @contextmanager
-def ray_session(settings: SessionSettings) -> Iterator[None]:
+def ray_session(settings: SessionSettings, *, outlives_ray: bool = False) -> Iterator[None]:
     """Connect to Ray for the length of a `with` block; a Ray that was connected before is left as it was.
 
     Driver and workers run in one environment: the cluster's image holds the pinned packages, the code
-    comes with the job's working directory, addresses come with the driver's variables.
+    comes with the job's working directory, addresses come with the driver's variables. A Ray of this process's own that
+    dies takes the process along, unless that `outlives_ray`.
     """
     import ray
 
@@ -122,7 +124,8 @@ def ray_session(settings: SessionSettings) -> Iterator[None]:
     if callable(at_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, at_sigterm)  # Ray has put its own in the place
     try:
-        yield
+        with nullcontext() if address or outlives_ray else left_if_lost():
+            yield
     finally:
         ray.shutdown()
 

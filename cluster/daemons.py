@@ -19,8 +19,11 @@ class RayDaemons:
     """Those that this process has begun; to be made once Ray has started."""
 
     def __init__(self) -> None:
-        found = [(child, child.name()) for child in psutil.Process().children()]
-        self._names = {child: name for child, name in found if name in _NAMES}
+        self._names: dict[psutil.Process, str] = {}
+        for child in psutil.Process().children():
+            with suppress(psutil.NoSuchProcess):  # something else of this process, which has just ended
+                if (name := child.name()) in _NAMES:
+                    self._names[child] = name
 
     def lost(self) -> str | None:
         """Name one that has died, None while all live. Behind that most calls of Ray's and Serve's never return."""

@@ -13,6 +13,8 @@ import psutil
 
 _NAMES = ("gcs_server", "raylet")
 _LOOK_SECONDS = 0.5
+_STOP_SECONDS = 10.0
+"""A signal to the process group ends them too; the job, which is stopped by it, has so long to leave by itself."""
 
 
 class RayDaemons:
@@ -22,7 +24,7 @@ class RayDaemons:
         self._names: dict[psutil.Process, str] = {}
         for child in psutil.Process().children():
             with suppress(psutil.NoSuchProcess):  # something else of this process, which has just ended
-                if (name := child.name()) in _NAMES:
+                if (name := child.name()) in _NAMES and child.status() != psutil.STATUS_ZOMBIE:
                     self._names[child] = name
 
     def lost(self) -> str | None:
@@ -58,7 +60,7 @@ def left_if_lost() -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(_LOOK_SECONDS):
-            if (name := daemons.lost()) is not None and not over.is_set():
+            if (name := daemons.lost()) is not None and not over.wait(_STOP_SECONDS):
                 _leave(name)
 
     watching = threading.Thread(target=watch, name="ray-daemons", daemon=True)

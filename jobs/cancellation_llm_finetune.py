@@ -50,7 +50,8 @@ def main(job: LlmFinetuneJob) -> None:
     policy, cache_dir = load_policy(job.policy), str(Path(job.cache_dir).absolute())
     with ray_session(job.session), tracked_run("cancellation_llm_finetune", job, job.tracking) as run:
         output = Path(job.output)
-        tuned = finetune(examples, policy, job.finetuning, job.trainer, run, output=output, cache_dir=cache_dir)
+        places = {"output": output, "cache_dir": cache_dir, "registry_uri": job.tracking.uri}
+        tuned = finetune(examples, policy, job.finetuning, job.trainer, run, **places)
         left_out = f", {tuned.num_too_long:,} were too long" if tuned.num_too_long else ""
         if tuned.num_without_class:
             left_out += f", {tuned.num_without_class:,} had a label that their market's policy does not know"

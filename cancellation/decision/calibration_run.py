@@ -259,7 +259,7 @@ def _refuse_twice(labelled: pa.Table) -> None:
 
 def _refuse_mixed(labelled: pa.Table) -> None:
     for name in _EVALUATION_SETS:
-        if any(place.startswith(name) for place in labelled["place"].to_pylist()):
+        if any(place.rpartition("/")[2].startswith(name) for place in labelled["place"].to_pylist()):
             raise ValueError(f"backfill: {name} is an evaluation set and must not choose a threshold; leave it out")
     versions = pc.unique(labelled["model_version"].cast(pa.string())).to_pylist()
     if len(versions) > 1:

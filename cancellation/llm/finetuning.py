@@ -123,6 +123,7 @@ def finetune(
     *,
     output: Path,
     cache_dir: str,
+    registry_uri: str | None = None,
 ) -> FinetunedLlm:
     """Train an adapter; write it, its origin and what it learnt from to `output`; a run that was broken off goes on.
 
@@ -132,7 +133,7 @@ def finetune(
         ValueError: If no example fits, or the policy knows the label of none.
         RuntimeError: If training failed.
     """
-    base = resolve_model(settings.model)
+    base = resolve_model(settings.model, registry_uri=registry_uri)
     tokenizer = AutoTokenizer.from_pretrained(fetch_model(base, cache_dir=cache_dir, weights=False))
     known = [one for one in examples if VERDICTS.index(one.label) < policy.market(one.event.market).classes]
     if not known:

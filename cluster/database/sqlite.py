@@ -140,4 +140,5 @@ class SqliteDatabase:
         try:
             yield
         except sqlite3.Error as error:
-            raise OSError(f"{self.name}: SQLite failed ({error}); mend the disk, or remove the file") from None
+            remedy = "restore the file from a backup" if self._durable else "remove the file"
+            raise OSError(f"{self.name}: SQLite failed ({error}); mend the disk, or {remedy}") from None

@@ -20,6 +20,8 @@ from transformers.pytorch_utils import Conv1D
 from cluster.models.listing import list_folder
 from cluster.models.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, STORED, check_model_files, read_shapes
 
+_OF_ALL_LAYERS = "base_model.vera_"
+"""Begins what VeRA keeps once for all layers."""
 _BUFFERS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
 """Ends of the names of what old checkpoints hold beside weights and a model computes itself."""
 
@@ -105,13 +107,15 @@ def _check_factors(model: nn.Module, factors: dict[str, list[int]], adapter: str
     """Compare an adapter's factors with the layers that they are for; give the layers of low-rank ones."""
     found = set()
     for name, shape in factors.items():
+        if name.startswith(_OF_ALL_LAYERS):
+            continue
         layer_name, _, factor = name.removeprefix(STORED).partition(".lora_")
         layer = _layer_of(model, name.removeprefix(STORED)) if name.startswith(STORED) else None
         axis = {"A.weight": 1, "B.weight": 0}.get(factor)
         if layer and factor:
             found.add(layer)
-        if layer and axis is None:
-            continue
+        if layer and (axis is None or getattr(model.get_submodule(layer), "weight", None) is None):
+            continue  # no matrix of two dimensions, such as experts that share one tensor: peft knows what it is
         expected = _outputs_and_inputs(model.get_submodule(layer))[axis] if layer and axis is not None else None
         if expected is None or shape[axis or 0] != expected:
             wanted = f"{shape[axis]} {'inputs' if axis else 'outputs'}" if axis is not None else "a layer"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import secrets
 import time
 import urllib.error
 import urllib.request
@@ -126,14 +127,17 @@ class RayJobs:
         self, submission_id: str, entrypoint: str, runtime_env: Mapping[str, Any] | None, *, once: bool = False
     ) -> None:  # fmt: skip
         """Submit a command; with `once` one of that id that has ended is as good as a new one."""
-        body = {"submission_id": submission_id, "entrypoint": entrypoint, "runtime_env": dict(runtime_env or {})}
+        mark = {"submitted_by": secrets.token_hex(8)}
+        body = {"submission_id": submission_id, "entrypoint": entrypoint, "metadata": mark}
+        body["runtime_env"] = dict(runtime_env or {})
         try:
             self._request("POST", "/api/jobs/", body)
         except RuntimeError:
-            # Submitted by another at the same moment, or by this call before its answer was lost. One that has ended
-            # may be of another day: its end says nothing of this one.
+            # By this call before its answer was lost, or by another at the same moment. Another's that has ended may be
+            # of another day: its end says nothing of this one.
             found = self._info(submission_id) or {}
-            if found.get("entrypoint") != entrypoint or (found["status"] in _ENDED and not once):
+            ours = found.get("metadata") == mark
+            if not ours and (found.get("entrypoint") != entrypoint or (found["status"] in _ENDED and not once)):
                 raise
 
     def _wait(self, submission_id: str) -> dict[str, Any]:

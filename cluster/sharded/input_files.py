@@ -122,11 +122,14 @@ def _refuse_logged_table(url: str, names: Iterable[str]) -> None:
     """Stop at tables that keep rows in their files which they have removed or replaced since."""
     for name in names:
         *folders, last = name.split("/")
-        for log in (part for part in folders if part in _LOGS):
-            _refuse_log(url, log, _LOGS[log])
-        if folders[-1:] == ["metadata"] and last.endswith(".metadata.json"):
-            _refuse_log(url, name, "an Iceberg table")
-    above = url.rstrip("/")
+        for place, log in enumerate(folders):
+            if log in _LOGS:
+                _refuse_log(url, log, _LOGS[log])
+            if _is_hidden(log):
+                break  # nothing below it is read
+            if place == len(folders) - 1 and log == "metadata" and last.endswith(".metadata.json"):
+                _refuse_log(url, name, "an Iceberg table")
+    above = storage.absolute_url(url).rstrip("/")
     while "=" in above.rpartition("/")[2]:  # one partition of a table, whose log lies beside all of them
         above = above.rpartition("/")[0]
         for log, kind in _LOGS.items():
@@ -146,8 +149,9 @@ def _refuse_writer(url: str, names: Collection[str]) -> None:
     """Stop at a folder in which Spark has not committed: what it shows is a part."""
     inner = [name.split("/") for name in names]
     found = {tuple(parts[: parts.index(_AT_WORK)]) for parts in inner if _AT_WORK in parts[:-1]}
-    if "" not in names and storage.exists(storage.join_url(url, _AT_WORK)):
-        found.add(())  # maybe without a file in it
+    with suppress(PermissionError):  # what is there may be all that is ours to read
+        if "" not in names and storage.exists(storage.join_url(url, _AT_WORK)):
+            found.add(())  # maybe without a file in it
     for folder in sorted(found):
         if "/".join((*folder, SUCCESS)) not in names and not any(map(_is_hidden, folder)):
             raise RuntimeError(

@@ -93,14 +93,21 @@ def _decoded(table: pa.Table) -> pa.Table:
 
 
 def _without_dictionary(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = column.type
-    return column.cast(kind.value_type) if pa.types.is_dictionary(kind) else column
+    return column.cast(column.type.value_type) if _has_dictionary(column.type) else column
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    """Tell a column of words by number; of lists and structs Arrow can make none again."""
+    if not pa.types.is_dictionary(kind):
+        return False
+    value = kind.value_type
+    return pa.types.is_primitive(value) or pa.types.is_string(value) or pa.types.is_large_string(value)
 
 
 def _encoded(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Give a slice the types that it had, with the words alone that stand in it."""
     columns = (
-        _with_dictionary(rows[field.name], field.type) if pa.types.is_dictionary(field.type) else rows[field.name]
+        _with_dictionary(rows[field.name], field.type) if _has_dictionary(field.type) else rows[field.name]
         for field in schema
     )
     return pa.table(dict(zip(schema.names, columns, strict=True)))

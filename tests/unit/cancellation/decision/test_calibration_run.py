@@ -138,9 +138,12 @@ def test_what_is_written_is_what_was_found(tmp_path: Path) -> None:
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
-def test_an_evaluation_set_must_not_calibrate() -> None:
+@pytest.mark.parametrize("folder", ["", "eval/market=ID/"])
+def test_an_evaluation_set_must_not_calibrate(folder: str) -> None:
     table = backfill({"ID": 1500})
-    places = [f"reviewed_cases.jsonl:{n}" if n == 700 else place for n, place in enumerate(table["place"].to_pylist())]
+    places = [
+        f"{folder}reviewed_cases.jsonl:{n}" if n == 700 else place for n, place in enumerate(table["place"].to_pylist())
+    ]
     table = table.set_column(table.schema.get_field_index("place"), SCORED_SCHEMA.field("place"), pa.array(places))
     with pytest.raises(ValueError, match="reviewed_cases is an evaluation set"):
         calibrate_backfill(table, POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")

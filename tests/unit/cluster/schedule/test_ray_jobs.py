@@ -17,6 +17,7 @@ class Head(BaseHTTPRequestHandler):
 
     jobs: dict[str, dict[str, object]]
     unlisted: set[str]
+    lost_answers = 0
 
     def do_GET(self) -> None:
         if self.path == "/api/jobs/":
@@ -33,7 +34,10 @@ class Head(BaseHTTPRequestHandler):
         if name in self.jobs:
             self._answer(500, f"Job with submission_id {name} already exists")
         else:
-            self.jobs[name] = ended(name, body["entrypoint"], code=9)
+            self.jobs[name] = ended(name, body["entrypoint"], code=9) | {"metadata": body["metadata"]}
+            if type(self).lost_answers:
+                type(self).lost_answers -= 1
+                return
             self._answer(200, {"submission_id": name})
 
     def _answer(self, status: int, content: object) -> None:
@@ -85,3 +89,11 @@ def test_one_that_has_ended_is_not_what_was_refused(head: tuple[type[Head], RayJ
     with pytest.raises(RuntimeError, match="day already exists"):
         jobs.run("day", "python x", say=[].append)
     assert jobs.submit("day", "python x", say=[].append) == "day"  # what is submitted once may have ended
+
+
+def test_one_whose_submission_went_unanswered_is_not_run_again(head: tuple[type[Head], RayJobs]) -> None:
+    cluster, jobs = head
+    cluster.lost_answers = 1
+    with pytest.raises(RayJobError, match=r"^day: failed, status 9"):
+        jobs.run("day", "python x", say=[].append)
+    assert list(cluster.jobs) == ["day"]

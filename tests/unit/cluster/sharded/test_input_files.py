@@ -97,6 +97,11 @@ def test_what_a_dead_writer_left_in_a_hidden_folder_is_nothing(tmp_path: Path) -
     assert names(tmp_path, ".parquet") == ["0:a.parquet"] * 2
 
 
+def test_a_table_in_a_hidden_folder_is_nothing(tmp_path: Path) -> None:
+    _touch(tmp_path, "a.parquet", "_backup/_delta_log/0.json", "_backup/b.parquet")
+    assert names(tmp_path, ".parquet") == ["0:a.parquet"] * 2
+
+
 def test_a_column_of_spark_may_begin_with_an_underscore(tmp_path: Path) -> None:
     _touch(tmp_path, "_market=BR/a.parquet", "_market/b.parquet", "._market=BR/c.parquet")
     assert names(tmp_path, ".parquet") == ["0:a.parquet"] * 2

@@ -137,6 +137,7 @@ def test_units_are_read_on_several_machines_at_once(archive: Path, tmp_path: Pat
     assert done.stdout.splitlines()[-1] == str(len(TABLE))
 
 
+@pytest.mark.slow
 def test_an_outside_systems_trouble_is_raised_as_it_is_and_no_day_is_kept(
     archive: Path, s3_server: S3Server, bucket: str, tmp_path: Path
 ) -> None:

@@ -54,6 +54,7 @@ why = "waits for it"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_what_comes_after_a_day_that_does_not_look_fine_waits(
     local_ray: str,

@@ -154,6 +154,7 @@ def test_a_missing_column_stops_before_a_model_is_loaded(tmp_path: Path, tiny_mo
     assert not (tmp_path / "scores").exists()
 
 
+@pytest.mark.slow
 def test_another_model_may_not_write_into_a_days_output(tmp_path: Path, tiny_model: Path) -> None:
     write_pairs(make_pairs(10), str(tmp_path / "pairs"))
     main(_job(str(tmp_path / "pairs"), str(tmp_path / "scores"), tiny_model))
@@ -195,6 +196,7 @@ def test_pairs_that_are_not_there_yet_are_asked_for_again(bucket: str, tiny_mode
     assert _figures(f"{bucket}/scores/ds=2026-11-23")["counts"]["read"] == 0
 
 
+@pytest.mark.slow
 def test_a_day_whose_pairs_came_late_is_replaced(bucket: str, tiny_model: Path) -> None:
     input_url, output = f"{bucket}/pairs/ds=2026-11-22", f"{bucket}/scores/ds=2026-11-22"
     job = _job(input_url, f"{bucket}/scores", tiny_model)

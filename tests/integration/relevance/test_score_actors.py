@@ -94,6 +94,7 @@ def test_a_shard_that_always_kills_is_given_up_and_the_rest_committed(day: Scori
     assert poisoned.isdigit()
 
 
+@pytest.mark.slow
 def test_a_day_with_shards_given_up_is_done_again_where_it_may_be_replaced(day: ScoringRun, tmp_path: Path) -> None:
     score_day(day, load=_dying(tmp_path, deaths=10**6, kill=False))
     spoilt = {(row["query_id"], row["product_id"]) for row in read_committed(day.output.url) if row["error"]}
@@ -109,6 +110,7 @@ def test_a_day_with_shards_given_up_is_done_again_where_it_may_be_replaced(day: 
         assert score_day(day, load=load_broken_engine, replace_other=replace_other).already_done
 
 
+@pytest.mark.slow
 def test_an_engine_that_works_nowhere_fails_the_job(tmp_path: Path, tiny_model: Path) -> None:
     write_pairs(make_pairs(40), str(tmp_path / "pairs"))
     model = open_label_model(str(tiny_model), None, quantization="none", cache_dir=str(tmp_path))

@@ -136,6 +136,7 @@ def test_two_drivers_at_once_leave_one_days_rows(drivers: Drivers, calm_rows: li
     assert read_committed(drivers.day) == read_visible(drivers.day) == calm_rows
 
 
+@pytest.mark.slow
 def test_an_attempt_that_wakes_up_late_overwrites_nothing(
     drivers: Drivers, s3_server: S3Server, calm_rows: list[dict]
 ) -> None:
@@ -164,6 +165,7 @@ def test_a_store_that_fails_for_a_while_costs_only_time(
     assert read_committed(drivers.day) == read_visible(drivers.day) == calm_rows
 
 
+@pytest.mark.slow
 def test_a_store_that_stays_away_fails_the_run_and_the_rerun_finishes(
     drivers: Drivers, s3_server: S3Server, calm_rows: list[dict]
 ) -> None:

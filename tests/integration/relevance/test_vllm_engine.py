@@ -87,7 +87,9 @@ def test_prefixes_are_served_from_the_cache(batches: list[TokenBatch], vllm_scor
     assert minimum_tokens(mixed) <= scores.computed_tokens < 0.6 * scores.prompt_tokens
 
 
-@pytest.mark.parametrize(("dtype", "apart"), [("float32", 0.01), ("bfloat16", 0.1), ("float16", 0.1)])
+@pytest.mark.parametrize(
+    ("dtype", "apart"), [("float32", 0.01), ("bfloat16", 0.1), pytest.param("float16", 0.1, marks=pytest.mark.slow)]
+)
 def test_both_engines_agree_on_an_int8_checkpoint(
     tmp_path: Path, model_dir: Path, batches: list[TokenBatch], dtype: str, apart: float
 ) -> None:

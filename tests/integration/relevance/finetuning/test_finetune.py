@@ -135,6 +135,7 @@ def test_a_killed_worker_costs_at_most_a_checkpoint_interval(project: Project) -
     assert [last[step] for step, _ in calm] == pytest.approx([loss for _, loss in calm], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_second_run_of_the_same_takes_no_step(project: Project) -> None:
     before = (project.folder / "one" / "adapter_model.safetensors").read_bytes()
     project.finetune("one")

@@ -121,6 +121,10 @@ def prepare_environment(
             # requests that may be repeated.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response 503",
             "RAY_SERVE_HAPROXY_RETRIES": "2",
+            # A replica that is to go fails its checks at once, and answers for `drain_seconds`. With Serve's 250 ms,
+            # twice, HAProxy takes it out before it has been told of the one in its place, which takes half a second.
+            "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "4",
+            "RAY_SERVE_HAPROXY_HEALTH_CHECK_FASTINTER": "500ms",
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.client_seconds),
             "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": f"{settings.request_timeout_seconds + 5:.0f}",
             **ports,

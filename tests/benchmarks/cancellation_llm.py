@@ -96,7 +96,7 @@ def speed(backend: TransformersBackend, args: argparse.Namespace) -> dict[str, A
 
 def attacks(backend: TransformersBackend, args: argparse.Namespace) -> dict[str, Any]:
     """Answer hostile chats at temperature 1 many times, and see which verdicts an attack turns."""
-    events = [one.event for one in english(args.events)]
+    events = [one.event for one in english(args.events, args.seed)]
     settings = PromptSettings(max_reasoning_characters=20)
     ends = time.monotonic() + 60 * args.minutes
     turned = {"attacked": [0, 0], "neutral": [0, 0]}
@@ -180,6 +180,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=4)
     parser.add_argument("--answers", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--seed", type=int, default=SEED, help="of the attacked events; another one adds")
     args = parser.parse_args()
     args.events = args.events or {"prefix": 500, "speed": 20, "attacks": 12}[args.what]
     if args.what == "prefix":

@@ -14,7 +14,8 @@ from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.events.fields import EventError, decode_json, type_name
 from cancellation.events.files import ENDINGS, check_columns, is_sampling_weight, is_table
 from cancellation.events.table import EVENT_SCHEMA, event_of_row, plain_number
-from cluster.sharded.input_files import data_files, json_lines, open_input, plain_name
+from cluster.sharded.compression import plain_name
+from cluster.sharded.input_files import data_files, json_lines, open_input
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import VERDICTS
 from cancellation.events.fields import EventError, decode_json
 from cancellation.events.table import EVENT_SCHEMA, event_of_row, plain_number
+from cluster.sharded.compression import is_compressed, plain_name
 from cluster.sharded.input_files import (
     BYTE_ORDER_MARK,
     JSONL_ENDINGS,
@@ -24,12 +25,10 @@ from cluster.sharded.input_files import (
     cut_input,
     cut_row_groups,
     data_files,
-    is_compressed,
     json_lines,
     open_input,
     path_values,
     place_of,
-    plain_name,
     refuse_missing_column,
     refuse_other_spelling,
     refuse_repeated_column,

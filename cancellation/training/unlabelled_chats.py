@@ -21,7 +21,8 @@ from cancellation.events.event import parse_event
 from cancellation.events.files import ENDINGS, check_columns, is_table
 from cancellation.events.table import event_of_row
 from cancellation.text.timeline import BUYER, SELLER, Segment, Timeline, timeline
-from cluster.sharded.input_files import data_files, open_input, plain_name, text_lines
+from cluster.sharded.compression import plain_name
+from cluster.sharded.input_files import data_files, open_input, text_lines
 
 logger = logging.getLogger(__name__)
 

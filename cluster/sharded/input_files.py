@@ -29,6 +29,7 @@ _PARALLEL_FILES = 16
 _READ_BYTES = 8 * 2**20
 _BLOCK_BYTES = 2**22
 _MOST_NAMED = 50
+_READING = (pa.ArrowException, EOFError, zlib.error, lzma.LZMAError)
 _OF_STORAGE = (FileNotFoundError, TimeoutError, ConnectionError)
 """What object storage raises without a number."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -224,13 +225,15 @@ def open_input(
         with filesystem.open(path, "rb", **({} if read_ahead else {"cache_type": "none"})) as stored:
             yield decompressed(url, stored)
         refuse_another(url, version)
-    except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except Exception as error:
+        if not isinstance(error, _READING) and not storage.is_failure(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if isinstance(error, PermissionError):  # of object storage without a number: keys that ran out, a clock
+        if storage.is_refusal(error):  # keys that ran out, a clock
             remedy = "renew the credentials or the right to read it, then run the job again"
             raise RuntimeError(f"{url}: the storage refused to read it ({reason}): {remedy}") from error
-        of_storage = getattr(error, "errno", None) is not None or isinstance(error, _OF_STORAGE)
-        if not of_storage:  # Arrow's own complaints have no number
+        of_content = isinstance(error, (*_READING, OSError)) and not isinstance(error, _OF_STORAGE)
+        if of_content and getattr(error, "errno", None) is None:  # Arrow's own complaints have no number
             raise ValueError(f"{url}: not a readable {file_format} file ({reason}): replace or remove it") from error
         raise RuntimeError(f"{url}: storage failed while reading ({reason}): run the job again") from error
 

@@ -49,6 +49,8 @@ class Contents:
     @property
     def hint(self) -> str:
         """What may explain a missing column."""
+        if self.format == "jsonl" and not self.names:
+            return "; no line of it is one JSON object"
         return f"; the separator found is {self.separator}" if self.separator else ""
 
 

@@ -127,12 +127,10 @@ def test_a_compressed_file_without_a_byte_is_an_upload_that_broke_off(tmp_path: 
         find_splits(str(tmp_path))
 
 
-COMPRESSED = [".jsonl.zst", ".csv.snappy", ".csv.gzip", ".tsv.Z", ".JSON.ZIP", ".csv.gz.zst", ".parquet.gz", ".pq.zst"]
+_COMPRESSED = [".jsonl.zst", ".csv.snappy", ".csv.gzip", ".tsv.Z", ".JSON.ZIP", ".csv.gz.zst", ".parquet.gz", ".pq.zst"]
 
 
-@pytest.mark.parametrize("ending", COMPRESSED)
-    "ending", [".jsonl.zst", ".csv.snappy", ".csv.gzip", ".tsv.Z", ".JSON.ZIP", ".csv.gz.zst", ".parquet.gz", ".pq.zst"]
-)
+@pytest.mark.parametrize("ending", _COMPRESSED)
 def test_data_in_a_compression_that_is_not_read_is_not_passed_over(tmp_path: Path, ending: str) -> None:
     write_pairs(make_pairs(3), str(tmp_path))
     (tmp_path / f"late{ending}").write_bytes(b"whatever")

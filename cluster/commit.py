@@ -75,6 +75,10 @@ class Output:
                 storage.create_exclusive(begun, data)
             self._refuse_other_plan(json.loads(storage.read_bytes(begun))["plan"], plan)
             logger.info("%s: going on with an unfinished run", self.url)
+        if committed is None and self.job_manifest() is not None:
+            # Who held the claim before has committed between our two looks: unseen, its output would be replaced.
+            self.release()
+            return self.open(plan, replace=replace)
         return None
 
     def release(self) -> None:

@@ -68,6 +68,35 @@ def open_filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     raise ValueError(f"{url}: unknown storage {scheme}://, expected a local path or s3://bucket/key")
 
 
+def is_failure(error: Exception) -> bool:
+    """Tell a failure of storage, those of the libraries below s3fs too, which are no `OSError`: no keys, no answer."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("botocore", "aiohttp")
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell a failure that ends with a right or with credentials."""
+    return isinstance(error, PermissionError) or (is_failure(error) and "Credential" in type(error).__name__)
+
+
+@contextmanager
+def _named(url: str) -> Iterator[None]:
+    """Say where object storage failed, as an `OSError`: "Access Denied" alone names no place."""
+    try:
+        yield
+    except Exception as error:
+        code = (getattr(error.__cause__, "response", None) or {}).get("Error", {}).get("Code")
+        is_answer = isinstance(error, FileNotFoundError | FileExistsError) and code != "NoSuchBucket"
+        if not url.startswith("s3://") or not is_failure(error) or is_answer or url in str(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(f"{url}: {reason}: create the bucket, or give another place") from error
+        if is_refusal(error):
+            remedy = "give, or renew, credentials with the right to do this there"
+            raise PermissionError(f"{url}: the storage refused ({reason}): {remedy}") from error
+        raise ConnectionError(f"{url}: the storage failed ({reason}): run it again") from error
+
+
 def absolute_url(url: str) -> str:
     """Make a local path absolute: a worker's working directory is not the driver's."""
     return url.rstrip("/") if "://" in url else open_filesystem(url)[1]
@@ -90,7 +119,8 @@ def read_bytes(url: str) -> bytes:
         FileNotFoundError: If there is none.
     """
     filesystem, path = open_filesystem(url)
-    return filesystem.cat_file(path)
+    with _named(url):
+        return filesystem.cat_file(path)
 
 
 def read_ranges(urls: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
@@ -99,13 +129,15 @@ def read_ranges(urls: Sequence[str], starts: Sequence[int], ends: Sequence[int])
         return []
     filesystem, _ = open_filesystem(urls[0])
     paths = [open_filesystem(url)[1] for url in urls]
-    return filesystem.cat_ranges(paths, list(starts), list(ends), on_error="raise")
+    with _named(urls[0]):
+        return filesystem.cat_ranges(paths, list(starts), list(ends), on_error="raise")
 
 
 def exists(url: str) -> bool:
     """Tell whether a file or folder is there."""
     filesystem, path = open_filesystem(url)
-    return filesystem.exists(path)
+    with _named(url):
+        return filesystem.exists(path)
 
 
 def list_files(url: str, *, suffix: str = "") -> list[StoredFile]:
@@ -121,13 +153,15 @@ def list_files(url: str, *, suffix: str = "") -> list[StoredFile]:
         files = [_stored_file(name) for name in _walk(path, ()) if name.endswith(suffix)]
         return sorted((file for file in files if file), key=lambda file: file.url)
     try:
-        found = filesystem.find(path, detail=True)
+        with _named(url):
+            found = filesystem.find(path, detail=True)
     except FileNotFoundError:
         return []
     files = [
         StoredFile(f"s3://{name}", int(info["size"]), str(info.get("ETag", "")).strip('"'))
         for name, info in found.items()
-        if name.endswith(suffix) and info.get("type") == "file" and not name.endswith("/")  # a console's empty folder
+        # What ends in a slash is a console's folder, unless it has content: then it is passed over by name.
+        if name.endswith(suffix) and info.get("type") == "file" and (info["size"] or not name.endswith("/"))
     ]
     return sorted(files, key=lambda file: file.url)
 
@@ -170,7 +204,8 @@ def write_bytes(url: str, data: Buffer) -> None:
         temporary = _write_beside(path, data)
         os.replace(temporary, path)  # noqa: PTH105
     else:
-        filesystem.pipe_file(path, bytes(memoryview(data)))
+        with _named(url):
+            filesystem.pipe_file(path, bytes(memoryview(data)))
 
 
 def create_exclusive(url: str, data: bytes) -> bool:
@@ -189,7 +224,8 @@ def create_exclusive(url: str, data: bytes) -> bool:
             finally:
                 os.unlink(temporary)  # noqa: PTH108
         else:
-            _create_object(filesystem, path, data)
+            with _named(url):
+                _create_object(filesystem, path, data)
     except FileExistsError:
         return read_bytes(url) == data
     return True
@@ -236,7 +272,8 @@ def copy_files(sources: Sequence[str], targets: Sequence[str]) -> None:
         if "file" in filesystem.protocol:
             write_bytes(target, read_bytes(source))
         else:
-            filesystem.cp_file(path, open_filesystem(target)[1])
+            with _named(target):
+                filesystem.cp_file(path, open_filesystem(target)[1])
 
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
         list(pool.map(copy, sources, targets))
@@ -262,7 +299,8 @@ def remove_files(urls: Sequence[str]) -> None:
         if "file" in filesystem.protocol:
             Path(path).unlink(missing_ok=True)
         else:
-            filesystem.rm_file(path)
+            with _named(url):
+                filesystem.rm_file(path)
 
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
         list(pool.map(remove_file, urls))
@@ -279,7 +317,8 @@ def send_folder(folder: Path, url: str) -> None:
             Path(remote).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, remote)
         else:
-            filesystem.put_file(str(path), remote)
+            with _named(target):
+                filesystem.put_file(str(path), remote)
 
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
         list(pool.map(send, paths))
@@ -332,7 +371,8 @@ def fetch_folder(url: str, cache_dir: str, *, skip_suffix: str = "", listing: st
             remote = file.url.removeprefix("s3://")
             local = folder / remote.removeprefix(root).lstrip("/")
             local.parent.mkdir(parents=True, exist_ok=True)
-            filesystem.get_file(remote, str(local))
+            with _named(file.url):
+                filesystem.get_file(remote, str(local))
 
         with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
             list(pool.map(fetch, files))

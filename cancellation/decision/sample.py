@@ -17,7 +17,8 @@ from pydantic import ValidationError
 from cancellation.decision.policy import Action, Basis
 from cancellation.events.files import ENDINGS
 from cluster.settings import Settings
-from cluster.sharded.input_files import data_files, plain_name
+from cluster.sharded.compression import plain_name
+from cluster.sharded.input_files import data_files
 from cluster.storage import exists, join_url, read_bytes, write_bytes
 
 _ENDING, _IN_FOLDER = ".sample.json", "_sample.json"

@@ -13,8 +13,9 @@ from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import FACTORS, VERDICTS
 from cancellation.events.fields import EventError, decode_json, type_name
 from cancellation.events.files import ENDINGS, check_columns, is_sampling_weight, is_table
-from cancellation.events.table import EVENT_SCHEMA, event_of_row, plain_number
-from cluster.sharded.input_files import data_files, json_lines, open_input, plain_name
+from cancellation.events.table import EVENT_SCHEMA, batch_rows, event_of_row, plain_number
+from cluster.sharded.compression import plain_name
+from cluster.sharded.input_files import data_files, json_lines, open_input
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def _rows(url: str) -> Iterator[tuple[int, Any, dict[str, Any]]]:
             parquet = pq.ParquetFile(stream)
             if parquet.metadata.num_rows:
                 check_columns(url, parquet.schema_arrow.names, _READ_BESIDE)
-            rows = (row for batch in parquet.iter_batches() for row in batch.to_pylist())
+            rows = (row for batch in parquet.iter_batches() for row in batch_rows(batch))
             for number, row in enumerate(rows, 1):
                 yield number, row, row
             return

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from cancellation.events.event import Event, parse_event
 from cancellation.events.factors import VERDICTS
 from cancellation.events.fields import EventError, decode_json
-from cancellation.events.table import EVENT_SCHEMA, event_of_row, plain_number
+from cancellation.events.table import EVENT_SCHEMA, batch_rows, event_of_row, plain_number
+from cluster.sharded.compression import is_compressed, plain_name
 from cluster.sharded.input_files import (
     BYTE_ORDER_MARK,
     JSONL_ENDINGS,
@@ -24,12 +25,10 @@ from cluster.sharded.input_files import (
     cut_input,
     cut_row_groups,
     data_files,
-    is_compressed,
     json_lines,
     open_input,
     path_values,
     place_of,
-    plain_name,
     refuse_missing_column,
     refuse_other_spelling,
     refuse_repeated_column,
@@ -119,7 +118,7 @@ def read_event_rows(shard: EventShard) -> Iterator[EventRow]:
     with open_input(shard.url, "parquet", version=shard.version) as stream:
         parquet, groups = pq.ParquetFile(stream), list(range(shard.start, shard.end))
         for batch in parquet.iter_batches(batch_size=_READ_ROWS, row_groups=groups, use_threads=False):
-            for row in batch.to_pylist():
+            for row in batch_rows(batch):
                 yield _read(row, f"{shard.place}:{number}", row, event_of_row)
                 number += 1
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cancellation.events.event import LISTS, Event, event_mapping, parse_event
-from cancellation.events.fields import decode_json
+from cancellation.events.fields import EventError, decode_json
 from cancellation.events.labelled import LabelledEvent
 from cluster.storage import write_bytes
 
@@ -42,6 +42,10 @@ LABEL_SCHEMA = pa.schema(
 """What a simulated event has beside the event itself."""
 
 
+_NO_VALUE = object()
+_NONE_SAID = "bytes that are not UTF-8, or a time outside of the years 1 to 9999 or of an unknown zone"
+
+
 def event_row(event: Event, *, utc_offset_hours: float = 0) -> dict[str, str | None]:
     """Write an event as a row of `EVENT_SCHEMA`."""
     mapping = event_mapping(event, utc_offset_hours)
@@ -50,13 +54,36 @@ def event_row(event: Event, *, utc_offset_hours: float = 0) -> dict[str, str | N
     return row
 
 
+def batch_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Give a batch's rows; what Python has no value for is left to `event_of_row`, which refuses that row alone.
+
+    Such are texts that are not UTF-8, which parquet does not check, and times beyond the year 9999, as milliseconds
+    make them that are taken for seconds.
+    """
+    try:
+        return batch.to_pylist()
+    except (OverflowError, ValueError):
+        columns = [[_value(scalar) for scalar in column] for column in batch.columns]
+        return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (OverflowError, ValueError):
+        return _NO_VALUE
+
+
 def event_of_row(row: Mapping[str, Any]) -> Event:
     """Parse a row of `EVENT_SCHEMA`; columns beyond it are left alone.
 
     Raises:
         EventError: If the event is refused.
     """
-    values = ((name, row[name]) for name in EVENT_SCHEMA.names if row.get(name) is not None)
+    values = [(name, row[name]) for name in EVENT_SCHEMA.names if row.get(name) is not None]
+    for name, value in values:
+        if value is _NO_VALUE:
+            raise EventError(name, _NONE_SAID)
     return parse_event(
         {
             name: decode_json(value) if name in NESTED_COLUMNS and isinstance(value, str) else _written(value)

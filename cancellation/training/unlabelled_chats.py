@@ -12,16 +12,19 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from cancellation.events.clean_text import clean_text
 from cancellation.events.event import parse_event
+from cancellation.events.fields import EventError
 from cancellation.events.files import ENDINGS, check_columns, is_table
-from cancellation.events.table import event_of_row
+from cancellation.events.table import batch_rows, event_of_row
 from cancellation.text.timeline import BUYER, SELLER, Segment, Timeline, timeline
-from cluster.sharded.input_files import data_files, open_input, plain_name, text_lines
+from cluster.sharded.compression import plain_name
+from cluster.sharded.input_files import data_files, open_input, text_lines
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +55,12 @@ def read_chats(url: str, *, part: int = 0, num_parts: int = 1) -> Iterator[Timel
             parquet = pq.ParquetFile(stream)
             if parquet.metadata.num_rows:
                 check_columns(url, parquet.schema_arrow.names, ())
-            rows = (row for batch in parquet.iter_batches() for row in batch.to_pylist())
-            yield from (timeline(event_of_row(row)) for number, row in enumerate(rows) if number % num_parts == part)
+            rows = (row for batch in parquet.iter_batches() for row in batch_rows(batch))
+            for number, row in islice(enumerate(rows, 1), part, None, num_parts):
+                try:
+                    yield timeline(event_of_row(row))
+                except EventError as error:
+                    raise ValueError(f"{url} row {number}: {error}") from None
             return
         plain = plain_name(url).endswith(".txt")
         for number, line in enumerate(text_lines(url, stream)):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
 import lzma
+import platform
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.commit import SUCCESS
+from cluster.sharded.compression import decompressed, is_compressed, plain_name, refuse_unread
 from cluster.sharded.report import RUN
 
 PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
@@ -29,9 +29,7 @@ _PARALLEL_FILES = 16
 _READ_BYTES = 8 * 2**20
 _BLOCK_BYTES = 2**22
 _MOST_NAMED = 50
-_COMPRESSIONS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-_UNREAD_COMPRESSIONS = (".zst", ".zstd", ".lz4", ".snappy", ".deflate", ".br", ".lzo", ".zip", ".7z")
-"""As other writers name them: what ends so behind the name of data is data, and no row of it may be missed."""
+_READING = (pa.ArrowException, EOFError, zlib.error, lzma.LZMAError)
 _OF_STORAGE = (FileNotFoundError, TimeoutError, ConnectionError)
 """What object storage raises without a number."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -57,17 +55,6 @@ class RowGroups:
     """Of decoded data."""
 
 
-def plain_name(url: str) -> str:
-    """Write a file's name as its ending is compared: in small letters, without that of a compression."""
-    name = url.lower()
-    return next((name.removesuffix(ending) for ending in _COMPRESSIONS if name.endswith(ending)), name)
-
-
-def is_compressed(url: str) -> bool:
-    """Tell whether a file is compressed as a whole, by its ending."""
-    return plain_name(url) != url.lower()
-
-
 def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredFile], list[str]]:
     """Tell an input's data from what is passed over: a file, or all below a folder.
 
@@ -88,7 +75,7 @@ def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredF
     """
     found, others = [], []
     for file in visible_files(url):
-        _refuse_compression(file.url, endings)
+        _refuse_compressed(file.url, endings)
         is_data = plain_name(file.url).endswith(endings)
         (found if is_data else others).append(file if is_data else place_of(file.url, url))
     if not found:
@@ -179,12 +166,8 @@ def require_files(url: str, *, what: str, marker: str | None = None, setting: st
         raise RuntimeError(f"{url}: no {marker} there ({setting}): run again when its writer is done")
 
 
-def _refuse_compression(url: str, endings: tuple[str, ...]) -> None:
-    """Stop at data in a compression that is not read: passed over, its rows would be missed by nobody."""
-    name = url.lower()
-    unread = next((end for end in _UNREAD_COMPRESSIONS if name.endswith(end)), "")
-    if unread and plain_name(name.removesuffix(unread)).endswith(endings):
-        raise ValueError(f"{url}: compressed as {unread}, which is not read: write it as {', '.join(_COMPRESSIONS)}")
+def _refuse_compressed(url: str, endings: tuple[str, ...]) -> None:
+    refuse_unread(url, endings)
     if is_compressed(url) and plain_name(url).endswith(PARQUET_ENDINGS):
         raise ValueError(f"{url}: a parquet file that is compressed as a whole: unpack it, parquet compresses itself")
 
@@ -192,7 +175,7 @@ def _refuse_compression(url: str, endings: tuple[str, ...]) -> None:
 def inner_path(file_url: str, url: str) -> str:
     """Name a file by its path below the input; empty where it is the input."""
     root = storage.open_filesystem(url)[1]
-    return file_url.removeprefix("s3://").removeprefix(root).lstrip("/")
+    return file_url.removeprefix("s3://").removeprefix(root).removeprefix("/")  # `day//a` is another key than `day/a`
 
 
 def place_of(file_url: str, url: str) -> str:
@@ -240,27 +223,19 @@ def open_input(
     refuse_another(url, version)
     try:
         with filesystem.open(path, "rb", **({} if read_ahead else {"cache_type": "none"})) as stored:
-            opener = next((opener for end, opener in _COMPRESSIONS.items() if url.lower().endswith(end)), None)
-            if opener:
-                _refuse_empty(url, stored)
-            yield opener(stored) if opener else stored
+            yield decompressed(url, stored)
         refuse_another(url, version)
-    except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except Exception as error:
+        if not isinstance(error, _READING) and not storage.is_failure(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if isinstance(error, PermissionError):  # of object storage without a number: keys that ran out, a clock
+        if storage.is_refusal(error):  # keys that ran out, a clock
             remedy = "renew the credentials or the right to read it, then run the job again"
             raise RuntimeError(f"{url}: the storage refused to read it ({reason}): {remedy}") from error
-        of_storage = getattr(error, "errno", None) is not None or isinstance(error, _OF_STORAGE)
-        if not of_storage:  # Arrow's own complaints have no number
+        of_content = isinstance(error, (*_READING, OSError)) and not isinstance(error, _OF_STORAGE)
+        if of_content and getattr(error, "errno", None) is None:  # Arrow's own complaints have no number
             raise ValueError(f"{url}: not a readable {file_format} file ({reason}): replace or remove it") from error
         raise RuntimeError(f"{url}: storage failed while reading ({reason}): run the job again") from error
-
-
-def _refuse_empty(url: str, stored: IO[bytes]) -> None:
-    """Stop at a compressed file without a byte: gzip reads it as one without a line, but no writer makes it so."""
-    if not stored.read(1):
-        raise ValueError(f"{url}: 0 bytes, not even the head of a compressed file: upload it again, or remove it")
-    stored.seek(0)
 
 
 def refuse_another(url: str, version: str | None) -> None:
@@ -269,7 +244,11 @@ def refuse_another(url: str, version: str | None) -> None:
     Raises:
         RuntimeError: If another one is there, or none.
     """
-    if version is not None and [file.version for file in storage.list_files(url) if file.url == url] != [version]:
+    found = [] if version is None else [file.version for file in storage.list_files(url) if file.url == url]
+    if version is not None and not found:
+        where = "any more" if "://" in url else f"on {platform.node()}: all machines of a cluster have to see the input"
+        raise RuntimeError(f"{url}: it is not there {where}; run again when it is")
+    if version is not None and found != [version]:
         raise RuntimeError(
             f"{url}: it is not the file any more that this job began with: let its writer end, run again"
         )

@@ -9,14 +9,13 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cluster.sharded.compression import is_compressed, plain_name
 from cluster.sharded.delimited import DelimitedTable
 from cluster.sharded.input_files import (
     JSONL_ENDINGS,
     PARQUET_ENDINGS,
     cut_row_groups,
-    is_compressed,
     open_input,
-    plain_name,
 )
 from cluster.storage import StoredFile
 from relevance.pairs.json_rows import json_names
@@ -50,6 +49,8 @@ class Contents:
     @property
     def hint(self) -> str:
         """What may explain a missing column."""
+        if self.format == "jsonl" and not self.names:
+            return "; no line of it is one JSON object"
         return f"; the separator found is {self.separator}" if self.separator else ""
 
 

@@ -27,7 +27,7 @@ from cluster.sharded.input_files import (
 from relevance.pairs.contents import ENDINGS, LABELS_ARE_WORDS, look_into, refuse_types
 from relevance.pairs.json_rows import json_rows
 from relevance.pairs.pair import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, TRUTH_COLUMN
-from relevance.pairs.texts import exact_whole, is_number, is_text, text_column
+from relevance.pairs.texts import carried_kind, exact_whole, is_number, is_text, text_column
 
 IMAGE = "image"
 """Kept as it is, and read only where it is asked for: text models do not read it."""
@@ -102,7 +102,7 @@ def _split_file(
         refuse_repeated_column(file.url, column, names)
     kinds = {name: pa.string() for name in columns if name in carry and name not in (*_CONTRACT, *optional)}
     if contents.schema is not None:
-        kinds |= {name: contents.schema.field(name).type for name in kinds if name in names}
+        kinds |= {name: carried_kind(contents.schema.field(name).type) for name in kinds if name in names}
         as_text = [name for name in columns if name in names and name not in kinds and name != IMAGE]
         refuse_types(file.url, contents.schema, as_text)
     return [
@@ -210,7 +210,13 @@ def _column(split: Split, name: str, column: pa.Array) -> pa.Array:
                 f"{split.url}: column {name!r} is {column.type} and holds ids of more digits than that keeps: "
                 "write ids as strings"
             )
-    return text_column(column)
+    try:
+        return text_column(column)
+    except (OverflowError, ValueError):
+        raise ValueError(
+            f"{split.url}: column {name!r} holds bytes that are not UTF-8, or a time outside of the years 1 to 9999 or "
+            "of an unknown zone: write it as a string"
+        ) from None
 
 
 def _cast(split: Split, name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -218,8 +224,8 @@ def _cast(split: Split, name: str, column: pa.Array, kind: pa.DataType) -> pa.Ar
         return column.cast(kind)
     except pa.ArrowInvalid:
         raise ValueError(
-            f"{split.url}: column {name!r}, named in carry, holds numbers that {kind}, as which other files have it, "
-            "cannot: write it with one type"
+            f"{split.url}: column {name!r}, named in carry, holds values that {kind}, as which it is copied, cannot: "
+            "write it as that type in all files"
         ) from None
 
 

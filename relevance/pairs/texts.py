@@ -58,6 +58,24 @@ def is_number(kind: pa.DataType) -> bool:
     return any(check(kind) for check in (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean))
 
 
+def carried_kind(kind: pa.DataType) -> pa.DataType:
+    """Say as which type a column is copied: bytes are texts, as old Hive writes them, and views are what they show."""
+    return pa.string() if kind in (pa.binary(), pa.binary_view()) else without_views(kind)
+
+
+def without_views(kind: pa.DataType) -> pa.DataType:
+    """Give a type the texts and bytes that Arrow can take rows of, however deep, in the place of views of them."""
+    plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(without_views(field.type)) for field in kind.fields])
+    if types.is_map(kind):
+        return pa.map_(without_views(kind.key_type), without_views(kind.item_type))
+    if types.is_list(kind) or types.is_large_list(kind):
+        lists = pa.list_ if types.is_list(kind) else pa.large_list
+        return lists(kind.value_field.with_type(without_views(kind.value_type)))
+    return plain.get(kind, kind)
+
+
 def exact_whole(kind: pa.DataType) -> int:
     """From which on a floating-point type stands for several whole numbers."""
     return 2 ** _EXACT_BITS[kind.bit_width] if kind.bit_width in _EXACT_BITS else EXACT_WHOLE

@@ -58,7 +58,7 @@ def depth(files: Sequence[str]) -> int:
 
 def plan_merges(store: LabelStore) -> list[Merge]:
     """Cut the hash range so that each part's entries fit one file; empty where a merge would change nothing."""
-    listed = storage.list_files(store.folder, suffix=".parquet")
+    listed = store.listed()
     files = [file.url for file in listed]
     if depth(files) < 2:
         return []

@@ -11,6 +11,7 @@ Files only grow in number, by one a shard and day: `compaction` replaces them by
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ import pyarrow.parquet as pq
 from cluster import storage
 
 DIGEST_BYTES = 16
+_OWN_NAME = re.compile(r"/[0-9a-f]{16}-[0-9a-f]{16}-[^/]*\.parquet$")
 _PARALLEL_READS = 16
 _LISTINGS = 10
 """While a compaction removes the old files, a listing may name some that are about to go."""
@@ -67,7 +69,11 @@ class LabelStore:
 
     def files(self) -> list[str]:
         """List the store's files, once per run: shards then pick theirs by name."""
-        return [file.url for file in storage.list_files(self.folder, suffix=".parquet")]
+        return [file.url for file in self.listed()]
+
+    def listed(self) -> list[storage.StoredFile]:
+        """List the same with their sizes; what has no name of the store's own, such as a copy, is none of them."""
+        return [file for file in storage.list_files(self.folder, suffix=".parquet") if _OWN_NAME.search(file.url)]
 
     def lookup(self, files: Sequence[str], hash_range: tuple[int, int], digests: pa.Array) -> tuple[np.ndarray, ...]:
         """Find the digests among the entries of a hash range.
@@ -159,8 +165,22 @@ def _contents(entries: pa.Table) -> pa.Array:
 
 
 def read_entries(files: Sequence[str]) -> pa.Table:
-    """Read files of entries, many at a time."""
+    """Read files of entries, many at a time.
+
+    Raises:
+        ValueError: If one is damaged, naming it.
+    """
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:
         contents = pool.map(storage.read_bytes, files)
-        tables = [pq.read_table(pa.BufferReader(content), schema=STORE_SCHEMA) for content in contents]
+        tables = [_entries(file, content) for file, content in zip(files, contents, strict=True)]
     return pa.concat_tables([STORE_SCHEMA.empty_table(), *tables]).combine_chunks()
+
+
+def _entries(file: str, content: bytes) -> pa.Table:
+    try:
+        return pq.read_table(pa.BufferReader(content), schema=STORE_SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{file}: not a readable file of labels ({reason}): remove it, its labels are computed anew"
+        ) from error

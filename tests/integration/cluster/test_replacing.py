@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -119,3 +120,26 @@ def _died(run: Callable[[], object]) -> bool:
     except OSError:
         return True
     return False
+
+
+def test_a_claim_that_reaches_the_store_late_replaces_nothing_that_was_committed_meanwhile(
+    bucket: str, s3_server: S3Server
+) -> None:
+    """A store that asks to come again holds a claim up for minutes: the run that it waited for has ended by then."""
+    errors: list[str] = []
+
+    def late() -> None:
+        with pytest.raises(ValueError, match="holds a run with different input: choose another output") as refused:
+            _run(bucket, NEW, replace=False)
+        errors.append(str(refused.value))
+
+    with s3_server.hold("PUT", r"/_staging/plan\.json$") as claim:
+        waiting = threading.Thread(target=late)
+        waiting.start()
+        assert claim.reached.wait(60)
+        _run(bucket, OLD, replace=False)
+        claim.released.set()
+        waiting.join(60)
+    assert len(errors) == 1
+    assert _whole(bucket, OLD) == "old"
+    assert storage.list_files(f"{bucket}/_staging") == []

@@ -1,13 +1,17 @@
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import s3fs
 
 from cluster import storage
+from cluster.sharded.input_files import open_input
 from tests.conftest import PROJECT
 from tests.servers.s3 import S3Server
 
@@ -204,3 +208,53 @@ def test_a_folder_that_a_console_made_is_no_file(bucket: str) -> None:
     assert storage.list_files(f"{bucket}/day") == []
     storage.write_bytes(f"{bucket}/day/a", b"x")
     assert [file.url for file in storage.list_files(f"{bucket}/day")] == [f"{bucket}/day/a"]
+
+
+def test_what_a_store_refuses_is_named_by_place(
+    bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{bucket}/a.bin"
+    storage.write_bytes(url, b"abc")
+    calls: list[Callable[[str], object]] = [
+        storage.read_bytes,
+        storage.list_files,
+        lambda url: storage.write_bytes(url, b""),
+        lambda url: storage.create_exclusive(f"{url}.new", b""),
+        lambda url: storage.copy_files([url], [f"{url}.copy"]),
+        lambda url: storage.read_ranges([url], [0], [1]),
+    ]
+    for call in calls:
+        with (
+            s3_server.fail("PUT", "", status=403, times=9),
+            s3_server.fail("GET", "", status=403, times=9),
+            pytest.raises(
+                PermissionError, match=rf"{re.escape(url)}.*: the storage refused \(injected\): give, or renew"
+            ),
+        ):
+            call(url)
+    with pytest.raises(FileNotFoundError, match=r"s3://no-such-bucket/a: The specified bucket .*: create the bucket"):
+        storage.write_bytes("s3://no-such-bucket/a", b"")
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(f"{url}.none")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(
+            PermissionError, match=rf"{re.escape(url)}: the storage refused \(Unable to locate credentials"
+        ):
+            storage.read_bytes(url)
+        with (
+            pytest.raises(RuntimeError, match=rf"{re.escape(url)}: the storage refused to read it .*: renew"),
+            open_input(url, "csv"),
+        ):
+            raise AssertionError("it was opened")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_key_that_ends_in_a_slash_and_has_content_is_not_left_out(bucket: str) -> None:
+    s3fs.S3FileSystem().pipe_file(f"{bucket}/day/a.csv/", b"content")
+    assert [file.size_bytes for file in storage.list_files(f"{bucket}/day")] == [7]

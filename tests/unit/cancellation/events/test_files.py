@@ -14,6 +14,7 @@ import pytest
 from cancellation.events.files import EventRow, find_event_shards, read_event_rows
 from cancellation.events.table import labelled_table, write_labelled
 from cancellation.simulation.simulator import SimulationSettings, simulate
+from cancellation.training.unlabelled_chats import read_chats
 from cluster import storage
 from tests.builders.cancellation_events import sample_event
 from tests.servers.s3 import S3Server
@@ -203,3 +204,22 @@ def test_a_type_that_json_has_not_is_called_by_its_name(tmp_path: Path, name: st
     assert row.error is not None
     assert row.error.startswith(f"{name}: ")
     assert row.error.endswith(f"found {found}")
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("cancelled_at", pa.array([2 * 10**18, 19 * 10**14], pa.int64()).cast(pa.timestamp("us", "UTC"))),
+        ("buyer_reason", pa.array([b"\xff", b"fine"]).view(pa.string())),
+    ],
+)
+def test_a_value_that_python_cannot_hold_fails_its_row_alone(tmp_path: Path, name: str, column: pa.Array) -> None:
+    """Milliseconds taken for seconds make a year of 55,000; parquet's texts are whatever bytes their writer had."""
+    rows = labelled_table(EVENTS[:2])
+    pq.write_table(rows.set_column(rows.column_names.index(name), name, column), tmp_path / "a.parquet")
+    bad, good = read_all(tmp_path, shard_bytes=10**6)
+    assert bad.error is not None
+    assert bad.error.startswith(f"{name}: bytes that are not UTF-8, or a time outside of the years 1 to 9999")
+    assert good.error is None
+    with pytest.raises(ValueError, match=rf"a\.parquet row 1: {name}: bytes that are not UTF-8"):
+        list(read_chats(str(tmp_path / "a.parquet")))

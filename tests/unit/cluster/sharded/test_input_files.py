@@ -194,3 +194,12 @@ def test_a_missing_column_is_named_with_those_that_are_there() -> None:
         refuse_missing_column("f", "a", ["b", "c"])
     with pytest.raises(ValueError, match=r"column 'a' is missing \(asked for\); found none"):
         refuse_missing_column("f", "a", [], why="asked for")
+
+
+def test_a_file_that_this_machine_has_not_is_not_called_another_one(tmp_path: Path) -> None:
+    """As where a worker's disk is not the driver's."""
+    with (
+        pytest.raises(RuntimeError, match=r"a\.parquet: it is not there on .*: all machines of a cluster have to see"),
+        open_input(str(tmp_path / "a.parquet"), "parquet", version="1.0"),
+    ):
+        raise AssertionError("its rows were read")

@@ -1,4 +1,7 @@
+import bz2
+import gzip
 import json
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster import storage
 from relevance.annotation.pairs import read_texts
 from relevance.pairs.files import IMAGE, find_splits, read_split
 from relevance.pairs.pair import clean_pairs
@@ -17,7 +21,7 @@ ROWS = [
 ]
 
 
-def _read(folder: Path, **options: object) -> list[dict]:
+def _read(folder: Path | str, **options: object) -> list[dict]:
     tables = [table for split in find_splits(str(folder), **options) for table in read_split(split)]
     text = {bytes: lambda value: value.decode(), str: str, type(None): lambda value: None}
     rows = [row for table in tables for row in table.to_pylist()]
@@ -123,7 +127,10 @@ def test_a_compressed_file_without_a_byte_is_an_upload_that_broke_off(tmp_path: 
         find_splits(str(tmp_path))
 
 
-@pytest.mark.parametrize("ending", [".jsonl.zst", ".csv.snappy", ".JSON.ZIP", ".csv.gz.zst", ".parquet.gz", ".pq.zst"])
+_COMPRESSED = [".jsonl.zst", ".csv.snappy", ".csv.gzip", ".tsv.Z", ".JSON.ZIP", ".csv.gz.zst", ".parquet.gz", ".pq.zst"]
+
+
+@pytest.mark.parametrize("ending", _COMPRESSED)
 def test_data_in_a_compression_that_is_not_read_is_not_passed_over(tmp_path: Path, ending: str) -> None:
     write_pairs(make_pairs(3), str(tmp_path))
     (tmp_path / f"late{ending}").write_bytes(b"whatever")
@@ -214,3 +221,24 @@ def test_an_image_is_read_only_where_it_is_asked_for(tmp_path: Path) -> None:
     assert "image" not in next(read_split(split)).column_names
     assert next(read_split(asked))["image"][0].as_py()["path"] == "a.jpg"
     assert read_texts(str(tmp_path), {("q0", "p0")})["q0", "p0"]["image"] == "a.jpg"
+
+
+@pytest.mark.parametrize("ending", [".csv.bz2", ".csv.xz", ".csv.gz"])
+def test_a_damaged_stream_behind_a_whole_one_is_damage(tmp_path: Path, ending: str) -> None:
+    """Parallel compressors write many streams; Python takes one with a damaged head for the end of the file."""
+    compress = {".csv.bz2": bz2.compress, ".csv.xz": lzma.compress, ".csv.gz": gzip.compress}[ending]
+    first, second = compress(b"query_id,query,product_id,title\n1,a,1,t\n"), compress(b"2,b,2,u\n" * 1000)
+    (tmp_path / f"a{ending}").write_bytes(first + second)
+    assert len(_read(tmp_path)) == 1001
+    (tmp_path / f"a{ending}").write_bytes(first + b"\xff\xff" + second[2:])
+    with pytest.raises(ValueError, match=rf"a\{ending}: not a readable csv file .*: replace or remove it"):
+        _read(tmp_path)
+
+
+def test_keys_that_differ_by_a_slash_are_two_files(bucket: str) -> None:
+    """A writer that was given a folder with a slash at its end adds another."""
+    for url, query in ((f"{bucket}/day/a.csv", "one"), (f"{bucket}/day//a.csv", "two")):
+        storage.write_bytes(url, f"query_id,query,product_id,title\n1,{query},1,t\n2,,\n".encode())
+    rows = _read(f"{bucket}/day")
+    assert sorted(row["query"] for row in rows if row["query"]) == ["one", "two"]
+    assert sorted(row["error"] for row in rows if row["error"])[0].startswith("/a.csv line 3: ")

@@ -9,7 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.commit import Output
 from relevance.pairs.files import find_splits, passed_over, read_split
+from relevance.scoring.planning import PARTITION_STAGE, collect_shards, partition_split, read_shard
+from tests.builders.pairs_data import make_pairs
 from tests.unit.relevance.pairs.test_cases import rows_of
 
 HEADER = "query_id,query,product_id,title\n"
@@ -59,4 +62,64 @@ def test_types_without_text_are_refused_with_column_type_and_file(tmp_path: Path
     table = pa.Table.from_pylist([ROW]).append_column("brand", pa.array([{"bytes": b"x"}], kind))
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a\.parquet: column 'brand' is struct<bytes: binary>, which cannot be"):
+        find_splits(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("column", "found"),
+    [
+        (pa.array(["a", None], pa.string_view()), pa.string()),
+        (pa.array([b"a", None], pa.binary_view()), pa.string()),
+        (pa.array([["a"], []], pa.list_(pa.string_view())), pa.list_(pa.string())),
+        (pa.array([{"a": "b"}, None], pa.struct([("a", pa.string_view())])), pa.struct([("a", pa.string())])),
+        (
+            pa.array([[("a", "b")], None], pa.map_(pa.string_view(), pa.string_view())),
+            pa.map_(pa.string(), pa.string()),
+        ),
+    ],
+)
+def test_views_are_carried_as_what_they_show(tmp_path: Path, column: pa.Array, found: pa.DataType) -> None:
+    """DataFusion and Polars write them, and Arrow cannot take rows of them: the day ended, to be run again."""
+    pq.write_table(make_pairs(2).append_column("extra", column), tmp_path / "a.parquet")
+    (split,) = find_splits(str(tmp_path), carry=("extra",))
+    output = Output(str(tmp_path / "out"))
+    partition_split(split, output, num_shards=1, max_text_bytes=1000, carry=("extra",))
+    (shard,) = collect_shards(output.manifests(PARTITION_STAGE), 1)
+    rows = read_shard(shard, output).take(pa.array([0, 1]))
+    assert rows["extra"].type == found
+    assert [str(value) for value in rows["extra"].to_pylist()] == [
+        str(value) for value in column.cast(found).to_pylist()
+    ]
+
+
+def test_carried_bytes_that_are_no_text_are_not_written_as_other_text(tmp_path: Path) -> None:
+    pq.write_table(make_pairs(2).append_column("extra", pa.array([b"a", b"\xff"])), tmp_path / "a.parquet")
+    (split,) = find_splits(str(tmp_path), carry=("extra",))
+    with pytest.raises(ValueError, match=r"a\.parquet: column 'extra', named in carry, holds values that string, as"):
+        list(read_split(split))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2 * 10**18, 0], pa.int64()).cast(pa.timestamp("us")),
+        pa.StructArray.from_arrays([pa.array([2**31 - 1, 0], pa.int32()).cast(pa.date32())], ["made"]),
+        pa.array([0, 1], pa.int64()).cast(pa.timestamp("us", "No/Where")),
+    ],
+)
+def test_a_value_that_has_no_text_is_named_by_file_and_column(tmp_path: Path, column: pa.Array) -> None:
+    pq.write_table(make_pairs(2).append_column("attributes", column), tmp_path / "a.parquet")
+    (split,) = find_splits(str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"a\.parquet: column 'attributes' holds .* years 1 to 9999 or of an unknown zone"
+    ):
+        list(read_split(split))
+
+
+@pytest.mark.parametrize("between", ["", "\r", ",\n"])
+def test_objects_that_are_not_one_a_line_are_said_so(tmp_path: Path, between: str) -> None:
+    (tmp_path / "a.jsonl").write_text(between.join([json.dumps(ROW)] * 3) + between, newline="")
+    with pytest.raises(
+        ValueError, match=r"a\.jsonl: column 'query_id' is missing \(required; no line of it is one JSON obj"
+    ):
         find_splits(str(tmp_path))

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from relevance.pairs.pair import shard_range
 from relevance.scoring.label_store import STORE_SCHEMA, LabelStore, content_digests
@@ -78,3 +79,14 @@ def test_a_mass_that_was_not_asked_for_is_no_fault_and_one_written_as_nan_is(tmp
     old = tmp_path / f"{0:016x}-{2**64 - 1:016x}-old.parquet"
     pq.write_table(pa.Table.from_arrays(columns, schema=STORE_SCHEMA), old)
     assert not store.lookup([str(old)], (0, 2**64), digests)[0].any()
+
+
+def test_a_damaged_file_is_named_and_one_of_another_name_is_none_of_the_stores(tmp_path: Path) -> None:
+    store, digests, _, _ = _filled(str(tmp_path))
+    (tmp_path / "f1" / "copy of labels.parquet").write_bytes(b"")
+    assert store.lookup(store.files(), (0, 2**64), digests)[0].all()
+    Path(store.files()[0]).write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"-[0-9a-f]{12}\.parquet: not a readable file of labels .*: remove it, its lab"
+    ):
+        store.lookup(store.files(), (0, 2**64), digests)

@@ -336,7 +336,7 @@ def _network_settings(comparison: Comparison, approach: Approach) -> TrainingSet
 def _trained(comparison: Comparison, approach: Approach, run: TrackedRun) -> VerdictModel:
     """Train a network, or find it trained under the same settings, on events and from weights of the same contents."""
     settings = _network_settings(comparison, approach)
-    learnt = digest_of([settings.model_dump(mode="json"), contents_read(settings)])
+    learnt = digest_of([settings.model_dump(mode="json"), contents_read(settings, comparison.tracking.uri)])
     folder = comparison.output / "models" / f"{settings.name}-{learnt[:8]}"
     done = folder / "history.json"
     if not done.exists():
@@ -362,7 +362,7 @@ def _llm_depends_on(comparison: Comparison, approach: Approach) -> dict[str, Any
     }
     if approach.changes.get("few_shot"):
         found["retrieval"] = labelling.retrieval.model_dump(mode="json", exclude={"examples", "encoder"})
-        found["encoder"] = resolve_model(labelling.retrieval.encoder).digest
+        found["encoder"] = resolve_model(labelling.retrieval.encoder, registry_uri=comparison.tracking.uri).digest
         found["candidates"] = settings.num_candidates
     return found
 
@@ -379,9 +379,9 @@ def _paths(comparison: Comparison, approach: Approach) -> tuple[Path, Path]:
     }
     depends_on["sets"] = {name: _versions(place) for name, place in comparison.settings.sets.items()}
     if approach.kind in ("network", "stacked"):
-        depends_on["learnt"] = contents_read(_network_settings(comparison, approach))
+        depends_on["learnt"] = contents_read(_network_settings(comparison, approach), comparison.tracking.uri)
     elif approach.kind == "trees" or approach.changes.get("few_shot"):
-        depends_on["learnt"] = contents_read(comparison.base)
+        depends_on["learnt"] = contents_read(comparison.base, comparison.tracking.uri)
     if approach.kind == "llm":
         depends_on["llm"] = _llm_depends_on(comparison, approach)
     if approach.kind == "shipped":

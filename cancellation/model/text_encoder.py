@@ -109,12 +109,12 @@ def _own_values(shape: EncoderShape, start: int) -> dict[str, object]:
     return {"type_vocab_size": 1, "hidden_dropout_prob": shape.dropout, "attention_probs_dropout_prob": 0.0}
 
 
-def load_encoder(name: str, *, cache_dir: str) -> tuple[PreTrainedModel, Tokenizer]:
+def load_encoder(name: str, *, cache_dir: str, registry_uri: str | None = None) -> tuple[PreTrainedModel, Tokenizer]:
     """Load an encoder and its tokeniser from a folder, an s3 URI, the registry or the hub: safetensors, no code.
 
     The timeline's tokens are added to the tokeniser and the embeddings where they are missing.
     """
-    folder = fetch_model(resolve_model(name), cache_dir=cache_dir)
+    folder = fetch_model(resolve_model(name, registry_uri=registry_uri), cache_dir=cache_dir)
     model = AutoModel.from_pretrained(
         folder,
         use_safetensors=True,

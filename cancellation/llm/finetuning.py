@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from cancellation.decision.policy import Policy
-from cancellation.events.examples import Example
+from cancellation.events.examples import Example, refuse_twice
 from cancellation.events.factors import VERDICTS
 from cancellation.events.identity import content_number
 from cancellation.llm.answer import write_answer
@@ -32,13 +32,15 @@ from cancellation.model.learnt import write_learnt
 from cluster.models.causal_model import load_causal_model
 from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
 from cluster.progress import Progress
-from cluster.provenance import digest_of
+from cluster.provenance import code_digest, digest_of
 from cluster.settings import Settings
 from cluster.tracking import TrackedRun
 from cluster.training.schedule import warmup_cosine
 from cluster.training.session import TrainingSession, training_session
 from cluster.training.train import STEP, STEPS, TrainerSettings, autocast, train
 
+_CODE = ("cluster.training", "cancellation.llm")
+"""What decides the weights, given settings and tokens: a run that other code has begun is not gone on with."""
 _ADAPTER, _STATE, ORIGIN = "adapter", "state.pt", "training.json"
 _WORTH_SHARING = 32
 """Tokens; a shorter common beginning is computed with each row."""
@@ -130,9 +132,10 @@ def finetune(
     Each example is asked about with the classes of its market's policy, as in labelling.
 
     Raises:
-        ValueError: If no example fits, or the policy knows the label of none.
+        ValueError: If no example fits, the policy knows the label of none, or an event has two labels.
         RuntimeError: If training failed.
     """
+    refuse_twice(examples, "labelled events", agreeing=False)
     base = resolve_model(settings.model, registry_uri=registry_uri)
     tokenizer = AutoTokenizer.from_pretrained(fetch_model(base, cache_dir=cache_dir, weights=False))
     known = [one for one in examples if VERDICTS.index(one.label) < policy.market(one.event.market).classes]
@@ -160,7 +163,7 @@ def finetune(
         "num_examples": len(kept),
     }
     config = {"base": base, "cache_dir": cache_dir, "examples": kept, "settings": settings}
-    name = f"cancellation-llm-{digest_of(origin)}"
+    name = f"cancellation-llm-{digest_of([origin, code_digest(*_CODE)])}"
     outcome = train(train_worker, config, trainer, name=name, curves=run.address if run else None)
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(outcome.fetch_checkpoint(Path(folder)) / _ADAPTER, output, dirs_exist_ok=True)
@@ -189,7 +192,7 @@ def encode_example(
     other = 0.0 if example.factors is None else 1.0
     weights = [0.0] * len(asked) + [other] * len(reasoned)
     weights += [settings.verdict_weight] * len(verdict) + [other] * len(rest)
-    scaled = np.array(weights, np.float32) * example.weight
+    scaled = np.array(weights, np.float32) * example.counts
     return CompletionExample(np.array([*asked, *reasoned, *verdict, *rest], np.int64), scaled)
 
 

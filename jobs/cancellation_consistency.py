@@ -78,9 +78,7 @@ def main(job: ConsistencyJob) -> None:
         asked, ask_again = answerer(job.backend, pinned), job.labelling.ask_again or not job.backend.is_paid_per_request
         kept = KeptAnswers(answers, asked, job.labelling.judging, ask_again=ask_again, parallel=job.backend.parallel)
     with tracked_run("cancellation_consistency", job, job.tracking) as run:
-        repeated = None
-        if job.repeat and labeller and kept:
-            repeated = ask_repeatedly(events, labeller, kept, job.consistency)
+        repeated = ask_repeatedly(events, labeller, kept, job.consistency) if job.repeat and labeller and kept else None
         model = LlmJudge(labeller, kept) if labeller and kept else None
         invariance = {}
         for name in job.invariant:

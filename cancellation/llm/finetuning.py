@@ -19,7 +19,7 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from cancellation.decision.policy import Policy
@@ -29,7 +29,7 @@ from cancellation.events.identity import content_number
 from cancellation.llm.answer import write_answer
 from cancellation.llm.prompt import PromptSettings, build_prompt, chat_text, prompt_digest
 from cancellation.model.learnt import write_learnt
-from cluster.models.causal_model import load_causal_model
+from cluster.models.causal_model import load_causal_model, max_positions
 from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
 from cluster.progress import Progress
 from cluster.provenance import code_digest, digest_of
@@ -81,7 +81,7 @@ class LlmFinetuningSettings(Settings):
     """What a token of the verdict counts beside one of factors and reasoning: one in ten tokens is the verdict's."""
 
     max_tokens: int = Field(default=2048, ge=256)
-    """Longer examples are left out, and counted."""
+    """Longer examples are left out, and counted; those too that the model has no positions for."""
 
     steps_per_checkpoint: int = Field(default=20, ge=1)
     bf16: bool = True
@@ -137,7 +137,9 @@ def finetune(
     """
     refuse_twice(examples, "labelled events", agreeing=False)
     base = resolve_model(settings.model, registry_uri=registry_uri)
-    tokenizer = AutoTokenizer.from_pretrained(fetch_model(base, cache_dir=cache_dir, weights=False))
+    base_dir = fetch_model(base, cache_dir=cache_dir, weights=False)
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    most = min(settings.max_tokens, max_positions(AutoConfig.from_pretrained(base_dir)))
     known = [one for one in examples if VERDICTS.index(one.label) < policy.market(one.event.market).classes]
     if not known:
         raise ValueError(
@@ -147,12 +149,12 @@ def finetune(
     encoded = [
         encode_example(one, tokenizer, settings, classes=policy.market(one.event.market).classes) for one in known
     ]
-    fits = [len(one.ids) <= settings.max_tokens for one in encoded]
+    fits = [len(one.ids) <= most for one in encoded]
     kept = list(compress(encoded, fits))
     if not kept:
         raise ValueError(
-            f"finetuning.max_tokens={settings.max_tokens}: none of {len(known)} examples fits; give more, or lower "
-            "prompt.max_case_characters"
+            f"finetuning.max_tokens={settings.max_tokens}: none of {len(known)} examples fits into {most} tokens; give "
+            "more, or lower prompt.max_case_characters"
         )
     origin = {
         "base": base.version,

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from cancellation.model.text_encoder import EncoderShape, load_encoder, new_encoder
+from cancellation.model.text_encoder import EncoderShape, load_encoder, new_encoder, require_positions
 from cancellation.simulation.simulator import SimulationSettings, simulate_event
 from cancellation.text.encoding import EventEncoder
 from cancellation.text.timeline import SPECIAL_TOKENS, Timeline, timeline
@@ -126,6 +126,7 @@ def _write_start(settings: PretrainingSettings, url: str, *, cache_dir: str, reg
     """Write the encoder to begin with and its tokeniser, that one last: a folder that has it is whole."""
     if settings.encoder is not None:
         encoder, tokenizer = load_encoder(settings.encoder, cache_dir=cache_dir, registry_uri=registry_uri)
+        require_positions(encoder, settings.max_tokens, setting="pretraining.max_tokens")
     else:
         tokenizer = train_tokenizer(_tokenizer_texts(settings), vocab_size=settings.vocab_size)
         encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)

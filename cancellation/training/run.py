@@ -34,6 +34,7 @@ from cancellation.model.text_encoder import (
     load_encoder,
     new_encoder,
     prune_encoder,
+    require_positions,
     start_embeddings,
 )
 from cancellation.model.verdict_model import TRAINED_FOLDER
@@ -148,7 +149,6 @@ def train_model(
     content = [
         settings.model_dump(mode="json", exclude={"averaged_with"}),
         contents_read(settings, models.registry_uri),
-        code_digest(*_CODE),
     ]
     name = f"cancellation-{digest_of(content)}"
     place = join_url(absolute_url(trainer.checkpoints), name)
@@ -211,14 +211,19 @@ def _write(
 
 
 def contents_read(settings: TrainingSettings, registry_uri: str | None) -> list[Any]:
-    """Name what a run reads by its content: other events or another teacher in the same place begin another run.
+    """Name by its content what a run reads, and what is done with it: other events, another teacher in the same place
+    or other code begin another run.
 
     `registry_uri` as in `tracking.tracking_uri`.
     """
     named = (settings.start, settings.encoder, settings.teacher, settings.embeddings, settings.vocabulary_of)
     events = example_files(settings.events.events) if settings.events.events is not None else []
     files = [[file.url, file.size_bytes, file.version] for url in events for file in list_files(url)]
-    return [files, [name and resolve_model(name, registry_uri=registry_uri).digest for name in named]]
+    return [
+        files,
+        [name and resolve_model(name, registry_uri=registry_uri).digest for name in named],
+        code_digest(*_CODE),
+    ]
 
 
 def calibration_batches(data: EncodedSet, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -289,6 +294,8 @@ def _text_encoder(settings: TrainingSettings, models: _Models) -> tuple[PreTrain
     else:
         tokenizer = train_tokenizer(tokenizer_texts(settings), vocab_size=settings.vocab_size)
         encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
+    if encoder is not None:
+        require_positions(encoder, settings.max_tokens, setting="training.max_tokens")
     return (None if settings.fusion.variant == "features" else encoder), tokenizer
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -178,14 +179,19 @@ def test_a_policy_that_is_shared_teaches_what_whole_prompts_teach(
     assert re.search(r"step 2 of 2: loss [\d.]+, tokens_per_second [\d.e+]+", said)
 
 
-def test_examples_that_fit_nowhere_are_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"finetuning\.max_tokens=256: none of 1 examples fits"):
+@pytest.mark.parametrize(("most", "positions"), [(256, 8192), (2048, 64)])
+def test_examples_that_fit_nowhere_are_refused(base: Path, tmp_path: Path, most: int, positions: int) -> None:
+    folder = shutil.copytree(base, tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": positions}))
+    fits = f"none of 1 examples fits into {min(most, positions)} tokens"
+    with pytest.raises(ValueError, match=rf"finetuning\.max_tokens={most}: {fits}"):
         finetune(
             [_example("induced", ())],
             load_policy(),
-            _settings(base, max_tokens=256),
+            _settings(folder, max_tokens=most),
             TrainerSettings(num_workers=0),
             None,
-            output=tmp_path,
+            output=tmp_path / "adapter",
             cache_dir=str(tmp_path),
         )

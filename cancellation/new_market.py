@@ -28,7 +28,7 @@ from cancellation.decision.calibration_run import (
 from cancellation.decision.policy import MarketPolicy, Policy
 from cancellation.decision.sample import read_sample, together
 from cancellation.events.event import event_mapping
-from cancellation.events.examples import Example, example_files, read_examples
+from cancellation.events.examples import Example, example_files, read_examples, refuse_twice
 from cancellation.events.factors import VERDICTS
 from cancellation.events.files import EventRow
 from cancellation.model.fusion import load_fusion_model, save_fusion_model
@@ -296,9 +296,7 @@ def _read(url: str) -> list[Example]:
     examples = [example for file in example_files(url) for example in read_examples(file)]
     weights = [one.sampling_weight for one in examples if one.sampling_weight is not None]
     read_sample(url).check_weights(weights, url)
-    counts = Counter((one.event.market, one.event.event_id) for one in examples)
-    if twice := [name for (_, name), count in counts.items() if count > 1]:
-        raise ValueError(f"{url}: {len(twice):,} events are labelled twice, such as {twice[0]}; keep one of their rows")
+    refuse_twice(examples, url)
     return examples
 
 

@@ -23,7 +23,7 @@ from cancellation.consistency.run import ConsistencySettings, ask_repeatedly, me
 from cancellation.decision.policy import load_policy
 from cancellation.llm.backends import BackendSettings, open_backend, pin_backend
 from cancellation.llm.labelling import Labeller, LabellingSettings
-from cancellation.llm.retrieval import load_index
+from cancellation.llm.retrieval import load_index, pin_encoder
 from cluster.endpoint.purse import Purse
 from cluster.launch import run_job
 from cluster.models.files import ModelName
@@ -69,7 +69,8 @@ def main(job: ConsistencyJob) -> None:
     answers = str((output / "answers").absolute())
     labeller = kept = None
     if job.repeat or "llm" in job.invariant:
-        index = load_index(job.labelling.retrieval, cache_dir=job.cache_dir)
+        encoder = pin_encoder(job.labelling.retrieval, registry_uri=job.tracking.uri)
+        index = load_index(job.labelling.retrieval, encoder, cache_dir=job.cache_dir)
         purse = Purse(job.backend.endpoint.budget_usd, spent_usd=paid_before(answers))
         pinned = pin_backend(job.backend, registry_uri=job.tracking.uri)
         backend = open_backend(job.backend, pinned, cache_dir=job.cache_dir, purse=purse)
@@ -77,13 +78,11 @@ def main(job: ConsistencyJob) -> None:
         asked, ask_again = answerer(job.backend, pinned), job.labelling.ask_again or not job.backend.is_paid_per_request
         kept = KeptAnswers(answers, asked, job.labelling.judging, ask_again=ask_again, parallel=job.backend.parallel)
     with tracked_run("cancellation_consistency", job, job.tracking) as run:
-        repeated = None
-        if job.repeat and labeller and kept:
-            repeated = ask_repeatedly(events, labeller, kept, job.consistency)
+        repeated = ask_repeatedly(events, labeller, kept, job.consistency) if job.repeat and labeller and kept else None
         model = LlmJudge(labeller, kept) if labeller and kept else None
         invariance = {}
         for name in job.invariant:
-            judge = open_judge(name, job.shipped, model, cache_dir=job.cache_dir)
+            judge = open_judge(name, job.shipped, model, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
             invariance[name] = measure_invariance(events, judge, job.consistency)
         table = render(repeated, invariance, job.consistency)
         output.mkdir(parents=True, exist_ok=True)

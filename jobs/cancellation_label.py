@@ -18,6 +18,7 @@ from cancellation.llm.backends import BackendSettings, pin_backend
 from cancellation.llm.estimate import estimate_cost
 from cancellation.llm.labelling import LabellingSettings
 from cancellation.llm.report import LabellingReport, summary_lines
+from cancellation.llm.retrieval import pin_encoder
 from cancellation.llm.run import LabellingRun, LabellingRunSettings, label_events
 from cluster.commit import Output
 from cluster.launch import run_job
@@ -64,6 +65,7 @@ def main(job: LabelJob) -> None:
         job.run,
         job.cache_dir,
         pin_backend(job.backend, registry_uri=job.tracking.uri),
+        pin_encoder(job.labelling.retrieval, registry_uri=job.tracking.uri),
     )
     if job.estimate:
         print("\n".join(estimate_cost(run).lines()))

@@ -106,6 +106,7 @@ class Inputs:
 
     table: np.ndarray
     truth: Truth
+    """Its weights are what each event counts in training."""
 
 
 def collect_inputs(examples: Iterable[Example], text: VerdictModel | None = None) -> Inputs:
@@ -114,13 +115,13 @@ def collect_inputs(examples: Iterable[Example], text: VerdictModel | None = None
     With a text model its logits stand beside the features: the examples must not be among those it learnt from.
     """
     parts: list[np.ndarray] = []
-    kept: list[tuple[str, tuple[str, ...] | None, str]] = []
+    kept: list[tuple[str, tuple[str, ...] | None, str, float]] = []
     remaining = iter(examples)
     while batch := list(islice(remaining, 1000)):
         parts.append(tree_inputs([example.event for example in batch], text))
-        kept += [(example.label, example.factors, example.event.market) for example in batch]
-    labels, factors, markets = zip(*kept, strict=True)
-    return Inputs(np.concatenate(parts), Truth.of(labels, factors, markets))
+        kept += [(example.label, example.factors, example.event.market, example.counts) for example in batch]
+    labels, factors, markets, counts = zip(*kept, strict=True)
+    return Inputs(np.concatenate(parts), Truth.of(labels, factors, markets, np.array(counts)))
 
 
 def tree_inputs(events: Sequence[Event], text: VerdictModel | None) -> np.ndarray:
@@ -138,7 +139,10 @@ class TreesJudge:
     def __init__(self, settings: TreeSettings, inputs: Inputs, text: VerdictModel | None = None) -> None:
         self._text = text
         truth = inputs.truth
-        self._trees = TreeLearner(settings).fit(inputs.table, truth.labels, truth.factors, known=truth.factors_known)
+        targets = (truth.labels, truth.factors)
+        self._trees = TreeLearner(settings).fit(
+            inputs.table, *targets, known=truth.factors_known, weights=truth.weights
+        )
 
     def judge(self, events: Sequence[Event]) -> Judgements:
         """Judge events, in their order."""

@@ -47,14 +47,21 @@ class Truth:
     markets: tuple[str, ...]
     factors_known: np.ndarray | None = None
     """False where nobody looked for factors, (n,); None: somebody always did."""
+    weights: np.ndarray | None = None
+    """How many cancellations each stands for, (n,), in a weighted sample; None: all alike."""
 
     @staticmethod
-    def of(labels: Sequence[str], factors: Sequence[Sequence[str] | None], markets: Sequence[str]) -> Truth:
+    def of(
+        labels: Sequence[str],
+        factors: Sequence[Sequence[str] | None],
+        markets: Sequence[str],
+        weights: np.ndarray | None = None,
+    ) -> Truth:
         """Collect it from labels and codes as the contract writes them."""
         rows = [[code in (codes or ()) for code in FACTORS] for codes in factors]
         table = np.array(rows, bool).reshape(-1, len(FACTORS))
         known = np.array([codes is not None for codes in factors], bool)
-        return Truth(np.array([VERDICTS.index(label) for label in labels]), table, tuple(markets), known)
+        return Truth(np.array([VERDICTS.index(label) for label in labels]), table, tuple(markets), known, weights)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ def compare(found: Judgements, truth: Truth, *, resamples: int, seed: int = 0) -
         seed: Of the bootstrap.
     """
     weights = GroupBootstrap(np.arange(len(truth.labels)), samples=resamples, seed=seed).weights()
+    weights = weights if truth.weights is None else weights * truth.weights
     of_factors = weights if truth.factors_known is None else weights * truth.factors_known
     ranking = _ranking_figures(found.probabilities[:, INDUCED], truth.labels == INDUCED, weights)
     if not found.ranked:

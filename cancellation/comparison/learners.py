@@ -33,18 +33,28 @@ class TreeLearner:
         self._factors: list[HistGradientBoostingClassifier | float] = []
 
     def fit(
-        self, inputs: np.ndarray, labels: np.ndarray, factors: np.ndarray, *, known: np.ndarray | None = None
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        factors: np.ndarray,
+        *,
+        known: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> TreeLearner:
         """Learn from inputs (n, d) with NaN where missing, class numbers (n,) and factors (n, 18) where known (n,).
+
+        `weights` are what each counts, (n,); None: all alike.
 
         Raises:
             ValueError: If a class of the verdict does not occur.
         """
         if len(np.unique(labels)) < len(VERDICTS):
             raise ValueError(f"training events: all of {', '.join(VERDICTS)} are expected among the labels")
-        _fit(self._verdict, inputs, labels)
+        weights = np.ones(len(inputs)) if weights is None else weights
+        _fit(self._verdict, inputs, labels, weights)
         known = np.ones(len(inputs), bool) if known is None else known
-        self._factors = [self._fit_factor(inputs[known], factors[known, place]) for place in range(len(FACTORS))]
+        some = inputs[known], weights[known]
+        self._factors = [self._fit_factor(*some, factors[known, place]) for place in range(len(FACTORS))]
         return self
 
     def probabilities(self, inputs: np.ndarray) -> np.ndarray:
@@ -59,10 +69,12 @@ class TreeLearner:
         ]
         return np.stack(columns, axis=1)
 
-    def _fit_factor(self, inputs: np.ndarray, present: np.ndarray) -> HistGradientBoostingClassifier | float:
+    def _fit_factor(
+        self, inputs: np.ndarray, weights: np.ndarray, present: np.ndarray
+    ) -> HistGradientBoostingClassifier | float:
         if min(present.sum(), len(present) - present.sum()) < _FEWEST_POSITIVES:
-            return float(present.mean()) if len(present) else 0.0  # nothing to learn from: its share
-        return _fit(self._model(max(1, self._settings.max_iter // 4)), inputs, present)
+            return float(np.average(present, weights=weights)) if weights.any() else 0.0  # nothing to learn from
+        return _fit(self._model(max(1, self._settings.max_iter // 4)), inputs, present, weights)
 
     def _model(self, max_iter: int) -> HistGradientBoostingClassifier:
         settings = self._settings
@@ -77,7 +89,8 @@ class TreeLearner:
 
 
 def _fit(
-    model: HistGradientBoostingClassifier, inputs: np.ndarray, classes: np.ndarray
+    model: HistGradientBoostingClassifier, inputs: np.ndarray, classes: np.ndarray, weights: np.ndarray
 ) -> HistGradientBoostingClassifier:
     """Fit where some features may be missing of every event: scikit-learn finds no bounds between no values."""
-    return model.fit(np.where(np.isnan(inputs).all(axis=0), 0.0, inputs), classes)
+    given = None if (weights == 1).all() else weights  # with weights its sums are rounded otherwise
+    return model.fit(np.where(np.isnan(inputs).all(axis=0), 0.0, inputs), classes, sample_weight=given)

@@ -22,7 +22,7 @@ from cancellation.llm.backends import BackendSettings, open_backend, pin_backend
 from cancellation.llm.labelling import Labeller, LabellingSettings
 from cancellation.llm.retrieval import ExampleIndex, sentence_embedding
 from cluster.endpoint.purse import Purse
-from cluster.models.files import ModelName
+from cluster.models.files import ModelName, resolve_model
 from cluster.settings import Settings
 from cluster.statistics.temperature import class_probabilities
 
@@ -92,8 +92,9 @@ def open_llm_judge(
     backend, labelling = settings_of_row(settings, changes)
     index = None
     if changes.get("few_shot"):
-        encoder = sentence_embedding(labelling.retrieval, cache_dir=cache_dir)
-        index = ExampleIndex(list(islice(candidates, settings.num_candidates)), encoder)
+        encoder = resolve_model(labelling.retrieval.encoder, registry_uri=registry_uri)
+        embed = sentence_embedding(labelling.retrieval, encoder, cache_dir=cache_dir)
+        index = ExampleIndex(list(islice(candidates, settings.num_candidates)), embed)
     purse = Purse(backend.endpoint.budget_usd, spent_usd=paid_before(answers))
     model = pin_backend(backend, registry_uri=registry_uri)
     labeller = Labeller(open_backend(backend, model, cache_dir=cache_dir, purse=purse), labelling, load_policy(), index)

@@ -9,8 +9,9 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -36,22 +37,21 @@ from cancellation.comparison.judging_speed import PriceSettings, Speed, answerin
 from cancellation.comparison.kept_answers import answerer
 from cancellation.comparison.learners import TreeSettings
 from cancellation.comparison.llm_judge import LlmJudge, LlmRowSettings, open_llm_judge, settings_of_row
+from cancellation.comparison.sets import read_set, taught_by, training_examples, versions
 from cancellation.decision.policy import load_policy, named_by_content
 from cancellation.events.event import Event
-from cancellation.events.examples import Example, example_files, read_examples
+from cancellation.events.examples import Example
 from cancellation.llm.backends import learnt_by_adapter, pin_backend
 from cancellation.llm.prompt import prompt_digest
 from cancellation.model.learnt import learnt_by, refuse_taught
 from cancellation.model.verdict_model import VerdictModel, load_verdict_model
 from cancellation.simulation.simulator import SimulationSettings, Split
-from cancellation.training.events import TrainingEventsSettings
 from cancellation.training.labelled_source import simulated_examples
 from cancellation.training.run import TrainingSettings, contents_read, train_model
 from cluster.models.files import ModelName, fetch_model, resolve_model
 from cluster.places import InputUrl
-from cluster.provenance import digest_of
+from cluster.provenance import code_digest, digest_of
 from cluster.settings import Settings
-from cluster.storage import exists, list_files
 from cluster.tracking import TrackedRun, TrackingSettings, tracked_run
 from cluster.training.train import TrainerSettings
 
@@ -156,6 +156,12 @@ class Comparison:
     output: Path
     cache_dir: str
 
+    @cached_property
+    def taught(self) -> np.ndarray:
+        """Numbers of the labelled events that the rows trained here learn from."""
+        settings = self.base.model_copy(update={"encoder": self.settings.pretrained or self.base.encoder})
+        return taught_by(settings, cache_dir=self.cache_dir, registry_uri=self.tracking.uri)
+
 
 def run_comparison(comparison: Comparison, parent: TrackedRun) -> list[Result]:
     """Make every row that is not there yet; each is a child of the tracked run."""
@@ -181,18 +187,14 @@ def held_out_sets(settings: ComparisonSettings) -> dict[str, list[Example]]:
     """Draw the held-out events, and read the sets that are named.
 
     Raises:
-        ValueError: If there is no such file, or nothing in it.
+        ValueError: As `read_set`.
     """
     sets = {}
     for number, split in enumerate(SPLITS if settings.num_events else ()):
         simulation = SimulationSettings(num_events=settings.num_events, split=split, label_noise=0.0)
         sets[split] = list(simulated_examples(simulation, settings.seed + number, range(settings.num_events)))
     for name, place in settings.sets.items():
-        if not exists(place):
-            raise ValueError(f"comparison.sets.{name}: no file {place}; name one, or leave the set out")
-        sets[name] = [example for url in example_files(place) for example in read_examples(url)]
-        if not sets[name]:
-            raise ValueError(f"comparison.sets.{name}: no labelled event in {place}")
+        sets[name] = read_set(name, place)
     return sets
 
 
@@ -238,8 +240,10 @@ def _make_row(
 
 
 def _learnt_by(comparison: Comparison, approach: Approach) -> np.ndarray | None:
-    """Read which events a model that was trained elsewhere learnt from; None where nobody knows, or none was."""
+    """Read which events a row learns from, or its model has learnt from elsewhere; None where nobody knows."""
     settings = comparison.settings
+    if approach.kind in ("network", "stacked", "trees"):
+        return comparison.taught
     if approach.kind == "shipped":
         files = resolve_model(settings.shipped, registry_uri=comparison.tracking.uri)
         return learnt_by(fetch_model(files, cache_dir=comparison.cache_dir))
@@ -256,7 +260,8 @@ def _events(examples: Sequence[Example]) -> list[Event]:
 
 def _truth(examples: Sequence[Example]) -> Truth:
     labels, factors = [e.label for e in examples], [e.factors for e in examples]
-    return Truth.of(labels, factors, [e.event.market for e in examples])
+    weights = np.array([e.sampling_weight or 1.0 for e in examples])
+    return Truth.of(labels, factors, [e.event.market for e in examples], weights)
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
@@ -318,15 +323,6 @@ _BUILDERS: dict[str, Callable[[Comparison, Approach, TrackedRun], Judge]] = {
 }
 
 
-def training_examples(settings: TrainingEventsSettings) -> Iterator[Example]:
-    """The events that the networks learn from, for the trees."""
-    if settings.events is None:
-        yield from simulated_examples(settings.simulation, 2 * settings.seed, range(settings.simulation.num_events))
-        return
-    for url in example_files(settings.events):
-        yield from read_examples(url)
-
-
 def _network_settings(comparison: Comparison, approach: Approach) -> TrainingSettings:
     """Of an approach's network; the stacked trees' is the text model of its own row."""
     network = TEXT if approach.kind == "stacked" else approach
@@ -336,17 +332,13 @@ def _network_settings(comparison: Comparison, approach: Approach) -> TrainingSet
 def _trained(comparison: Comparison, approach: Approach, run: TrackedRun) -> VerdictModel:
     """Train a network, or find it trained under the same settings, on events and from weights of the same contents."""
     settings = _network_settings(comparison, approach)
-    learnt = digest_of([settings.model_dump(mode="json"), contents_read(settings)])
+    learnt = digest_of([settings.model_dump(mode="json"), contents_read(settings, comparison.tracking.uri)])
     folder = comparison.output / "models" / f"{settings.name}-{learnt[:8]}"
     done = folder / "history.json"
     if not done.exists():
         trained = train_model(settings, comparison.trainer, run, output=folder, cache_dir=comparison.cache_dir)
         done.write_text(json.dumps(trained.history), encoding="utf-8")
     return load_verdict_model(folder)
-
-
-def _versions(place: str) -> list[list[Any]]:
-    return [[file.url, file.size_bytes, file.version] for url in example_files(place) for file in list_files(url)]
 
 
 def _llm_depends_on(comparison: Comparison, approach: Approach) -> dict[str, Any]:
@@ -362,7 +354,7 @@ def _llm_depends_on(comparison: Comparison, approach: Approach) -> dict[str, Any
     }
     if approach.changes.get("few_shot"):
         found["retrieval"] = labelling.retrieval.model_dump(mode="json", exclude={"examples", "encoder"})
-        found["encoder"] = resolve_model(labelling.retrieval.encoder).digest
+        found["encoder"] = resolve_model(labelling.retrieval.encoder, registry_uri=comparison.tracking.uri).digest
         found["candidates"] = settings.num_candidates
     return found
 
@@ -374,14 +366,15 @@ def _paths(comparison: Comparison, approach: Approach) -> tuple[Path, Path]:
     """Of an approach's figures, and of its speed on this processor."""
     depends_on: dict[str, Any] = {
         "approach": asdict(approach),
+        "code": code_digest("cancellation", "cluster.statistics"),
         "base": comparison.base.model_dump(mode="json"),
         "settings": comparison.settings.model_dump(mode="json", exclude=_NOT_IN_FIGURES),
     }
-    depends_on["sets"] = {name: _versions(place) for name, place in comparison.settings.sets.items()}
+    depends_on["sets"] = {name: versions(place) for name, place in comparison.settings.sets.items()}
     if approach.kind in ("network", "stacked"):
-        depends_on["learnt"] = contents_read(_network_settings(comparison, approach))
+        depends_on["learnt"] = contents_read(_network_settings(comparison, approach), comparison.tracking.uri)
     elif approach.kind == "trees" or approach.changes.get("few_shot"):
-        depends_on["learnt"] = contents_read(comparison.base)
+        depends_on["learnt"] = contents_read(comparison.base, comparison.tracking.uri)
     if approach.kind == "llm":
         depends_on["llm"] = _llm_depends_on(comparison, approach)
     if approach.kind == "shipped":

@@ -21,11 +21,14 @@ def read_events(url: str) -> list[Event]:
     return [row.event for row in rows if row.event is not None]
 
 
-def open_judge(name: JudgeName, shipped: str, language_model: LlmJudge | None, *, cache_dir: str) -> Judge:
+def open_judge(
+    name: JudgeName, shipped: str, language_model: LlmJudge | None, *, cache_dir: str, registry_uri: str | None
+) -> Judge:
     """Load the fusion model, or take the rules, or the language model that is loaded."""
     if name == "rules":
         return RulesJudge()
     if name == "llm":
         assert language_model is not None, "the job opens one for llm"
         return language_model
-    return NetworkJudge(load_verdict_model(fetch_model(resolve_model(shipped), cache_dir=cache_dir)))
+    files = resolve_model(shipped, registry_uri=registry_uri)
+    return NetworkJudge(load_verdict_model(fetch_model(files, cache_dir=cache_dir)))

@@ -16,7 +16,7 @@ from cancellation.events.factors import VERDICTS
 from cluster.statistics.calibration import expected_calibration_error, fill_bins, reliability_bins
 from cluster.statistics.temperature import class_probabilities, find_temperature, negative_log_likelihood
 
-INDUCED = VERDICTS.index("induced")
+INDUCED, NOT_INDUCED = VERDICTS.index("induced"), VERDICTS.index("not_induced")
 _NUM_BINS = 15
 
 
@@ -54,9 +54,14 @@ def induced_scores(logits: np.ndarray, temperature: float, *, two_classes: np.nd
         temperature: Divides the logits.
         two_classes: True where the market knows no `inconclusive`, (n,).
     """
+    return class_probabilities(_market_logits(logits, two_classes), temperature)[:, INDUCED]
+
+
+def _market_logits(logits: np.ndarray, two_classes: np.ndarray) -> np.ndarray:
+    """Leave out what an event's market does not know, (n, 3)."""
     masked = np.array(logits, np.float64)
     masked[two_classes, 2:] = -np.inf
-    return class_probabilities(masked, temperature)[:, INDUCED]
+    return masked
 
 
 def choose_events(event_ids: Sequence[str], fraction: float, *, purpose: str) -> np.ndarray:
@@ -93,11 +98,11 @@ def calibrate(
     fit: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> Calibration:
-    """Fit a temperature on some events and judge it on the others.
+    """Fit a temperature on some events and judge it on the others, all by the classes that their markets know.
 
     Args:
         logits: Raw, (n, 3).
-        labels: Class numbers, (n,).
+        labels: Class numbers, (n,); one that its market does not know counts as not induced, as for the thresholds.
         two_classes: True where the event's market has two classes, (n,).
         fit: True for the events to fit on, (n,); the others are kept for judging and for thresholds.
         weights: How many events each stands for, (n,); None: all alike.
@@ -109,11 +114,13 @@ def calibrate(
     if not fit.any() or not judged.any():
         raise ValueError(f"events to fit on and others to judge by are expected, found {fit.sum()} and {judged.sum()}")
     fitting, judging = (None, None) if weights is None else (weights[fit], weights[judged])
-    temperature = find_temperature(logits[fit], labels[fit], fitting)
+    known = _market_logits(logits, two_classes)
+    labels = np.where(two_classes & (labels > NOT_INDUCED), NOT_INDUCED, labels)
+    temperature = find_temperature(known[fit], labels[fit], fitting)
     induced = labels[judged] == INDUCED
     before, after = (
         fill_bins(
-            induced_scores(logits[judged], one, two_classes=two_classes[judged]),
+            class_probabilities(known[judged], one)[:, INDUCED],
             induced,
             num_bins=_NUM_BINS,
             weights=judging,
@@ -126,8 +133,8 @@ def calibrate(
         judged_events=int(judged.sum()),
         ece_before=float(expected_calibration_error(before)),
         ece_after=float(expected_calibration_error(after)),
-        nll_before=negative_log_likelihood(logits[judged], labels[judged], 1.0, judging),
-        nll_after=negative_log_likelihood(logits[judged], labels[judged], temperature, judging),
+        nll_before=negative_log_likelihood(known[judged], labels[judged], 1.0, judging),
+        nll_after=negative_log_likelihood(known[judged], labels[judged], temperature, judging),
         before=reliability_bins(before, ReliabilityBin),
         after=reliability_bins(after, ReliabilityBin),
     )

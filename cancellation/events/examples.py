@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,11 @@ class Example:
     sampling_weight: float | None = None
     """How many cancellations it stands for, in a weighted sample; it counts for as many in training too."""
 
+    @property
+    def counts(self) -> float:
+        """What it counts in training, all in all."""
+        return self.weight * (self.sampling_weight or 1.0)
+
 
 def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, ...] | None]:
     """Check a label and its factors; None where there are none written, an empty list says that there were none.
@@ -60,6 +65,26 @@ def check_label(label: Any, factors: Any, where: str) -> tuple[str, tuple[str, .
     if any(not isinstance(code, str) or code not in FACTORS for code in codes):
         raise ValueError(f"{where}: expected label_factors of the contract, found another; correct it")
     return label, codes
+
+
+def refuse_twice(examples: Sequence[Example], source: str, *, agreeing: bool = True) -> None:
+    """Refuse events that are labelled twice: both labels would count, whichever is right.
+
+    Raises:
+        ValueError: If there are any; with `agreeing=False` only if two labels of one differ.
+    """
+    first: dict[tuple[str, str], str] = {}
+    twice = []
+    for one in examples:
+        key = one.event.market, one.event.event_id
+        if key in first and (agreeing or first[key] != one.label):
+            twice.append(one.event.event_id)
+        first.setdefault(key, one.label)
+    if twice:
+        how = "" if agreeing else " and differently"
+        raise ValueError(
+            f"{source}: {len(twice):,} events are labelled twice{how}, such as {twice[0]}; keep one of their rows"
+        )
 
 
 def example_files(url: str) -> list[str]:

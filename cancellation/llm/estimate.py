@@ -58,9 +58,8 @@ def estimate_cost(run: LabellingRun) -> Estimate:
         raise ValueError(f"{run.input}: expected events, found none that could be read")
     sample = list(islice(events, 0, None, max(len(events) // _SAMPLE, 1)))[:_SAMPLE]
     backend = open_backend(run.backend, run.model, cache_dir=run.cache_dir)
-    labeller = Labeller(
-        backend, run.labelling, run.policy, load_index(run.labelling.retrieval, cache_dir=run.cache_dir)
-    )
+    index = load_index(run.labelling.retrieval, run.encoder, cache_dir=run.cache_dir)
+    labeller = Labeller(backend, run.labelling, run.policy, index)
     total, cached = _prompt_bytes(labeller, sample)
     passes = 2 if run.labelling.judging.reflect else 1
     scale = passes * len(events) / len(sample)

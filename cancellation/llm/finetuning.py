@@ -19,26 +19,28 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AutoTokenizer, DynamicCache
+from transformers import AutoConfig, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from cancellation.decision.policy import Policy
-from cancellation.events.examples import Example
+from cancellation.events.examples import Example, refuse_twice
 from cancellation.events.factors import VERDICTS
 from cancellation.events.identity import content_number
 from cancellation.llm.answer import write_answer
 from cancellation.llm.prompt import PromptSettings, build_prompt, chat_text, prompt_digest
 from cancellation.model.learnt import write_learnt
-from cluster.models.causal_model import load_causal_model
+from cluster.models.causal_model import load_causal_model, max_positions
 from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
 from cluster.progress import Progress
-from cluster.provenance import digest_of
+from cluster.provenance import code_digest, digest_of
 from cluster.settings import Settings
 from cluster.tracking import TrackedRun
 from cluster.training.schedule import warmup_cosine
 from cluster.training.session import TrainingSession, training_session
 from cluster.training.train import STEP, STEPS, TrainerSettings, autocast, train
 
+_CODE = ("cluster.training", "cancellation.llm")
+"""What decides the weights, given settings and tokens: a run that other code has begun is not gone on with."""
 _ADAPTER, _STATE, ORIGIN = "adapter", "state.pt", "training.json"
 _WORTH_SHARING = 32
 """Tokens; a shorter common beginning is computed with each row."""
@@ -79,7 +81,7 @@ class LlmFinetuningSettings(Settings):
     """What a token of the verdict counts beside one of factors and reasoning: one in ten tokens is the verdict's."""
 
     max_tokens: int = Field(default=2048, ge=256)
-    """Longer examples are left out, and counted."""
+    """Longer examples are left out, and counted; those too that the model has no positions for."""
 
     steps_per_checkpoint: int = Field(default=20, ge=1)
     bf16: bool = True
@@ -130,11 +132,14 @@ def finetune(
     Each example is asked about with the classes of its market's policy, as in labelling.
 
     Raises:
-        ValueError: If no example fits, or the policy knows the label of none.
+        ValueError: If no example fits, the policy knows the label of none, or an event has two labels.
         RuntimeError: If training failed.
     """
+    refuse_twice(examples, "labelled events", agreeing=False)
     base = resolve_model(settings.model, registry_uri=registry_uri)
-    tokenizer = AutoTokenizer.from_pretrained(fetch_model(base, cache_dir=cache_dir, weights=False))
+    base_dir = fetch_model(base, cache_dir=cache_dir, weights=False)
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    most = min(settings.max_tokens, max_positions(AutoConfig.from_pretrained(base_dir)))
     known = [one for one in examples if VERDICTS.index(one.label) < policy.market(one.event.market).classes]
     if not known:
         raise ValueError(
@@ -144,12 +149,12 @@ def finetune(
     encoded = [
         encode_example(one, tokenizer, settings, classes=policy.market(one.event.market).classes) for one in known
     ]
-    fits = [len(one.ids) <= settings.max_tokens for one in encoded]
+    fits = [len(one.ids) <= most for one in encoded]
     kept = list(compress(encoded, fits))
     if not kept:
         raise ValueError(
-            f"finetuning.max_tokens={settings.max_tokens}: none of {len(known)} examples fits; give more, or lower "
-            "prompt.max_case_characters"
+            f"finetuning.max_tokens={settings.max_tokens}: none of {len(known)} examples fits into {most} tokens; give "
+            "more, or lower prompt.max_case_characters"
         )
     origin = {
         "base": base.version,
@@ -160,7 +165,7 @@ def finetune(
         "num_examples": len(kept),
     }
     config = {"base": base, "cache_dir": cache_dir, "examples": kept, "settings": settings}
-    name = f"cancellation-llm-{digest_of(origin)}"
+    name = f"cancellation-llm-{digest_of([origin, code_digest(*_CODE)])}"
     outcome = train(train_worker, config, trainer, name=name, curves=run.address if run else None)
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(outcome.fetch_checkpoint(Path(folder)) / _ADAPTER, output, dirs_exist_ok=True)
@@ -189,7 +194,7 @@ def encode_example(
     other = 0.0 if example.factors is None else 1.0
     weights = [0.0] * len(asked) + [other] * len(reasoned)
     weights += [settings.verdict_weight] * len(verdict) + [other] * len(rest)
-    scaled = np.array(weights, np.float32) * example.weight
+    scaled = np.array(weights, np.float32) * example.counts
     return CompletionExample(np.array([*asked, *reasoned, *verdict, *rest], np.int64), scaled)
 
 

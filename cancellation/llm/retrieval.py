@@ -19,6 +19,7 @@ from pydantic import Field
 from cancellation.events.event import Event
 from cancellation.events.examples import Example, example_files, read_examples
 from cancellation.text.timeline import BUYER, REASON, SELLER, timeline
+from cluster.models.files import ModelFiles, resolve_model
 from cluster.models.sentence_encoder import SentenceEncoder
 from cluster.places import InputUrl
 from cluster.settings import Settings
@@ -47,7 +48,8 @@ class RetrievalSettings(Settings):
     typical ones of the case's market, so that all its prompts begin alike and a prefix cache holds the examples too."""
 
     encoder: str = "var/pretrained/multilingual-e5-small"
-    """Text encoder of sentence vectors (mean over tokens): folder, s3:// folder or hub repository."""
+    """Text encoder of sentence vectors (mean over tokens): folder, s3:// folder, models:/name@alias or a hub
+    repository."""
 
     prefix: str = "query: "
     """What the encoder wants before a text; e5 was trained with this."""
@@ -197,13 +199,24 @@ def _likeness(one: frozenset[str], other: frozenset[str]) -> float:
     return len(one & other) / len(both) if both else 0.0
 
 
-def sentence_embedding(settings: RetrievalSettings, *, cache_dir: str) -> Embed:
-    """Load the encoder that the settings name."""
-    return partial(SentenceEncoder(settings.encoder, cache_dir=cache_dir), prefix=settings.prefix)
+def pin_encoder(settings: RetrievalSettings, *, registry_uri: str | None = None) -> ModelFiles | None:
+    """Find what the encoder's name means now, once for a whole job; None where no examples are to be shown.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    return None if settings.examples is None else resolve_model(settings.encoder, registry_uri=registry_uri)
 
 
-def load_index(settings: RetrievalSettings, *, cache_dir: str) -> ExampleIndex | None:
-    """Read and embed the examples; None where none are to be shown.
+def sentence_embedding(settings: RetrievalSettings, encoder: ModelFiles, *, cache_dir: str) -> Embed:
+    """Load the encoder, which puts the settings' prefix before each text."""
+    return partial(SentenceEncoder(encoder, cache_dir=cache_dir), prefix=settings.prefix)
+
+
+def load_index(
+    settings: RetrievalSettings, encoder: ModelFiles | None = None, *, cache_dir: str
+) -> ExampleIndex | None:
+    """Read and embed the examples; None where none are to be shown. Without `encoder` the one that is named now.
 
     Raises:
         ValueError: If there are none, or one is refused.
@@ -211,4 +224,5 @@ def load_index(settings: RetrievalSettings, *, cache_dir: str) -> ExampleIndex |
     if settings.examples is None:
         return None
     examples = [example for url in example_files(settings.examples) for example in read_examples(url)]
-    return ExampleIndex(examples, sentence_embedding(settings, cache_dir=cache_dir))
+    encoder = encoder or resolve_model(settings.encoder)
+    return ExampleIndex(examples, sentence_embedding(settings, encoder, cache_dir=cache_dir))

@@ -39,7 +39,7 @@ from cluster import storage
 from cluster.commit import Output
 from cluster.endpoint.ledger import RequestLedger
 from cluster.endpoint.purse import BudgetSpentError, Purse
-from cluster.models.files import resolve_model
+from cluster.models.files import ModelFiles, resolve_model
 from cluster.settings import Settings
 from cluster.sharded.input_files import require_files
 from cluster.sharded.job import (
@@ -107,6 +107,8 @@ class LabellingRun:
     cache_dir: str
     model: LocalModel | None = None
     """What `pin_backend` found: every actor's, and that of `run.json`."""
+    encoder: ModelFiles | None = None
+    """What `pin_encoder` found: every actor's, and that of the plan."""
 
     @property
     def requests_url(self) -> str:
@@ -139,19 +141,20 @@ def make_plan(run: LabellingRun, shards: Sequence[EventShard], others: Sequence[
         "labelling": labelling,
         "policy": named_by_content(run.policy, run.policy.version).version,
         "shard_bytes": run.settings.shard_bytes,
-        **_examples_identity(run.labelling.retrieval),
+        **_examples_identity(run.labelling.retrieval, run.encoder),
         **({"passed_over": list(others)} if others else {}),
     }
 
 
-def _examples_identity(retrieval: RetrievalSettings) -> dict[str, Any]:
+def _examples_identity(retrieval: RetrievalSettings, encoder: ModelFiles | None) -> dict[str, Any]:
     """Say what the model is shown by content: files of one name may hold other examples tomorrow."""
     if retrieval.examples is None:
         return {}
     contents = hashlib.sha256()
     for url in sorted(example_files(retrieval.examples)):
         contents.update(hashlib.sha256(storage.read_bytes(url)).digest())
-    return {"examples": contents.hexdigest()[:16], "encoder": resolve_model(retrieval.encoder).digest}
+    encoder = encoder or resolve_model(retrieval.encoder)
+    return {"examples": contents.hexdigest()[:16], "encoder": encoder.digest}
 
 
 def label_events(run: LabellingRun, *, extras: Extras | None = None) -> LabelledSet:
@@ -273,7 +276,7 @@ class _LabellingActor:
         endpoint = run.backend.kind == "endpoint"
         purse = Purse(run.backend.endpoint.budget_usd, spent_usd=spent_before(run)) if endpoint else None
         backend = open_backend(run.backend, run.model, cache_dir=run.cache_dir, purse=purse)
-        index = load_index(run.labelling.retrieval, cache_dir=run.cache_dir)
+        index = load_index(run.labelling.retrieval, run.encoder, cache_dir=run.cache_dir)
         self._labeller = Labeller(backend, run.labelling, run.policy, index)
         self._outage = Outage()
         self._learnt = learnt_by_adapter(run.model, cache_dir=run.cache_dir)

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, DynamicCache
 from cancellation.llm.backend import BackendError, Enough, Piece, SamplingSettings, Usage
 from cancellation.llm.backends import LocalModel, LocalSettings, pin_local
 from cancellation.llm.prompt import Prompt, chat_text
-from cluster.models.causal_model import load_causal_model, merge_adapter
+from cluster.models.causal_model import load_causal_model, max_positions, merge_adapter
 from cluster.models.files import fetch_model
 from cluster.models.listing import list_folder
 from cluster.models.weight_files import check_adapter_files
@@ -68,7 +68,7 @@ class TransformersBackend:
     def stream(self, prompt: Prompt, sampling: SamplingSettings, enough: Enough) -> Iterator[Piece | Usage]:
         """See `Backend`; prompts wait for one another."""
         ids = self.prompt_ids(prompt)
-        most = self._model.config.max_position_embeddings
+        most = max_positions(self._model.config)
         if len(ids) + sampling.max_tokens > most:
             raise BackendError(
                 f"prompt of {len(ids)} tokens and an answer of {sampling.max_tokens}: the model takes {most}; lower "

@@ -109,12 +109,13 @@ def _own_values(shape: EncoderShape, start: int) -> dict[str, object]:
     return {"type_vocab_size": 1, "hidden_dropout_prob": shape.dropout, "attention_probs_dropout_prob": 0.0}
 
 
-def load_encoder(name: str, *, cache_dir: str) -> tuple[PreTrainedModel, Tokenizer]:
+def load_encoder(name: str, *, cache_dir: str, registry_uri: str | None = None) -> tuple[PreTrainedModel, Tokenizer]:
     """Load an encoder and its tokeniser from a folder, an s3 URI, the registry or the hub: safetensors, no code.
 
-    The timeline's tokens are added to the tokeniser and the embeddings where they are missing.
+    The timeline's tokens are added to the tokeniser and the embeddings where they are missing. What is padding the
+    tokeniser says: some encoders' configurations name none, or another token, which texts would then attend to.
     """
-    folder = fetch_model(resolve_model(name), cache_dir=cache_dir)
+    folder = fetch_model(resolve_model(name, registry_uri=registry_uri), cache_dir=cache_dir)
     model = AutoModel.from_pretrained(
         folder,
         use_safetensors=True,
@@ -126,7 +127,22 @@ def load_encoder(name: str, *, cache_dir: str) -> tuple[PreTrainedModel, Tokeniz
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     if size > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(size)
+    model.config.pad_token_id = token_of(tokenizer, PAD_TOKENS)
     return model, tokenizer
+
+
+def require_positions(encoder: PreTrainedModel, max_tokens: int, *, setting: str) -> None:
+    """Refuse more tokens than an encoder that learnt a vector for each place has places.
+
+    Raises:
+        ValueError: Naming the setting and the number of its places.
+    """
+    tables = [part for name, part in encoder.named_modules() if name.endswith("position_embeddings")]
+    for table in tables:
+        # RoBERTa's kind counts from behind the padding token's number.
+        places = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+        if places < max_tokens:
+            raise ValueError(f"{setting}={max_tokens}: the encoder has places for {places} tokens; lower it to that")
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer:

@@ -94,7 +94,7 @@ def encode_examples(examples: Iterable[Example], encoder: EventEncoder) -> pa.Ta
             None if example.factors is None else [FACTORS.index(code) for code in example.factors],
             np.array(places, np.int16),
             np.array(acts, np.int16),
-            example.weight * (example.sampling_weight or 1.0),
+            example.counts,
             example.event.event_id,
             content_number(example.event),
         )

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from cancellation.model.text_encoder import EncoderShape, load_encoder, new_encoder
+from cancellation.model.text_encoder import EncoderShape, load_encoder, new_encoder, require_positions
 from cancellation.simulation.simulator import SimulationSettings, simulate_event
 from cancellation.text.encoding import EventEncoder
 from cancellation.text.timeline import SPECIAL_TOKENS, Timeline, timeline
@@ -23,20 +23,22 @@ from cancellation.text.tokenizer import (
     MASK_TOKENS,
     PAD_TOKENS,
     TOKENIZER_FILE,
+    load_tokenizer,
     token_of,
     train_tokenizer,
 )
 from cancellation.training.pretraining_loop import ENCODER, TEXTS, MaskingSettings, PretrainingTask, pretrain_worker
 from cancellation.training.unlabelled_chats import chat_files, read_chats
-from cluster.models.files import ModelName
+from cluster.models.files import ModelName, resolve_model
 from cluster.places import InputUrl
 from cluster.provenance import code_digest, digest_of
 from cluster.settings import Settings
-from cluster.storage import absolute_url, join_url, list_files, write_bytes
+from cluster.storage import StoredFile, absolute_url, exists, fetch_folder, join_url, list_files, write_bytes
 from cluster.tracking import TrackedRun
 from cluster.training.train import TrainerSettings, train
 
-_CODE = ("cluster.training", "cancellation.text", "cancellation.model", "cancellation.training")
+_ROOMS = ("events", "text", "model", "simulation", "training")
+_CODE = ("cluster.training", *(f"cancellation.{room}" for room in _ROOMS))
 """What decides the weights, given the settings: a run that other code has begun is not gone on with."""
 
 if TYPE_CHECKING:
@@ -94,17 +96,13 @@ def pretrain_encoder(
         ValueError: If there are no chats, or a line is refused.
         RuntimeError: If training failed.
     """
-    name = f"cancellation-chats-{digest_of([settings.model_dump(mode='json'), code_digest(*_CODE)])}"
+    content = [settings.model_dump(mode="json"), _contents_read(settings, run.address.uri), code_digest(*_CODE)]
+    name = f"cancellation-chats-{digest_of(content)}"
     start = join_url(absolute_url(trainer.checkpoints), name, "start")
-    if settings.encoder is not None:
-        encoder, tokenizer = load_encoder(settings.encoder, cache_dir=cache_dir)
-    else:
-        tokenizer = train_tokenizer(_tokenizer_texts(settings), vocab_size=settings.vocab_size)
-        encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
-    with tempfile.TemporaryDirectory() as folder:
-        encoder.save_pretrained(folder)
-        for path in Path(folder).iterdir():
-            write_bytes(join_url(start, path.name), path.read_bytes())
+    if not exists(join_url(start, TOKENIZER_FILE)):
+        _write_start(settings, start, cache_dir=cache_dir, registry_uri=run.address.uri)
+    # Read back by the first run too: of the same texts another run would train another tokeniser, of equal pieces.
+    tokenizer = load_tokenizer(Path(fetch_folder(start, cache_dir)))
     structure = [tokenizer.token_to_id(token) or 0 for token in (*FRAME_TOKENS, *SPECIAL_TOKENS)]
     task = PretrainingTask(
         start=start,
@@ -122,6 +120,32 @@ def pretrain_encoder(
         shutil.copytree(outcome.fetch_checkpoint(Path(folder)) / ENCODER, output, dirs_exist_ok=True)
     tokenizer.save(str(output / TOKENIZER_FILE))
     return outcome.returned["masked_loss"]
+
+
+def _write_start(settings: PretrainingSettings, url: str, *, cache_dir: str, registry_uri: str | None) -> None:
+    """Write the encoder to begin with and its tokeniser, that one last: a folder that has it is whole."""
+    if settings.encoder is not None:
+        encoder, tokenizer = load_encoder(settings.encoder, cache_dir=cache_dir, registry_uri=registry_uri)
+        require_positions(encoder, settings.max_tokens, setting="pretraining.max_tokens")
+    else:
+        tokenizer = train_tokenizer(_tokenizer_texts(settings), vocab_size=settings.vocab_size)
+        encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.save_pretrained(folder)
+        for path in Path(folder).iterdir():
+            write_bytes(join_url(url, path.name), path.read_bytes())
+    write_bytes(join_url(url, TOKENIZER_FILE), tokenizer.to_str(pretty=True).encode())
+
+
+def _contents_read(settings: PretrainingSettings, registry_uri: str | None) -> list[Any]:
+    """Name chats and encoder by their contents: others in the same place begin another run."""
+    files = [[file.url, file.size_bytes, file.version] for file in _chat_files(settings)]
+    return [files, settings.encoder and resolve_model(settings.encoder, registry_uri=registry_uri).digest]
+
+
+def _chat_files(settings: PretrainingSettings) -> list[StoredFile]:
+    urls = [url for place in settings.chats for url in chat_files(absolute_url(place))]
+    return [file for url in urls for file in list_files(url)]
 
 
 def token_stream(settings: PretrainingSettings, tokenizer: Tokenizer) -> ray.data.Dataset:
@@ -158,8 +182,7 @@ class _Tokenize:
 
 
 def _units(settings: PretrainingSettings) -> list[_Unit]:
-    urls = [url for place in settings.chats for url in chat_files(absolute_url(place))]
-    files = [file for url in urls for file in list_files(url)]
+    files = _chat_files(settings)
     counts = [min(1 + file.size_bytes // _BYTES_PER_PART, _MAX_PARTS) for file in files]
     parts = [_Unit(file.url, part, count) for file, count in zip(files, counts, strict=True) for part in range(count)]
     count = settings.num_simulated

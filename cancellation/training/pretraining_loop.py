@@ -146,6 +146,8 @@ def pretrain_worker(config: dict[str, Any]) -> dict[str, Any]:
 
     session.resume(take_up)
     step, seen = rest.get("step", 0), rest.get("seen", 0)
+    if step >= settings.num_steps:  # a finished run that was submitted again: its encoder stays what it is
+        return {"steps": step, "masked_loss": rest["masked_loss"]}
     device = session.device
     module = prepare(model, session)
     optimizer = torch.optim.AdamW(
@@ -162,13 +164,12 @@ def pretrain_worker(config: dict[str, Any]) -> dict[str, Any]:
         session.stepped(step, settings.num_steps, len(batch) * session.world_size)
         if step % settings.steps_per_checkpoint and step < settings.num_steps:
             continue
+        last, losses = float(np.mean(losses)), []
         with tempfile.TemporaryDirectory() as temporary:
             if rank == 0:
-                _save(Path(temporary), model, optimizer, step, seen)
+                _save(Path(temporary), model, optimizer, {"step": step, "seen": seen, "masked_loss": last})
             kept = Path(temporary) if rank == 0 else None
-            report = {STEP: step, STEPS: settings.num_steps, "masked_loss": float(np.mean(losses))}
-            session.report(report, checkpoint=kept)
-        last, losses = float(np.mean(losses)), []
+            session.report({STEP: step, STEPS: settings.num_steps, "masked_loss": last}, checkpoint=kept)
         if step >= settings.num_steps:
             return {"steps": step, "masked_loss": last}
     raise AssertionError("the stream has no end")
@@ -200,8 +201,9 @@ def _learn(
     return loss.item()
 
 
-def _save(folder: Path, model: MaskedLanguageModel, optimizer: torch.optim.Optimizer, step: int, seen: int) -> None:
+def _save(
+    folder: Path, model: MaskedLanguageModel, optimizer: torch.optim.Optimizer, progress: dict[str, float]
+) -> None:
     model.encoder.save_pretrained(folder / ENCODER)
     head = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("encoder.")}
-    rest = {"head": head, "optimizer": optimizer.state_dict(), "step": step, "seen": seen}
-    torch.save(rest, folder / _REST)
+    torch.save({"head": head, "optimizer": optimizer.state_dict(), **progress}, folder / _REST)

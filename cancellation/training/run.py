@@ -34,6 +34,7 @@ from cancellation.model.text_encoder import (
     load_encoder,
     new_encoder,
     prune_encoder,
+    require_positions,
     start_embeddings,
 )
 from cancellation.model.verdict_model import TRAINED_FOLDER
@@ -144,10 +145,10 @@ def train_model(
         ValueError: If events, labels, the encoder or the model to start from are refused.
         RuntimeError: If training failed.
     """
+    models = _Models(cache_dir, run.address.uri if run else None)
     content = [
         settings.model_dump(mode="json", exclude={"averaged_with"}),
-        contents_read(settings),
-        code_digest(*_CODE),
+        contents_read(settings, models.registry_uri),
     ]
     name = f"cancellation-{digest_of(content)}"
     place = join_url(absolute_url(trainer.checkpoints), name)
@@ -156,8 +157,8 @@ def train_model(
     if begun:  # by a run that was broken off: a tokeniser trained anew might not be the same
         model, tokenizer = load_fusion_model(Path(fetch_folder(start, cache_dir)))
     else:
-        model, tokenizer = _starting_model(settings, cache_dir)
-    others = [_trained(name, cache_dir) for name in settings.averaged_with]
+        model, tokenizer = _starting_model(settings, models)
+    others = [models.load(name) for name in settings.averaged_with]
     for name, other in zip(settings.averaged_with, others, strict=True):
         require_alike((model, tokenizer), other, what=f"training.averaged_with={name}")
     encoded = join_url(absolute_url(trainer.checkpoints), "cancellation-events")
@@ -166,7 +167,7 @@ def train_model(
         if settings.start is None and settings.fusion.variant != "text":
             model.feature_layer.fit(read_encoded(training, model.spec, tokenizer).features)
         _upload_model(model, tokenizer, start)
-    teacher = str(_fetched(settings.teacher, cache_dir)) if settings.teacher else None
+    teacher = str(models.fetch(settings.teacher)) if settings.teacher else None
     task = TrainingTask(start, training, validation, settings.loop, cache_dir, teacher)
     outcome = train(
         train_worker, {"task": task}, trainer, name=f"{name}-run", score=SCORE, curves=run.address if run else None
@@ -177,7 +178,7 @@ def train_model(
         best = average_models([best, *(other for other, _ in others)])
     _write(best, tokenizer, settings, training, validation, output)
     taught_before = (settings.start, settings.encoder, settings.teacher, *settings.averaged_with)
-    learnt = [read_learnt(_fetched(name, cache_dir)) for name in taught_before if name is not None]
+    learnt = [read_learnt(models.fetch(name)) for name in taught_before if name is not None]
     contents = read_columns((*training, *validation), ["content"])["content"].to_numpy()
     write_learnt(output / TRAINED_FOLDER, np.concatenate([contents, *(one for one in learnt if one is not None)]))
     return TrainedModel(output, outcome.returned["history"])
@@ -209,12 +210,20 @@ def _write(
     profile_texts(settings.events, output)
 
 
-def contents_read(settings: TrainingSettings) -> list[Any]:
-    """Name what a run reads by its content: other events or another teacher in the same place begin another run."""
+def contents_read(settings: TrainingSettings, registry_uri: str | None) -> list[Any]:
+    """Name by its content what a run reads, and what is done with it: other events, another teacher in the same place
+    or other code begin another run.
+
+    `registry_uri` as in `tracking.tracking_uri`.
+    """
     named = (settings.start, settings.encoder, settings.teacher, settings.embeddings, settings.vocabulary_of)
     events = example_files(settings.events.events) if settings.events.events is not None else []
     files = [[file.url, file.size_bytes, file.version] for url in events for file in list_files(url)]
-    return [files, [None if name is None else resolve_model(name).digest for name in named]]
+    return [
+        files,
+        [name and resolve_model(name, registry_uri=registry_uri).digest for name in named],
+        code_digest(*_CODE),
+    ]
 
 
 def calibration_batches(data: EncodedSet, *, seed: int = 0) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -234,12 +243,26 @@ def all_batches(data: EncodedSet) -> list[tuple[np.ndarray, np.ndarray, np.ndarr
     return [(batch.token_ids, batch.features, batch.markets) for batch in batches]
 
 
-def _starting_model(settings: TrainingSettings, cache_dir: str) -> tuple[FusionModel, Tokenizer]:
+@dataclass(frozen=True)
+class _Models:
+    """Finds the models that the settings name."""
+
+    cache_dir: str
+    registry_uri: str | None
+
+    def fetch(self, name: str) -> Path:
+        return fetch_model(resolve_model(name, registry_uri=self.registry_uri), cache_dir=self.cache_dir)
+
+    def load(self, name: str) -> tuple[FusionModel, Tokenizer]:
+        return load_fusion_model(self.fetch(name))
+
+
+def _starting_model(settings: TrainingSettings, models: _Models) -> tuple[FusionModel, Tokenizer]:
     if settings.start is not None:
-        model, tokenizer = _trained(settings.start, cache_dir)
+        model, tokenizer = models.load(settings.start)
         return with_markets(model, settings.markets), tokenizer
     torch.manual_seed(settings.loop.seed)
-    encoder, tokenizer = _text_encoder(settings, cache_dir)
+    encoder, tokenizer = _text_encoder(settings, models)
     spec = ModelSpec(
         name=settings.name,
         variant=settings.fusion.variant,
@@ -250,45 +273,38 @@ def _starting_model(settings: TrainingSettings, cache_dir: str) -> tuple[FusionM
     return FusionModel(settings.fusion, spec, encoder), tokenizer
 
 
-def _trained(name: str, cache_dir: str) -> tuple[FusionModel, Tokenizer]:
-    return load_fusion_model(_fetched(name, cache_dir))
-
-
-def _fetched(name: str, cache_dir: str) -> Path:
-    return fetch_model(resolve_model(name), cache_dir=cache_dir)
-
-
-def _text_encoder(settings: TrainingSettings, cache_dir: str) -> tuple[PreTrainedModel | None, Tokenizer]:
+def _text_encoder(settings: TrainingSettings, models: _Models) -> tuple[PreTrainedModel | None, Tokenizer]:
     encoder: PreTrainedModel | None
     if settings.encoder is not None:
-        folder = fetch_model(resolve_model(settings.encoder), cache_dir=cache_dir)
+        folder = models.fetch(settings.encoder)
         if (folder / FUSION_FILE).is_file():
             whole, tokenizer = load_fusion_model(folder)
             encoder = whole.text_encoder
         else:
-            encoder, tokenizer = _pretrained(settings, settings.encoder, cache_dir)
+            encoder, tokenizer = _pretrained(settings, settings.encoder, models)
     elif settings.embeddings is not None:
-        wide, tokenizer = _pretrained(settings, settings.embeddings, cache_dir)
+        wide, tokenizer = _pretrained(settings, settings.embeddings, models)
         encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
         start_embeddings(encoder, wide)
     elif settings.teacher is not None:
-        teacher, tokenizer = _trained(settings.teacher, cache_dir)
+        teacher, tokenizer = models.load(settings.teacher)
         encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
         if teacher.text_encoder is not None:
             start_embeddings(encoder, teacher.text_encoder)
     else:
         tokenizer = train_tokenizer(tokenizer_texts(settings), vocab_size=settings.vocab_size)
         encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
+    if encoder is not None:
+        require_positions(encoder, settings.max_tokens, setting="training.max_tokens")
     return (None if settings.fusion.variant == "features" else encoder), tokenizer
 
 
-def _pretrained(settings: TrainingSettings, name: str, cache_dir: str) -> tuple[PreTrainedModel, Tokenizer]:
-    encoder, tokenizer = load_encoder(name, cache_dir=cache_dir)
+def _pretrained(settings: TrainingSettings, name: str, models: _Models) -> tuple[PreTrainedModel, Tokenizer]:
+    encoder, tokenizer = load_encoder(name, cache_dir=models.cache_dir, registry_uri=models.registry_uri)
     if settings.keep_layers:
         keep_first_layers(encoder, settings.keep_layers)
     if settings.vocabulary_of:
-        folder = fetch_model(resolve_model(settings.vocabulary_of), cache_dir=cache_dir)
-        wanted = load_tokenizer(folder)
+        wanted = load_tokenizer(models.fetch(settings.vocabulary_of))
         encoder, tokenizer = adopt_vocabulary(encoder, tokenizer, wanted), wanted
     elif settings.prune_to:
         texts = tokenizer_texts(settings)

@@ -7,6 +7,7 @@ a warning alone, and what such a model answers looks like answers.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,11 @@ def load_causal_model(
                 "save it again with save_pretrained as a causal language model"
             )
     return model
+
+
+def max_positions(config: PretrainedConfig) -> float:
+    """Tokens that a model has positions for; infinite where positions are not numbered."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
 def _left_out(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:

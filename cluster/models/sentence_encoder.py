@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster.models.files import fetch_model, resolve_model
+from cluster.models.files import ModelFiles, fetch_model
 from cluster.provenance import digest_of
 
 _MAX_TOKENS = 256
@@ -21,15 +21,10 @@ class SentenceEncoder:
     Source: Wang et al., Multilingual E5 Text Embeddings (2024), whose models want "query: " or "passage: " in front.
     """
 
-    def __init__(self, name: str, *, cache_dir: str) -> None:
-        """Load it: a folder, an s3:// folder or a hub repository.
-
-        Raises:
-            ValueError: If there is none of that name.
-        """
+    def __init__(self, files: ModelFiles, *, cache_dir: str) -> None:
+        """Load it, pinned by `resolve_model`."""
         from transformers import AutoModel, AutoTokenizer
 
-        files = resolve_model(name)
         folder = fetch_model(files, cache_dir=cache_dir)
         self._tokenizer, self._model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
         self._model.float().eval()  # half precision, in which many are stored, is slow on processors without it

@@ -18,6 +18,7 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from cluster.models.causal_model import max_positions
 from relevance.engines.interface import LabelScores, TokenBatch
 from relevance.engines.label_head import LabelHead
 from relevance.engines.prefix_rows import (
@@ -33,7 +34,7 @@ from relevance.engines.prefix_rows import (
 from relevance.engines.settings import EngineSettings
 from relevance.weights.fp8_linear import Fp8Linear
 from relevance.weights.int8_linear import Int8Linear
-from relevance.weights.loading import load_model, max_prompt_tokens
+from relevance.weights.loading import load_model
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class TransformersEngine:
         self._head = LabelHead(model, label_ids, with_mass=settings.label_mass)
         self._max_forward_tokens = settings.max_forward_tokens or _FORWARD_TOKENS[self._device.type]
         self._guidelines: tuple[tuple[int, ...], Prefix] = ((), [])
-        self._max_prompt_tokens = max_prompt_tokens(model.config)
+        self._max_prompt_tokens = max_positions(model.config)
         self._window, self._window_warned = _attention_window(model), False
         self._shares = self._sharing_is_exact()
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from sklearn.model_selection import GroupShuffleSplit
 
 from cluster import storage
-from cluster.models.files import resolve_model
+from cluster.models.files import ModelFiles, resolve_model
 from cluster.provenance import code_digest, digest_of
 from cluster.tracking import TrackedRun
 from cluster.training.train import train
@@ -112,7 +112,9 @@ def finetune(
     if validation:
         given = given.without(validation)
     over_budget = _count_over_budget(given, training, validation)
-    source = _examples(given, training, settings, cache_dir)
+    named = settings.teaching.encoder if given.weak else None
+    meaning = resolve_model(named, registry_uri=run.address.uri if run else None) if named else None
+    source = _examples(given, training, settings, meaning, cache_dir)
     task = TrainingTask(
         model=given.base,
         cache_dir=cache_dir,
@@ -125,6 +127,7 @@ def finetune(
         validation=_validation_pairs(validation, encoder) if validation else None,
     )
     origin = _origin(given, settings, training, validation)
+    origin["teaching_encoder"] = meaning.digest if meaning else None
     name = f"finetune-{digest_of([origin, training.labels.tolist(), training.queries, code_digest(*_CODE)])}"
     outcome = train(
         train_worker,
@@ -213,7 +216,11 @@ def _learnt_queries(
 
 
 def _examples(
-    given: FinetuneInputs, training: EvaluationPairs, settings: FinetuningSettings, cache_dir: str
+    given: FinetuneInputs,
+    training: EvaluationPairs,
+    settings: FinetuningSettings,
+    meaning: ModelFiles | None,
+    cache_dir: str,
 ) -> ExampleSource:
     targets = label_targets(training.labels, settings, weights=training.weights)
     if given.weak is not None:
@@ -224,6 +231,7 @@ def _examples(
             settings.teaching,
             seed=settings.training.seed,
             cache_dir=cache_dir,
+            encoder=meaning,
             others=[_texts(pairs.take(pairs.labels != TIED)) for pairs in given.teacher_pairs],
         )
     else:

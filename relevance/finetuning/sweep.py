@@ -107,8 +107,7 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
         given.refuse_learnt(held_out)
         for seed, chosen in _subsets(training, source):
             settings = _with_seed(source.finetuning, seed)
-            parts = [given.base.digest, pairs.digest, chosen.digest, held_out.digest, settings.model_dump(mode="json")]
-            key = digest_of([*parts, code_digest("relevance", "cluster")])
+            key = _cell_key(given, chosen, held_out, settings, source)
             place = storage.join_url(source.output, "cells", f"{key}.json")
             if not storage.exists(place):
                 title = f"{given.base.version}, {len(chosen)} labels, seed {seed}"
@@ -125,6 +124,20 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
     if estimates:
         raise Estimated.of(estimates)
     return cells
+
+
+def _cell_key(
+    given: FinetuneInputs,
+    training: EvaluationPairs,
+    held_out: EvaluationPairs,
+    settings: FinetuningSettings,
+    source: SweepSource,
+) -> str:
+    """Name a cell by all that its figures are a function of: other weak pairs or intervals are another cell's."""
+    read = [given.base, given.encoder, training, held_out, given.pairs, given.weak]
+    asked = [settings.model_dump(mode="json"), source.evaluation.model_dump(mode="json")]
+    asked.append(source.engine.arithmetic(source.engine.quantization))
+    return digest_of([[some and some.digest for some in read], asked, code_digest("relevance", "cluster")])
 
 
 def _with_seed(settings: FinetuningSettings, seed: int) -> FinetuningSettings:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
+from cluster.models.files import ModelFiles, ModelName
 from cluster.models.sentence_encoder import SentenceEncoder
 from cluster.settings import Settings
 from relevance.evaluation.overlap import FeatureTeacher, OverlapFeatures
@@ -42,9 +43,10 @@ class TeachingSettings(Settings):
     label_repeats: int = Field(default=2, ge=1)
     """How often a labelled pair comes in each epoch."""
 
-    encoder: str | None = None
-    """Encoder of sentence vectors by which the teacher compares meanings too: a folder, an s3:// folder or a hub
-    repository, such as var/pretrained/multilingual-e5-small (`make pretrained`). None: spelling alone."""
+    encoder: ModelName | None = None
+    """Encoder of sentence vectors by which the teacher compares meanings too: a folder, an s3:// folder,
+    models:/name@alias or a hub repository, such as var/pretrained/multilingual-e5-small (`make pretrained`). None:
+    spelling alone."""
 
 
 class _Likeness:
@@ -84,23 +86,21 @@ class TaughtPairs:
         *,
         seed: int,
         cache_dir: str,
+        encoder: ModelFiles | None = None,
         others: Sequence[LabelledTexts] = (),
     ) -> None:
         """Fit the teacher; `targets` (n, 4) are the labelled pairs' smoothed and weighed labels.
 
         From labelled pairs of `others` the teacher alone learns, weighed so that they have the four labels as often as
         the labelled ones: what people mean by a label is much the same in each source, how often they say it is not.
-
-        Raises:
-            ValueError: If the teacher's encoder is not found.
+        `encoder` is what `settings.encoder` means.
         """
         self._settings, self._seed = settings, seed
         self._titles = [*labelled.titles, *weak.titles]
         self._queries = [*labelled.queries, *weak.queries]
         self._labelled = len(labelled.titles)
         self._overlap = OverlapFeatures([*self._titles, *(title for some in others for title in some.titles)])
-        named = settings.encoder
-        self._likeness = _Likeness(SentenceEncoder(named, cache_dir=cache_dir)) if named else None
+        self._likeness = _Likeness(SentenceEncoder(encoder, cache_dir=cache_dir)) if encoder else None
         self.teacher = FeatureTeacher(seed=seed)
         own = self._features(labelled.queries, labelled.titles)
         everything = [labelled, *others]

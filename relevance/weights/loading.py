@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -168,11 +167,6 @@ def read_config(model_dir: Path) -> PretrainedConfig:
         )
     check_model_files(list_folder(model_dir))
     return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-
-
-def max_prompt_tokens(config: PretrainedConfig) -> float:
-    """The longest prompt that a model has positions for; infinite where positions are not numbered."""
-    return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
 
 
 def checkpoint_quantization(config: PretrainedConfig, model_dir: Path) -> Literal["int8", "fp8"] | None:

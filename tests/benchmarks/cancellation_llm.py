@@ -33,6 +33,7 @@ from cancellation.llm.prompt import Prompt, PromptSettings, build_prompt
 from cancellation.llm.retrieval import ExampleIndex, RetrievalSettings, sentence_embedding
 from cancellation.llm.transformers_backend import TransformersBackend
 from cancellation.simulation.simulator import SimulationSettings, simulate
+from cluster.models.files import resolve_model
 
 SEED = 9000
 """Seeds from 9000 on belong to evaluation."""
@@ -147,7 +148,8 @@ def prefix(args: argparse.Namespace) -> dict[str, Any]:
     events = sorted((one.event for one in simulate(settings, SEED)), key=lambda one: one.market)
     pool = simulate(SimulationSettings(num_events=200, label_noise=0), EXAMPLE_SEED)
     examples = [Example(one.event, one.true_label, one.factors) for one in pool]
-    index = ExampleIndex(examples, sentence_embedding(RetrievalSettings(encoder=args.encoder), cache_dir=CACHE))
+    encoder = resolve_model(args.encoder)
+    index = ExampleIndex(examples, sentence_embedding(RetrievalSettings(), encoder, cache_dir=CACHE))
     shown: dict[str, Callable[[Event], Sequence[Example]]] = {
         "no examples": lambda event: (),
         f"{args.examples} of the case": lambda event: index.nearest(event, args.examples),

@@ -15,6 +15,7 @@ import pytest
 
 from cluster.endpoint.purse import BudgetSpentError
 from cluster.settings import load_settings
+from cluster.tracking import open_client
 from jobs.cancellation_consistency import ConsistencyJob, main
 from tests.builders.cancellation_events import sample_event
 from tests.conftest import PROJECT
@@ -70,6 +71,16 @@ def test_answers_are_compared_and_not_asked_for_again(tmp_path: Path, server: Ch
     main(load_settings(ConsistencyJob, [*arguments, 'invariant=["rules"]']))
     assert sum(server.asked.values()) == asked
     assert "flip rate" in (tmp_path / "out" / "consistency.md").read_text()
+
+
+def test_the_judge_that_ships_is_found_in_the_jobs_own_registry(tmp_path: Path, server: ChatServer) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = open_client(uri)
+    client.create_registered_model("verdicts")
+    client.create_model_version("verdicts", str(PROJECT / "cancellation" / "small_model"))
+    client.set_registered_model_alias("verdicts", "champion", 1)
+    given = {"repeat": "false", "invariant": '["shipped"]', "shipped": "models:/verdicts@champion", "tracking.uri": uri}
+    assert _run(tmp_path, server, **given)["invariance"]["shipped"]["flip_rate"]["value"] is not None
 
 
 def test_variants_are_asked_about_once_and_their_neighbours_never(tmp_path: Path, server: ChatServer) -> None:

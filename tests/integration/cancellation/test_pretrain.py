@@ -10,6 +10,8 @@ import pytest
 
 from cancellation.model.text_encoder import load_encoder
 from cancellation.training.pretraining import PretrainingSettings
+from cluster.models.files import resolve_model
+from cluster.tracking import TrackingSettings, open_client
 from cluster.training.train import TrainerSettings
 from jobs.cancellation_pretrain import PretrainJob, main
 from tests.builders.killed_workers import worker_killed_after
@@ -22,6 +24,9 @@ SMALL = {
     "shape": {"hidden_size": 16, "num_layers": 1, "num_heads": 1, "intermediate_size": 16},
     "masking": {"num_steps": 24, "batch_size": 16, "steps_per_checkpoint": 8, "bf16": False, "batches_per_pool": 4},
 }
+
+
+SHORT = {"num_steps": 4, "batch_size": 8, "steps_per_checkpoint": 2, "bf16": False, "batches_per_pool": 1}
 
 
 def run(folder: Path, **changes: object) -> Path:
@@ -60,6 +65,41 @@ def test_chats_become_an_encoder_even_when_a_worker_is_killed(tmp_path, chats, c
     # What fine-tuning asks for: more steps on the trained encoder, with its own tokeniser.
     again = run(tmp_path / "again", chats=[str(chats)], encoder=str(output), num_simulated=0)
     assert load_encoder(str(again), cache_dir=str(tmp_path))[1].to_str() == tokenizer.to_str()
+
+
+def pretrain(folder: Path, name: str, uri: str | None = None, **changes: object) -> str:
+    """Give a digest of the encoder that comes of it; all runs share their checkpoints."""
+    settings = {**SMALL, "num_simulated": 0, "masking": SHORT, **changes}
+    main(
+        PretrainJob(
+            output=str(folder / name),
+            cache_dir=str(folder / "cache"),
+            pretraining=PretrainingSettings.model_validate(settings),
+            trainer=TrainerSettings(num_workers=0, checkpoints=str(folder / "checkpoints")),
+            tracking=TrackingSettings(uri=uri),
+        )
+    )
+    return resolve_model(str(folder / name)).digest
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_what_is_learnt_follows_the_contents_of_chats_and_encoder(tmp_path: Path) -> None:
+    chats = tmp_path / "chats.txt"
+    chats.write_text("where is my parcel\nit comes tomorrow, dear\n" * 20)
+    first = pretrain(tmp_path, "first", chats=[str(chats)])
+    assert pretrain(tmp_path, "again", chats=[str(chats)]) == first, "a finished run, submitted again"
+    chats.write_text("please cancel it yourself\nof course, right away\n" * 20)
+    second = pretrain(tmp_path, "second", chats=[str(chats)])
+    assert second != first
+
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client, found = open_client(uri), []
+    client.create_registered_model("encoder")
+    for version, name in enumerate(("first", "second"), 1):
+        client.create_model_version("encoder", str(tmp_path / name))
+        client.set_registered_model_alias("encoder", "champion", version)
+        found.append(pretrain(tmp_path, f"on-{name}", uri, chats=[str(chats)], encoder="models:/encoder@champion"))
+    assert len({*found, first, second}) == 4, "the alias was moved: another encoder is gone on with"
 
 
 def test_a_folder_without_chats_is_refused(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import log_loss
 
 from cancellation.decision.calibration import (
     calibrate,
@@ -34,6 +35,21 @@ def test_calibration_is_judged_on_other_events_and_gets_better() -> None:
     assert found.nll_after < found.nll_before
     spoilt = np.where(fit, labels, 0)  # what happens to the judged half's labels must not reach the temperature
     assert calibrate(logits, spoilt, two_classes, fit).temperature == found.temperature
+
+
+def test_a_market_of_two_classes_is_calibrated_by_those_two() -> None:
+    rng = np.random.default_rng(0)
+    odds = rng.normal(0, 1.5, 8000)
+    labels = np.where(rng.random(8000) < 1 / (1 + np.exp(-odds)), 0, 1)
+    labels[:40] = 2  # said of a market that does not know it
+    # Of induced against not induced the model is as sure as it should be, whatever it holds of the third class.
+    logits = np.stack([odds / 2, -odds / 2, rng.normal(1.0, 1.0, 8000)], axis=1).astype(np.float32)
+    fit = np.arange(8000) % 2 == 0
+    found = calibrate(logits, labels, np.ones(8000, bool), fit)
+    assert found.temperature == pytest.approx(1.0, abs=0.1)
+    assert found.ece_after < 0.03
+    two = log_loss(labels[~fit] == 0, induced_scores(logits[~fit], found.temperature, two_classes=np.ones(4000, bool)))
+    assert found.nll_after == pytest.approx(two)
 
 
 def test_the_chosen_do_not_depend_on_the_order_of_events() -> None:

@@ -14,6 +14,7 @@ from cancellation.llm.backends import BackendSettings, LocalSettings, open_backe
 from cancellation.llm.judging import JudgingSettings
 from cancellation.llm.labelling import LabellingSettings
 from cancellation.llm.prompt import PromptSettings
+from cancellation.llm.retrieval import RetrievalSettings
 from cancellation.llm.run import LabellingRun, LabellingRunSettings, make_plan
 from cluster.commit import Output
 from cluster.tracking import TrackingSettings
@@ -61,15 +62,22 @@ def test_an_alias_that_moves_while_a_job_runs_changes_nothing(registry: str, tmp
     assert make_plan(run, shards) == planned
 
 
-def test_the_jobs_own_registry_is_asked(registry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("shown", [False, True])
+def test_the_jobs_own_registry_is_asked(
+    registry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], *, shown: bool
+) -> None:
     MlflowClient(registry).set_registered_model_alias("llm", "champion", 1)
+    examples = tmp_path / "examples.jsonl"
+    examples.write_text(json.dumps({"event": {**sample_event(), "event_id": "other"}, "label": "induced"}) + "\n")
+    retrieval = RetrievalSettings(examples=str(examples) if shown else None, encoder="models:/llm@champion")
+    prompt = PromptSettings(max_case_characters=400)
     job = LabelJob(
         input=_write_events(tmp_path / "events.jsonl"),
         output=str(tmp_path / "labels"),
         estimate=True,
         cache_dir=str(tmp_path / "cache"),
         backend=NAMED,
-        labelling=LabellingSettings(prompt=PromptSettings(max_case_characters=400), judging=JudgingSettings()),
+        labelling=LabellingSettings(prompt=prompt, judging=JudgingSettings(), retrieval=retrieval),
         tracking=TrackingSettings(uri=registry),
     )
     main(job)

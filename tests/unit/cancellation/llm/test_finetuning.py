@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _example(label: str, factors: tuple[str, ...] | None, weight: float = 1.0, **changes: object) -> Example:
-    event = {**sample_event(), "chat": [], "buyer_reason": label, **changes}
+    event = {**sample_event(), "event_id": label, "chat": [], "buyer_reason": label, **changes}
     return Example(parse_event(event), label, factors, weight=weight)
 
 
@@ -48,6 +50,29 @@ def test_the_loss_is_on_the_answer_alone(base: Path) -> None:
     assert learnt.endswith("</reasoning><|im_end|>")
     assert tokenizer.decode(one.ids[one.weights == 2]) == "<verdict>induced"  # four times, and half of it
     assert tokenizer.decode(one.ids[one.weights == 0]).endswith("<|im_start|>assistant\n")
+
+
+def test_an_event_counts_for_as_many_as_it_stands_for(base: Path) -> None:
+    tokenizer, one = AutoTokenizer.from_pretrained(base), _example("induced", (), 0.5)
+    weights = [
+        encode_example(replace(one, sampling_weight=share), tokenizer, _settings(base), classes=3).weights
+        for share in (None, 3.0)
+    ]
+    assert weights[1].tolist() == (3 * weights[0]).tolist()
+
+
+def test_an_event_with_two_labels_teaches_nothing(base: Path, tmp_path: Path) -> None:
+    examples = [_example(label, (), event_id="e-1") for label in ("induced", "induced", "not_induced")]
+    with pytest.raises(ValueError, match=r"1 events are labelled twice and differently, such as .*; keep one of their"):
+        finetune(
+            examples,
+            load_policy(),
+            _settings(base),
+            TrainerSettings(num_workers=0),
+            None,
+            output=tmp_path,
+            cache_dir=str(tmp_path),
+        )
 
 
 @pytest.mark.parametrize("reasoning_first", [False, True])
@@ -154,14 +179,19 @@ def test_a_policy_that_is_shared_teaches_what_whole_prompts_teach(
     assert re.search(r"step 2 of 2: loss [\d.]+, tokens_per_second [\d.e+]+", said)
 
 
-def test_examples_that_fit_nowhere_are_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"finetuning\.max_tokens=256: none of 1 examples fits"):
+@pytest.mark.parametrize(("most", "positions"), [(256, 8192), (2048, 64)])
+def test_examples_that_fit_nowhere_are_refused(base: Path, tmp_path: Path, most: int, positions: int) -> None:
+    folder = shutil.copytree(base, tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": positions}))
+    fits = f"none of 1 examples fits into {min(most, positions)} tokens"
+    with pytest.raises(ValueError, match=rf"finetuning\.max_tokens={most}: {fits}"):
         finetune(
             [_example("induced", ())],
             load_policy(),
-            _settings(base, max_tokens=256),
+            _settings(folder, max_tokens=most),
             TrainerSettings(num_workers=0),
             None,
-            output=tmp_path,
+            output=tmp_path / "adapter",
             cache_dir=str(tmp_path),
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cancellation.events.event import parse_event
 from cancellation.llm.answer import AnswerReader
@@ -54,6 +54,14 @@ def test_a_random_model_at_temperature_1_never_fails_to_parse(
     assert reader.complete
     assert reader.answer().log_probabilities is not None
     assert usage.completion_tokens <= 160
+
+
+def test_a_model_that_numbers_no_positions_answers(tmp_path: Path) -> None:
+    folder = save_tiny_chat_model(tmp_path / "alibi")
+    config = AutoConfig.for_model("bloom", vocab_size=1500, hidden_size=32, n_layer=2, n_head=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    backend = TransformersBackend(LocalSettings(model=str(folder)), cache_dir=str(tmp_path))
+    assert judge(backend, _prompt(), JudgingSettings()).answer.verdict
 
 
 def test_a_model_without_a_system_role_is_told_the_policy_in_the_first_turn(tmp_path: Path) -> None:

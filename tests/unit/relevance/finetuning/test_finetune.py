@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cluster.models.files import resolve_model
+from cluster.models.files import ModelFiles, resolve_model
 from cluster.models.sentence_encoder import SentenceEncoder
 from relevance.engines.label_model import LabelModel
 from relevance.evaluation.overlap import FEATURES, OverlapFeatures, combine_with_answers
@@ -244,18 +244,19 @@ def test_a_teacher_with_an_encoder_knows_what_no_spelling_tells(tiny_model: Path
         return [" ".join("".join(draw.choice(list(letters), 4)) for _ in range(3)) for _ in range(500)]
 
     queries, titles = texts("abcdefghijklm"), texts("nopqrstuvwxyz")
-    encode = SentenceEncoder(str(tiny_model), cache_dir=str(tmp_path))
+    encoder = resolve_model(str(tiny_model))
+    encode = SentenceEncoder(encoder, cache_dir=str(tmp_path))
     likeness = (encode(queries, prefix="query: ") * encode(titles, prefix="passage: ")).sum(axis=1)
     labels = np.where(likeness > np.median(likeness), LABELS.index("exact"), LABELS.index("irrelevant"))
     learnt = LabelledTexts(queries[:300], titles[:300], labels[:300])
     weak = WeakPairs(queries[300:400], titles[300:400], np.zeros(100, dtype=bool))
 
-    def right(named: str | None) -> float:
-        settings, targets = TeachingSettings(encoder=named), np.eye(4, dtype=np.float32)[learnt.labels]
-        taught = TaughtPairs(learnt, targets, weak, settings, seed=0, cache_dir=str(tmp_path))
+    def right(named: ModelFiles | None) -> float:
+        settings, targets = TeachingSettings(), np.eye(4, dtype=np.float32)[learnt.labels]
+        taught = TaughtPairs(learnt, targets, weak, settings, seed=0, cache_dir=str(tmp_path), encoder=named)
         return float((taught.probabilities(queries[400:], titles[400:]).argmax(axis=1) == labels[400:]).mean())
 
-    assert right(str(tiny_model)) > 0.9
+    assert right(encoder) > 0.9
     assert right(None) < 0.7
 
 

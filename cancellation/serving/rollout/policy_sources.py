@@ -42,7 +42,7 @@ def checked_policy(seen: Snapshot, place: str) -> Policy:
         PolicyError: If there is none, or it is refused.
     """
     if seen.policy is None:
-        raise PolicyError(f"policy {place}: cannot be read")
+        raise PolicyError(f"policy {place}: cannot be read; put it back")
     return read_policy(seen.policy, place)
 
 

@@ -7,6 +7,7 @@ a pattern: only calls that take `[`, `?` and `*` for themselves are made here (`
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -121,6 +122,21 @@ def read_bytes(url: str) -> bytes:
     filesystem, path = open_filesystem(url)
     with _named(url):
         return filesystem.cat_file(path)
+
+
+def regular_file(path: str, flags: int) -> int:
+    """Open a local file and nothing else, as `opener` of `open`.
+
+    Whoever opens a pipe waits for somebody to write, and sees nothing of what changes meanwhile.
+
+    Raises:
+        OSError: If there is none, or it is a pipe, a folder or a device.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "expected a file, found a pipe, a folder or a device", path)
+    return descriptor
 
 
 def read_ranges(urls: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:

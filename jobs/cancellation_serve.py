@@ -19,7 +19,7 @@ from pathlib import Path
 
 from cancellation.decision.actions import demo_line
 from cancellation.serving.http.tokens import TokenStore
-from cancellation.serving.places import draining_path, log_folder, own_draining_path, prepare_person_key, tokens_path
+from cancellation.serving.places import draining_path, log_folder, own_draining_path, prepare_person_key, prepare_tokens
 from cancellation.serving.records.archive import unshipped
 from cancellation.serving.rollout.policy_sources import checked_policy
 from cancellation.serving.settings import ServingSettings
@@ -42,7 +42,7 @@ class ServeJob(Settings):
 def main(job: ServeJob) -> None:
     """Serve until a signal says stop; SIGHUP looks at the model's source anew and rolls it out."""
     serving = _with_absolute_paths(job.serving).model_copy(update={"service_name": str(job.service.port)})
-    tokens, draining = tokens_path(serving), own_draining_path(serving)
+    tokens, draining = prepare_tokens(serving), own_draining_path(serving)
     TokenStore.load(tokens)
     prepare_person_key(serving)
     state = open_state(serving)

@@ -26,7 +26,7 @@ class ServeDemoJob(Settings):
     """The stream's settings."""
 
     url: str = "http://127.0.0.1:8000"
-    """Address of the endpoint."""
+    """Address of the endpoint, http://host:port."""
 
     tokens_file: str = "var/serving/tokens.txt"
     """Its tokens file, of which the first token is used; VERDICTS_TOKENS_FILE goes before it."""
@@ -51,11 +51,14 @@ def _show(screen: str) -> None:
 def main(job: ServeDemoJob) -> None:
     """Send, show, and fail if nothing was answered."""
     token = first_token(Path(secret_path("VERDICTS_TOKENS_FILE") or job.tokens_file))
+    sender = Sender(job.url, token)
     samples = draw_samples(job.samples, markets=job.markets)
-    stream = show_stream(Sender(job.url, token), samples, rate=job.rate, seconds=job.seconds, show=_show)
+    stream = show_stream(sender, samples, rate=job.rate, seconds=job.seconds, show=_show)
     figures = asyncio.run(stream)
     if not figures.statuses[200]:
-        raise RuntimeError(f"{job.url}: expected answers, got none; is `make serve` running?")
+        found = ", ".join(f"{count} of status {status}" for status, count in sorted(figures.statuses.items()) if status)
+        remedy = "give a token of its file with the scope verdict" if found else "is `make serve` running?"
+        raise RuntimeError(f"{job.url}: expected answers, found {found or 'none'}; {remedy}")
 
 
 if __name__ == "__main__":

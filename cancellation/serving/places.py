@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
+from secrets import token_hex
 
-from cancellation.serving.http.tokens import AcceptedTokens, make_tokens_file
+from cancellation.serving.http.tokens import AcceptedTokens, TokenStore, make_tokens_file
 from cancellation.serving.records.people import make_key_file
 from cancellation.serving.settings import ServingSettings
 
 
 def policy_path(settings: ServingSettings) -> Path:
-    """Give the policy's file; where none is named, a copy of the one that ships, which may then be edited."""
+    """Give the policy's file; where none is named, a copy of the one that ships, which may then be edited.
+
+    It is made for the first start alone: one that is removed later is a policy that cannot be read, and what was in
+    force stays. The shipped one in its place would put markets back to work that somebody had taken off.
+    """
     if settings.rollout.policy is not None:
         return Path(settings.rollout.policy)
     path = Path(settings.data_dir) / "policy.toml"
-    if not path.exists():
+    if not path.exists() and not ledger_path(settings).exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with resources.as_file(resources.files("cancellation.decision") / "policy.toml") as shipped:
-            shutil.copyfile(shipped, path)
+        temporary = path.with_name(f".{path.name}.{token_hex(8)}")
+        try:
+            temporary.write_bytes(first_policy(settings))
+            with suppress(FileExistsError):
+                path.hardlink_to(temporary)  # whole or not at all: the disk may be full
+        finally:
+            temporary.unlink(missing_ok=True)
     return path
 
 
+def ledger_path(settings: ServingSettings) -> Path:
+    """Give the file that tells which policy was in force when."""
+    return Path(settings.data_dir) / "policy.ledger.jsonl"
+
+
 def first_policy(settings: ServingSettings) -> bytes:
-    """Give what a database without a policy begins with: the file that is named, or the one that ships."""
+    """Give what an endpoint without a policy begins with: the file that is named, or the one that ships."""
     if settings.rollout.policy is not None:
         return Path(settings.rollout.policy).read_bytes()
     return (resources.files("cancellation.decision") / "policy.toml").read_bytes()
@@ -53,19 +67,32 @@ def is_draining(settings: ServingSettings) -> bool:
 
 
 def tokens_path(settings: ServingSettings) -> Path:
-    """Give the tokens' file; where none is named, one that is made once, with a token for everything."""
-    if settings.tokens_file is not None:
-        return Path(settings.tokens_file)
-    path = Path(settings.data_dir) / "tokens.txt"
-    with suppress(FileExistsError):
-        make_tokens_file(path)
+    """Give the tokens' file; it may not be there yet."""
+    return Path(settings.tokens_file or Path(settings.data_dir) / "tokens.txt")
+
+
+def prepare_tokens(settings: ServingSettings) -> Path:
+    """Give the tokens' file; where none is named and none is there, one that is made with a token for everything.
+
+    For a service that starts: to a replica one that has gone is one that cannot be read, which puts nobody out.
+    """
+    path = tokens_path(settings)
+    if settings.tokens_file is None:
+        with suppress(FileExistsError):
+            make_tokens_file(path)
     return path
 
 
-def accepted_tokens(settings: ServingSettings) -> AcceptedTokens:
-    """Give where those are kept whom the tokens' file let in last; services that share the folder may have others."""
-    of_file = sha256(str(tokens_path(settings)).encode()).hexdigest()[:8]
-    return AcceptedTokens(Path(settings.data_dir) / f"tokens.{of_file}.accepted")
+def open_tokens(settings: ServingSettings) -> TokenStore:
+    """Open the tokens of a replica; those who were let in last are kept beside the data.
+
+    Raises:
+        ValueError: As `TokenStore.load`.
+    """
+    path = tokens_path(settings)
+    # By file: services that share the folder may have others.
+    kept = AcceptedTokens(Path(settings.data_dir) / f"tokens.{sha256(str(path).encode()).hexdigest()[:8]}.accepted")
+    return TokenStore.load(prepare_tokens(settings) if kept.read() is None else path, kept)
 
 
 def person_key_path(settings: ServingSettings) -> Path:

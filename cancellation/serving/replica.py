@@ -30,7 +30,6 @@ from cancellation.serving.appeals.store import AppealStore
 from cancellation.serving.http.asgi import Receive, Scope, Send
 from cancellation.serving.http.endpoint import Condition, Endpoint
 from cancellation.serving.http.openapi import description
-from cancellation.serving.http.tokens import TokenStore
 from cancellation.serving.inference.example_events import example_events
 from cancellation.serving.inference.messages import Reply, Scored
 from cancellation.serving.inference.model import ModelClient
@@ -51,7 +50,7 @@ from cancellation.serving.observability.metrics import (
     Metrics,
 )
 from cancellation.serving.observability.traces import Traces
-from cancellation.serving.places import accepted_tokens, is_draining, log_folder, prepare_person_key, tokens_path
+from cancellation.serving.places import is_draining, log_folder, open_tokens, prepare_person_key
 from cancellation.serving.records.archive import Archive
 from cancellation.serving.records.people import PersonKey, name_key
 from cancellation.serving.records.recent import RecentDecisions
@@ -142,7 +141,7 @@ class GatewayReplica:
             taken_back=self._taken_back,
         )
         self._add_shadows()
-        self._tokens = TokenStore.load(tokens_path(settings), accepted_tokens(settings))
+        self._tokens = open_tokens(settings)
         self._traces = Traces(settings.traces)
         self._admission = Admission(settings.admission, self._model.queue_age, self.metrics)
         self._appeals = Appeals(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cancellation.serving.appeals import store
-from cancellation.serving.places import first_policy, policy_path
+from cancellation.serving.places import first_policy, ledger_path, policy_path
 from cancellation.serving.records import recent
 from cancellation.serving.rollout import policy_sources
 from cancellation.serving.rollout.policy_sources import PolicyFiles, PolicySource, PolicyTables
@@ -42,12 +42,13 @@ def open_state(settings: ServingSettings) -> SharedState:
     """
     if settings.database is None:
         folder = Path(settings.data_dir)
-        files = PolicyFiles(policy_path(settings), folder / "policy.ledger.jsonl")
+        files = PolicyFiles(policy_path(settings), ledger_path(settings))
         recently = SqliteDatabase(folder / "recent.sqlite", recent.LAYOUT)
         appeals = SqliteDatabase(folder / "appeals.sqlite", store.LAYOUT, durable=True)
         return SharedState(recently, appeals, files)
     database, tables = open_tables(settings.database)
-    tables.begin_with(first_policy(settings))
+    if tables.read().policy is None:  # else the settings' own is not asked for, and may be gone
+        tables.begin_with(first_policy(settings))
     return SharedState(database, database, tables)
 
 

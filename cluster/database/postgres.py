@@ -32,10 +32,13 @@ CONNECTIONS = 8
 _HANG_SECONDS = 6.0
 _WATCH_SECONDS = 1.0
 _MADE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) IF NOT EXISTS (\w+)")
+_ENCODINGS = ("UTF8", "SQL_ASCII")
+"""Of databases that hold any text; the latter takes bytes as they come."""
 _OPTIONS = {
     "connect_timeout": 2,
     "tcp_user_timeout": 2000,
     "application_name": "marketplace-llm",
+    "client_encoding": "UTF8",  # whatever PGCLIENTENCODING or the role says
     # A process whose machine is gone keeps others waiting for what it was writing no longer than this.
     "options": "-c statement_timeout=2000 -c lock_timeout=2000 -c idle_in_transaction_session_timeout=5000",
 }
@@ -73,7 +76,7 @@ class PostgresDatabase:
 
         Raises:
             ValueError: If the address is refused.
-            OSError: If the server does not let us in.
+            OSError: If the server does not let us in, or the database cannot hold any text.
         """
         self.name = f"database {check_address(url)}"
         self._pool: ConnectionPool[psycopg.Connection[TupleRow]] = ConnectionPool(
@@ -122,6 +125,12 @@ class PostgresDatabase:
     def _make_tables(self, url: str, layout: str) -> None:
         # By a connection of its own: the pool would keep the reason of a refusal to itself.
         with _Connection.connect(url, **_OPTIONS) as connection:
+            encoding = connection.info.parameter_status("server_encoding")
+            if encoding not in _ENCODINGS:  # an id in another script would be refused, whenever it comes
+                raise OSError(
+                    f"{self.name}: expected a database that holds any text, found the encoding {encoding}; make one by "
+                    "CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+                )
             # CREATE INDEX IF NOT EXISTS locks its table before it looks: it would wait for a VACUUM, and all who write
             # for it.
             there = connection.execute(

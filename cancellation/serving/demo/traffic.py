@@ -71,11 +71,11 @@ def first_token(path: Path) -> str:
         ValueError: If there is none.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         problem = f"cannot be read ({type(error).__name__}); is the endpoint running, and is this its file?"
         raise ValueError(f"tokens file {path}: {problem}") from None
-    tokens = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    tokens = [line.split()[0] for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not tokens:
         raise ValueError(f"tokens file {path}: expected a line with a token, found none")
     return tokens[0]
@@ -85,8 +85,15 @@ class Sender:
     """Keeps connections to one address and posts events over them; HTTP/1.1, as lean as can be."""
 
     def __init__(self, url: str, token: str, *, path: str = "/v1/verdicts", headers: str = "") -> None:
+        """Take the address and a token.
+
+        Raises:
+            ValueError: If it is no http://host[:port]: the token would go where, or how, nobody meant.
+        """
         parts = urlsplit(url)
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
+        if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or "@" in parts.netloc:
+            raise ValueError(f"url {parts.scheme}://{parts.hostname or ''}: expected http://host:port, found another")
+        self._host, self._port = parts.hostname, parts.port or 80
         self._head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\nAuthorization: Bearer {token}\r\n"
             f"Content-Type: application/json\r\n{headers}Content-Length: "

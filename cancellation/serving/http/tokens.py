@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from cluster.storage import regular_file
+
 logger = logging.getLogger(__name__)
 
 SCOPES = ("verdict", "feedback", "policy", "appeal", "review")
@@ -229,7 +231,8 @@ def _still_named(callers: Mapping[bytes, Caller], content: str) -> dict[bytes, C
 def _read(path: Path) -> tuple[str, int]:
     """Give the file's text and its permissions."""
     try:
-        with path.open(encoding="utf-8-sig") as file:  # an editor's mark before the first token puts nobody out
+        # An editor's mark before the first token puts nobody out.
+        with open(path, encoding="utf-8-sig", opener=regular_file) as file:
             return file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"tokens file {path}: cannot be read ({type(error).__name__})") from None

@@ -15,6 +15,7 @@ from typing import Protocol
 from cancellation.decision.policy import Policy, PolicyError, read_policy
 from cancellation.serving.rollout.policy_ledger import InForce, LedgerEntry, LedgerFile, entry_of, ledger_line, says
 from cluster.database.interface import Database
+from cluster.storage import regular_file
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def checked_policy(seen: Snapshot, place: str) -> Policy:
         PolicyError: If there is none, or it is refused.
     """
     if seen.policy is None:
-        raise PolicyError(f"policy {place}: cannot be read")
+        raise PolicyError(f"policy {place}: cannot be read; put it back")
     return read_policy(seen.policy, place)
 
 
@@ -94,11 +95,11 @@ class PolicyFiles:
     def read(self) -> Snapshot:
         """Read the files."""
         try:
-            policy = self.path.read_bytes()
+            policy = _read(self.path)
         except OSError:
             policy = None
         try:
-            return Snapshot(policy, self.kill_path.read_text(encoding="utf-8-sig"))
+            return Snapshot(policy, _read(self.kill_path).decode("utf-8-sig"))
         except FileNotFoundError:
             # A link to nothing is a kill switch that cannot be read, not one that is not there.
             return Snapshot(policy, None if self.kill_path.is_symlink() else "")
@@ -149,6 +150,11 @@ class PolicyFiles:
     def at(self, market: str, instant: float) -> LedgerEntry:
         """Look it up in the ledger file."""
         return self._ledger.at(market, instant)
+
+
+def _read(path: Path) -> bytes:
+    with open(path, "rb", opener=regular_file) as file:
+        return file.read()
 
 
 LAYOUT = """

@@ -18,6 +18,8 @@ import httpx
 import pytest
 
 from cancellation.serving.records.segments import read_segment
+from jobs.cancellation_serve_demo import ServeDemoJob
+from jobs.cancellation_serve_demo import main as demo
 from tests.servers.serving_process import FEEDBACK_TOKEN, TOKEN
 from tests.servers.serving_replicas import listening, simulated_event
 from tests.servers.tls_front import tls_front
@@ -279,3 +281,10 @@ def test_a_database_that_another_holds_keeps_nobody_from_being_heard(http: httpx
     assert [answer.status_code for answer in answers] == [200] * len(event_ids)
     assert {*event_ids} <= {record["event_id"] for record in logged(data)}
     until(lambda: http.get("/readyz").json()["database"] == "answers", 30)
+
+
+def test_the_demo_says_with_what_its_calls_were_refused(http: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text("a-token-that-nobody-knows verdict\n")
+    given = {"url": str(http.base_url), "tokens_file": str(tmp_path / "tokens"), "rate": 20, "seconds": 1, "samples": 1}
+    with pytest.raises(RuntimeError, match=r"expected answers, found \d+ of status 401; give a token of its file"):
+        demo(ServeDemoJob.model_validate(given))

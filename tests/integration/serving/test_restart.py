@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from cancellation.serving.places import own_draining_path
-from tests.servers.serving_replicas import serving, simulated_event
+from tests.servers.serving_replicas import serving, simulated_event, token_of
 
 
 def test_a_replica_comes_back_with_the_policy_that_was_accepted_last(tmp_path: Path) -> None:
@@ -19,6 +19,23 @@ def test_a_replica_comes_back_with_the_policy_that_was_accepted_last(tmp_path: P
             assert (await client.judge(simulated_event(2))).json()["policy_version"] == before
             shown = (await client.http.get("/v1/policy/ID")).json()
             assert "expected off or shadow or live, found 'lvie'" in str(shown["refused"])
+
+    asyncio.run(scenario())
+
+
+def test_a_policy_that_was_removed_is_not_replaced_by_the_one_that_ships(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        policy = tmp_path / "policy.toml"
+        async with serving(tmp_path):
+            policy.write_text(policy.read_text().replace('state = "live"', 'state = "off"'))
+        async with serving(tmp_path) as client:
+            before = (await client.http.get("/v1/policy/ID")).json()
+            assert before["state"] == "off"
+        policy.unlink()
+        async with serving(tmp_path) as client:
+            shown = (await client.http.get("/v1/policy/ID")).json()
+            assert shown == {**before, "refused": f"policy {policy}: cannot be read; put it back"}
+            assert not policy.exists()
 
     asyncio.run(scenario())
 
@@ -38,6 +55,21 @@ def test_a_replica_comes_back_with_the_tokens_that_were_accepted_last(tmp_path: 
             assert (ready.status_code, ready.json()["tokens"]) == (200, "refused: nobody new is let in")
             shown = (await client.http.get("/metrics")).text
             assert "cancellation_tokens_refused 1" in shown
+
+    asyncio.run(scenario())
+
+
+def test_tokens_whose_file_was_removed_are_let_in_by_the_replica_that_comes_next(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path):
+            pass
+        tokens = tmp_path / "tokens.txt"
+        token = token_of(tokens)
+        tokens.unlink()
+        async with serving(tmp_path, token=token) as client:
+            assert (await client.judge(simulated_event(5))).status_code == 200
+            assert (await client.http.get("/readyz")).json()["tokens"] == "refused: nobody new is let in"
+        assert not tokens.exists()
 
     asyncio.run(scenario())
 

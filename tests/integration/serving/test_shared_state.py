@@ -4,6 +4,7 @@ ledger."""
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cancellation.serving.settings import RolloutSettings
 from jobs.cancellation_rollout import RolloutJob
 from jobs.cancellation_rollout import main as rollout
 from tests.servers.postgres import PostgresServer
@@ -58,6 +60,20 @@ def test_an_event_has_one_answer_whichever_gateway_is_asked(tmp_path: Path, post
             said = [await client.http.post("/v1/feedback", json=feedback) for client in clients]
             assert [answer.json()["known"] for answer in said] == [True] * 3
             assert [answer.headers.get("x-repeated") for answer in said] == [None, "1", "1"]
+
+    asyncio.run(ask())
+
+
+def test_the_file_that_a_database_began_with_may_be_gone(tmp_path: Path, postgres_server: PostgresServer) -> None:
+    async def ask() -> None:
+        first = tmp_path / "first.toml"
+        shutil.copyfile("cancellation/decision/policy.toml", first)
+        settings = {"database": postgres_server.database(), "rollout": RolloutSettings(policy=str(first))}
+        async with serving(tmp_path / "1", **settings):
+            pass
+        first.unlink()
+        async with serving(tmp_path / "2", **settings) as client:
+            assert (await client.http.get("/v1/policy/ID")).json()["state"] == "live"
 
     asyncio.run(ask())
 

@@ -133,3 +133,28 @@ def test_connections_to_a_server_that_only_reads_are_given_up_for_those_that_its
             execute("INSERT INTO things (name) VALUES (?)", ("lost",))
         with database.writing() as execute:
             execute("INSERT INTO things (name) VALUES (?)", ("kept",))
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII"])
+def test_any_text_is_held_whatever_a_client_is_told_to_speak(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    url = _encoded(postgres_server, encoding)
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    with closing(PostgresDatabase(url, LAYOUT)) as database:
+        with database.writing() as execute:
+            execute("INSERT INTO things (name) VALUES (?)", ("ไม่มีของ 😀",))
+        with database.reading() as execute:
+            assert execute("SELECT name FROM things").fetchall() == [("ไม่มีของ 😀",)]
+
+
+def test_a_database_that_cannot_hold_any_text_is_refused_at_the_start(postgres_server: PostgresServer) -> None:
+    with pytest.raises(OSError, match=r"latin1: expected a database that holds any text, found the encoding LATIN1"):
+        PostgresDatabase(_encoded(postgres_server, "LATIN1"), LAYOUT)
+
+
+def _encoded(server: PostgresServer, encoding: str) -> str:
+    """A database of an encoding that the server's own need not be."""
+    name = f"of_{encoding.lower()}"
+    server.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    return server.url(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cancellation.serving.http.tokens import TokenStore, Unauthorized
-from cancellation.serving.places import policy_path, tokens_path
+from cancellation.serving.places import ledger_path, policy_path, tokens_path
 from cancellation.serving.rollout.policy_sources import PolicyFiles
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.settings import RolloutSettings, ServingSettings
@@ -58,7 +58,7 @@ def test_policy_and_kill_switch_are_obeyed_and_nothing_is_written_beside_them(mo
         data_dir=str(tmp_path / "data"), rollout=RolloutSettings(policy=str(mount.folder / "policy.toml"))
     )
     before = mount.state()
-    store = PolicyStore(PolicyFiles(policy_path(settings), Path(settings.data_dir) / "policy.ledger.jsonl"))
+    store = PolicyStore(PolicyFiles(policy_path(settings), ledger_path(settings)))
     assert mount.state() == before
     assert store.killed == frozenset()
 

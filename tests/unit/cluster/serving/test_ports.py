@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.serving.ports import check_free, own_ports
+from cluster.serving.ports import check_free, check_host, own_ports
 from tests.servers.serving_process import TOKEN, free_port
 
 
@@ -81,3 +81,18 @@ def test_a_service_that_cannot_have_a_port_does_not_start_and_says_which_setting
         done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode != 0
     assert f"service.metrics_port: expected a free port, found somebody who listens on {taken}" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["::", "::1", "127.0.0.2", "no-such-host.invalid"])
+def test_an_interface_behind_which_haproxy_would_find_no_replica_is_refused(host: str, tmp_path: Path) -> None:
+    given = [f"service.host={host}", f"service.port={free_port()}", f"serving.data_dir={tmp_path}"]
+    command = [sys.executable, "-m", "jobs.cancellation_serve", "session.num_cpus=1", *given]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode != 0
+    assert "service.host: expected an interface on which calls to 127.0.0.1 arrive" in done.stderr
+    assert f"found {host}" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost", ""])
+def test_interfaces_of_this_machine_alone_and_of_all_are_taken(host: str) -> None:
+    check_host(host)

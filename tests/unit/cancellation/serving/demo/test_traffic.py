@@ -58,6 +58,15 @@ def test_a_server_that_is_not_there_is_a_failure_not_an_exception() -> None:
     assert asyncio.run(Sender("http://127.0.0.1:1", "token").post(b"{}")) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    "url", ["https://verdicts.example", "127.0.0.1:8000", "http://host/v1", "http://me:secret@host", "http://"]
+)
+def test_a_token_is_sent_to_no_address_that_would_get_it_otherwise_than_meant(url: str) -> None:
+    with pytest.raises(ValueError, match="expected http://host:port") as refused:
+        Sender(url, "token")
+    assert "secret" not in str(refused.value)
+
+
 def test_samples_are_events_under_ids_of_their_own() -> None:
     events = [parse_event(sample.body(f"e-{number}")) for number, sample in enumerate(draw_samples(4))]
     assert [event.event_id for event in events] == ["e-0", "e-1", "e-2", "e-3"]
@@ -95,5 +104,5 @@ def test_the_first_token_of_a_file(tmp_path: Path) -> None:
     path.write_text("# none yet\n")
     with pytest.raises(ValueError, match="found none"):
         first_token(path)
-    path.write_text("# one\n\nfirst verdict\nsecond policy\n")
+    path.write_text("\ufeff# one\n\n  # two\nfirst verdict\nsecond policy\n")
     assert first_token(path) == "first"

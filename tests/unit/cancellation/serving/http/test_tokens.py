@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -146,12 +148,17 @@ def test_a_file_that_is_made_private_again_is_in_force_with_the_same_content(tok
     assert (len(store), store.refused) == (3, None)
 
 
-def test_a_file_that_goes_for_a_while_changes_nothing(tokens_file: Path) -> None:
+@pytest.mark.parametrize("put", [lambda _: None, os.mkfifo, os.mkdir], ids=["nothing", "a pipe", "a folder"])
+def test_a_file_that_goes_for_a_while_changes_nothing(tokens_file: Path, put: Callable[[Path], object]) -> None:
     store = TokenStore.load(tokens_file)
     text = tokens_file.read_text()
     tokens_file.unlink()
+    put(tokens_file)
     assert not store.reload_if_changed()
     assert (len(store), "cannot be read" in (store.refused or "")) == (2, True)
+    if tokens_file.is_dir():
+        tokens_file.rmdir()
+    tokens_file.unlink(missing_ok=True)
     _write(tokens_file.parent, text)
     store.reload_if_changed()
     assert (len(store), store.refused) == (2, None)

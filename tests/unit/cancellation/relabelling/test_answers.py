@@ -115,6 +115,30 @@ def test_what_cannot_be_used_is_refused_with_event_and_person(tmp_path, results,
         read_answers([str(tmp_path / "export.json")], cases, manifest, people={})
 
 
+def test_answers_to_events_that_the_labelled_set_lacks_are_refused_not_lost(tmp_path):
+    source = str(tmp_path / "labelled.jsonl")
+    write_labelled(source, EVENTS[3:])
+    make(tmp_path)
+    answer_round(tmp_path / "round", TRUTH, tmp_path / "exports")
+    manifest, cases = read_cases(str(tmp_path / "round"))
+    answers = read_answers([str(tmp_path / "exports")], cases, manifest, people={})
+    correction = Correction(source, read_labelled(source), cases, manifest, answers, 0.15)
+    with pytest.raises(ValueError, match=r"input .*labelled\.jsonl: .* round round asked about, found 7 of 10 \(not "):
+        correct(correction, Output(str(tmp_path / "out")), correction.plan(), None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_in_another_form_is_refused_beside_those_that_can_be_read(tmp_path):
+    make(tmp_path)
+    answer_round(tmp_path / "round", TRUTH, tmp_path / "exports")
+    manifest, cases = read_cases(str(tmp_path / "round"))
+    (tmp_path / "exports" / "bob.json").rename(tmp_path / "exports" / "bob.xlsx")
+    with pytest.raises(ValueError, match=r"exports: expected \.json files alone, found bob\.xlsx; .* save it as"):
+        read_answers([str(tmp_path / "exports")], cases, manifest, people={})
+    with pytest.raises(ValueError, match=r"nothing: no \.json file there"):
+        read_answers([str(tmp_path / "exports" / "ann.json"), str(tmp_path / "nothing")], cases, manifest, people={})
+
+
 def test_both_labels_are_kept_with_who_when_and_why(tmp_path):
     source = str(tmp_path / "labelled.jsonl")
     write_labelled(source, EVENTS[:10])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from hashlib import blake2b
@@ -62,14 +62,15 @@ def _compact_folder(folder: str, urls: Sequence[str]) -> None:
     live = {name: table for name, table in tables.items() if name not in replaced}
     if len(live) > 1:
         name = f"day-{blake2b(json.dumps(sorted(live)).encode(), digest_size=8).hexdigest()}.parquet"
-        storage.create_exclusive(storage.join_url(folder, name), _put_together(live))
         replaced |= set(live)
+        storage.create_exclusive(storage.join_url(folder, name), _put_together(live, replaced))
     storage.remove_files([storage.join_url(folder, name) for name in sorted(replaced & set(tables))])
 
 
-def _put_together(tables: dict[str, pa.Table]) -> bytes:
+def _put_together(tables: dict[str, pa.Table], replaced: Collection[str]) -> bytes:
+    """Write rows with the names of all files that they ever stood in: a shipper that was cut off brings one again."""
     table = pa.concat_tables(tables.values(), promote_options="default").unify_dictionaries().combine_chunks()
-    table = table.sort_by("received_at").replace_schema_metadata({REPLACES: json.dumps(sorted(tables)).encode()})
+    table = table.sort_by("received_at").replace_schema_metadata({REPLACES: json.dumps(sorted(replaced)).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
 from cancellation.serving.records.compaction import Compacted, compact
 from cancellation.serving.records.decision_log import DecisionLog
+from cancellation.serving.records.forgetting import Places, find, forget
 from cancellation.serving.records.log_shipping import Shipper
+from cancellation.serving.records.people import ROLES
 from cancellation.serving.records.shipped_log import find_rows, read_log
 from tests.builders.decision_records import NOON, decision_record
 
@@ -17,10 +20,11 @@ NEXT_DAY = date(2026, 11, 1)
 
 
 def _ship(folder: Path, numbers: range, *, day: int = 0) -> None:
+    """A file for each event; sellers alternate after every two."""
     for number in numbers:
         log = DecisionLog(folder / "log")
-        market = ("BR", "TH")[number % 2]
-        log.append(decision_record(number, market=market, received_at=NOON + 86_400 * day + number))
+        market, people = ("BR", "TH")[number % 2], dict.fromkeys(ROLES, "ab"[number // 2 % 2] * 32)
+        log.append(decision_record(number, market=market, people=people, received_at=NOON + 86_400 * day + number))
         log.close()
     Shipper(folder / "log", str(folder / "out" / "decisions")).ship_once()
 
@@ -85,3 +89,24 @@ def test_who_reads_while_a_day_is_put_together_has_every_row_once(tmp_path: Path
             found = find_rows(f"{out}/decisions", "e-000000", market="BR", day=date(2026, 10, 31))
             assert found.num_rows == day.num_rows == 1
     assert compacting.result().folders == 2
+
+
+def test_who_is_forgotten_while_a_day_is_put_together_is_gone_from_it(tmp_path: Path) -> None:
+    """Whichever comes first: a file goes that is searched, or a row of a file that is put together."""
+    for turn in range(5):
+        folder, start = tmp_path / str(turn), threading.Barrier(2)
+        _ship(folder, range(16))
+
+        def put_together(archive: str, start: threading.Barrier = start) -> None:
+            start.wait()
+            compact(archive, before=NEXT_DAY)
+
+        places = Places(str(folder / "out"))
+        with ThreadPoolExecutor(1) as pool:
+            compacting = pool.submit(put_together, places.archive_url)
+            start.wait()
+            before, left = forget(places, {"a" * 32})
+        assert compacting.exception() is None
+        assert before.rows >= 8
+        assert left.rows == find(places, {"a" * 32}).rows == 0
+        assert read_log(str(folder / "out" / "decisions"))["seller_digest"].to_pylist() == ["b" * 32] * 8

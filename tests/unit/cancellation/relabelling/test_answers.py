@@ -19,6 +19,7 @@ from cancellation.relabelling.round import make_round
 from cancellation.relabelling.tasks import TaskSettings, evidence
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.commit import Output
+from cluster.pages.formats import format_share
 from tests.builders.reviewers import AT, answer_round, chosen
 
 EVENTS = list(simulate(SimulationSettings(num_events=60, label_noise=0.3), 8))
@@ -154,6 +155,9 @@ def test_both_labels_are_kept_with_who_when_and_why(tmp_path):
     assert correct(correction, Output(str(output)), correction.plan(), None)["already_done"]
     rows = [json.loads(line) for line in (output / "labelled/corrected.jsonl").read_text().splitlines()]
     assert [row["label"] for row in rows] == [one.true_label for one in EVENTS[:10]]
+    page, found = (output / "report.html").read_text(), report["test"]
+    span = f"{format_share(found['low'])} to {format_share(found['high'])}"
+    assert f"Of all labels {span} are wrong, by 2 that were drawn by chance." in page, "two say next to nothing"
     changed = [row for row, one in zip(rows, EVENTS, strict=False) if one.label != one.true_label]
     assert len(changed) == report["contradicted"]["part"] + report["test"]["part"] > 0
     old, new = changed[0]["label_history"]

@@ -18,6 +18,7 @@ from pydantic import StringConstraints
 from cancellation.decision.policy import read_policy
 from cancellation.serving.rollout.policy_sources import checked_policy
 from cancellation.serving.shared_state import open_tables
+from cluster import storage
 from cluster.launch import run_job
 from cluster.places import InputUrl
 from cluster.settings import Settings
@@ -43,7 +44,7 @@ class RolloutJob(Settings):
 
 def main(job: RolloutJob) -> None:
     """Check the policy, change, and say what is in force."""
-    content = Path(job.policy).read_bytes() if job.policy else None
+    content = storage.read_bytes(job.policy) if job.policy else None
     if content is not None:
         read_policy(content, str(job.policy))
     database, tables = open_tables(job.database)
@@ -51,8 +52,11 @@ def main(job: RolloutJob) -> None:
         killed = tables.change_kill_switch(kill=job.kill, revive=job.revive)
         if content is not None:
             tables.publish(content)
-        version = checked_policy(tables.read(), tables.place).version
-        print(f"policy {version}, killed: {' '.join(killed) or 'none'}")
+        policy = checked_policy(tables.read(), tables.place)
+        print(f"policy {policy.version}, killed: {' '.join(killed) or 'none'}")
+        # Told and not refused: a kill switch is thrown first, and looked at then.
+        if unknown := sorted({*job.kill} - {"*", *policy.markets}):
+            print(f"no market of the policy: {' '.join(unknown)}; it has {' '.join(sorted(policy.markets))}")
     finally:
         database.close()
 

@@ -42,7 +42,10 @@ class _Plan:
     """Files by log."""
     stamp: str | None
     """Of its decisions; None: the archive has none."""
-    said_stamp: str | None
+    known: Sequence[date]
+    """Days, up to it, in which the decision that a feedback is about is looked for: as many before each day, whichever
+    day is monitored, or what people said would be forgotten as the window moves on."""
+    said_stamp: str | None = None
     """Of its feedback; None: there is none."""
     counts: DayCounts | None = None
     said: FeedbackDay | None = None
@@ -70,29 +73,33 @@ class Days:
         """
         plans = self._plans(day, num_before)
         messages = self._count(plans)
-        known = [plan.day for plan in plans if plan.stamp]
-        feedback: list[FeedbackDay] = []
-        for plan in plans:
-            if plan.said_stamp:
-                earlier = [one for one in known if one <= plan.day]
-                feedback.append(plan.said or self._feedback(plan, messages.get(plan.day, []), earlier, feedback))
+        feedback = [
+            plan.said or self._feedback(plan, messages.get(plan.day, []), plan.day - timedelta(days=num_before))
+            for plan in plans
+            if plan.said_stamp
+        ]
         return [plan.counts for plan in plans if plan.counts is not None], feedback
 
     def _plans(self, day: date, num_before: int) -> list[_Plan]:
         """List the files of the days, oldest first, and read what is kept of those that have not changed."""
         plans: list[_Plan] = []
-        stamps: dict[str, str] = {}
+        earlier = [day - timedelta(days=back) for back in range(2 * num_before, num_before, -1)]
+        stamps = {one: stamp for one in earlier if (stamp := self._kept_stamp(one)) is not None}
         for one in (day - timedelta(days=back) for back in range(num_before, -1, -1)):
             logs = {name: day_files(self._log(name), one) for name in ("decisions", "shadow", "feedback")}
             listings = {name: listing_digest(files) for name, files in logs.items()}
-            plan = _Plan(one, logs, None, None)
+            stamp = None
             if logs["decisions"] or logs["shadow"] or one == day:
-                plan.stamp = _digest(listings["decisions"], listings["shadow"], self._reference())
-                stamps[str(one)] = plan.stamp
-                kept = self._kept(one, "decisions.json", plan.stamp)
+                stamp = stamps[one] = _digest(listings["decisions"], listings["shadow"], self._reference())
+            through = {that: its for that, its in stamps.items() if (one - that).days <= num_before}
+            plan = _Plan(one, logs, stamp, sorted(through))
+            if stamp is not None:
+                kept = self._kept(one, "decisions.json", stamp)
                 plan.counts = None if kept is None else read_counts(kept)
             if logs["feedback"] or one == day:
-                plan.said_stamp = _digest(listings["feedback"], sorted(stamps.items()))
+                plan.said_stamp = _digest(
+                    listings["feedback"], sorted((str(that), its) for that, its in through.items())
+                )
                 kept = self._kept(one, "feedback.json", plan.said_stamp)
                 plan.said = None if kept is None else read_feedback(kept)
             plans.append(plan)
@@ -143,20 +150,19 @@ class Days:
         flagged = pc.is_in(table["action"], pa.array(["investigate", "penalty"]))
         return set(pc.unique(pc.drop_null(table["seller_digest"].filter(flagged))).to_pylist())
 
-    def all_feedback(self, until: date) -> Iterator[FeedbackDay]:
+    def all_feedback(self, until: date, *, since: date = date.min) -> Iterator[FeedbackDay]:
         """Give the feedback of every kept day up to one, oldest first, however long ago."""
         for file in storage.list_files(storage.join_url(self._output, "days"), suffix="/feedback.json"):
-            if file.url.rsplit("/", 2)[-2] <= str(until):
+            if str(since) <= file.url.rsplit("/", 2)[-2] <= str(until):
                 yield read_feedback(_content(storage.read_bytes(file.url)))
 
-    def _feedback(
-        self, plan: _Plan, shares: Sequence[Share], known: Iterable[date], before: Sequence[FeedbackDay]
-    ) -> FeedbackDay:
+    def _feedback(self, plan: _Plan, shares: Sequence[Share], since: date) -> FeedbackDay:
         damage = Damage()
         for share in shares:
             damage.add(share.counts.damage)
         messages = usable_messages((share.rows for share in shares), plan.day, damage)
-        decisions = self._find({message["event_id"] for message in messages}, known)
+        decisions = self._find({message["event_id"] for message in messages}, plan.known)
+        before = self.all_feedback(plan.day - timedelta(days=1), since=since)
         result = join_feedback(plan.day, messages, decisions, before=before, damage=damage)
         assert plan.said_stamp
         self._keep(plan.day, "feedback.json", plan.said_stamp, result.to_json())
@@ -174,10 +180,18 @@ class Days:
         return found
 
     def _kept(self, day: date, name: str, stamp: str) -> bytes | None:
+        kept = self._read(day, name)
+        return json.dumps(kept["content"]).encode() if kept and kept["made_from"] == stamp else None
+
+    def _kept_stamp(self, day: date) -> str | None:
+        """Say what the decisions of a day were counted from that is not counted again; None: nothing is kept of it."""
+        kept = self._read(day, "decisions.json")
+        return kept and str(kept["made_from"])
+
+    def _read(self, day: date, name: str) -> dict[str, Any] | None:
         try:
-            content = storage.read_bytes(self._url(day, name))
-            value = json.loads(content)
-            return _content(content) if value["made_from"] == stamp else None
+            value = json.loads(storage.read_bytes(self._url(day, name)))
+            return {part: value[part] for part in ("made_from", "content")}
         except FileNotFoundError:
             return None
         except (ValueError, LookupError, TypeError):  # cut off, or another program's: made again

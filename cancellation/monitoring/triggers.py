@@ -154,21 +154,28 @@ def submit_retraining(
     """
     if not (decision.retrain and decision.relabel and decision.command):
         return []
-    note = storage.join_url(output, SUBMITTED)
-    if storage.exists(note):
-        before = json.loads(storage.read_bytes(note))
-        if before["model_version"] == decision.model_version:
-            return [f"submitted on {before['day']}: {', '.join(before['jobs'])}; not again for this model"]
+    note, known = storage.join_url(output, SUBMITTED), decision.model_version or "none"
+    submitted = _submitted(note)
+    if before := submitted.get(known):
+        return [f"submitted on {before['day']}: {', '.join(before['jobs'])}; not again for this model"]
     jobs, lines = RayJobs(submit.address, token), list[str]()
-    model = re.sub(r"[^A-Za-z0-9]+", "-", decision.model_version or "none").strip("-")
+    model = re.sub(r"[^A-Za-z0-9]+", "-", known).strip("-")
     wanted = {"relabel": decision.relabel, **({"train": decision.command} if submit.train else {})}
     place = hashlib.sha256(storage.absolute_url(output).encode()).hexdigest()[:8]  # two monitors may share a cluster
     names = [
         jobs.submit(f"{kind}-after-{model}-{place}", command, say=lines.append) for kind, command in wanted.items()
     ]
-    content = {"model_version": decision.model_version, "day": decision.day, "jobs": names}
-    storage.write_bytes(note, json.dumps(content, indent=1).encode())
+    submitted[known] = {"day": decision.day, "jobs": names}
+    storage.write_bytes(note, json.dumps(submitted, indent=1).encode())
     return lines
+
+
+def _submitted(note: str) -> dict[str, dict[str, Any]]:
+    """Read by model what was submitted: while one takes over from another, either may have most answers of a day."""
+    content = json.loads(storage.read_bytes(note)) if storage.exists(note) else {}
+    if "model_version" in content:  # of before, when the last model alone was noted
+        return {content.pop("model_version") or "none": content}
+    return content
 
 
 def _drift(drift: Sequence[Sequence[FeatureDrift]], settings: TriggerSettings) -> Trigger:

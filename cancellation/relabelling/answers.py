@@ -16,6 +16,7 @@ from cancellation.relabelling.tasks import CATEGORY, FACTORS_CHOSEN, REASONING
 from cluster import storage
 from cluster.annotation.label_studio import Annotation, name_people, read_export
 from cluster.provenance import hide_credentials
+from cluster.sharded.input_files import files_from_people
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Settled:
 def read_answers(
     urls: Sequence[str], cases: Mapping[str, Case], manifest: Mapping[str, Any], *, people: Mapping[str, str]
 ) -> list[Answer]:
-    """Read Label Studio exports: .json files, or folders of them.
+    """Read Label Studio exports: .json files, or folders of them alone.
 
     Args:
         urls: Where.
@@ -57,13 +58,10 @@ def read_answers(
     Raises:
         ValueError: If an answer cannot be used; file, event and person are named, never what they wrote.
     """
-    files = [file.url for url in urls for file in storage.list_files(url) if file.url.lower().endswith(".json")]
-    if not files:
-        raise ValueError(f"{', '.join(urls)}: expected Label Studio exports (.json), found none; export the projects")
     answers = []
-    for url in dict.fromkeys(files):
-        name = url.rpartition("/")[2]
-        given = [one for one in read_export(storage.read_bytes(url), name=name) if one.chosen]
+    for file in files_from_people(urls, (".json",)):
+        name = file.url.rpartition("/")[2]
+        given = [one for one in read_export(storage.read_bytes(file.url), name=name) if one.chosen]
         by = name_people([(str(one.data.get("annotator") or ""), one.user) for one in given], people, name=name)
         answers += [_answer(one, name, cases, manifest, who) for one, who in zip(given, by, strict=True)]
     return answers

@@ -25,7 +25,7 @@ from cancellation.relabelling.judges import Workshop
 from cancellation.relabelling.page import render_correction
 from cancellation.relabelling.round import split_tests
 from cluster.commit import Output
-from cluster.provenance import collect_provenance
+from cluster.provenance import collect_provenance, hide_credentials
 from cluster.storage import join_url
 
 CORRECTED, REJECTED, FIRST = "labelled/corrected.jsonl", "labelled/rejected.jsonl", "labelled/first.jsonl"
@@ -56,9 +56,11 @@ def correct(
     """Write corrected labels and the report; without a workshop nothing is trained, and gains are not measured.
 
     Raises:
-        ValueError: If the folder holds the result of other answers.
+        ValueError: If the folder holds the result of other answers, or the labelled set has not all events that people
+            looked at again.
         RuntimeError: If training failed.
     """
+    _require_asked(correction)
     if committed := output.open(plan):
         return {**committed["report"], "already_done": True}
     settled = settle(correction.answers, needed=correction.manifest["annotators_per_case"])
@@ -80,6 +82,18 @@ def correct(
     output.commit(plan, {"report": report})
     output.clean_up()
     return {**report, "already_done": False}
+
+
+def _require_asked(correction: Correction) -> None:
+    """See to it that every answer finds its row: of another set the corrections would be lost without a word."""
+    known = {row.example.event.event_id for row in correction.rows}
+    asked = {one.event_id for one in correction.answers if correction.cases[one.event_id].why != "rejected"}
+    if lost := sorted(asked - known):
+        raise ValueError(
+            f"input {hide_credentials(correction.source)}: expected the labelled events that round "
+            f"{correction.manifest['round']} asked about, found {len(asked) - len(lost):,} of {len(asked):,} (not "
+            f"{lost[0]}); give the set that the round was made from, or one that has all of it"
+        )
 
 
 def report_files(report: Mapping[str, Any]) -> dict[str, bytes]:

@@ -2,7 +2,8 @@
 
 What is done is kept below the schedule's `record`, a file per step and day with the command that did it, written when
 the step has succeeded. A week that was broken off goes on from there; another command, as after a change of the
-schedule, is run again. Two who run the same day at once do some of it twice, which every job allows.
+schedule, is run again, and so is what was done while its day was not over. Two who run the same day at once do some of
+it twice, which every job allows.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from datetime import UTC, date, datetime, timedelta
 from cluster import storage
 from cluster.schedule.plan import Command, Flow, Schedule, commands, yesterday
 from cluster.schedule.ray_jobs import RayJobError, RayJobs
+
+_LATE = timedelta(minutes=30)
+"""After a day's end in UTC, until all of it is taken to be there, as at the times of the schedules that ship."""
 
 Start = Callable[[Command], int | None]
 """Runs a command to its end; gives its exit status, or None where it has none."""
@@ -95,10 +99,10 @@ def run_days(
         for command in commands(schedule, flow, day):
             if missing & set(command.after):
                 found = Done(command, "waited", status=None)
-            elif not again and _done_before(schedule, command):
+            elif (done := _done_at(schedule, command)) and done >= _over(day) and not again:
                 found = Done(command, "before")
             else:
-                found = _run(schedule, command, start, again=again)
+                found = _run(schedule, command, start, again=again or done is not None)
             if found.outcome in ("failed", "waited"):
                 missing.add(command.step)
             yield found
@@ -114,14 +118,21 @@ def _run(schedule: Schedule, command: Command, start: Start, *, again: bool) -> 
     return Done(command, "ran" if status == 0 else "failed", seconds, status)
 
 
-def _done_before(schedule: Schedule, command: Command) -> bool:
+def _done_at(schedule: Schedule, command: Command) -> datetime | None:
+    """Give the instant at which this command began that is noted as done; None: it is not."""
     try:
         found = json.loads(storage.read_bytes(_note(schedule, command)))
-        return tuple(found["command"]) == command.words
+        began = datetime.fromisoformat(found["ended"]) - timedelta(seconds=found["seconds"])
+        return began if tuple(found["command"]) == command.words else None
     except FileNotFoundError:
-        return False
+        return None
     except (ValueError, LookupError, TypeError):  # cut off: run again
-        return False
+        return None
+
+
+def _over(day: date) -> datetime:
+    """Give the instant from which on a day is whole: who looked before may have seen half of it."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1) + _LATE
 
 
 def _note(schedule: Schedule, command: Command) -> str:
@@ -129,8 +140,9 @@ def _note(schedule: Schedule, command: Command) -> str:
 
 
 def _line(done: Done) -> str:
+    early = datetime.now(UTC) - timedelta(seconds=done.seconds) < _over(done.command.day)
     what = {
-        "ran": f"done in {done.seconds:,.1f} s",
+        "ran": f"done in {done.seconds:,.1f} s" + "; the day is not over: the next run does it again" * early,
         "before": "was done before (--again runs it again)",
         "failed": f"FAILED {_status(done)} after {done.seconds:,.1f} s",
         "waited": f"not run: {', '.join(done.command.after)} first",

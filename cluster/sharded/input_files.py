@@ -6,7 +6,7 @@ import io
 import lzma
 import platform
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -80,9 +80,32 @@ def data_files(url: str, endings: tuple[str, ...]) -> tuple[list[storage.StoredF
         (found if is_data else others).append(file if is_data else place_of(file.url, url))
     if not found:
         there = f"; found {', '.join(others[:3])}" if others else ""
-        raise ValueError(f"{url}: no {', '.join(endings[:-1])} or {endings[-1]} file there{there}")
+        raise ValueError(f"{url}: no {_either(endings)} file there{there}")
     more = [f"and {len(others) - _MOST_NAMED} more"] if len(others) > _MOST_NAMED else []
     return found, others[:_MOST_NAMED] + more
+
+
+def files_from_people(urls: Sequence[str], endings: tuple[str, ...]) -> list[storage.StoredFile]:
+    """List what people gave back, each file once: none of it is passed over, since each holds somebody's work.
+
+    Raises:
+        ValueError: If a location has no such file, or one of another kind, such as what a spreadsheet saves by itself.
+    """
+    files: dict[str, storage.StoredFile] = {}
+    for url in urls:
+        found, others = data_files(url, endings)
+        if others:
+            raise ValueError(
+                f"{url}: expected {_either(endings)} files alone, found {', '.join(others)}; what somebody did there "
+                f"would be left out: save it as {_either(endings)}, or take it out of the folder"
+            )
+        files |= {file.url: file for file in found}
+    return list(files.values())
+
+
+def _either(endings: Sequence[str]) -> str:
+    *some, last = endings
+    return f"{', '.join(some)} or {last}" if some else last
 
 
 def visible_files(url: str) -> list[storage.StoredFile]:

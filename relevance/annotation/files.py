@@ -11,7 +11,7 @@ from typing import Any
 from cluster import storage
 from cluster.annotation.label_studio import name_people
 from cluster.sharded.delimited import DelimitedTable
-from cluster.sharded.input_files import refuse_repeated_column
+from cluster.sharded.input_files import files_from_people, refuse_repeated_column
 from relevance.annotation.annotation import Annotation, show_pair
 from relevance.annotation.label_studio import read_export
 from relevance.labels import parse_label
@@ -55,7 +55,7 @@ def harmless(text: str) -> str:
 
 
 def read_annotations(urls: Sequence[str], *, people: Mapping[str, str] | None = None) -> AnnotationFiles:
-    """Read annotations from .csv sheets and .json exports: files, or folders with all such files in them.
+    """Read annotations from .csv sheets and .json exports: files, or folders of such files alone.
 
     Args:
         urls: Where.
@@ -63,14 +63,12 @@ def read_annotations(urls: Sequence[str], *, people: Mapping[str, str] | None = 
             none: its tasks say whose they are.
 
     Raises:
-        ValueError: If a file cannot be read, a column is missing or a label is none of the four; file and line named.
+        ValueError: If a file cannot be read or is of another kind, a column is missing or a label is none of the four;
+            file and line named.
     """
-    listed = [file for url in urls for file in storage.list_files(url)]
-    files = {file.url: file for file in listed if file.url.lower().endswith((".csv", ".json"))}
-    if not files:
-        raise ValueError(f"{', '.join(urls)}: no .csv or .json file there: give exports or sheets in `annotations`")
+    files = files_from_people(urls, (".csv", ".json"))
     annotations: list[Annotation] = []
-    for file in files.values():
+    for file in files:
         name, content = file.url.rpartition("/")[2], storage.read_bytes(file.url)
         if name.lower().endswith(".csv"):
             rows = [row for row in read_rows(content, name, _REQUIRED) if row["label"]]
@@ -80,7 +78,7 @@ def read_annotations(urls: Sequence[str], *, people: Mapping[str, str] | None = 
             for row, person in zip(rows, name_people(given, people or {}, name=name), strict=True):
                 row["annotator"] = person
         annotations += [_annotation(row, name, number) for number, row in enumerate(rows, start=1)]
-    return AnnotationFiles(annotations, tuple(files))
+    return AnnotationFiles(annotations, tuple(file.url for file in files))
 
 
 def read_rows(content: bytes, name: str, required: Sequence[str]) -> list[dict[str, str]]:

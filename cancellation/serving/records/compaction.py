@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from hashlib import blake2b
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from cancellation.serving.records.shipped_log import REPLACES, replaced_names
 from cluster import storage
+from cluster.storage import StoredFile
 
 LOGS = ("decisions", "shadow", "rejudged", "evidence", "feedback", "explanations", "appeals", "reversals")
 _FOLDER = re.compile(r"/day=(\d{4}-\d\d-\d\d)/[^/]+\.parquet$")
@@ -38,38 +39,57 @@ def compact(archive_url: str, *, before: date) -> Compacted:
     """Put the files of each market and day before one together. Safe to repeat, also when it was broken off."""
     folders = files_before = files_after = 0
     for log in LOGS:
-        for folder, urls in _folders(storage.join_url(archive_url, log), before).items():
-            files_before += len(urls)
+        for folder, files in _folders(storage.join_url(archive_url, log), before).items():
+            files_before += len(files)
             files_after += 1
-            if len(urls) > 1:
-                _compact_folder(folder, urls)
+            if len(files) > 1:
+                _compact_folder(folder, files)
                 folders += 1
     return Compacted(folders, files_before, files_after)
 
 
-def _folders(log_url: str, before: date) -> dict[str, list[str]]:
+def _folders(log_url: str, before: date) -> dict[str, list[StoredFile]]:
     found = defaultdict(list)
     for file in storage.list_files(log_url, suffix=".parquet"):
         day = _FOLDER.search(file.url)
         if day is not None and date.fromisoformat(day[1]) < before:
-            found[file.url.rpartition("/")[0]].append(file.url)
+            found[file.url.rpartition("/")[0]].append(file)
     return found
 
 
-def _compact_folder(folder: str, urls: Sequence[str]) -> None:
-    tables = {url.rpartition("/")[2]: pq.read_table(pa.BufferReader(storage.read_bytes(url))) for url in urls}
+def _compact_folder(folder: str, files: Sequence[StoredFile]) -> None:
+    read = {file.url.rpartition("/")[2]: file.version for file in files}
+    tables = {name: _read(folder, name) for name in read}
     replaced = replaced_names(tables.values())
     live = {name: table for name, table in tables.items() if name not in replaced}
     if len(live) > 1:
-        name = f"day-{blake2b(json.dumps(sorted(live)).encode(), digest_size=8).hexdigest()}.parquet"
-        storage.create_exclusive(storage.join_url(folder, name), _put_together(live))
+        digest = blake2b(json.dumps(sorted(live)).encode(), digest_size=8).hexdigest()
+        url = storage.join_url(folder, f"day-{digest}.parquet")
         replaced |= set(live)
+        if not storage.create_exclusive(url, _put_together(live, replaced)):
+            return  # another compaction is at work here, and removes what it has put together
+        # People who were removed from a file after it was read must not stay by what was made of it.
+        while changed := _changed(folder, read):
+            read |= changed
+            live |= {name: _read(folder, name) for name in changed if name in live}
+            storage.write_bytes(url, _put_together(live, replaced))
     storage.remove_files([storage.join_url(folder, name) for name in sorted(replaced & set(tables))])
 
 
-def _put_together(tables: dict[str, pa.Table]) -> bytes:
+def _read(folder: str, name: str) -> pa.Table:
+    return pq.read_table(pa.BufferReader(storage.read_bytes(storage.join_url(folder, name))))
+
+
+def _changed(folder: str, read: Mapping[str, str]) -> dict[str, str]:
+    """Give the versions of files that were written again since they were read, by name."""
+    now = {file.url.rpartition("/")[2]: file.version for file in storage.list_files(folder, suffix=".parquet")}
+    return {name: version for name, version in now.items() if read.get(name, version) != version}
+
+
+def _put_together(tables: dict[str, pa.Table], replaced: Collection[str]) -> bytes:
+    """Write rows with the names of all files that they ever stood in: a shipper that was cut off brings one again."""
     table = pa.concat_tables(tables.values(), promote_options="default").unify_dictionaries().combine_chunks()
-    table = table.sort_by("received_at").replace_schema_metadata({REPLACES: json.dumps(sorted(tables)).encode()})
+    table = table.sort_by("received_at").replace_schema_metadata({REPLACES: json.dumps(sorted(replaced)).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -107,8 +107,7 @@ def _pass(places: Places, digests: Collection[str], event_ids: Collection[str], 
         if places.log_folder is not None and marks and (places.log_folder / log).is_dir():
             _search_segments(places.log_folder / log, [mark.encode() for mark in marks], found, remove)
         matches = _of_events(event_ids) if log == _BY_EVENT else _of_people(digests)
-        for file in storage.list_files(storage.join_url(places.archive_url, log), suffix=".parquet"):
-            _search_file(file.url, matches, found, remove)
+        _search_log(storage.join_url(places.archive_url, log), matches, found, remove)
         if log == _BY_EVENT:
             recent, appeals, relabelled = (
                 store.about(digests, remove=remove) if store is not None else []
@@ -143,6 +142,16 @@ def _any(masks: list[pa.ChunkedArray]) -> pa.ChunkedArray:
     for mask in others:
         first = pc.or_(first, mask)
     return first
+
+
+def _search_log(url: str, matches: Callable[[pa.Table], pa.ChunkedArray], found: Found, remove: bool) -> None:
+    """Search a log's files, and those that came meanwhile: a compaction puts what was listed into others."""
+    searched: set[str] = set()
+    while fresh := {file.url for file in storage.list_files(url, suffix=".parquet")} - searched:
+        for one in sorted(fresh):
+            with suppress(FileNotFoundError):
+                _search_file(one, matches, found, remove)
+        searched |= fresh
 
 
 def _search_file(url: str, matches: Callable[[pa.Table], pa.ChunkedArray], found: Found, remove: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
 from functools import partial
@@ -23,6 +23,8 @@ _PARALLEL_READS = 8
 REPLACES = b"replaces"
 """In a file's schema: names of files, as JSON, whose rows are in it."""
 _DAY_SECONDS = 86_400.0
+_LISTINGS = 5
+"""Of a log at most, while a compaction takes files away that were listed."""
 
 
 def read_log(
@@ -44,11 +46,7 @@ def read_log(
     """
     read = list(dict.fromkeys([*columns, "received_at"]))
     url = storage.join_url(output_url, f"market={market}") if market else output_url
-    files = [file.url for file in storage.list_files(url, suffix=".parquet") if _may_hold(file.url, start, end)]
-    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        tables = list(pool.map(partial(_read, columns=read), files))
-    replaced = replaced_names(tables)
-    live = [table for file, table in zip(files, tables, strict=True) if file.rpartition("/")[2] not in replaced]
+    live = _read_live(url, partial(_read, columns=read), lambda file: _may_hold(file, start, end))
     table = pa.concat_tables([DECISION_SCHEMA.empty_table().select(read), *live], promote_options="default")
     if start is not None:
         table = table.filter(pc.greater_equal(table["received_at"], _instant(start)))
@@ -60,16 +58,27 @@ def read_log(
 def find_rows(output_url: str, event_id: str, *, market: str, day: date) -> pa.Table:
     """Find an event's decisions of a day, file by file, as a table of `DECISION_SCHEMA` in order of `received_at`."""
     folder = storage.join_url(output_url, f"market={market}", f"day={day}")
-    files = [file.url for file in storage.list_files(folder, suffix=".parquet")]
-    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        tables = list(pool.map(partial(_read_event, event_id=event_id), files))
-    replaced = replaced_names(tables)
-    live = [
-        table
-        for file, table in zip(files, tables, strict=True)
-        if table.num_rows and file.rpartition("/")[2] not in replaced
-    ]
+    live = [table for table in _read_live(folder, partial(_read_event, event_id=event_id)) if table.num_rows]
     return pa.concat_tables([DECISION_SCHEMA.empty_table(), *live], promote_options="default").sort_by("received_at")
+
+
+def _read_live(
+    url: str, read: Callable[[str], pa.Table], wanted: Callable[[str], bool] = lambda _: True
+) -> list[pa.Table]:
+    """Read a log's wanted files but those that another replaces; from the start where one went while it was read."""
+    left = _LISTINGS
+    while True:
+        files = [file.url for file in storage.list_files(url, suffix=".parquet") if wanted(file.url)]
+        try:
+            with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+                tables = list(pool.map(read, files))
+        except FileNotFoundError:
+            left -= 1
+            if not left:
+                raise
+            continue
+        replaced = replaced_names(tables)
+        return [table for file, table in zip(files, tables, strict=True) if file.rpartition("/")[2] not in replaced]
 
 
 def replaced_names(tables: Iterable[pa.Table]) -> set[str]:

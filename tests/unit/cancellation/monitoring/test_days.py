@@ -197,6 +197,25 @@ def test_an_appeal_is_counted_though_its_decision_is_in_no_log_any_more(tmp_path
     assert wrong.reason.startswith("1 of 1,000")
 
 
+def test_what_people_said_stays_when_the_decision_is_older_than_the_window(tmp_path: Path) -> None:
+    """A case is reviewed days after its decision: it counts as long as its model serves, whichever day is looked at."""
+    archive, settings = tmp_path / "archive", MonitorSettings(history_days=7)
+    decided = decisions(DAY, 60)
+    for later in range(13):
+        ship(archive, decisions(DAY + timedelta(days=later), 60), num_hours=1)
+    said = DAY + timedelta(days=3)
+    ship_feedback(archive, feedback(decided, said, 5, precision=0.0))
+    repeated = DAY + timedelta(days=10)
+    ship_feedback(archive, feedback(decided, repeated, 5, precision=0.0))
+    for later in range(3, 13):
+        day = DAY + timedelta(days=later)
+        found = monitored(tmp_path, day, settings=settings, now=day_start(day) + 2 * 86_400)
+        wrong = next(one.reason for one in found.decision.triggers if one.name == "wrong_predictions")
+        assert wrong.startswith("5 of 1,000"), f"{later} days after the decision"
+        late = [one.unknown for one in found.feedback if one.day == str(repeated)]
+        assert late == [5] * (day >= repeated), "ten days are more than are looked through"
+
+
 def test_feedback_older_than_its_decision_is_named(tmp_path: Path) -> None:
     table = decisions(DAY, 200)
     ship(tmp_path / "archive", table)

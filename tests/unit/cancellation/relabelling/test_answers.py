@@ -19,6 +19,7 @@ from cancellation.relabelling.round import make_round
 from cancellation.relabelling.tasks import TaskSettings, evidence
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cluster.commit import Output
+from cluster.pages.formats import format_share
 from tests.builders.reviewers import AT, answer_round, chosen
 
 EVENTS = list(simulate(SimulationSettings(num_events=60, label_noise=0.3), 8))
@@ -115,6 +116,30 @@ def test_what_cannot_be_used_is_refused_with_event_and_person(tmp_path, results,
         read_answers([str(tmp_path / "export.json")], cases, manifest, people={})
 
 
+def test_answers_to_events_that_the_labelled_set_lacks_are_refused_not_lost(tmp_path):
+    source = str(tmp_path / "labelled.jsonl")
+    write_labelled(source, EVENTS[3:])
+    make(tmp_path)
+    answer_round(tmp_path / "round", TRUTH, tmp_path / "exports")
+    manifest, cases = read_cases(str(tmp_path / "round"))
+    answers = read_answers([str(tmp_path / "exports")], cases, manifest, people={})
+    correction = Correction(source, read_labelled(source), cases, manifest, answers, 0.15)
+    with pytest.raises(ValueError, match=r"input .*labelled\.jsonl: .* round round asked about, found 7 of 10 \(not "):
+        correct(correction, Output(str(tmp_path / "out")), correction.plan(), None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_in_another_form_is_refused_beside_those_that_can_be_read(tmp_path):
+    make(tmp_path)
+    answer_round(tmp_path / "round", TRUTH, tmp_path / "exports")
+    manifest, cases = read_cases(str(tmp_path / "round"))
+    (tmp_path / "exports" / "bob.json").rename(tmp_path / "exports" / "bob.xlsx")
+    with pytest.raises(ValueError, match=r"exports: expected \.json files alone, found bob\.xlsx; .* save it as"):
+        read_answers([str(tmp_path / "exports")], cases, manifest, people={})
+    with pytest.raises(ValueError, match=r"nothing: no \.json file there"):
+        read_answers([str(tmp_path / "exports" / "ann.json"), str(tmp_path / "nothing")], cases, manifest, people={})
+
+
 def test_both_labels_are_kept_with_who_when_and_why(tmp_path):
     source = str(tmp_path / "labelled.jsonl")
     write_labelled(source, EVENTS[:10])
@@ -130,6 +155,9 @@ def test_both_labels_are_kept_with_who_when_and_why(tmp_path):
     assert correct(correction, Output(str(output)), correction.plan(), None)["already_done"]
     rows = [json.loads(line) for line in (output / "labelled/corrected.jsonl").read_text().splitlines()]
     assert [row["label"] for row in rows] == [one.true_label for one in EVENTS[:10]]
+    page, found = (output / "report.html").read_text(), report["test"]
+    span = f"{format_share(found['low'])} to {format_share(found['high'])}"
+    assert f"Of all labels {span} are wrong, by 2 that were drawn by chance." in page, "two say next to nothing"
     changed = [row for row, one in zip(rows, EVENTS, strict=False) if one.label != one.true_label]
     assert len(changed) == report["contradicted"]["part"] + report["test"]["part"] > 0
     old, new = changed[0]["label_history"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shlex
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -140,6 +140,25 @@ def test_again_adds_what_a_step_needs_for_it_and_notes_the_plain_command(tmp_pat
     assert outcomes(again=True) == ["ran", "ran"]
     assert started == ["before=2026-11-23", "day=2026-11-22", "replace=true", "day=2026-11-22"]
     assert outcomes(again=False) == ["before", "before"]
+
+
+def test_what_is_done_of_a_day_that_is_not_over_is_done_again(tmp_path: Path) -> None:
+    """Else the morning after, evidence and verdicts of the other half of the day would be passed over as done."""
+    text = SMALL.replace('why = "few files"', 'again = ["replace=true"]\nwhy = "few files"')
+    schedule = load_schedule(_written(tmp_path, text), {"root": str(tmp_path)})
+    started: list[str] = []
+
+    def start(command: Command) -> int:
+        started.append(command.words[-1])
+        return 0
+
+    today = datetime.now(UTC).date()
+    for day, second in ((today, "ran"), (today - timedelta(days=2), "before")):
+        outcomes = [
+            [one.outcome for one in run_days(schedule, schedule.flows[0], [day], start=start)] for _ in range(2)
+        ]
+        assert outcomes == [["ran", "ran"], [second, second]]
+    assert started[2] == "replace=true", "a half day of scores is replaced"
 
 
 def test_what_ships_replaces_a_scored_day_when_it_is_run_again() -> None:

@@ -6,9 +6,11 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
+from cancellation.monitoring.triggers import RetrainDecision, SubmitSettings, submit_retraining
 from cluster.schedule.ray_jobs import RayJobError, RayJobs
 
 
@@ -18,6 +20,7 @@ class Head(BaseHTTPRequestHandler):
     jobs: dict[str, dict[str, object]]
     unlisted: set[str]
     lost_answers = 0
+    address: str
 
     def do_GET(self) -> None:
         if self.path == "/api/jobs/":
@@ -59,7 +62,8 @@ def head() -> Iterator[tuple[type[Head], RayJobs]]:
     server = HTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield handler, RayJobs(f"http://127.0.0.1:{server.server_port}", poll_seconds=0.01, patience_seconds=1)
+    handler.address = f"http://127.0.0.1:{server.server_port}"
+    yield handler, RayJobs(handler.address, poll_seconds=0.01, patience_seconds=1)
     server.shutdown()
     server.server_close()
     thread.join()
@@ -97,3 +101,20 @@ def test_one_whose_submission_went_unanswered_is_not_run_again(head: tuple[type[
     with pytest.raises(RayJobError, match=r"^day: failed, status 9"):
         jobs.run("day", "python x", say=[].append)
     assert list(cluster.jobs) == ["day"]
+
+
+def test_a_round_is_opened_once_for_each_model_while_one_takes_over_from_another(
+    head: tuple[type[Head], RayJobs], tmp_path: Path
+) -> None:
+    """Most answers of a day are now of the one, now of the other, and a cluster that is started anew knows no job."""
+    cluster, _ = head
+    note = {"model_version": "small@1", "day": "2026-11-20", "jobs": ["relabel-after-small-1"]}  # as of before
+    (tmp_path / "retraining.json").write_text(json.dumps(note))
+    said = []
+    for day, model in ((21, "small@1"), (22, "small@2"), (23, "small@1"), (24, "small@2")):
+        cluster.jobs.clear()
+        decision = RetrainDecision(f"2026-11-{day}", model, True, (), relabel="true", command="true")
+        (line,) = submit_retraining(decision, str(tmp_path), SubmitSettings(address=cluster.address), token=None)
+        said.append(line.partition(":")[0])
+    assert said[1].startswith("relabel-after-small-2-")
+    assert said == ["submitted on 2026-11-20", said[1], "submitted on 2026-11-20", "submitted on 2026-11-22"]

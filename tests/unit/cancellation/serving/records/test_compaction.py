@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
 from cancellation.serving.records.compaction import Compacted, compact
 from cancellation.serving.records.decision_log import DecisionLog
+from cancellation.serving.records.forgetting import Places, find, forget
 from cancellation.serving.records.log_shipping import Shipper
-from cancellation.serving.records.shipped_log import read_log
+from cancellation.serving.records.people import ROLES
+from cancellation.serving.records.shipped_log import find_rows, read_log
 from tests.builders.decision_records import NOON, decision_record
 
 NEXT_DAY = date(2026, 11, 1)
 
 
 def _ship(folder: Path, numbers: range, *, day: int = 0) -> None:
+    """A file for each event; sellers alternate after every two."""
     for number in numbers:
         log = DecisionLog(folder / "log")
-        market = ("BR", "TH")[number % 2]
-        log.append(decision_record(number, market=market, received_at=NOON + 86_400 * day + number))
+        market, people = ("BR", "TH")[number % 2], dict.fromkeys(ROLES, "ab"[number // 2 % 2] * 32)
+        log.append(decision_record(number, market=market, people=people, received_at=NOON + 86_400 * day + number))
         log.close()
     Shipper(folder / "log", str(folder / "out" / "decisions")).ship_once()
 
@@ -57,3 +62,51 @@ def test_broken_off_before_the_old_files_went_no_row_is_there_twice(tmp_path: Pa
     compact(str(tmp_path / "out"), before=NEXT_DAY)
     assert len(_files(tmp_path)) == 2
     assert read_log(str(tmp_path / "out" / "decisions")).num_rows == 6
+
+
+def test_a_file_that_a_shipper_brings_again_stays_replaced_when_its_day_is_put_together_again(tmp_path: Path) -> None:
+    _ship(tmp_path, range(4))
+    shutil.copytree(tmp_path / "out", tmp_path / "old")
+    for late in (range(4, 6), range(6, 8)):
+        compact(str(tmp_path / "out"), before=NEXT_DAY)
+        _ship(tmp_path, late)
+    compact(str(tmp_path / "out"), before=NEXT_DAY)
+    shutil.copytree(tmp_path / "old", tmp_path / "out", dirs_exist_ok=True)
+    assert read_log(str(tmp_path / "out" / "decisions")).num_rows == 8
+    compact(str(tmp_path / "out"), before=NEXT_DAY)
+    assert len(_files(tmp_path)) == 2
+    assert read_log(str(tmp_path / "out" / "decisions")).num_rows == 8
+
+
+def test_who_reads_while_a_day_is_put_together_has_every_row_once(tmp_path: Path) -> None:
+    _ship(tmp_path, range(60))
+    out = str(tmp_path / "out")
+    day = find_rows(f"{out}/decisions", "e-000000", market="BR", day=date(2026, 10, 31))
+    with ThreadPoolExecutor(1) as pool:
+        compacting = pool.submit(compact, out, before=NEXT_DAY)
+        while not compacting.done():
+            assert read_log(f"{out}/decisions").num_rows == 60
+            found = find_rows(f"{out}/decisions", "e-000000", market="BR", day=date(2026, 10, 31))
+            assert found.num_rows == day.num_rows == 1
+    assert compacting.result().folders == 2
+
+
+def test_who_is_forgotten_while_a_day_is_put_together_is_gone_from_it(tmp_path: Path) -> None:
+    """Whichever comes first: a file goes that is searched, or a row of a file that is put together."""
+    for turn in range(5):
+        folder, start = tmp_path / str(turn), threading.Barrier(2)
+        _ship(folder, range(16))
+
+        def put_together(archive: str, start: threading.Barrier = start) -> None:
+            start.wait()
+            compact(archive, before=NEXT_DAY)
+
+        places = Places(str(folder / "out"))
+        with ThreadPoolExecutor(1) as pool:
+            compacting = pool.submit(put_together, places.archive_url)
+            start.wait()
+            before, left = forget(places, {"a" * 32})
+        assert compacting.exception() is None
+        assert before.rows >= 8
+        assert left.rows == find(places, {"a" * 32}).rows == 0
+        assert read_log(str(folder / "out" / "decisions"))["seller_digest"].to_pylist() == ["b" * 32] * 8

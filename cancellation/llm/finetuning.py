@@ -27,7 +27,7 @@ from cancellation.events.examples import Example, refuse_twice
 from cancellation.events.factors import VERDICTS
 from cancellation.events.identity import content_number
 from cancellation.llm.answer import write_answer
-from cancellation.llm.prompt import PromptSettings, build_prompt, chat_text, prompt_digest
+from cancellation.llm.prompt import PromptSettings, build_prompt, chat_text, prompt_digest, turn_end
 from cancellation.model.learnt import write_learnt
 from cluster.models.causal_model import load_causal_model, max_positions
 from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
@@ -190,7 +190,7 @@ def encode_example(
     reasoned, verdict, rest = (
         tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, opening + word, closing + after)
     )
-    rest = [*rest, tokenizer.eos_token_id]
+    rest = [*rest, *turn_end(tokenizer)]
     other = 0.0 if example.factors is None else 1.0
     weights = [0.0] * len(asked) + [other] * len(reasoned)
     weights += [settings.verdict_weight] * len(verdict) + [other] * len(rest)

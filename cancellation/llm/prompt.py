@@ -113,6 +113,26 @@ def chat_text(tokenizer: Any, prompt: Prompt) -> str:
         return write([{**first, "content": f"{policy['content']}\n\n{first['content']}"}, *others])
 
 
+def turn_end(tokenizer: Any) -> list[int]:
+    """Give the tokens that end an answer by a model's chat template: Gemma's `<end_of_turn>` is not its end token.
+
+    Raises:
+        ValueError: If neither template nor tokeniser have any.
+    """
+    said = "answer"
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": said}]
+    behind = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(said)[2]
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
+    last = next((place for place, one in enumerate(ids) if one in tokenizer.added_tokens_decoder), None)
+    if last is not None:
+        return ids[: last + 1]
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "expected a chat template or tokeniser that ends a turn, found neither; give it an end token"
+        )
+    return [tokenizer.eos_token_id]
+
+
 @cache
 def policy_text(form: AnswerForm) -> str:
     """Write what is the same for every event of a market: what the verdicts mean, the codes, the form."""

@@ -52,6 +52,19 @@ def test_the_loss_is_on_the_answer_alone(base: Path) -> None:
     assert tokenizer.decode(one.ids[one.weights == 0]).endswith("<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize(
+    ("ends", "learnt"), [("<end_of_turn>\n", "<end_of_turn>"), ("\n", "<|im_end|>"), ("", "<|im_end|>")]
+)
+def test_an_answer_ends_as_the_template_ends_a_turn(base: Path, ends: str, learnt: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<end_of_turn>"]})
+    tokenizer.chat_template = (
+        "{% for one in messages %}<start>{{ one['role'] }}\n{{ one['content'] }}" + ends + "{% endfor %}"
+    )
+    one = encode_example(_example("induced", ()), tokenizer, _settings(base), classes=3)
+    assert tokenizer.decode(one.ids[one.weights > 0]).endswith(f"</reasoning>{learnt}")
+
+
 def test_an_event_counts_for_as_many_as_it_stands_for(base: Path) -> None:
     tokenizer, one = AutoTokenizer.from_pretrained(base), _example("induced", (), 0.5)
     weights = [

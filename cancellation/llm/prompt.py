@@ -127,9 +127,7 @@ def turn_end(tokenizer: Any) -> list[int]:
     if last is not None:
         return ids[: last + 1]
     if tokenizer.eos_token_id is None:
-        raise ValueError(
-            "expected a chat template or tokeniser that ends a turn, found neither; give it an end token"
-        )
+        raise ValueError("expected a chat template or tokeniser that ends a turn, found neither; give it an end token")
     return [tokenizer.eos_token_id]
 
 

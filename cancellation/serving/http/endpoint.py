@@ -280,6 +280,8 @@ class Endpoint:
             "shipper": _SHIPPER[condition.shipper],
             "tokens": "as the file says" if self._tokens.refused is None else "refused: nobody new is let in",
         }
+        if unknown := self._gateway.policy.unknown_killed:
+            said["kill_switch"] = f"names no market of the policy: {' '.join(unknown)}"
         return json_response(said, 200 if ready else 503)
 
     async def _show_metrics(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:

@@ -239,8 +239,7 @@ class Endpoint:
         try:
             write = partial(self._feedback_log.append, record)
             new = await self._gateway.recorder.once(feedback.subject, feedback.content, write)
-        except OSError as error:
-            logger.error("feedback could not be written down: %s", error)
+        except OSError:
             raise NotRecorded("the feedback could not be written down; try again") from None
         if not new:
             return json_response({"accepted": True, "known": decision is not None}, 202, {"X-Repeated": "1"})

@@ -19,7 +19,14 @@ from pathlib import Path
 
 from cancellation.decision.actions import demo_line
 from cancellation.serving.http.tokens import TokenStore
-from cancellation.serving.places import draining_path, log_folder, own_draining_path, prepare_person_key, prepare_tokens
+from cancellation.serving.places import (
+    draining_path,
+    log_folder,
+    named_disk_failures,
+    own_draining_path,
+    prepare_person_key,
+    prepare_tokens,
+)
 from cancellation.serving.records.archive import unshipped
 from cancellation.serving.rollout.policy_sources import checked_policy
 from cancellation.serving.settings import ServingSettings
@@ -42,14 +49,15 @@ class ServeJob(Settings):
 def main(job: ServeJob) -> None:
     """Serve until a signal says stop; SIGHUP looks at the model's source anew and rolls it out."""
     serving = _with_absolute_paths(job.serving).model_copy(update={"service_name": str(job.service.port)})
-    tokens, draining = prepare_tokens(serving), own_draining_path(serving)
-    TokenStore.load(tokens)
-    prepare_person_key(serving)
-    state = open_state(serving)
-    policy, demo = state.policy.place, demo_line(checked_policy(state.policy.read(), state.policy.place))
-    state.close()
-    for mark in (draining_path(serving), draining):
-        mark.unlink(missing_ok=True)
+    draining = own_draining_path(serving)
+    with named_disk_failures(serving):
+        TokenStore.load(tokens := prepare_tokens(serving))
+        prepare_person_key(serving)
+        state = open_state(serving)
+        policy, demo = state.policy.place, demo_line(checked_policy(state.policy.read(), state.policy.place))
+        state.close()
+        for mark in (draining_path(serving), draining):
+            mark.unlink(missing_ok=True)
     with serving_session(job.session, job.service) as own_ray:
         from cancellation.serving.app import APP_NAME, application, is_shadow  # reads Ray's switches
 

@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from cancellation.decision.actions import demo_line
+from cancellation.serving import places
 from cancellation.serving.http.tokens import TokenStore
-from cancellation.serving.places import draining_path, log_folder, own_draining_path, prepare_person_key, prepare_tokens
 from cancellation.serving.records.archive import unshipped
 from cancellation.serving.rollout.policy_sources import checked_policy
 from cancellation.serving.settings import ServingSettings
@@ -42,14 +42,15 @@ class ServeJob(Settings):
 def main(job: ServeJob) -> None:
     """Serve until a signal says stop; SIGHUP looks at the model's source anew and rolls it out."""
     serving = _with_absolute_paths(job.serving).model_copy(update={"service_name": str(job.service.port)})
-    tokens, draining = prepare_tokens(serving), own_draining_path(serving)
-    TokenStore.load(tokens)
-    prepare_person_key(serving)
-    state = open_state(serving)
-    policy, demo = state.policy.place, demo_line(checked_policy(state.policy.read(), state.policy.place))
-    state.close()
-    for mark in (draining_path(serving), draining):
-        mark.unlink(missing_ok=True)
+    draining = places.own_draining_path(serving)
+    with places.named_disk_failures(serving):
+        TokenStore.load(tokens := places.prepare_tokens(serving))
+        places.prepare_person_key(serving)
+        state = open_state(serving)
+        policy, demo = state.policy.place, demo_line(checked_policy(state.policy.read(), state.policy.place))
+        state.close()
+        for mark in (places.draining_path(serving), draining):
+            mark.unlink(missing_ok=True)
     with serving_session(job.session, job.service) as own_ray:
         from cancellation.serving.app import APP_NAME, application, is_shadow  # reads Ray's switches
 
@@ -75,7 +76,7 @@ def main(job: ServeJob) -> None:
             dispensable=is_shadow,
         )
     draining.unlink(missing_ok=True)
-    if own_ray and serving.output is not None and (left := unshipped(log_folder(serving))).segments:
+    if own_ray and serving.output is not None and (left := unshipped(places.log_folder(serving))).segments:
         print(left, flush=True)
 
 

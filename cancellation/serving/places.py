@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
@@ -11,6 +13,27 @@ from secrets import token_hex
 from cancellation.serving.http.tokens import AcceptedTokens, TokenStore, make_tokens_file
 from cancellation.serving.records.people import make_key_file
 from cancellation.serving.settings import ServingSettings
+
+_DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def named_disk_failures(settings: ServingSettings) -> Iterator[None]:
+    """Say of a disk that takes nothing which one that is: a write that fails knows no name of its file.
+
+    Raises:
+        OSError: In place of one of the operating system's for that reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        named = error.filename is None or str(error.filename).startswith(settings.data_dir)
+        if error.errno not in _DISK_FAILURES or not named:
+            raise
+        raise OSError(
+            f"serving.data_dir {settings.data_dir}: expected a disk that can be written, found: {error.strerror}; free "
+            "it, give this user the right to write there, or name another folder"
+        ) from None
 
 
 def policy_path(settings: ServingSettings) -> Path:

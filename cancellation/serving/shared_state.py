@@ -46,18 +46,20 @@ def open_state(settings: ServingSettings) -> SharedState:
         recently = SqliteDatabase(folder / "recent.sqlite", recent.LAYOUT)
         appeals = SqliteDatabase(folder / "appeals.sqlite", store.LAYOUT, durable=True)
         return SharedState(recently, appeals, files)
-    database, tables = open_tables(settings.database)
+    database, tables = open_tables(settings.database, whole=True)
     if tables.read().policy is None:  # else the settings' own is not asked for, and may be gone
         tables.begin_with(first_policy(settings))
     return SharedState(database, database, tables)
 
 
-def open_tables(url: str) -> tuple[Database, PolicyTables]:
+def open_tables(url: str, *, whole: bool = False) -> tuple[Database, PolicyTables]:
     """Open a database that several machines share, its tables made where they are not there.
+
+    With `whole`, a role that may not use all of them is refused; a kill switch asks for no right but its own.
 
     Raises:
         ValueError: If the address is refused.
         OSError: If the server does not let us in.
     """
-    database = PostgresDatabase(url, recent.LAYOUT + policy_sources.LAYOUT + store.LAYOUT)
+    database = PostgresDatabase(url, recent.LAYOUT + policy_sources.LAYOUT + store.LAYOUT, whole=whole)
     return database, PolicyTables(database)

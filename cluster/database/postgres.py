@@ -32,6 +32,8 @@ CONNECTIONS = 8
 _HANG_SECONDS = 6.0
 _WATCH_SECONDS = 1.0
 _MADE = re.compile(r"CREATE (?:UNIQUE )?(?:TABLE|INDEX) IF NOT EXISTS (\w+)")
+_TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+)")
+_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 _ENCODINGS = ("UTF8", "SQL_ASCII")
 """Of databases that hold any text; the latter takes bytes as they come."""
 _OPTIONS = {
@@ -66,13 +68,15 @@ class PostgresDatabase:
     # Of the statement's beginning: what may change while it runs (clock_timestamp) finds nothing by an index.
     now = "CAST(EXTRACT(EPOCH FROM statement_timestamp()) AS DOUBLE PRECISION)"
 
-    def __init__(self, url: str, layout: str) -> None:
+    def __init__(self, url: str, layout: str, *, whole: bool = False) -> None:
         """Connect, and make the tables that are not there.
 
         Args:
             url: As `check_address` accepts. The password comes from where libpq looks for it: PGPASSFILE, ~/.pgpass,
                 PGPASSWORD.
             layout: Statements that make its tables where they are not there.
+            whole: Refuse a role that may not read and write all of these tables: else what it may not do comes out
+                call by call, after a start that looked fine.
 
         Raises:
             ValueError: If the address is refused.
@@ -93,7 +97,7 @@ class PostgresDatabase:
         self._in_use: dict[psycopg.Connection[TupleRow], float] = {}
         self._watching, self._closed = threading.Lock(), threading.Event()
         try:
-            self._make_tables(url, layout)
+            self._make_tables(url, layout, whole)
         except psycopg.Error as error:
             self._pool.close()
             raise self._failure(error) from None
@@ -122,7 +126,7 @@ class PostgresDatabase:
         self._closed.set()
         self._pool.close()
 
-    def _make_tables(self, url: str, layout: str) -> None:
+    def _make_tables(self, url: str, layout: str, whole: bool) -> None:
         # By a connection of its own: the pool would keep the reason of a refusal to itself.
         with _Connection.connect(url, **_OPTIONS) as connection:
             encoding = connection.info.parameter_status("server_encoding")
@@ -137,10 +141,22 @@ class PostgresDatabase:
                 "SELECT to_regclass(name) FROM unnest(%s::text[]) AS name", (_MADE.findall(layout),)
             )
             if all(found is not None for (found,) in there):
+                if whole:
+                    self._check_rights(connection, layout)
                 return
             _lock(connection, layout)  # IF NOT EXISTS is no lock
             number = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
             connection.execute(layout.format(number=number, bytes="BYTEA").encode())
+
+    def _check_rights(self, connection: psycopg.Connection[TupleRow], layout: str) -> None:
+        has_all = " AND ".join(f"has_table_privilege(to_regclass(name), '{right}')" for right in _RIGHTS)
+        query = f"SELECT name FROM unnest(%s::text[]) AS name WHERE NOT ({has_all}) ORDER BY name"
+        lacking = [name for (name,) in connection.execute(query.encode(), (_TABLE.findall(layout),)).fetchall()]
+        if lacking:
+            raise OSError(
+                f"{self.name}: expected a role that may {', '.join(_RIGHTS)} on all its tables, found one that may not "
+                f"on {', '.join(lacking)}; let their owner GRANT {', '.join(_RIGHTS)} on them to it"
+            )
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg.Connection[TupleRow]]:
@@ -182,7 +198,12 @@ class PostgresDatabase:
     def _failure(self, error: Exception) -> OSError:
         """Say what happened in the server's first line, which holds no values: those are in its DETAIL."""
         said = (str(error).splitlines() or [""])[0]
-        return OSError(f"{self.name}: PostgreSQL failed ({type(error).__name__}: {said}); look at the server")
+        remedy = "look at the server"
+        if isinstance(error, psycopg.errors.InsufficientPrivilege | psycopg.errors.InvalidSchemaName):
+            remedy = (
+                f"GRANT its role {', '.join(_RIGHTS)} on the tables, or CREATE on the schema that it is to make them in"
+            )
+        return OSError(f"{self.name}: PostgreSQL failed ({type(error).__name__}: {said}); {remedy}")
 
 
 def _lock(connection: psycopg.Connection[TupleRow], name: str) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CALL_SECONDS = 5.0
+_END_SECONDS = 30.0
 _SILENT_SECONDS = 30.0
 """After so long a start says what it waits for."""
 
@@ -187,7 +188,7 @@ def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iter
                     with suppress(TimeoutError):
                         for name in serve.status().applications:
                             serve.delete(name)
-                    serve.shutdown()
+                    _end_serve()
                 shutil.rmtree(_haproxy_folder(settings), ignore_errors=True)
 
 
@@ -229,6 +230,20 @@ def _start_serve(http: dict[str, Any], logging: LoggingConfig) -> None:
                 raise RuntimeError(
                     f"Ray Serve on {where}: expected its proxy to start, found {found}; free the port and try again"
                 ) from error
+
+
+def _end_serve() -> None:
+    """Do as `serve.shutdown` does, whose call Ray tries again when the controller has gone as it was asked to.
+
+    Ray would say so, and that its retries are infinite, on the terminal, behind what is to be the last line.
+    """
+    import ray
+    from ray.exceptions import GetTimeoutError, RayActorError
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    with suppress(RayActorError, GetTimeoutError, ValueError):  # it has gone
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, namespace=SERVE_NAMESPACE)
+        ray.get(controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=_END_SECONDS)
 
 
 def _haproxy_folder(settings: ServiceSettings) -> Path:

@@ -8,10 +8,9 @@ the entry can be seen; if the entry then fails, as when the database goes away, 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from cancellation.serving.answering.past_decisions import PastDecisions
 from cancellation.serving.answering.recording import Lane
@@ -25,8 +24,6 @@ from cancellation.serving.observability.metrics import APPEALS, APPEALS_OVERDUE,
 from cancellation.serving.records.archive import Archive
 from cancellation.serving.records.feedback import Feedback, feedback_record
 from cancellation.serving.records.people import PersonKey
-
-logger = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400.0
 _OUTCOMES = {OPEN: "appealed", UPHELD: "confirmed", OVERTURNED: "rejected"}
@@ -249,20 +246,15 @@ class Appeals:
     async def _written(self, work: Callable[[], _ResultT]) -> _ResultT:
         try:
             return await self._writes.do(work)
-        except OSError as error:
-            _refuse(error, "the appeal could not be written down; try again")
+        except OSError:
+            raise NotRecorded("the appeal could not be written down; try again") from None
 
     async def _read(self, work: Callable[[], _ResultT]) -> _ResultT:
         try:
             return await self._reads.do(work)
-        except OSError as error:
-            _refuse(error, "the appeals cannot be read; try again")
+        except OSError:
+            raise NotRecorded("the appeals cannot be read; try again") from None
 
 
 def _day_of(decision: Mapping[str, Any]) -> date:
     return datetime.fromtimestamp(decision["received_at"], UTC).date()
-
-
-def _refuse(error: OSError, message: str) -> NoReturn:
-    logger.error("%s", error)
-    raise NotRecorded(message) from None

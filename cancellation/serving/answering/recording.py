@@ -53,7 +53,10 @@ class _Task(Generic[_ResultT]):
 
 
 class Lane:
-    """Threads for one kind of work at a database, and whether that fails. Belongs to one event loop."""
+    """Threads for one kind of work at a database, and whether that fails. Belongs to one event loop.
+
+    It says itself what fails, of what was tried: callers who are not asked to wait any more would each say so again.
+    """
 
     def __init__(
         self, work: str, num_threads: int, database: str, metrics: Metrics, probe: Callable[[], object]
@@ -87,10 +90,8 @@ class Lane:
     async def try_again(self) -> None:
         """If it fails, see whether it still does; to be called every second or so."""
         if self.failing:
-            try:
+            with suppress(OSError):
                 await self.do(self._probe, again=True)
-            except OSError as error:
-                logger.error("%s", error)
 
     def close(self) -> None:
         """Finish what is under way, unless it hangs."""
@@ -109,6 +110,8 @@ class Lane:
     def _ended(self, task: _Task[Any], result: Any, error: BaseException | None) -> None:
         task.timer.cancel()
         self._say(isinstance(error, OSError))
+        if isinstance(error, OSError):
+            logger.error("%s", error)
         if task.answer.done():  # nobody waits any more
             return
         if error is None:
@@ -120,7 +123,9 @@ class Lane:
         """Let the caller go; what takes longer than anything should says that the lane fails, though nobody waits."""
         never_begun = task.running.cancel()
         if not task.answer.done():
-            task.answer.set_exception(TimeoutError(f"{self._database}: no answer in time; look at the database"))
+            late = TimeoutError(f"{self._database}: no answer in time; look at the database")
+            logger.error("%s", late)
+            task.answer.set_exception(late)
         left = task.since + _STALL_SECONDS - time.monotonic()
         if left > 0 and not never_begun:
             task.timer = task.loop.call_later(left, self._late, task)
@@ -171,8 +176,7 @@ class Recorder:
         elsewhere = self._only_logged.anywhere()
         try:
             found = await self._read.do(partial(self._recent.get, event_id), until)
-        except OSError as error:
-            logger.error("%s", error)
+        except OSError:
             raise NotRecorded("the decisions on record cannot be read; try again") from None
         if found is not None:
             await self._have_logged(event_id, found, until)
@@ -202,8 +206,8 @@ class Recorder:
         put = partial(self._recent.put, event_id, fingerprint, record, before=before, logged=not shared)
         try:
             standing = await self._write.do(put, until)
-        except OSError as error:  # of the recent ones, or of the log itself
-            logger.error("%s", error)
+        except OSError:  # of the recent ones, or of the log itself
+            pass
         else:
             await self._have_logged(event_id, standing, until)
             self._remember(event_id)
@@ -227,10 +231,8 @@ class Recorder:
 
     async def add_explanation(self, event_id: str, decision_factors: Sequence[Mapping[str, Any]]) -> None:
         """Keep an explanation; one that cannot be kept is made again when somebody asks."""
-        try:
+        with suppress(OSError):
             await self._write.do(partial(self._recent.add_explanation, event_id, decision_factors))
-        except OSError as error:
-            logger.error("%s; an explanation is not kept", error)
 
     async def try_again(self) -> None:
         """See whether what failed works again; to be called every second or so."""
@@ -241,10 +243,8 @@ class Recorder:
     async def put_what_was_only_logged(self) -> None:
         """Put on record what could not be when it was answered, unless that still fails."""
         if not self._write.failing:
-            try:
+            with suppress(OSError):
                 await self._only_logged.put(self._recent, self._write.do)
-            except OSError as error:
-                logger.error("%s", error)
 
     def close(self) -> None:
         """Finish what is under way."""
@@ -260,8 +260,7 @@ class Recorder:
         write = partial(self._log.append, standing.decision)
         try:
             await self._write.do(partial(self._recent.log_once, event_id, write), until)
-        except OSError as error:
-            logger.error("%s", error)
+        except OSError:
             raise NotRecorded("the decision could not be written down, so it is not given; try again") from None
 
     def _remember(self, event_id: str) -> None:
@@ -275,9 +274,10 @@ class Recorder:
         try:
             self._log.append(record)
         except OSError as error:
+            if not self.refuses:  # else each call would add to a disk that is full
+                logger.error("%s", error)
             self._refused_at = time.monotonic()
             self._metrics.count(LOG_FAILURES)
-            logger.error("%s", error)
             raise NotRecorded("the decision could not be written down, so it is not given; try again") from None
         self._refused_at = -_UNRECORDED_SECONDS
 

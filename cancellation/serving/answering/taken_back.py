@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from functools import partial
 
@@ -11,8 +10,6 @@ from cancellation.serving.answering.request import NotRecorded
 from cancellation.serving.appeals.case import OVERTURNED
 from cancellation.serving.appeals.store import AppealStore
 from cancellation.serving.observability.metrics import Metrics
-
-logger = logging.getLogger(__name__)
 
 
 class TakenBack:
@@ -36,8 +33,7 @@ class TakenBack:
         """
         try:
             cases = await self._lane.do(partial(self._store.cases_of, event_id), until)
-        except OSError as error:
-            logger.error("%s", error)
+        except OSError:
             raise NotRecorded("the appeals cannot be read, so a penalty is not given; try again") from None
         return any(case.state == OVERTURNED and case.decision["people"] == people for case in cases)
 

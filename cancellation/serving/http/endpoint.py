@@ -239,8 +239,7 @@ class Endpoint:
         try:
             write = partial(self._feedback_log.append, record)
             new = await self._gateway.recorder.once(feedback.subject, feedback.content, write)
-        except OSError as error:
-            logger.error("feedback could not be written down: %s", error)
+        except OSError:
             raise NotRecorded("the feedback could not be written down; try again") from None
         if not new:
             return json_response({"accepted": True, "known": decision is not None}, 202, {"X-Repeated": "1"})
@@ -280,6 +279,8 @@ class Endpoint:
             "shipper": _SHIPPER[condition.shipper],
             "tokens": "as the file says" if self._tokens.refused is None else "refused: nobody new is let in",
         }
+        if unknown := self._gateway.policy.unknown_killed:
+            said["kill_switch"] = f"names no market of the policy: {' '.join(unknown)}"
         return json_response(said, 200 if ready else 503)
 
     async def _show_metrics(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:

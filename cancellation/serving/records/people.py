@@ -43,7 +43,10 @@ class PersonKey:
                 raise ValueError(f"person key {path}: expected no access for others; chmod 600 it")
             content = path.read_bytes().strip()
         except OSError as error:
-            raise ValueError(f"person key {path}: cannot be read ({type(error).__name__})") from None
+            raise ValueError(
+                f"person key {path}: cannot be read ({type(error).__name__}); give the endpoint's own: by its "
+                "data_dir, by person_key_file, or by VERDICTS_PERSON_KEY_FILE"
+            ) from None
         if len(content) < _MIN_LENGTH:
             raise ValueError(f"person key {path}: expected at least {_MIN_LENGTH} characters, found {len(content)}")
         return cls(blake2b(content, digest_size=32).digest())

@@ -43,7 +43,15 @@ def read_log(
         start: Epoch seconds of the first instant of receipt that is wanted.
         end: Epoch seconds of the first that is not.
         columns: The only ones to read: events and features are most of a log.
+
+    Raises:
+        ValueError: If one is no column of it.
     """
+    if unknown := sorted({*columns} - {*DECISION_SCHEMA.names}):
+        raise ValueError(
+            f"columns: expected some of {', '.join(DECISION_SCHEMA.names)}, found {', '.join(unknown)}; "
+            "take the day from received_at"
+        )
     read = list(dict.fromkeys([*columns, "received_at"]))
     url = storage.join_url(output_url, f"market={market}") if market else output_url
     live = _read_live(url, partial(_read, columns=read), lambda file: _may_hold(file, start, end))

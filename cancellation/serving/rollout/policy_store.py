@@ -65,8 +65,9 @@ class PolicyStore:
             seen = source.read()
             self._file, self._killed = self._first_file(seen), _killed_of(seen)
             record(self._in_force(self._file, self._killed), clock())
-        self._held = self._killed
-        self._current = _without(self._file.policy, self._held)
+        self.unknown_killed: tuple[str, ...] = ()
+        """Markets that the kill switch names and the policy does not have: a mistyped name holds nobody else off."""
+        self._apply(self._killed)
 
     @property
     def current(self) -> Policy:
@@ -109,8 +110,8 @@ class PolicyStore:
             logger.error("policy ledger: cannot be written (%s); the policy stays as it is", error.strerror or error)
             self._hold(self._killed | killed)
             return self._current != before
-        self._file, self._killed, self._held = file, killed, killed
-        self._current = _without(file.policy, killed)
+        self._file, self._killed = file, killed
+        self._apply(killed)
         if self._current == before:
             return False
         self.num_changes += 1
@@ -154,8 +155,21 @@ class PolicyStore:
         """Apply a kill switch to the policy in force; True if that changes it."""
         if killed == self._held:
             return False
-        self._held, self._current = killed, _without(self._file.policy, killed)
+        self._apply(killed)
         return True
+
+    def _apply(self, killed: frozenset[str]) -> None:
+        policy, before = self._file.policy, self.unknown_killed
+        self._held, self._current = killed, _without(policy, killed)
+        self.unknown_killed = tuple(sorted(killed - {ALL_MARKETS, *policy.markets}))
+        if self.unknown_killed and self.unknown_killed != before:
+            # Told and not refused: a kill switch is thrown first, and looked at then.
+            logger.error(
+                "kill switch of %s: %s is killed, and is no market of the policy; it has %s",
+                self._source.place,
+                " ".join(self.unknown_killed),
+                " ".join(sorted(policy.markets)),
+            )
 
     def _refuse(self, error: PolicyError, digest: str | None, file: _File) -> None:
         if self.last_refusal is not None and self.last_refusal.digest == digest:

@@ -18,7 +18,7 @@ def policy_view(store: PolicyStore, market: str, model: ModelIdentity) -> dict[s
     policy = store.current
     return {
         "market": market,
-        "known": market in policy.markets,
+        "known": market in policy.markets and market not in store.unknown_killed,
         "killed": bool({market, ALL_MARKETS} & store.killed),
         **_entry(policy.market(market)),
         "policy_version": policy.stamp,

@@ -22,9 +22,12 @@ import httpx
 import psutil
 import pytest
 
+from cancellation.serving.settings import ServingSettings
+from jobs.cancellation_serve import ServeJob, main
 from tests.conftest import PROJECT
 from tests.servers.serving_process import TOKEN, Served, Stream, free_port, served
 from tests.servers.serving_replicas import simulated_event
+from tests.slow.faults.small_disk import NO_DISK, small_disk
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -227,6 +230,7 @@ def test_ctrl_c_in_a_terminal_cuts_nothing_off_and_ships_the_log(tmp_path: Path)
         stream = stopped_under_load(endpoint, endpoint.ctrl_c)
         assert stream.answered() <= set(endpoint.archived())
         assert "Traceback" not in endpoint.printed()
+        assert "infinite retries" not in endpoint.printed(), "a controller that goes as it was asked is no news"
         assert list((endpoint.folder / "data").glob("draining*")) == []  # another service may share the folder
 
 
@@ -257,3 +261,14 @@ def test_the_reason_for_which_a_replica_does_not_start_is_the_last_line(
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=400)
     assert done.returncode != 0
     assert said in (done.stdout + done.stderr).strip().splitlines()[-1]
+
+
+def test_a_disk_that_takes_nothing_is_named_with_what_to_do_before_anything_is_started(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        if disk is None:
+            pytest.skip(NO_DISK)
+        with suppress(OSError):
+            (disk / "filler").write_bytes(bytes(2**21))
+        job = ServeJob(serving=ServingSettings(data_dir=str(disk / "data")))
+        with pytest.raises(OSError, match=r"serving\.data_dir .*/disk/data: .*No space left on device; free it"):
+            main(job)

@@ -66,13 +66,17 @@ async def _ask(client: Client) -> float:
     return time.monotonic() - started
 
 
-def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(tmp_path: Path) -> None:
+def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as client:
             punished = await _punished(client)
             with closing(sqlite3.connect(tmp_path / "recent.sqlite", isolation_level=None)) as holder:
                 holder.execute("BEGIN IMMEDIATE")
                 assert await _ask(client) < CALLS / 2, "each waited for the database"
+                told = [one.getMessage() for one in caplog.records if "look at the database" in one.getMessage()]
+                assert 1 <= len(told) < CALLS / 2, "a line for each call fills the disk while a database is away"
                 assert (await _database(client)).startswith("fails")
                 assert client.metrics.total(m.DATABASE_FAILS, work="write") == 1
                 explained = await client.http.get(f"/v1/verdicts/{punished['event_id']}")

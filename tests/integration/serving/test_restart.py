@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from cancellation.serving.places import own_draining_path
 from tests.servers.serving_replicas import serving, simulated_event, token_of
 
@@ -82,5 +84,30 @@ def test_of_two_services_of_one_folder_the_one_that_stops_is_not_ready_and_the_o
             assert (await new.http.get("/readyz")).json()["status"] == "ready"
             (tmp_path / "draining").touch()
             assert (await new.http.get("/readyz")).json()["status"] == "draining"
+
+    asyncio.run(scenario())
+
+
+def test_a_kill_switch_for_a_market_that_the_policy_does_not_have_holds_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path):
+            pass
+        kill = tmp_path / "policy.toml.kill"
+        kill.write_text("UK\nBR\n")
+        async with serving(tmp_path) as client:
+            ready = await client.http.get("/readyz")
+            assert (ready.status_code, ready.json()["kill_switch"]) == (200, "names no market of the policy: UK")
+            shown = {code: (await client.http.get(f"/v1/policy/{code}")).json() for code in ("UK", "BR", "ID")}
+            assert {code: (one["known"], one["killed"], one["state"]) for code, one in shown.items()} == {
+                "UK": (False, True, "off"),
+                "BR": (True, True, "off"),
+                "ID": (True, False, "live"),
+            }
+        assert "UK is killed, and is no market of the policy; it has BR " in caplog.text
+        kill.write_text("BR\n")
+        async with serving(tmp_path) as client:
+            assert "kill_switch" not in (await client.http.get("/readyz")).json()
 
     asyncio.run(scenario())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from pathlib import Path
 from threading import Barrier
 
 import psutil
@@ -158,3 +160,29 @@ def _encoded(server: PostgresServer, encoding: str) -> str:
     name = f"of_{encoding.lower()}"
     server.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
     return server.url(name)
+
+
+def test_a_role_without_all_rights_is_refused_with_what_to_grant_where_all_are_needed(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    url, role = postgres_server.database(), f"r{secrets.token_hex(6)}"
+    postgres_server.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'of-the-tests'")
+    passwords = tmp_path / "pgpass"
+    passwords.write_text(f"127.0.0.1:*:*:{role}:of-the-tests\n")
+    passwords.chmod(0o600)
+    theirs = f"{url.replace('verdicts@', f'{role}@')}?passfile={passwords}"
+
+    def grant(what: str) -> None:
+        with psycopg.connect(url, autocommit=True) as owner:
+            owner.execute(f"GRANT {what} TO {role}".encode())
+
+    with pytest.raises(OSError, match=r"permission denied for schema public.*GRANT its role .* CREATE on the schema"):
+        PostgresDatabase(theirs, LAYOUT, whole=True)
+    PostgresDatabase(url, LAYOUT).close()
+    grant("SELECT, INSERT, UPDATE ON things")
+    with pytest.raises(OSError, match=r"SELECT, INSERT, UPDATE, DELETE on all its tables.* may not on things; let"):
+        PostgresDatabase(theirs, LAYOUT, whole=True)
+    PostgresDatabase(theirs, LAYOUT).close()
+    grant("DELETE ON things")
+    with closing(PostgresDatabase(theirs, LAYOUT, whole=True)) as database, database.writing() as execute:
+        execute("INSERT INTO things (name) VALUES (?)", ("written",))

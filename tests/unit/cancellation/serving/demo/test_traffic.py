@@ -59,7 +59,14 @@ def test_a_server_that_is_not_there_is_a_failure_not_an_exception() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://verdicts.example", "127.0.0.1:8000", "http://host/v1", "http://me:secret@host", "http://"]
+    "url",
+    [
+        "https://verdicts.example",
+        "127.0.0.1:8000",
+        "http://host/v1",
+        "http://me:secret@host",  # pragma: allowlist secret
+        "http://",
+    ],
 )
 def test_a_token_is_sent_to_no_address_that_would_get_it_otherwise_than_meant(url: str) -> None:
     with pytest.raises(ValueError, match="expected http://host:port") as refused:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cancellation.decision.verdicts import verdicts_of_table
 from cancellation.serving.records.decision_record import DECISION_SCHEMA, TIMINGS, decision_table, partition
+from cancellation.serving.records.shipped_log import read_log
 from tests.builders.decision_records import NOON, decision_record
 
 
@@ -66,3 +68,8 @@ def test_a_record_that_does_not_fit_is_kept_whole_and_spoils_no_other(changes: d
 )
 def test_a_folder_is_market_day_and_hour_of_receipt(market: Any, received_at: Any, folder: str) -> None:
     assert partition({"market": market, "received_at": received_at}) == folder
+
+
+def test_a_column_that_the_log_does_not_have_is_named_with_those_that_it_has(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected some of event_id, .*, found day; take the day from received_at"):
+        read_log(str(tmp_path), columns=["event_id", "day"])

@@ -28,6 +28,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from cluster.downloads import fetch_once
+from cluster.storage_failures import named_failures
 
 Buffer = bytes | bytearray | memoryview
 """Or anything else that lends its bytes, such as `pyarrow.Buffer`."""
@@ -69,35 +70,6 @@ def open_filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     raise ValueError(f"{url}: unknown storage {scheme}://, expected a local path or s3://bucket/key")
 
 
-def is_failure(error: Exception) -> bool:
-    """Tell a failure of storage, those of the libraries below s3fs too, which are no `OSError`: no keys, no answer."""
-    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("botocore", "aiohttp")
-
-
-def is_refusal(error: Exception) -> bool:
-    """Tell a failure that ends with a right or with credentials."""
-    return isinstance(error, PermissionError) or (is_failure(error) and "Credential" in type(error).__name__)
-
-
-@contextmanager
-def _named(url: str) -> Iterator[None]:
-    """Say where object storage failed, as an `OSError`: "Access Denied" alone names no place."""
-    try:
-        yield
-    except Exception as error:
-        code = (getattr(error.__cause__, "response", None) or {}).get("Error", {}).get("Code")
-        is_answer = isinstance(error, FileNotFoundError | FileExistsError) and code != "NoSuchBucket"
-        if not url.startswith("s3://") or not is_failure(error) or is_answer or url in str(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if isinstance(error, FileNotFoundError):
-            raise FileNotFoundError(f"{url}: {reason}: create the bucket, or give another place") from error
-        if is_refusal(error):
-            remedy = "give, or renew, credentials with the right to do this there"
-            raise PermissionError(f"{url}: the storage refused ({reason}): {remedy}") from error
-        raise ConnectionError(f"{url}: the storage failed ({reason}): run it again") from error
-
-
 def absolute_url(url: str) -> str:
     """Make a local path absolute: a worker's working directory is not the driver's."""
     return url.rstrip("/") if "://" in url else open_filesystem(url)[1]
@@ -120,7 +92,7 @@ def read_bytes(url: str) -> bytes:
         FileNotFoundError: If there is none.
     """
     filesystem, path = open_filesystem(url)
-    with _named(url):
+    with named_failures(url):
         return filesystem.cat_file(path)
 
 
@@ -145,14 +117,14 @@ def read_ranges(urls: Sequence[str], starts: Sequence[int], ends: Sequence[int])
         return []
     filesystem, _ = open_filesystem(urls[0])
     paths = [open_filesystem(url)[1] for url in urls]
-    with _named(urls[0]):
+    with named_failures(urls[0]):
         return filesystem.cat_ranges(paths, list(starts), list(ends), on_error="raise")
 
 
 def exists(url: str) -> bool:
     """Tell whether a file or folder is there."""
     filesystem, path = open_filesystem(url)
-    with _named(url):
+    with named_failures(url):
         return filesystem.exists(path)
 
 
@@ -169,7 +141,7 @@ def list_files(url: str, *, suffix: str = "") -> list[StoredFile]:
         files = [_stored_file(name) for name in _walk(path, ()) if name.endswith(suffix)]
         return sorted((file for file in files if file), key=lambda file: file.url)
     try:
-        with _named(url):
+        with named_failures(url):
             found = filesystem.find(path, detail=True)
     except FileNotFoundError:
         return []
@@ -220,7 +192,7 @@ def write_bytes(url: str, data: Buffer) -> None:
         temporary = _write_beside(path, data)
         os.replace(temporary, path)  # noqa: PTH105
     else:
-        with _named(url):
+        with named_failures(url):
             filesystem.pipe_file(path, bytes(memoryview(data)))
 
 
@@ -240,7 +212,7 @@ def create_exclusive(url: str, data: bytes) -> bool:
             finally:
                 os.unlink(temporary)  # noqa: PTH108
         else:
-            with _named(url):
+            with named_failures(url):
                 _create_object(filesystem, path, data)
     except FileExistsError:
         return read_bytes(url) == data
@@ -288,7 +260,7 @@ def copy_files(sources: Sequence[str], targets: Sequence[str]) -> None:
         if "file" in filesystem.protocol:
             write_bytes(target, read_bytes(source))
         else:
-            with _named(target):
+            with named_failures(target):
                 filesystem.cp_file(path, open_filesystem(target)[1])
 
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
@@ -315,7 +287,7 @@ def remove_files(urls: Sequence[str]) -> None:
         if "file" in filesystem.protocol:
             Path(path).unlink(missing_ok=True)
         else:
-            with _named(url):
+            with named_failures(url):
                 filesystem.rm_file(path)
 
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
@@ -333,7 +305,7 @@ def send_folder(folder: Path, url: str) -> None:
             Path(remote).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, remote)
         else:
-            with _named(target):
+            with named_failures(target):
                 filesystem.put_file(str(path), remote)
 
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
@@ -370,7 +342,7 @@ def fetch_folder(url: str, cache_dir: str, *, skip_suffix: str = "", listing: st
         listing: `listing_digest` that the folder has to have, before and after it is copied.
 
     Raises:
-        ValueError: If nothing is there, or the folder is not the one that `listing` names.
+        ValueError: If nothing is there, the folder is not the one that `listing` names, or a key has an empty part.
     """
     if not url.startswith("s3://"):
         return open_filesystem(url)[1]
@@ -385,9 +357,9 @@ def fetch_folder(url: str, cache_dir: str, *, skip_suffix: str = "", listing: st
 
         def fetch(file: StoredFile) -> None:
             remote = file.url.removeprefix("s3://")
-            local = folder / remote.removeprefix(root).lstrip("/")
+            local = folder / _path_below(root, remote)
             local.parent.mkdir(parents=True, exist_ok=True)
-            with _named(file.url):
+            with named_failures(file.url):
                 filesystem.get_file(remote, str(local))
 
         with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
@@ -395,6 +367,14 @@ def fetch_folder(url: str, cache_dir: str, *, skip_suffix: str = "", listing: st
         _require_listing(list_files(url), listing_digest(found), url)
 
     return str(fetch_once(target, download))
+
+
+def _path_below(root: str, key: str) -> str:
+    """Give a key's path below a folder, where it is one on a disk too: two keys would be one file there."""
+    path = key.removeprefix(root).removeprefix("/")
+    if path.startswith("/") or path.endswith("/") or "//" in path:
+        raise ValueError(f"s3://{key}: no name of a file on a disk: remove it, or write it without the empty part")
+    return path
 
 
 def listing_digest(files: Sequence[StoredFile]) -> str:

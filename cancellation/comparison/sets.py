@@ -33,11 +33,11 @@ def read_set(name: str, place: str) -> list[Example]:
 
 
 def taught_by(settings: TrainingSettings, *, cache_dir: str, registry_uri: str | None) -> np.ndarray:
-    """Number the labelled events that teach a training, or taught the models that it goes on from, (n,).
+    """Number the labelled events that teach a training, or taught models that it starts from or is averaged with, (n,).
 
     Those that it simulates are not among them: seeds from 9000 on are no training's.
     """
-    named = (settings.start, settings.encoder, settings.teacher)
+    named = (settings.start, settings.encoder, settings.teacher, *settings.averaged_with)
     models = [resolve_model(name, registry_uri=registry_uri) for name in named if name is not None]
     before = [read_learnt(fetch_model(model, cache_dir=cache_dir)) for model in models]
     examples = training_examples(settings.events) if settings.events.events is not None else ()

@@ -73,11 +73,7 @@ class Days:
         """
         plans = self._plans(day, num_before)
         messages = self._count(plans)
-        feedback = [
-            plan.said or self._feedback(plan, messages.get(plan.day, []), plan.day - timedelta(days=num_before))
-            for plan in plans
-            if plan.said_stamp
-        ]
+        feedback = self._said([plan for plan in plans if plan.said_stamp], messages, timedelta(days=num_before))
         return [plan.counts for plan in plans if plan.counts is not None], feedback
 
     def _plans(self, day: date, num_before: int) -> list[_Plan]:
@@ -156,13 +152,24 @@ class Days:
             if str(since) <= file.url.rsplit("/", 2)[-2] <= str(until):
                 yield read_feedback(_content(storage.read_bytes(file.url)))
 
-    def _feedback(self, plan: _Plan, shares: Sequence[Share], since: date) -> FeedbackDay:
+    def _said(
+        self, plans: Sequence[_Plan], messages: Mapping[date, Sequence[Share]], back: timedelta
+    ) -> list[FeedbackDay]:
+        """Give the feedback of the days, each made with that of as many days before it where it is not kept."""
+        due = [plan.day for plan in plans if plan.said is None]
+        kept = self.all_feedback(due[-1] - timedelta(days=1), since=due[0] - back) if due else ()
+        said = {date.fromisoformat(one.day): one for one in kept}
+        for plan in plans:
+            before = [said[one] for one in sorted(said) if plan.day - back <= one < plan.day]
+            said[plan.day] = plan.said or self._feedback(plan, messages.get(plan.day, []), before)
+        return [said[plan.day] for plan in plans]
+
+    def _feedback(self, plan: _Plan, shares: Sequence[Share], before: Sequence[FeedbackDay]) -> FeedbackDay:
         damage = Damage()
         for share in shares:
             damage.add(share.counts.damage)
         messages = usable_messages((share.rows for share in shares), plan.day, damage)
         decisions = self._find({message["event_id"] for message in messages}, plan.known)
-        before = self.all_feedback(plan.day - timedelta(days=1), since=since)
         result = join_feedback(plan.day, messages, decisions, before=before, damage=damage)
         assert plan.said_stamp
         self._keep(plan.day, "feedback.json", plan.said_stamp, result.to_json())

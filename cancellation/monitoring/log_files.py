@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.storage import StoredFile
+from cluster.storage_failures import named_failures
 
 _READ_AHEAD = 4
 """Files on their way at once, which bound the memory: of a compacted one, a market's day, some columns are read."""
@@ -50,7 +51,8 @@ def day_files(log_url: str, day: date) -> list[StoredFile]:
     """List the files of a day over all markets, in order of market, hour and time."""
     filesystem, path = storage.open_filesystem(log_url)
     try:
-        entries = filesystem.ls(path, detail=False)
+        with named_failures(log_url):
+            entries = filesystem.ls(path, detail=False)
     except FileNotFoundError:
         return []
     markets = sorted({entry.rstrip("/").rpartition("/")[2] for entry in entries})

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from secrets import token_hex
 
 from cancellation.serving.http.tokens import AcceptedTokens, TokenStore, make_tokens_file
 from cancellation.serving.records.people import make_key_file
 from cancellation.serving.settings import ServingSettings
+from cluster.storage import create_exclusive
 
 _DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -45,15 +46,8 @@ def policy_path(settings: ServingSettings) -> Path:
     if settings.rollout.policy is not None:
         return Path(settings.rollout.policy)
     path = Path(settings.data_dir) / "policy.toml"
-    if not path.exists() and not ledger_path(settings).exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{token_hex(8)}")
-        try:
-            temporary.write_bytes(first_policy(settings))
-            with suppress(FileExistsError):
-                path.hardlink_to(temporary)  # whole or not at all: the disk may be full
-        finally:
-            temporary.unlink(missing_ok=True)
+    if not os.path.lexists(path) and not ledger_path(settings).exists():
+        create_exclusive(str(path), first_policy(settings))  # whole or not at all: the disk may be full
     return path
 
 

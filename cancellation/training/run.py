@@ -148,7 +148,7 @@ def train_model(
     models = _Models(cache_dir, run.address.uri if run else None)
     content = [
         settings.model_dump(mode="json", exclude={"averaged_with"}),
-        contents_read(settings, models.registry_uri),
+        contents_read(settings.model_copy(update={"averaged_with": ()}), models.registry_uri),
     ]
     name = f"cancellation-{digest_of(content)}"
     place = join_url(absolute_url(trainer.checkpoints), name)
@@ -217,6 +217,7 @@ def contents_read(settings: TrainingSettings, registry_uri: str | None) -> list[
     `registry_uri` as in `tracking.tracking_uri`.
     """
     named = (settings.start, settings.encoder, settings.teacher, settings.embeddings, settings.vocabulary_of)
+    named += settings.averaged_with
     events = example_files(settings.events.events) if settings.events.events is not None else []
     files = [[file.url, file.size_bytes, file.version] for url in events for file in list_files(url)]
     return [

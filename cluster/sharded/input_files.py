@@ -20,6 +20,7 @@ from cluster import storage
 from cluster.commit import SUCCESS
 from cluster.sharded.compression import decompressed, is_compressed, plain_name, refuse_unread
 from cluster.sharded.report import RUN
+from cluster.storage_failures import is_failure, is_refusal
 
 PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
 JSONL_ENDINGS = (".jsonl", ".ndjson", ".json")
@@ -94,6 +95,7 @@ def files_from_people(urls: Sequence[str], endings: tuple[str, ...]) -> list[sto
     files: dict[str, storage.StoredFile] = {}
     for url in urls:
         found, others = data_files(url, endings)
+        others += [place_of(file.url, url) for file in found if is_compressed(file.url)]
         if others:
             raise ValueError(
                 f"{url}: expected {_either(endings)} files alone, found {', '.join(others)}; what somebody did there "
@@ -249,10 +251,10 @@ def open_input(
             yield decompressed(url, stored)
         refuse_another(url, version)
     except Exception as error:
-        if not isinstance(error, _READING) and not storage.is_failure(error):
+        if not isinstance(error, _READING) and not is_failure(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        if storage.is_refusal(error):  # keys that ran out, a clock
+        if is_refusal(error):  # keys that ran out, a clock
             remedy = "renew the credentials or the right to read it, then run the job again"
             raise RuntimeError(f"{url}: the storage refused to read it ({reason}): {remedy}") from error
         of_content = isinstance(error, (*_READING, OSError)) and not isinstance(error, _OF_STORAGE)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from cluster import storage
 from cluster.commit import SUCCESS, read_job_manifest
+from cluster.sharded.input_files import open_input
 from relevance.annotation.annotation import PairKey, show_pair
 from relevance.labels import LABELS
 from relevance.pairs.files import IMAGE, find_splits, read_split
@@ -44,8 +45,7 @@ def scored_day(url: str) -> dict[str, Any]:
 def read_scores(url: str) -> Iterator[pa.Table]:
     """Stream a day's scored rows that have a label: query_id, product_id, label (index, int8), p_*; one batch each."""
     for name in scored_day(url)["files"]:
-        filesystem, path = storage.open_filesystem(storage.join_url(url, name))
-        with filesystem.open(path, "rb") as stream:
+        with open_input(storage.join_url(url, name), "parquet") as stream:
             for batch in pq.ParquetFile(stream).iter_batches(columns=list(_SCORE_READ), use_threads=False):
                 table = pa.table(batch)
                 label = pc.index_in(table["label"].cast(pa.string()), pa.array(LABELS)).cast(pa.int8())

@@ -112,8 +112,7 @@ def finetune(
     if validation:
         given = given.without(validation)
     over_budget = _count_over_budget(given, training, validation)
-    named = settings.teaching.encoder if given.weak else None
-    meaning = resolve_model(named, registry_uri=run.address.uri if run else None) if named else None
+    meaning = resolve_encoder(given, settings, run.address.uri if run else None)
     source = _examples(given, training, settings, meaning, cache_dir)
     task = TrainingTask(
         model=given.base,
@@ -213,6 +212,12 @@ def _learnt_queries(
         return None
     queries = (query for some in _sources(given, training, validation) for query in some.queries)
     return sorted(given.base_queries.union(query_digests(queries)))
+
+
+def resolve_encoder(given: FinetuneInputs, settings: FinetuningSettings, registry_uri: str | None) -> ModelFiles | None:
+    """Find what the teacher's encoder means now; None where nobody is taught by one."""
+    named = settings.teaching.encoder if given.weak else None
+    return resolve_model(named, registry_uri=registry_uri) if named else None
 
 
 def _examples(

@@ -31,7 +31,7 @@ from relevance.evaluation.figures import alpha_draws
 from relevance.evaluation.pairs import TIED, EvaluationPairs
 from relevance.evaluation.predictions import ask_model
 from relevance.evaluation.run import MODEL, judge
-from relevance.finetuning.finetune import finetune
+from relevance.finetuning.finetune import finetune, resolve_encoder
 from relevance.finetuning.recipe import FinetuneInputs, FinetuneSource, FinetuningSettings, Recipe, read_inputs
 from relevance.finetuning.run import training_figures
 
@@ -107,7 +107,7 @@ def sweep(source: SweepSource, run: TrackedRun, *, tracking: TrackingSettings) -
         given.refuse_learnt(held_out)
         for seed, chosen in _subsets(training, source):
             settings = _with_seed(source.finetuning, seed)
-            key = _cell_key(given, chosen, held_out, settings, source)
+            key = _cell_key(given, chosen, held_out, settings, source, registry_uri=run.address.uri)
             place = storage.join_url(source.output, "cells", f"{key}.json")
             if not storage.exists(place):
                 title = f"{given.base.version}, {len(chosen)} labels, seed {seed}"
@@ -132,9 +132,12 @@ def _cell_key(
     held_out: EvaluationPairs,
     settings: FinetuningSettings,
     source: SweepSource,
+    *,
+    registry_uri: str | None,
 ) -> str:
     """Name a cell by all that its figures are a function of: other weak pairs or intervals are another cell's."""
-    read = [given.base, given.encoder, training, held_out, given.pairs, given.weak]
+    meaning = resolve_encoder(given, settings, registry_uri)
+    read = [given.base, given.encoder, training, held_out, given.pairs, given.weak, meaning]
     asked = [settings.model_dump(mode="json"), source.evaluation.model_dump(mode="json")]
     asked.append(source.engine.arithmetic(source.engine.quantization))
     return digest_of([[some and some.digest for some in read], asked, code_digest("relevance", "cluster")])

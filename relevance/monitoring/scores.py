@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster import storage
+from cluster.sharded.input_files import open_input
 from relevance.annotation.pairs import key_hashes, scored_day
 from relevance.labels import LABELS
 from relevance.pairs.pair import hash_ids
@@ -44,8 +45,7 @@ def columns_of(url: str) -> list[str]:
     names = scored_day(url)["files"]
     if not names:
         return []
-    filesystem, path = storage.open_filesystem(storage.join_url(url, names[0]))
-    with filesystem.open(path, "rb") as stream:
+    with open_input(storage.join_url(url, names[0]), "parquet") as stream:
         return pq.ParquetFile(stream).schema_arrow.names
 
 
@@ -63,8 +63,7 @@ def stream_rows(url: str, *, more: Sequence[str] = (), part: int = 0, num_parts:
     """
     columns = [*_IDS, "label", *SCORE_COLUMNS, *more]
     for name in scored_day(url)["files"]:
-        filesystem, path = storage.open_filesystem(storage.join_url(url, name))
-        with filesystem.open(path, "rb") as stream:
+        with open_input(storage.join_url(url, name), "parquet") as stream:
             for batch in pq.ParquetFile(stream).iter_batches(columns=columns, use_threads=False):
                 rows = _rows(pa.table(batch), part, num_parts)
                 if len(rows):

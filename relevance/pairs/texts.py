@@ -60,7 +60,8 @@ def is_number(kind: pa.DataType) -> bool:
 
 def carried_kind(kind: pa.DataType) -> pa.DataType:
     """Say as which type a column is copied: bytes are texts, as old Hive writes them, and views are what they show."""
-    return pa.string() if kind in (pa.binary(), pa.binary_view()) else without_views(kind)
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    return pa.string() if value in (pa.binary(), pa.large_binary(), pa.binary_view()) else without_views(kind)
 
 
 def without_views(kind: pa.DataType) -> pa.DataType:
@@ -70,9 +71,11 @@ def without_views(kind: pa.DataType) -> pa.DataType:
         return pa.struct([field.with_type(without_views(field.type)) for field in kind.fields])
     if types.is_map(kind):
         return pa.map_(without_views(kind.key_type), without_views(kind.item_type))
-    if types.is_list(kind) or types.is_large_list(kind):
-        lists = pa.list_ if types.is_list(kind) else pa.large_list
-        return lists(kind.value_field.with_type(without_views(kind.value_type)))
+    if any(check(kind) for check in _NESTED[:3]):
+        inner = kind.value_field.with_type(without_views(kind.value_type))
+        if types.is_large_list(kind):
+            return pa.large_list(inner)
+        return pa.list_(inner, kind.list_size if types.is_fixed_size_list(kind) else -1)
     return plain.get(kind, kind)
 
 

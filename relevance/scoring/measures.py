@@ -14,6 +14,7 @@ from typing import Any
 
 from cluster.commit import read_job_manifest
 from cluster.storage import join_url, open_filesystem
+from cluster.storage_failures import named_failures
 from relevance.labels import LABELS
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,8 @@ def _earlier_partitions(root: str, key: str, name: str) -> list[str]:
     """Names of sibling partitions before `name`, nearest first; ISO dates sort as text."""
     filesystem, path = open_filesystem(root)
     try:
-        entries = filesystem.ls(path, detail=False)
+        with named_failures(root):
+            entries = filesystem.ls(path, detail=False)
     except FileNotFoundError:
         return []
     names = {entry.rstrip("/").rpartition("/")[2] for entry in entries}

@@ -23,6 +23,7 @@ from cancellation.serving.records.log_shipping import LOCK
 from cancellation.serving.records.people import ROLES
 from cancellation.serving.records.segments import DAMAGED, OPEN, SEALED, sealed_segments
 from cluster import storage
+from cluster.storage import StoredFile
 
 _BY_DIGEST = ("decisions", "shadow", "rejudged", "evidence", "explanations", "appeals", "reversals")
 _BY_EVENT = "feedback"
@@ -145,12 +146,12 @@ def _any(masks: list[pa.ChunkedArray]) -> pa.ChunkedArray:
 
 
 def _search_log(url: str, matches: Callable[[pa.Table], pa.ChunkedArray], found: Found, remove: bool) -> None:
-    """Search a log's files, and those that came meanwhile: a compaction puts what was listed into others."""
-    searched: set[str] = set()
-    while fresh := {file.url for file in storage.list_files(url, suffix=".parquet")} - searched:
-        for one in sorted(fresh):
+    """Search a log's files, and those that came or were written anew meanwhile: a compaction puts files into others."""
+    searched: set[StoredFile] = set()
+    while fresh := set(storage.list_files(url, suffix=".parquet")) - searched:
+        for one in sorted(fresh, key=lambda file: file.url):
             with suppress(FileNotFoundError):
-                _search_file(one, matches, found, remove)
+                _search_file(one.url, matches, found, remove)
         searched |= fresh
 
 

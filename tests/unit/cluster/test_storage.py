@@ -258,3 +258,13 @@ def test_what_a_store_refuses_is_named_by_place(
 def test_a_key_that_ends_in_a_slash_and_has_content_is_not_left_out(bucket: str) -> None:
     s3fs.S3FileSystem().pipe_file(f"{bucket}/day/a.csv/", b"content")
     assert [file.size_bytes for file in storage.list_files(f"{bucket}/day")] == [7]
+
+
+@pytest.mark.parametrize("key", ["/weights.bin", "sub/", "sub//weights.bin"])
+def test_keys_that_would_be_one_file_on_a_disk_are_refused_when_a_folder_is_fetched(
+    bucket: str, tmp_path: Path, key: str
+) -> None:
+    for name in ("weights.bin", "sub/weights.bin", key):
+        s3fs.S3FileSystem().pipe_file(f"{bucket}/model/{name}", name.encode())
+    with pytest.raises(ValueError, match=rf"/model/{key}: no name of a file on a disk: remove it, or write it"):
+        storage.fetch_folder(f"{bucket}/model", str(tmp_path))

@@ -14,10 +14,13 @@ from cancellation.comparison.approaches import RulesJudge, TreesJudge, collect_i
 from cancellation.comparison.figures import Truth, compare
 from cancellation.comparison.learners import TreeSettings
 from cancellation.comparison.run import ComparisonSettings, held_out_sets
+from cancellation.comparison.sets import taught_by
 from cancellation.events.factors import VERDICTS
 from cancellation.events.table import write_labelled
+from cancellation.model.learnt import write_learnt
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cancellation.training.labelled_source import simulated_examples
+from cancellation.training.run import TrainingSettings, contents_read
 from cluster.settings import load_settings
 from jobs.cancellation_compare import CompareJob, main
 from tests.builders.cancellation_events import sample_event
@@ -55,6 +58,15 @@ def test_an_event_that_is_labelled_twice_judges_nobody(tmp_path: Path) -> None:
     settings = ComparisonSettings(num_events=0, sets={"ours": str(tmp_path)})
     with pytest.raises(ValueError, match=r"sets\.ours: 1 events are labelled twice, such as .*; keep one of their"):
         held_out_sets(settings)
+
+
+def test_who_taught_a_model_that_the_weights_are_averaged_with_taught_the_row_too(tmp_path: Path) -> None:
+    write_learnt(tmp_path, np.array([3, 5], np.uint64))
+    settings = TrainingSettings(averaged_with=(str(tmp_path),))
+    assert taught_by(settings, cache_dir=str(tmp_path), registry_uri=None).tolist() == [3, 5]
+    before = contents_read(settings, None)
+    write_learnt(tmp_path, np.array([3, 5, 7], np.uint64))
+    assert contents_read(settings, None) != before, "the comparison keeps trained rows by it"
 
 
 def test_no_row_is_judged_by_events_that_it_learns_from(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tests.builders.monitored_days import (
     ship_feedback,
     ship_quiet_days,
 )
+from tests.servers.s3 import S3Server
 
 LATER = day_start(DAY) + 2 * 86_400
 
@@ -214,6 +215,19 @@ def test_what_people_said_stays_when_the_decision_is_older_than_the_window(tmp_p
         assert wrong.startswith("5 of 1,000"), f"{later} days after the decision"
         late = [one.unknown for one in found.feedback if one.day == str(repeated)]
         assert late == [5] * (day >= repeated), "ten days are more than are looked through"
+
+
+def test_what_people_said_before_is_read_once_for_all_days(tmp_path: Path, bucket: str, s3_server: S3Server) -> None:
+    archive, days = tmp_path / "archive", [DAY - timedelta(days=back) for back in range(7, -1, -1)]
+    for day in days:
+        table = decisions(day, 60)
+        ship(archive, table, num_hours=1)
+        ship_feedback(archive, feedback(table, day, 2))
+    first, reads = Days(str(archive), bucket, None), len(s3_server.requests)
+    first.complete(DAY - timedelta(days=4), 3)
+    first.complete(DAY, 7)
+    asked = [path for method, path in s3_server.requests[reads:] if method == "GET" and path.endswith("feedback.json")]
+    assert len(asked) == 4 + 4, "of the four days that are kept, as they are, and for the four that are not"
 
 
 def test_feedback_older_than_its_decision_is_named(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cancellation.monitoring.days import Days
 from cancellation.monitoring.page import render_day
 from cancellation.monitoring.run import MonitoredDay, MonitorSettings, monitor_day
 from cancellation.serving.records.compaction import compact
 from cancellation.serving.records.shipped_log import day_start
 from cluster.provenance import collect_provenance
 from tests.builders.monitored_days import DAY, decisions, feedback, profile, ship, ship_feedback, ship_quiet_days
+from tests.servers.s3 import S3Server
 
 
 def _monitored(folder: Path, *, hours_later: float = 48) -> MonitoredDay:
@@ -118,3 +120,12 @@ def test_days_before_it_that_are_not_in_the_log_are_told(tmp_path: Path) -> None
     assert told == [f"no decision of {first} to {last} is in the log, nor compared with this day"]
     ship(tmp_path / "archive", decisions(last, 60))
     assert not [one for one in _monitored(tmp_path).findings if "no decision of" in one.text]
+
+
+def test_an_archive_that_may_not_be_read_is_named(bucket: str, s3_server: S3Server, tmp_path: Path) -> None:
+    """Its listing is the first that is asked for: "Access Denied" alone named no place."""
+    with (
+        s3_server.fail("GET", "", status=403, times=9),
+        pytest.raises(PermissionError, match=rf"{bucket}/archive/decisions: the storage refused .*: give, or renew"),
+    ):
+        Days(f"{bucket}/archive", str(tmp_path), None).complete(DAY, 1)

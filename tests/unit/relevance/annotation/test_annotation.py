@@ -241,13 +241,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes,
         read(tmp_path, name, content)
 
 
-def test_a_sheet_that_a_spreadsheet_saved_as_its_own_is_refused_beside_the_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", ["bob.xlsx", "bob.csv.gz"])
+def test_a_sheet_in_another_form_is_refused_beside_the_others(tmp_path: Path, other: str) -> None:
     """Else a person's labels would be missing from the agreement, as if nobody had given them."""
     (tmp_path / "ann.csv").write_bytes(write_sheet([task(1)]))
-    (tmp_path / "bob.xlsx").write_bytes(b"PK")
-    with pytest.raises(
-        ValueError, match=r"expected \.csv or \.json files alone, found bob\.xlsx; .* save it as \.csv or"
-    ):
+    (tmp_path / other).write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"expected \.csv or \.json files alone, found " + other + "; .* save it as"):
         read_annotations([str(tmp_path)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from cluster.tracking import TrackingSettings, tracked_run
@@ -25,11 +26,14 @@ def _write_weak(path: Path, answer: str) -> str:
     return str(path)
 
 
-def test_a_cell_is_read_back_for_the_same_weak_pairs_and_intervals_alone(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_cell_is_read_back_for_the_same_weak_pairs_encoder_and_intervals_alone(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     pairs = str(write_learnable_pairs(tmp_path / "pairs.csv", num_queries=16))
     tracking = TrackingSettings(off=True)
 
-    def run(weak: str | None, samples: int = 100) -> Cell:
+    def run(weak: str | None, samples: int = 100, encoder: Path | None = None) -> Cell:
+        teaching = TEACHING.model_copy(update={"encoder": encoder and str(encoder)})
         source = SweepSource(
             bases=(str(tiny_model),),
             num_labels=(0,),
@@ -37,7 +41,7 @@ def test_a_cell_is_read_back_for_the_same_weak_pairs_and_intervals_alone(tmp_pat
             input=pairs,
             weak=weak,
             output=str(tmp_path / "sweep"),
-            finetuning=FINETUNING,
+            finetuning=FINETUNING.model_copy(update={"teaching": teaching}),
             trainer=TrainerSettings(num_workers=0, checkpoints=str(tmp_path / "checkpoints")),
             evaluation=EvaluationSettings(bootstrap_samples=samples),
         )
@@ -54,5 +58,11 @@ def test_a_cell_is_read_back_for_the_same_weak_pairs_and_intervals_alone(tmp_pat
     assert cells() == 2
     run(_write_weak(tmp_path / "weak.csv", "yes"))
     assert cells() == 3
-    run(_write_weak(tmp_path / "weak.csv", "no"))
+    weak = _write_weak(tmp_path / "weak.csv", "no")
+    run(weak)
     assert cells() == 4
+    encoder = Path(shutil.copytree(tiny_model, tmp_path / "encoder"))
+    run(weak, encoder=encoder)
+    (encoder / "config.json").write_text((encoder / "config.json").read_text() + "\n")  # another one in its place
+    run(weak, encoder=encoder)
+    assert cells() == 6

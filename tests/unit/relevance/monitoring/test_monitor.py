@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.relevance_monitor import MonitorJob, main
-from relevance.annotation.pairs import key_hashes
+from relevance.annotation.pairs import key_hashes, read_scores
 from relevance.annotation.strata import StrataSettings, draw_pairs, third_edges
 from relevance.monitoring.compare import CompareSettings, compare_days
 from relevance.monitoring.run import MonitorSettings, monitor_scores
@@ -190,3 +190,13 @@ def test_conflicting_and_uncertain_pairs_are_drawn_for_people(tmp_path: Path) ->
     edges, _ = third_edges([batch], "entropy")
     drawn, _ = draw_pairs([batch], edges, StrataSettings(), excluded=np.empty(0, np.uint64), only=key_hashes(batch)[:3])
     assert {one.pair for one in drawn} == {(row["query_id"], row["product_id"]) for row in pairs.to_pylist()[:3]}
+
+
+def test_a_file_of_a_day_that_is_damaged_is_named(tmp_path: Path) -> None:
+    commit_scores(tmp_path, "ds=2026-11-21", day())
+    url = commit_scores(tmp_path, "ds=2026-11-22", day())
+    for part in Path(url).glob("part-*.parquet"):
+        part.write_bytes(part.read_bytes()[:200])
+    for read in (columns_of, lambda url: list(read_scores(url)), lambda url: monitor_scores(url, MonitorSettings())):
+        with pytest.raises(ValueError, match=r"part-.*parquet: not a readable parquet file .*: replace or remove it"):
+            read(url)

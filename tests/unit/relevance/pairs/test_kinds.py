@@ -70,7 +70,10 @@ def test_types_without_text_are_refused_with_column_type_and_file(tmp_path: Path
     [
         (pa.array(["a", None], pa.string_view()), pa.string()),
         (pa.array([b"a", None], pa.binary_view()), pa.string()),
+        (pa.array([b"a", None], pa.large_binary()), pa.string()),
+        (pa.array([b"a", None], pa.binary()).dictionary_encode(), pa.string()),
         (pa.array([["a"], []], pa.list_(pa.string_view())), pa.list_(pa.string())),
+        (pa.array([["a"], ["b"]], pa.list_(pa.string_view(), 1)), pa.list_(pa.string(), 1)),
         (pa.array([{"a": "b"}, None], pa.struct([("a", pa.string_view())])), pa.struct([("a", pa.string())])),
         (
             pa.array([[("a", "b")], None], pa.map_(pa.string_view(), pa.string_view())),
@@ -78,7 +81,7 @@ def test_types_without_text_are_refused_with_column_type_and_file(tmp_path: Path
         ),
     ],
 )
-def test_views_are_carried_as_what_they_show(tmp_path: Path, column: pa.Array, found: pa.DataType) -> None:
+def test_views_and_bytes_are_carried_as_what_they_show(tmp_path: Path, column: pa.Array, found: pa.DataType) -> None:
     """DataFusion and Polars write them, and Arrow cannot take rows of them: the day ended, to be run again."""
     pq.write_table(make_pairs(2).append_column("extra", column), tmp_path / "a.parquet")
     (split,) = find_splits(str(tmp_path), carry=("extra",))
@@ -92,8 +95,9 @@ def test_views_are_carried_as_what_they_show(tmp_path: Path, column: pa.Array, f
     ]
 
 
-def test_carried_bytes_that_are_no_text_are_not_written_as_other_text(tmp_path: Path) -> None:
-    pq.write_table(make_pairs(2).append_column("extra", pa.array([b"a", b"\xff"])), tmp_path / "a.parquet")
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_carried_bytes_that_are_no_text_are_not_written_as_other_text(tmp_path: Path, kind: pa.DataType) -> None:
+    pq.write_table(make_pairs(2).append_column("extra", pa.array([b"a", b"\xff"], kind)), tmp_path / "a.parquet")
     (split,) = find_splits(str(tmp_path), carry=("extra",))
     with pytest.raises(ValueError, match=r"a\.parquet: column 'extra', named in carry, holds values that string, as"):
         list(read_split(split))

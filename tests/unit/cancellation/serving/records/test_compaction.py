@@ -14,7 +14,9 @@ from cancellation.serving.records.forgetting import Places, find, forget
 from cancellation.serving.records.log_shipping import Shipper
 from cancellation.serving.records.people import ROLES
 from cancellation.serving.records.shipped_log import find_rows, read_log
+from cluster import storage
 from tests.builders.decision_records import NOON, decision_record
+from tests.servers.s3 import S3Server
 
 NEXT_DAY = date(2026, 11, 1)
 
@@ -110,3 +112,29 @@ def test_who_is_forgotten_while_a_day_is_put_together_is_gone_from_it(tmp_path: 
         assert before.rows >= 8
         assert left.rows == find(places, {"a" * 32}).rows == 0
         assert read_log(str(folder / "out" / "decisions"))["seller_digest"].to_pylist() == ["b" * 32] * 8
+
+
+def test_a_day_that_is_put_together_anew_behind_who_is_being_forgotten_is_searched_again(
+    tmp_path: Path, bucket: str, s3_server: S3Server
+) -> None:
+    """Of files that each hold somebody one is put together as it was before, and goes before it is searched."""
+    _ship(tmp_path, range(0, 4, 2))
+    day, local = f"{bucket}/decisions/market=BR/day=2026-10-31", _files(tmp_path)
+    for path, name in zip(local, ("1-a-000001.parquet", "day-ffffffffffffffff.parquet"), strict=True):
+        storage.write_bytes(f"{day}/{name}", path.read_bytes())
+    people = {"a" * 32, "b" * 32}
+    with ThreadPoolExecutor(2) as pool, s3_server.hold("GET", "list-type.*market") as looking:
+        compacting = pool.submit(compact, bucket, before=NEXT_DAY)
+        assert looking.reached.wait(60)  # the day is there, and what it was made of is not looked at again yet
+        with s3_server.hold("PUT", r"/day-(?!f{16})\w+\.parquet") as cleaning:
+            forgetting = pool.submit(forget, Places(bucket), people)
+            assert cleaning.reached.wait(60)
+            with s3_server.hold("GET", r"/day-f{16}\.parquet") as going_on:
+                cleaning.released.set()
+                assert going_on.reached.wait(60)
+                looking.released.set()
+                assert compacting.result(60).folders == 1
+        before, left = forgetting.result(60)
+    assert before.rows
+    assert left.rows == find(Places(bucket), people).rows == 0
+    assert read_log(f"{bucket}/decisions").num_rows == 0

@@ -1,0 +1,35 @@
+"""What object storage fails with: told from other errors, and said with the place and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def is_failure(error: Exception) -> bool:
+    """Tell a failure of storage, those of the libraries below s3fs too, which are no `OSError`: no keys, no answer."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("botocore", "aiohttp")
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell a failure that ends with a right or with credentials."""
+    return isinstance(error, PermissionError) or (is_failure(error) and "Credential" in type(error).__name__)
+
+
+@contextmanager
+def named_failures(url: str) -> Iterator[None]:
+    """Say where object storage failed, as an `OSError`: "Access Denied" alone names no place."""
+    try:
+        yield
+    except Exception as error:
+        code = (getattr(error.__cause__, "response", None) or {}).get("Error", {}).get("Code")
+        is_answer = isinstance(error, FileNotFoundError | FileExistsError) and code != "NoSuchBucket"
+        if not url.startswith("s3://") or not is_failure(error) or is_answer or url in str(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(f"{url}: {reason}: create the bucket, or give another place") from error
+        if is_refusal(error):
+            remedy = "give, or renew, credentials with the right to do this there"
+            raise PermissionError(f"{url}: the storage refused ({reason}): {remedy}") from error
+        raise ConnectionError(f"{url}: the storage failed ({reason}): run it again") from error

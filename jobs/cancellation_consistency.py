@@ -83,9 +83,7 @@ def main(job: ConsistencyJob) -> None:
         model = LlmJudge(labeller, kept) if labeller and kept else None
         invariance = {}
         for name in job.invariant:
-            judge = open_judge(
-                name, job.shipped, model, policy=policy, cache_dir=job.cache_dir, registry_uri=job.tracking.uri
-            )
+            judge = open_judge(name, job.shipped, model, policy, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
             invariance[name] = measure_invariance(events, judge, job.consistency)
         table = render(repeated, invariance, job.consistency)
         output.mkdir(parents=True, exist_ok=True)

@@ -26,8 +26,8 @@ def open_judge(
     name: JudgeName,
     shipped: str,
     language_model: LlmJudge | None,
-    *,
     policy: Policy,
+    *,
     cache_dir: str,
     registry_uri: str | None,
 ) -> Judge:

@@ -142,7 +142,9 @@ def add_market(market: NewMarket, run: TrackedRun) -> Policy:
     write_examples(events / "old.jsonl", taught_old)
     model = _fine_tune(market, start, events, run)
     checklist.add(Step("fine-tuned with the market's own embedding", True, model.version))
-    check = check_old_markets(load_verdict_model(market.model), model, unseen_old, market.settings.max_worse)
+    check = check_old_markets(
+        load_verdict_model(market.model), model, unseen_old, market.settings.max_worse, policy=market.policy
+    )
     checklist.add(check)
     if not check.done:
         raise RuntimeError(f"{market.code}: old markets got worse ({check.found}); nothing was calibrated")
@@ -169,11 +171,14 @@ def check_labels(examples: Sequence[Example], code: str, source: str, settings: 
     return Step("labels", True, ", ".join(f"{counts[label]:,} {label}" for label in VERDICTS))
 
 
-def check_old_markets(before: VerdictModel, after: VerdictModel, examples: Sequence[Example], max_worse: float) -> Step:
-    """Compare two models on held-out events of the old markets, market by market, event by event."""
+def check_old_markets(
+    before: VerdictModel, after: VerdictModel, examples: Sequence[Example], max_worse: float, *, policy: Policy
+) -> Step:
+    """Compare two models on held-out events of the old markets, by the classes that each has, event by event."""
     labels = np.array([VERDICTS.index(example.label) for example in examples])
     events = [example.event for example in examples]
-    right = [NetworkJudge(model).judge(events).probabilities.argmax(axis=1) == labels for model in (before, after)]
+    judged = [NetworkJudge(model, policy).judge(events).probabilities for model in (before, after)]
+    right = [probabilities.argmax(axis=1) == labels for probabilities in judged]
     markets, sellers = (np.array([getattr(event, name) for event in events]) for name in ("market", "seller_id"))
     weights = np.array([example.sampling_weight or 1.0 for example in examples])
     changes = {

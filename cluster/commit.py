@@ -56,7 +56,8 @@ class Output:
                 `commit`. No other run may be at work on it.
 
         Raises:
-            ValueError: If the folder belongs to another plan, naming what differs, or holds what no job here wrote.
+            ValueError: If the folder belongs to another plan, naming what differs, or holds what no job here wrote, or
+                its storage lets more than one run be the first.
         """
         self._settle()
         committed = self.job_manifest() or self._refuse_foreign_files()
@@ -66,7 +67,9 @@ class Output:
             if _is_of(plan, committed):
                 return committed
         data, begun = _encode({"plan": plan}), storage.join_url(self.url, STAGING, "plan.json")
-        if not storage.create_exclusive(begun, data):
+        if storage.create_exclusive(begun, data):
+            self._require_refusal(begun, data)
+        else:
             found = json.loads(storage.read_bytes(begun))
             if replace and not _is_of(plan, found):
                 if committed is None:  # it may have been killed while it published
@@ -80,6 +83,16 @@ class Output:
             self.release()
             return self.open(plan, replace=replace)
         return None
+
+    def _require_refusal(self, begun: str, data: bytes) -> None:
+        """Stop where the storage writes over the claim that was made just now: of two runs both would be the first."""
+        # Blanks behind it change no claim. Once may be written because a rival has committed and cleaned up meanwhile.
+        if all(storage.create_exclusive(begun, data + blanks) for blanks in (b"\n", b"\n\n")):
+            storage.remove(begun)
+            raise ValueError(
+                f"{self.url}: the storage writes over what is there although told not to (If-None-Match: * on PUT), so "
+                "that of two runs each would take itself for the first: use a storage that honours it"
+            )
 
     def release(self) -> None:
         """Give up what is staged, the claim last: a half of it would be taken for the next plan's own."""

@@ -67,6 +67,7 @@ def main(job: ConsistencyJob) -> None:
     output = Path(job.output)
     events = sample_events(read_events(job.input), job.consistency.num_events)
     answers = str((output / "answers").absolute())
+    policy = load_policy(job.policy)
     labeller = kept = None
     if job.repeat or "llm" in job.invariant:
         encoder = pin_encoder(job.labelling.retrieval, registry_uri=job.tracking.uri)
@@ -74,7 +75,7 @@ def main(job: ConsistencyJob) -> None:
         purse = Purse(job.backend.endpoint.budget_usd, spent_usd=paid_before(answers))
         pinned = pin_backend(job.backend, registry_uri=job.tracking.uri)
         backend = open_backend(job.backend, pinned, cache_dir=job.cache_dir, purse=purse)
-        labeller = Labeller(backend, job.labelling, load_policy(job.policy), index)
+        labeller = Labeller(backend, job.labelling, policy, index)
         asked, ask_again = answerer(job.backend, pinned), job.labelling.ask_again or not job.backend.is_paid_per_request
         kept = KeptAnswers(answers, asked, job.labelling.judging, ask_again=ask_again, parallel=job.backend.parallel)
     with tracked_run("cancellation_consistency", job, job.tracking) as run:
@@ -82,7 +83,7 @@ def main(job: ConsistencyJob) -> None:
         model = LlmJudge(labeller, kept) if labeller and kept else None
         invariance = {}
         for name in job.invariant:
-            judge = open_judge(name, job.shipped, model, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
+            judge = open_judge(name, job.shipped, model, policy, cache_dir=job.cache_dir, registry_uri=job.tracking.uri)
             invariance[name] = measure_invariance(events, judge, job.consistency)
         table = render(repeated, invariance, job.consistency)
         output.mkdir(parents=True, exist_ok=True)

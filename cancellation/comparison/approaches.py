@@ -11,6 +11,7 @@ import numpy as np
 
 from cancellation.comparison.figures import Judgements, Truth
 from cancellation.comparison.learners import TreeLearner, TreeSettings
+from cancellation.decision.policy import Policy
 from cancellation.decision.rules import judge as judge_by_rules
 from cancellation.events.event import Event
 from cancellation.events.examples import Example
@@ -136,8 +137,11 @@ def tree_inputs(events: Sequence[Event], text: VerdictModel | None) -> np.ndarra
 class TreesJudge:
     """Trees on the features, alone or with a text model's logits beside them."""
 
-    def __init__(self, settings: TreeSettings, inputs: Inputs, text: VerdictModel | None = None) -> None:
-        self._text = text
+    def __init__(
+        self, settings: TreeSettings, inputs: Inputs, text: VerdictModel | None = None, *, policy: Policy | None = None
+    ) -> None:
+        """Learn; `policy` as in `NetworkJudge`."""
+        self._text, self._policy = text, policy
         truth = inputs.truth
         targets = (truth.labels, truth.factors)
         self._trees = TreeLearner(settings).fit(
@@ -147,19 +151,31 @@ class TreesJudge:
     def judge(self, events: Sequence[Event]) -> Judgements:
         """Judge events, in their order."""
         inputs = tree_inputs(events, self._text)
-        return Judgements(self._trees.probabilities(inputs), self._trees.factor_probabilities(inputs))
+        probabilities = _of_market_classes(self._trees.probabilities(inputs), events, self._policy)
+        return Judgements(probabilities, self._trees.factor_probabilities(inputs))
 
 
 class NetworkJudge:
     """An exported network."""
 
-    def __init__(self, model: VerdictModel) -> None:
-        self.model = model
+    def __init__(self, model: VerdictModel, policy: Policy | None = None) -> None:
+        """Take a model, and the policy that says which classes a market has; None: all three everywhere."""
+        self.model, self._policy = model, policy
 
     def judge(self, events: Sequence[Event]) -> Judgements:
         """Judge events, in their order."""
         scores = self.model.score([self.model.encoder.encode(event) for event in events])
-        return Judgements(class_probabilities(scores.logits, self.model.temperature), scores.factor_probabilities)
+        probabilities = class_probabilities(scores.logits, self.model.temperature)
+        return Judgements(_of_market_classes(probabilities, events, self._policy), scores.factor_probabilities)
+
+
+def _of_market_classes(probabilities: np.ndarray, events: Sequence[Event], policy: Policy | None) -> np.ndarray:
+    """Leave out what an event's market does not know, as `verdicts.verdict_probabilities` does for one, (n, 3)."""
+    if policy is None:
+        return probabilities
+    known = [policy.market(event.market).classes for event in events]
+    kept = probabilities * (np.arange(probabilities.shape[1]) < np.array(known).reshape(-1, 1))
+    return kept / kept.sum(axis=1, keepdims=True)
 
 
 def network_settings(approach: Approach, base: TrainingSettings, *, pretrained: str | None) -> TrainingSettings:

@@ -280,7 +280,7 @@ def _build_rules(comparison: Comparison, approach: Approach, run: TrackedRun) ->
 
 def _build_trees(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
     examples = islice(training_examples(comparison.base.events), comparison.settings.tree_events)
-    return TreesJudge(comparison.settings.trees, collect_inputs(examples))
+    return TreesJudge(comparison.settings.trees, collect_inputs(examples), policy=load_policy())
 
 
 def _build_stacked(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
@@ -289,16 +289,16 @@ def _build_stacked(comparison: Comparison, approach: Approach, run: TrackedRun) 
     examples = simulated_examples(
         events.simulation, _STACKING_SEED + events.seed, range(comparison.settings.stacking_events)
     )
-    return TreesJudge(comparison.settings.trees, collect_inputs(examples, text), text)
+    return TreesJudge(comparison.settings.trees, collect_inputs(examples, text), text, policy=load_policy())
 
 
 def _build_network(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
-    return NetworkJudge(_trained(comparison, approach, run))
+    return NetworkJudge(_trained(comparison, approach, run), load_policy())
 
 
 def _build_shipped(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
     files = resolve_model(comparison.settings.shipped, registry_uri=comparison.tracking.uri)
-    return NetworkJudge(load_verdict_model(fetch_model(files, cache_dir=comparison.cache_dir)))
+    return NetworkJudge(load_verdict_model(fetch_model(files, cache_dir=comparison.cache_dir)), load_policy())
 
 
 def _build_llm(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
@@ -349,7 +349,6 @@ def _llm_depends_on(comparison: Comparison, approach: Approach) -> dict[str, Any
         "answerer": answerer(backend, pin_backend(backend, registry_uri=comparison.tracking.uri)),
         "prompt": prompt_digest(labelling.prompt),
         "labelling": labelling.model_dump(mode="json", include={"judging", "temperature"}),
-        "policy": named_by_content(load_policy(), "shipped").version,
         "max_failed_fraction": settings.max_failed_fraction,
     }
     if approach.changes.get("few_shot"):
@@ -369,6 +368,7 @@ def _paths(comparison: Comparison, approach: Approach) -> tuple[Path, Path]:
         "code": code_digest("cancellation", "cluster.statistics"),
         "base": comparison.base.model_dump(mode="json"),
         "settings": comparison.settings.model_dump(mode="json", exclude=_NOT_IN_FIGURES),
+        "policy": named_by_content(load_policy(), "shipped").version,
     }
     depends_on["sets"] = {name: versions(place) for name, place in comparison.settings.sets.items()}
     if approach.kind in ("network", "stacked"):

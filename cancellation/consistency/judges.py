@@ -6,6 +6,7 @@ from typing import Literal
 
 from cancellation.comparison.approaches import Judge, NetworkJudge, RulesJudge
 from cancellation.comparison.llm_judge import LlmJudge
+from cancellation.decision.policy import Policy
 from cancellation.events.event import Event
 from cancellation.events.files import find_event_shards, read_event_rows
 from cancellation.model.verdict_model import load_verdict_model
@@ -22,7 +23,13 @@ def read_events(url: str) -> list[Event]:
 
 
 def open_judge(
-    name: JudgeName, shipped: str, language_model: LlmJudge | None, *, cache_dir: str, registry_uri: str | None
+    name: JudgeName,
+    shipped: str,
+    language_model: LlmJudge | None,
+    policy: Policy,
+    *,
+    cache_dir: str,
+    registry_uri: str | None,
 ) -> Judge:
     """Load the fusion model, or take the rules, or the language model that is loaded."""
     if name == "rules":
@@ -31,4 +38,4 @@ def open_judge(
         assert language_model is not None, "the job opens one for llm"
         return language_model
     files = resolve_model(shipped, registry_uri=registry_uri)
-    return NetworkJudge(load_verdict_model(fetch_model(files, cache_dir=cache_dir)))
+    return NetworkJudge(load_verdict_model(fetch_model(files, cache_dir=cache_dir)), policy)

@@ -88,7 +88,8 @@ def explain_verdict(event: Event, verdict: Mapping[str, Any], model: VerdictMode
         return dict(verdict)
     whole = timeline(event)
     encoded = model.encoder.encode_timeline(event, whole)
-    erasures = erase(event, whole, encoded, model)
+    classes = sum(share is not None for share in verdict["probabilities"].values())
+    erasures = erase(event, whole, encoded, model, classes=classes)
     explained = [{**factor, "evidence": evidence(factor["code"], encoded, erasures)} for factor in factors]
     return {**verdict, "decision_factors": explained}
 
@@ -118,8 +119,10 @@ class RecordedFeatures:
         return EncodedEvent(event.event_id, event.market, token_ids, positions, self._features)
 
 
-def erase(event: Event, whole: Timeline, encoded: EncodedEvent, model: VerdictModel | RecordedFeatures) -> Erasures:
-    """Score the event without each of its turns, entries and features, all in one call."""
+def erase(
+    event: Event, whole: Timeline, encoded: EncodedEvent, model: VerdictModel | RecordedFeatures, *, classes: int
+) -> Erasures:
+    """Score the event without each of its turns, entries and features, all in one call; `classes` of its market."""
     places = [position for position in encoded.positions if whole.segments[position].kind in (*_CHAT, FULFILMENT)]
     places = places[-MAX_PLACES:]
     present = tuple(np.flatnonzero(~np.isnan(encoded.features)).tolist())
@@ -128,7 +131,7 @@ def erase(event: Event, whole: Timeline, encoded: EncodedEvent, model: VerdictMo
     variants += [_without_feature(encoded, number) for number in present]
     scores = model.score(variants)
     factors = scores.factor_probabilities.astype(np.float64)
-    induced = class_probabilities(scores.logits, model.temperature)[:, INDUCED]
+    induced = class_probabilities(scores.logits[:, :classes], model.temperature)[:, INDUCED]
     losses, score_losses = factors[0] - factors[1:], induced[0] - induced[1:]
     split = len(places)
     return Erasures(

@@ -10,6 +10,7 @@ Nearly every line leaves no such doubt: `tables` finds whole runs of them and le
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from cluster.sharded.input_files import text_blocks
+from cluster.sharded.input_files import BYTE_ORDER_MARK, text_blocks
 
 SEPARATORS = {b",": "comma", b"\t": "tab", b";": "semicolon", b"|": "bar", b"\x01": "\\x01"}
 """What may stand between columns; the one in a file is found by its header."""
@@ -103,6 +104,7 @@ class DelimitedTable:
         Raises:
             ValueError: If no separator is found in a file that is not empty, or it is no text that can be read.
         """
+        self._url = url
         self._lines = _Lines(text_blocks(url, stream))
         header = self._first_line()
         told = re.fullmatch(rb'"?sep=([^"\w\x80-\xff])"?', header)  # a line that Excel writes and reads
@@ -144,6 +146,9 @@ class DelimitedTable:
         """
         while text := self._lines.ahead():
             starts, is_plain = _plain_lines(text, self.separator, len(self.names))
+            longest = re.escape(max(self.names, key=len, default="").encode())
+            for found in re.finditer(longest, text) if longest else ():  # the header again, maybe
+                is_plain[bisect_right(starts, found.start()) - 1] = False
             parts: list[bytes] = []
             errors: list[str | None] = []
             first, line = self._lines.number, 0
@@ -206,8 +211,24 @@ class DelimitedTable:
             yield Record(number, (), f"line {number}: {_UNCLOSED}")
         elif len(cells) != len(self.names):
             yield Record(number, (), f"line {number}: {len(cells)} columns, expected {len(self.names)}")
+        elif self._is_header(number, cells):
+            yield Record(number, (), f"line {number}: the header again, as where files were put together")
         else:
             yield Record(number, _with_nulls(cells))
+
+    def _is_header(self, line: int, cells: Sequence[bytes]) -> bool:
+        """Tell a line of the columns' names from a record; what is below one in another order would be mixed up.
+
+        Raises:
+            ValueError: If it is one in another order.
+        """
+        said = [cell.removeprefix(BYTE_ORDER_MARK).decode("utf-8", errors="replace").strip() for cell in cells]
+        if said != self.names and sorted(said) == sorted(self.names):
+            raise ValueError(
+                f"{self._url}: line {line} is a header with these columns in another order, as where files were put "
+                "together: give them one by one"
+            )
+        return said == self.names
 
     def _several_lines(self, first: bytes) -> Iterator[Record]:
         """Read on to the closing quote; what was read is one record, or goes back to be read line by line."""

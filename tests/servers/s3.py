@@ -51,6 +51,8 @@ class S3Server:
         self._creating = threading.Lock()
         self.num_bytes = 0
         """Sent in answers."""
+        self.refuses_to_create = True
+        """False: it writes over what is there though told not to (`If-None-Match`), as some stores do."""
         self.listing_delay = 0.0
         """Seconds for which a new object stands in no listing, as in stores that are less strict than S3."""
         self.writes_left = float("inf")
@@ -100,6 +102,8 @@ class S3Server:
 
     def _handle(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        if not self.refuses_to_create:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
         if environ.get("QUERY_STRING"):
             path = f"{path}?{environ['QUERY_STRING']}"
         self.requests.append((method, path))

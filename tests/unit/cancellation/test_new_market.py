@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cancellation.decision.policy import load_policy
 from cancellation.events.examples import Example
 from cancellation.events.markets import MARKETS
 from cancellation.new_market import (
@@ -56,14 +57,14 @@ def test_old_markets_are_compared_one_by_one() -> None:
     examples = EXAMPLES[:60] + list(
         simulated_examples(SimulationSettings(num_events=60, markets=("ID",)), 2, range(60))
     )
-    same = check_old_markets(WordModel(), WordModel(), examples, 0.02)
+    same = check_old_markets(WordModel(), WordModel(), examples, 0.02, policy=load_policy())
     assert same.done
     assert same.found.startswith(
         "ID +0.0 [+0.0, +0.0], MX +0.0 [+0.0, +0.0]; not looked at, as no event of them was kept out: "
     )
     assert set(same.found.rpartition(": ")[2].split(", ")) == set(MARKETS) - {"ID", "MX"}
     accuser = WordModel(weights={}, bias=10.0)
-    spoilt = check_old_markets(WordModel(weights={}), accuser, examples, 0.02)
+    spoilt = check_old_markets(WordModel(weights={}), accuser, examples, 0.02, policy=load_policy())
     assert spoilt.line().startswith("- [ ] old markets no worse")
     assert "ID -" in spoilt.found
 
@@ -96,6 +97,8 @@ def test_a_loss_on_one_sellers_events_is_no_sure_one() -> None:
 def test_a_loss_counts_by_what_events_stand_for() -> None:
     heavy = [replace(one, sampling_weight=9.0 if one.label == "induced" else 0.1) for one in EXAMPLES]
     accuser, nobody = WordModel(weights={}, bias=10.0), WordModel(weights={})
-    plain, weighed = (check_old_markets(nobody, accuser, some, 0.02) for some in (EXAMPLES, heavy))
+    plain, weighed = (
+        check_old_markets(nobody, accuser, some, 0.02, policy=load_policy()) for some in (EXAMPLES, heavy)
+    )
     assert not plain.done
     assert weighed.done

@@ -4,6 +4,7 @@ import pytest
 
 from cluster import storage
 from cluster.commit import Output, read_job_manifest
+from tests.servers.s3 import S3Server
 
 PLAN = {"input": "a", "model": "m1", "num_shards": 2}
 
@@ -103,3 +104,21 @@ def test_a_run_that_was_killed_while_it_published_goes_on(tmp_path: Path) -> Non
     _finish(killed, "0", b"zero")
     killed.publish({"part-0": killed.manifests("shards")["0"]["data"]})
     assert Output(str(tmp_path)).open(PLAN) is None
+
+
+def test_a_store_on_which_two_runs_would_both_be_first_is_refused_before_work_begins(
+    s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(f"{bucket}/day")
+    monkeypatch.setattr(s3_server, "refuses_to_create", False)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"/day: the storage writes over what is there .*If-None-Match"):
+            output.open({"plan": 1})
+    assert storage.list_files(output.url) == []
+    monkeypatch.undo()
+    assert output.open({"plan": 2}) is None
+    with pytest.raises(ValueError, match="a run with different plan"):
+        Output(output.url).open({"plan": 1})
+    asked = len(s3_server.requests)
+    assert Output(output.url).open({"plan": 2}) is None
+    assert sum(method == "PUT" for method, _ in s3_server.requests[asked:]) == 2, "one more than the claim"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from cancellation.decision.policy import load_policy
 from cancellation.decision.verdicts import model_verdict, rules_verdict
 from cancellation.events.event import Event, parse_event
 from cancellation.scoring.explanations import explain_verdict
+from cancellation.text.encoding import EncodedEvent
 from tests.builders.cancellation_events import before, event_mappings, sample_event
-from tests.builders.verdict_models import WordModel
+from tests.builders.verdict_models import Scores, WordModel
 
 POLICY = load_policy()
 FORM = re.compile(r"chat\[\d+\]|fulfilment\[\d+\]|features: \w+=\S+ \w+(, \w+=\S+ \w+){0,2}")
@@ -142,3 +145,22 @@ def test_evidence_of_any_event_is_a_place_of_it_or_features(mapping: dict[str, A
 @pytest.mark.parametrize("word", ["please", "cancel"])
 def test_no_word_of_the_chat_is_in_the_evidence(word: str) -> None:
     assert all(word not in (text or "") for text in explained(chat_event("hi", "please cancel"), WordModel()).values())
+
+
+@pytest.mark.parametrize(("market", "evidence"), [("TH", "chat[1]"), ("SG", None)])
+def test_a_class_that_the_market_does_not_know_moves_no_score(market: str, evidence: str | None) -> None:
+    class Unsure(WordModel):
+        """A word makes it undecided, and nothing else: in a market of two classes the score is as before."""
+
+        def score(self, events: Sequence[EncodedEvent]) -> Scores:
+            scores = super().score(events)
+            late = self.encoder.tokenizer.token_to_id("late")
+            scores.logits[:, 2] -= [4.0 * event.token_ids.count(late) for event in events]
+            return scores
+
+    model = Unsure(weights={}, factor_words={}, bias=2.0)
+    event = replace(chat_event("hi", "late"), market=market)
+    verdict = {**judged(event, model), "action": "investigate"}
+    verdict["decision_factors"] = [{"code": "chat.off_platform", "probability": 0.9, "evidence": None}]
+    (factor,) = explain_verdict(event, verdict, model)["decision_factors"]
+    assert factor["evidence"] == evidence

@@ -81,3 +81,19 @@ def test_a_table_holds_all_that_was_read_ahead(monkeypatch: pytest.MonkeyPatch) 
     sizes = [len(table) for table in DelimitedTable("t.csv", io.BytesIO(content)).tables(["a"])]
     assert sum(sizes) == 1000
     assert min(sizes[:-1]) > 100
+
+
+def test_a_header_that_comes_again_is_no_record() -> None:
+    """`cat *.csv`, of files with a byte-order mark, and of a program that quotes all."""
+    content = b'a,b,c\n1,2,3\n\xef\xbb\xbfa,b,c\n4,5,6\r\n"a","b","c"\r\n7,8,9\na,b,c'
+    errors = [error for *_, error in by_table(content)]
+    again = "the header again, as where files were put together"
+    assert errors == [None, f"line 3: {again}", None, f"line 5: {again}", None, f"line 7: {again}"]
+    assert by_table(content) == by_record(content)
+    assert by_table(b"a,b,c\na,b,x\na,a,c\n") == [(b"x", b"a", None), (b"c", b"a", None)]
+
+
+def test_records_below_a_header_of_another_order_are_not_mixed_up() -> None:
+    for read in (by_table, by_record):
+        with pytest.raises(ValueError, match=r"t\.csv: line 3 is a header with these columns in another order"):
+            read(b"a,b,c\n1,2,3\nc,a,b\n3,1,2\n")

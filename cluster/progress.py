@@ -47,7 +47,7 @@ class Progress:
         self._said = now
         rate = (self._done - self._before) / max(now - self._started, 1e-9)
         speed = f"{rate:,.0f} {self._what}/s  " if rate >= 10 else ""
-        left = format_seconds((self._total - self._done) / rate) if rate else "unknown"
+        left = format_seconds(max(self._total - self._done, 0) / rate) if rate else "unknown"
         line = f"{self._done:>12,} of {self._total:,} {self._what}  {speed}ETA {left}"
         print(line, file=self._to or sys.stderr, flush=True)
 

@@ -5,7 +5,8 @@ Reads a CSV of public queries and titles (`texts`), leaving out every row that s
 goes on from its last checkpoint.
 
     python -m jobs.relevance_pretrain texts=../shared/data/esci/substitute_binary.csv \
-        held_out=../shared/data/esci/labelled_pairs.csv output=var/models/small_base
+        held_out=../shared/data/esci/labelled_pairs.csv output=var/models/small_base \
+        meanings=var/pretrained/multilingual-e5-small   # `make pretrained` brings it
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.launch import run_job
+from cluster.models.files import ModelName, resolve_model
+from cluster.models.sentence_encoder import SentenceEncoder
 from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
@@ -37,6 +40,13 @@ class PretrainJob(Settings):
     output: OutputUrl
     """Folder for the model."""
 
+    meanings: ModelName | None = None
+    """Encoder of sentence vectors from which half of the embeddings' dimensions start, so that words of one meaning are
+    alike from the first step on: folder, s3:// folder, registry name or hub id. None: they start at random."""
+
+    cache_dir: str = "~/.cache/marketplace-llm"
+    """Where remote models, and what an encoder has said, are kept on a machine."""
+
     shape: ModelShape = ModelShape()
     prompt: PromptSettings = PromptSettings(guidelines="brief", product_token_budget=64, query_token_budget=192)
     pretraining: PretrainingSettings = PretrainingSettings()
@@ -53,7 +63,11 @@ def main(job: PretrainJob) -> None:
     encoder = PromptEncoder(tokenizer, job.prompt)
     output = Path(job.output)
     start = output.with_name(f"{output.name}_start")
-    save_model(new_model(job.shape, encoder, seed=job.pretraining.training.seed), encoder, start)
+    known = None
+    if job.meanings:
+        known = SentenceEncoder(resolve_model(job.meanings, registry_uri=job.tracking.uri), cache_dir=job.cache_dir)
+    model = new_model(job.shape, encoder, seed=job.pretraining.training.seed, meanings=known)
+    save_model(model, encoder, start)
     with ray_session(job.session), tracked_run("relevance_pretrain", job, job.tracking) as run:
         losses = pretrain(start, encoder, texts, job.pretraining, job.trainer, run, output=output)
         print(f"model  {job.output}, {len(losses)} steps, loss {losses[-1]:.3f}\nrun    {run.where}")

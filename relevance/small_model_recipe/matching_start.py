@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from transformers import LlamaForCausalLM
 
@@ -39,8 +40,14 @@ class PromptMarks:
 
 
 @torch.no_grad()
-def write_matching_circuit(model: LlamaForCausalLM, marks: PromptMarks, *, seed: int = 0) -> None:
-    """Overwrite the model's weights in place; it needs three layers and four heads."""
+def write_matching_circuit(
+    model: LlamaForCausalLM, marks: PromptMarks, *, seed: int = 0, meanings: np.ndarray | None = None
+) -> None:
+    """Overwrite the model's weights in place; it needs three layers and four heads.
+
+    With `meanings` (pieces, width), of mean square 1 and NaN where a piece has none, so many hidden dimensions start
+    from them. One head then looks for what is equal, and one for what is near in meaning.
+    """
     config = model.config
     if config.num_hidden_layers < 3 or config.num_attention_heads < 4:
         raise ValueError(
@@ -51,6 +58,11 @@ def write_matching_circuit(model: LlamaForCausalLM, marks: PromptMarks, *, seed:
     _scale_down_writes(model)
     embedding = model.get_input_embeddings().weight
     embedding.normal_(std=_EMBEDDING_SCALE)
+    spelt = meant = list(range(_NUM_OWN, config.hidden_size))
+    if meanings is not None:
+        meant, spelt = spelt[: meanings.shape[1]], spelt[meanings.shape[1] :]
+        known = torch.from_numpy(meanings).to(embedding) * _EMBEDDING_SCALE
+        embedding[:, meant] = torch.where(known.isnan(), embedding[:, meant], known)
     embedding[:, :_NUM_OWN] = 0
     embedding[:, _ALWAYS] = _EMBEDDING_SCALE
     for token, dimension in (
@@ -68,7 +80,7 @@ def write_matching_circuit(model: LlamaForCausalLM, marks: PromptMarks, *, seed:
     first.look_at(1, {_ALWAYS: 4.0}, {_PRODUCT_HEADING: 4.0}, reads={_PRODUCT_HEADING: 1 / 7}, writes=_IN_PRODUCT)
     first.look_back(2, {_ALWAYS: 6.0}, {_ALWAYS: 6.0})
     is_product = {_IN_PRODUCT: 0.27, _IN_QUERY: -0.27}
-    for head in (0, 1):
+    for head, likeness in ((0, spelt), (1, meant)):
         second.look_at(
             head,
             {_ALWAYS: 4.0},
@@ -76,7 +88,7 @@ def write_matching_circuit(model: LlamaForCausalLM, marks: PromptMarks, *, seed:
             reads=is_product,
             writes=_FOUND,
         )
-        second.look_for_equal(head, 1.7)
+        second.look_for_alike(head, 1.7, likeness)
     third.look_at(0, {_LABEL_HEADING: 2.0}, {_IN_QUERY: 2.0}, reads={_FOUND: 0.4}, writes=_SHARE_FOUND)
     third.look_back(1, {_LABEL_HEADING: 2.6}, {_ALWAYS: 2.6})
 
@@ -119,12 +131,12 @@ class _Heads:
         attention.o_proj.weight[:, start] = 0
         attention.o_proj.weight[writes, start] = _FLAG * _EMBEDDING_SCALE
 
-    def look_for_equal(self, head: int, sharpness: float) -> None:
-        """Add to a head's score the likeness of the tokens: equal matrices, in pairs that hardly turn."""
+    def look_for_alike(self, head: int, sharpness: float, dimensions: list[int]) -> None:
+        """Add to a head's score the tokens' likeness in some dimensions: equal matrices, in pairs that hardly turn."""
         pairs = self._still[:-1]
         rows = torch.tensor([*pairs, *(i + self._half for i in pairs)]) + head * self._width
-        shared = torch.linalg.qr(torch.randn(self._attention.q_proj.in_features, len(rows)))[0].T * sharpness
-        shared[:, :_NUM_OWN] = 0
+        shared = torch.zeros(len(rows), self._attention.q_proj.in_features)
+        shared[:, dimensions] = torch.linalg.qr(torch.randn(len(dimensions), len(rows)))[0].T * sharpness
         self._attention.q_proj.weight[rows] = shared
         self._attention.k_proj.weight[rows] = shared
 

@@ -15,6 +15,7 @@ from pydantic import Field
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from cluster.models.files import resolve_model
+from cluster.models.sentence_encoder import SentenceEncoder
 from cluster.provenance import code_digest, digest_of
 from cluster.settings import Settings
 from cluster.tracking import TrackedRun
@@ -22,6 +23,7 @@ from cluster.training.train import TrainerSettings, train
 from relevance.prompting.prompts import PromptEncoder, save_prompt_settings
 from relevance.small_model_recipe.generated_pairs import GeneratedPairs, GenerationSettings
 from relevance.small_model_recipe.matching_start import prompt_marks, write_matching_circuit
+from relevance.small_model_recipe.meanings import piece_meanings
 from relevance.training.loop import TrainingSettings, TrainingTask, train_worker
 from relevance.training.state import MODEL
 from relevance.weights.quantization import copy_companions
@@ -66,8 +68,13 @@ class PretrainingSettings(Settings):
     )
 
 
-def new_model(shape: ModelShape, encoder: PromptEncoder, *, seed: int = 0) -> LlamaForCausalLM:
-    """Make a Llama that starts with the matching circuit (`matching_start.py`) and is random besides."""
+def new_model(
+    shape: ModelShape, encoder: PromptEncoder, *, seed: int = 0, meanings: SentenceEncoder | None = None
+) -> LlamaForCausalLM:
+    """Make a Llama that starts with the matching circuit (`matching_start.py`) and is random besides.
+
+    With `meanings` half of its embeddings' dimensions start from what that encoder knows of the tokeniser's pieces.
+    """
     torch.manual_seed(seed)
     tokenizer = encoder.tokenizer
     config = LlamaConfig(
@@ -88,7 +95,9 @@ def new_model(shape: ModelShape, encoder: PromptEncoder, *, seed: int = 0) -> Ll
     )
     model = LlamaForCausalLM(config)
     product, query = encoder.encode_products(["\n\nProduct: a"])[0], encoder.encode_queries(["\n\nQuery: a"])[0]
-    write_matching_circuit(model, prompt_marks(encoder.guidelines_ids, product, query, encoder.label_ids), seed=seed)
+    marks = prompt_marks(encoder.guidelines_ids, product, query, encoder.label_ids)
+    known = piece_meanings(tokenizer, meanings, width=shape.hidden_size // 2) if meanings else None
+    write_matching_circuit(model, marks, seed=seed, meanings=known)
     return model
 
 

@@ -125,7 +125,10 @@ def test_an_overlap_with_the_training_set_is_refused_before_a_model_is_loaded(
 
 @pytest.mark.skipif(not SHARED_DATA.exists(), reason="the real pairs are not at hand")
 def test_the_real_pairs_and_the_model_that_ships(tmp_path: Path) -> None:
-    main(_job(tmp_path, "relevance/small_model", input=str(SHARED_DATA / "esci" / "labelled_pairs.csv")))
+    job = _job(tmp_path, "relevance/small_model", input=str(SHARED_DATA / "esci" / "labelled_pairs.csv"))
+    with pytest.raises(ValueError, match="it has learnt from 953 of the evaluation set's 953 queries"):
+        main(job)
+    main(job.model_copy(update={"allow_overlap": True}))
     found = _read(tmp_path / "evaluation")
     assert found["counts"]["judged"] == 974
     assert found["labels"] == {"exact": 484, "substitute": 374, "complement": 34, "irrelevant": 82}

@@ -42,6 +42,10 @@ def test_what_was_there_before_says_nothing_of_the_rate() -> None:
     assert lines_of((60, 1), total=10, done=8, every_seconds=0) == ["9 of 10 pairs ETA 1 min 00 s"]
 
 
+def test_more_than_was_expected_is_done_now() -> None:
+    assert lines_of((20, 1_100)) == ["1,100 of 1,000 pairs 55 pairs/s ETA 0 s"]
+
+
 def test_watched_items_come_through() -> None:
     assert list(watched(iter("abc"), 3, "letters")) == ["a", "b", "c"]
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedModel
 
+from cluster.models.files import resolve_model
+from cluster.models.sentence_encoder import SentenceEncoder
 from relevance.labels import LABELS, label_token_ids
 from relevance.prompting.prompts import PromptEncoder, PromptSettings
 from relevance.small_model_recipe.catalogue import CatalogueWriter
@@ -74,9 +79,18 @@ def test_generated_examples_are_the_same_for_the_same_seed(encoder: PromptEncode
     assert np.concatenate([example.targets for example in first]).sum(axis=1) == pytest.approx(1)
 
 
-def test_start_tells_words_of_the_title_from_others(encoder: PromptEncoder) -> None:
+@pytest.fixture(scope="module")
+def meanings(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> SentenceEncoder:
+    return SentenceEncoder(resolve_model(str(tiny_model)), cache_dir=str(tmp_path_factory.mktemp("meanings")))
+
+
+@pytest.mark.parametrize("meant", [False, True])
+def test_start_tells_words_of_the_title_from_others(
+    encoder: PromptEncoder, meanings: SentenceEncoder, meant: bool
+) -> None:
     """Before any training, the number that the circuit reads is higher for a query of the title's words."""
-    model = new_model(ModelShape(num_layers=3, vocab_size=SHAPE.vocab_size), encoder)
+    shape = ModelShape(num_layers=3, vocab_size=SHAPE.vocab_size)
+    model = new_model(shape, encoder, meanings=meanings if meant else None)
     product = encoder.encode_products(["\n\nProduct: " + TITLES[0]])[0]
     shares = []
     for query in ("red running shoes", "wide ruled notebook"):
@@ -85,6 +99,25 @@ def test_start_tells_words_of_the_title_from_others(encoder: PromptEncoder) -> N
             hidden = model.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[3]
         shares.append(float(hidden[0, -1, 8]))
     assert shares[0] > shares[1] + 0.05
+
+
+def test_words_of_one_meaning_start_alike(encoder: PromptEncoder, meanings: SentenceEncoder) -> None:
+    texts = {number: encoder.tokenizer.decode([number]) for number in range(len(encoder.tokenizer))}
+    words = {number: text for number, text in texts.items() if text.isalpha() and len(text) > 3}
+    assert len(words) > 50
+    known = meanings(list(words.values()), prefix="query: ")
+
+    def likenesses(vectors: np.ndarray) -> np.ndarray:
+        centred = vectors - vectors.mean(axis=0)
+        centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+        return (centred @ centred.T)[np.triu_indices(len(words), k=1)]
+
+    def kept(model: PreTrainedModel) -> float:
+        start = model.get_input_embeddings().weight.detach().numpy()[list(words)]
+        return float(np.corrcoef(likenesses(start), likenesses(known))[0, 1])
+
+    assert kept(new_model(SHAPE, encoder, meanings=meanings)) > 0.5
+    assert abs(kept(new_model(SHAPE, encoder))) < 0.2
 
 
 @pytest.mark.parametrize("cached", [True, False])

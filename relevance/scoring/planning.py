@@ -1,6 +1,6 @@
 """Cut a day of pairs into deterministic shards, all pairs of a product together, through storage.
 
-A hash shuffle in two steps. `partition_split` reads one split of the input, validates its rows and
+A hash shuffle in two steps. `SplitGroup.partition` reads some splits of the input, validates their rows and
 writes them as one file in which each shard's rows lie together; `read_shard` later fetches one byte
 range of every such file. Nothing is held between the two, so memory does not grow with the input,
 and a killed run finds the finished files by their manifests.
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ _PARTITION_ROWS = 131_072
 """Rows held by one task while it sorts them to shards: about 100 MB with long descriptions."""
 _PARTITION_BYTES = 2**29
 """And bytes: from 2 GiB of a column's texts on Arrow cannot sort them."""
+_GROUP_BYTES = 2**26
+"""Of small files that one task reads one after the other, as they are stored: some seconds of work."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +53,57 @@ def count_shards(splits: Iterable[Split], *, shard_rows: int) -> int:
     return max(1, -(-sum(split.estimated_rows for split in splits) // shard_rows))
 
 
-def partition_split(
-    split: Split, output: Output, *, num_shards: int, max_text_bytes: int, carry: Sequence[str] = ()
-) -> None:
-    """Validate a split's rows, write them ordered by shard, and commit the split's manifest."""
-    files, errors, num_rows = [], Counter(), 0
-    held: list[pa.Table] = []
-    for table in read_split(split):
-        clean = clean_pairs(table, max_text_bytes=max_text_bytes, carry=carry)
-        errors.update(map(error_kind, pc.drop_null(clean["error"]).to_pylist()))
-        num_rows += len(clean)
-        held.append(clean)
-        if sum(map(len, held)) >= _PARTITION_ROWS or sum(table.nbytes for table in held) >= _PARTITION_BYTES:
-            files.append(_write_partition(held, split, output, num_shards))
-            held = []
-    if held:
-        files.append(_write_partition(held, split, output, num_shards))
-    output.commit_unit(PARTITION_STAGE, split.name, {"files": files, "num_rows": num_rows, "errors": dict(errors)})
+@dataclass(frozen=True)
+class SplitGroup:
+    """Splits that one task brings to their shards: a large one, or small ones that follow each other.
+
+    A shard fetches a range of each group's files: of thousands of small ones it would be one of each.
+    """
+
+    splits: tuple[Split, ...]
+
+    @property
+    def name(self) -> str:
+        """The first one's, to the last one's: sorted, they are in the order of the input."""
+        first, last = self.splits[0].name, self.splits[-1].name
+        return first if len(self.splits) == 1 else f"{first}-to-{last}"
+
+    def partition(self, output: Output, *, num_shards: int, max_text_bytes: int, carry: Sequence[str] = ()) -> None:
+        """Validate the splits' rows, write them ordered by shard, and commit the group's manifest."""
+        files, errors, num_rows = [], Counter(), 0
+        held: list[pa.Table] = []
+        for table in chain.from_iterable(map(read_split, self.splits)):
+            clean = clean_pairs(table, max_text_bytes=max_text_bytes, carry=carry)
+            errors.update(map(error_kind, pc.drop_null(clean["error"]).to_pylist()))
+            num_rows += len(clean)
+            if held and held[-1].schema != clean.schema:  # a carried column's form may be another file's own
+                files.append(_write_partition(held, self.name, output, num_shards))
+                held = []
+            held.append(clean)
+            if sum(map(len, held)) >= _PARTITION_ROWS or sum(table.nbytes for table in held) >= _PARTITION_BYTES:
+                files.append(_write_partition(held, self.name, output, num_shards))
+                held = []
+        if held:
+            files.append(_write_partition(held, self.name, output, num_shards))
+        manifest = {"files": files, "num_rows": num_rows, "errors": dict(errors)}
+        output.commit_unit(PARTITION_STAGE, self.name, manifest)
 
 
-def _write_partition(tables: list[pa.Table], split: Split, output: Output, num_shards: int) -> dict[str, Any]:
+def group_splits(splits: Iterable[Split]) -> list[SplitGroup]:
+    """Put splits together that follow each other, as many as make a file of rows: a function of the input alone."""
+    groups: list[SplitGroup] = []
+    rows = size = 0
+    for split in splits:
+        rows, size = rows + split.estimated_rows, size + split.size_bytes
+        if groups and rows <= _PARTITION_ROWS and size <= _GROUP_BYTES:
+            groups[-1] = SplitGroup((*groups[-1].splits, split))
+        else:
+            groups.append(SplitGroup((split,)))
+            rows, size = split.estimated_rows, split.size_bytes
+    return groups
+
+
+def _write_partition(tables: list[pa.Table], group: str, output: Output, num_shards: int) -> dict[str, Any]:
     table = pa.concat_tables(tables).combine_chunks()
     shards = shards_of(table["product_id"].combine_chunks(), num_shards)
     order = np.argsort(shards, kind="stable")
@@ -83,7 +117,7 @@ def _write_partition(tables: list[pa.Table], split: Split, output: Output, num_s
             position = buffer.tell()
             _write_rows(buffer, _encoded(plain.slice(start, end - start), table.schema))
             ranges[str(shard)] = [position, buffer.tell(), end - start]
-        name = output.write_data(f"partition-{split.name}", buffer.getvalue())
+        name = output.write_data(f"partition-{group}", buffer.getvalue())
     return {"name": name, "ranges": ranges}
 
 
@@ -127,10 +161,10 @@ def _write_rows(sink: pa.NativeFile, rows: pa.Table) -> None:
 
 
 def collect_shards(manifests: Mapping[str, Mapping[str, Any]], num_shards: int) -> list[Shard]:
-    """Turn the splits' manifests into shards; one without rows is left out."""
+    """Turn the groups' manifests into shards; one without rows is left out."""
     parts: list[list[tuple[str, int, int, int]]] = [[] for _ in range(num_shards)]
-    for split in sorted(manifests):
-        for file in manifests[split]["files"]:
+    for group in sorted(manifests):
+        for file in manifests[group]["files"]:
             for shard, (start, end, num_rows) in file["ranges"].items():
                 parts[int(shard)].append((file["name"], start, end, num_rows))
     shards = []

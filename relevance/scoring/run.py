@@ -35,7 +35,7 @@ from relevance.pairs.files import Split
 from relevance.pairs.pair import hash_ids, shard_range
 from relevance.prompting.prompts import PromptEncoder
 from relevance.scoring.label_store import LabelStore
-from relevance.scoring.planning import PARTITION_STAGE, Shard, collect_shards, count_shards, partition_split, read_shard
+from relevance.scoring.planning import PARTITION_STAGE, Shard, collect_shards, count_shards, group_splits, read_shard
 from relevance.scoring.shard_steps import (
     COMPUTE,
     OF_ACTOR,
@@ -156,14 +156,14 @@ def make_plan(run: ScoringRun, splits: Sequence[Split], others: Sequence[str] = 
 
 
 def partition_input(run: ScoringRun, splits: Sequence[Split], num_shards: int) -> list[Shard]:
-    """Bring each shard's rows together, splits that are finished excepted."""
+    """Bring each shard's rows together, groups of splits that are finished excepted."""
     finished = run.output.manifests(PARTITION_STAGE)
-    waiting = [split for split in splits if split.name not in finished]
+    groups = group_splits(splits)
+    waiting = [group for group in groups if group.name not in finished]
 
     def partition(batch: pa.Table) -> pa.Table:
         for row in batch.to_pylist():
-            partition_split(
-                waiting[row["index"]],
+            waiting[row["index"]].partition(
                 run.output,
                 num_shards=num_shards,
                 max_text_bytes=run.settings.max_text_bytes,
@@ -176,8 +176,10 @@ def partition_input(run: ScoringRun, splits: Sequence[Split], num_shards: int) -
         tasks = one_block_each(items).map_batches(partition, batch_format="pyarrow", batch_size=None)
         run_to_end(tasks)
     manifests = run.output.manifests(PARTITION_STAGE)
-    require_manifests(run.output, PARTITION_STAGE, (split.name for split in splits), manifests)
-    return collect_shards(manifests, num_shards)
+    names = [group.name for group in groups]
+    require_manifests(run.output, PARTITION_STAGE, names, manifests)
+    # Those of an earlier version, which may have put splits together otherwise, hold the same rows.
+    return collect_shards({name: manifests[name] for name in names}, num_shards)
 
 
 def score_shards(

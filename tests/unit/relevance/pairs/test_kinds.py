@@ -11,7 +11,7 @@ import pytest
 
 from cluster.commit import Output
 from relevance.pairs.files import find_splits, passed_over, read_split
-from relevance.scoring.planning import PARTITION_STAGE, collect_shards, partition_split, read_shard
+from relevance.scoring.planning import PARTITION_STAGE, collect_shards, group_splits, read_shard
 from tests.builders.pairs_data import make_pairs
 from tests.unit.relevance.pairs.test_cases import rows_of
 
@@ -84,9 +84,9 @@ def test_types_without_text_are_refused_with_column_type_and_file(tmp_path: Path
 def test_views_and_bytes_are_carried_as_what_they_show(tmp_path: Path, column: pa.Array, found: pa.DataType) -> None:
     """DataFusion and Polars write them, and Arrow cannot take rows of them: the day ended, to be run again."""
     pq.write_table(make_pairs(2).append_column("extra", column), tmp_path / "a.parquet")
-    (split,) = find_splits(str(tmp_path), carry=("extra",))
+    (group,) = group_splits(find_splits(str(tmp_path), carry=("extra",)))
     output = Output(str(tmp_path / "out"))
-    partition_split(split, output, num_shards=1, max_text_bytes=1000, carry=("extra",))
+    group.partition(output, num_shards=1, max_text_bytes=1000, carry=("extra",))
     (shard,) = collect_shards(output.manifests(PARTITION_STAGE), 1)
     rows = read_shard(shard, output).take(pa.array([0, 1]))
     assert rows["extra"].type == found

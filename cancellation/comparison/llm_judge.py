@@ -141,7 +141,7 @@ class LlmJudge:
         return Judgements(probabilities, factors, ranked=ranked, answered=answered)
 
     def _refuse_failed(self, errors: Sequence[str], total: int) -> None:
-        if errors and (len(errors) > self._max_failed_fraction * total or len(errors) == total):  # none can be timed
+        if len(errors) > self._max_failed_fraction * total:
             raise RuntimeError(
                 f"{len(errors):,} of {total:,} events got no usable answer, first: {errors[0]}; see to it and run "
                 "again, what is answered stays answered; or raise comparison.llm.max_failed_fraction"

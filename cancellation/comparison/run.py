@@ -232,6 +232,11 @@ def _make_row(
         if isinstance(judge, LlmJudge):
             if not judge.taken:  # else each answer was timed when it was given; what is kept is not asked for again
                 judge.judge(events)
+            if not judge.taken:
+                raise RuntimeError(
+                    f"row {approach.name}: no event got a usable answer, so there is nothing to time; see to "
+                    "the model, or leave the row out"
+                )
             backend, _ = settings_of_row(settings.llm, approach.changes)
             speed = answering_speed(judge.taken, backend, settings.price)
         else:

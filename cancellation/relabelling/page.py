@@ -81,7 +81,7 @@ def _sentence(report: Mapping[str, Any], gains: Sequence[Mapping[str, Any]]) -> 
         said.append(f"People changed {doubted['part']:,} of {doubted['of']:,} doubted labels ({share}).")
     if test["of"]:
         low, high = format_share(test["low"]), format_share(test["high"])
-        said.append(f"Of all labels {low} to {high} are wrong, by {test['of']:,} that were drawn by chance.")
+        said.append(f"Of all labels {low} to {high} are wrong.")
     if gains:
         said.append(f"Accuracy when taught anew: {'; '.join(map(_gained, gains))}.")
     return " ".join(said) or "Nothing is settled yet."

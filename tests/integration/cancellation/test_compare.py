@@ -155,6 +155,16 @@ def test_a_language_models_answers_are_paid_once(tmp_path: Path) -> None:
     assert len(list((tmp_path / "out" / "results").iterdir())) == 1
 
 
+def test_a_row_of_which_nothing_was_answered_cannot_be_timed(tmp_path: Path) -> None:
+    server = ChatServer(lambda case, number: "off")
+    given = [*_llm_row(tmp_path, 2), "comparison.llm.backend.kind=endpoint", "comparison.llm.max_failed_fraction=1.0"]
+    try:
+        with pytest.raises(RuntimeError, match="row LLM zero-shot: no event got a usable answer"):
+            main(load_settings(CompareJob, [SMOKE, *given, f"comparison.llm.backend.endpoint.base_url={server.url}"]))
+    finally:
+        server.stop()
+
+
 def _cases_of_others(folder: Path) -> Path:
     (folder / "others").mkdir(exist_ok=True)
     path = folder / "others" / "others.jsonl"

@@ -155,7 +155,8 @@ def submit_retraining(
     if not (decision.retrain and decision.relabel and decision.command):
         return []
     note, known = storage.join_url(output, SUBMITTED), decision.model_version or "none"
-    submitted = _submitted(note)
+    # By model: while one takes over from another, either may have most answers of a day.
+    submitted = json.loads(storage.read_bytes(note)) if storage.exists(note) else {}
     if before := submitted.get(known):
         return [f"submitted on {before['day']}: {', '.join(before['jobs'])}; not again for this model"]
     jobs, lines = RayJobs(submit.address, token), list[str]()
@@ -168,14 +169,6 @@ def submit_retraining(
     submitted[known] = {"day": decision.day, "jobs": names}
     storage.write_bytes(note, json.dumps(submitted, indent=1).encode())
     return lines
-
-
-def _submitted(note: str) -> dict[str, dict[str, Any]]:
-    """Read by model what was submitted: while one takes over from another, either may have most answers of a day."""
-    content = json.loads(storage.read_bytes(note)) if storage.exists(note) else {}
-    if "model_version" in content:  # of before, when the last model alone was noted
-        return {content.pop("model_version") or "none": content}
-    return content
 
 
 def _drift(drift: Sequence[Sequence[FeatureDrift]], settings: TriggerSettings) -> Trigger:

@@ -288,7 +288,7 @@ def _calibrate(market: NewMarket, model: VerdictModel, examples: Sequence[Exampl
     scored = score_rows(rows, model, policy)
     calibrated = calibrate_backfill(scored, policy, market.calibration, sample=sample, day=market.day)
     folder = market.output / "trained_model"
-    write_calibrated(calibrated, folder, market.output, source=market.labelled, day=market.day)
+    write_calibrated(calibrated, folder, str(market.output), source=market.labelled, day=market.day)
     print("\n".join(align(threshold_rows(calibrated))))
     new = calibrated.policy.known_market(market.code)
     penalty = "no penalty yet" if new.penalty is None else f"penalty above {new.penalty}"

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+from pydantic import AfterValidator
+
 from cluster import storage
 from cluster.settings import Settings
 
@@ -66,11 +68,20 @@ def look_at_output(url: str, _job: Settings) -> str:
     return f"there already: {_amount(files)}" if files else "nothing there yet"
 
 
+def _on_this_machine(name: str) -> str:
+    if "://" in name:
+        raise ValueError(f"expected a path on the disk of the machine that the job runs on, found {name}")
+    return name
+
+
 InputUrl = Annotated[str, Place("reads", look_at_input)]
 """A file or folder, local or s3://, that has to be there."""
 
 OutputUrl = Annotated[str, Place("writes", look_at_output)]
 """A file or folder, local or s3://, that need not be there."""
+
+OutputPath = Annotated[str, AfterValidator(_on_this_machine), Place("writes", look_at_output)]
+"""A file or folder that need not be there, of this machine alone: what a job works in, where a later run goes on."""
 
 
 def places_of(settings: Settings, prefix: str = "") -> Iterator[NamedPlace]:

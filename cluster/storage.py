@@ -313,20 +313,26 @@ def send_folder(folder: Path, url: str) -> None:
 
 
 @contextmanager
-def new_folder(url: str) -> Iterator[Path]:
-    """Fill a folder: what the block writes to the empty folder that it gets is all that lies at the location behind it.
+def local_folder(url: str, *, anew: bool = False) -> Iterator[Path]:
+    """Write to a location what knows paths alone: gives a folder of this machine, which need not exist yet.
 
-    A local folder is written in place; a remote one is sent when the block has ended.
+    A local folder is written in place; a remote one is sent when the block has ended, and not if it failed.
+
+    Args:
+        url: The location.
+        anew: Whether what lay there before goes; else it stays beside what is written. The folder exists then.
     """
     if not url.startswith("s3://"):
-        remove(url)
         folder = Path(open_filesystem(url)[1])
-        folder.mkdir(parents=True)
+        if anew:
+            remove(url)
+            folder.mkdir(parents=True)
         yield folder
         return
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary)
-        remove(url)
+        if anew:
+            remove(url)
         send_folder(Path(temporary), url)
 
 

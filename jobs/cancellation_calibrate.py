@@ -37,7 +37,7 @@ from cluster.models.files import ModelName, fetch_model
 from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
-from cluster.storage import absolute_url
+from cluster.storage import absolute_url, join_url, read_bytes
 from cluster.tracking import TrackingSettings, tracked_run
 
 
@@ -48,7 +48,7 @@ class CalibrateJob(Settings):
     """Labelled events (JSONL or parquet): a random sample of all cancellations, with how it was drawn beside it."""
 
     output: OutputUrl
-    """Local folder for the scored backfill, the calibrated model and the policy file."""
+    """Folder for the scored backfill, the calibrated model and the policy file."""
 
     model: ModelName | None = "cancellation/small_model"
     """Exported model: folder, s3:// folder, or models:/name@alias of MLflow; null: a language model's, see above."""
@@ -79,12 +79,12 @@ def main(job: CalibrateJob) -> None:
         rows, folder = _scored(job, job.model, policy) if job.model else (read_judged(absolute_url(job.input)), None)
         rows = with_one_seller(rows, job.person_key_file)
         calibrated = calibrate_backfill(rows, policy, job.calibration, sample=sample, day=day)
-        written = write_calibrated(calibrated, folder, output := Path(job.output), source=job.input, day=day)
+        written = write_calibrated(calibrated, folder, job.output, source=job.input, day=day)
         tracked.metrics(figures(calibrated))
         tracked.figure("reliability.png", draw_reliability(calibrated.calibration))
-        tracked.artifact(POLICY_FILE, (output / POLICY_FILE).read_bytes())
-    where = f"model   {written}", f"policy  {output / POLICY_FILE} ({calibrated.policy.stamp})", tracked.where
-    print(*calibration_lines(calibrated), *where, sep="\n")
+        tracked.artifact(POLICY_FILE, read_bytes(policy_url := join_url(job.output, POLICY_FILE)))
+    where = f"model   {written}", f"policy  {policy_url} ({calibrated.policy.stamp})"
+    print(*calibration_lines(calibrated), *where, tracked.where, sep="\n")
 
 
 def _scored(job: CalibrateJob, model: str, policy: Policy) -> tuple[pa.Table, Path]:

@@ -15,7 +15,7 @@ from cancellation.comparison.report import draw_comparison, render_markdown
 from cancellation.comparison.run import Comparison, ComparisonSettings, run_comparison
 from cancellation.training.run import TrainingSettings
 from cluster.launch import run_job
-from cluster.places import OutputUrl
+from cluster.places import OutputPath
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -25,7 +25,7 @@ from cluster.training.train import TrainerSettings
 class CompareJob(Settings):
     """The comparison's settings."""
 
-    output: OutputUrl = "var/cancellation/comparison"
+    output: OutputPath = "var/cancellation/comparison"
     """Folder for models, rows, the table and the plot, on the driver's disk."""
 
     cache_dir: str = "var/cache"

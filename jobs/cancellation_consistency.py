@@ -27,7 +27,7 @@ from cancellation.llm.retrieval import load_index, pin_encoder
 from cluster.endpoint.purse import Purse
 from cluster.launch import run_job
 from cluster.models.files import ModelName
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import InputUrl, OutputPath
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
 
@@ -38,7 +38,7 @@ class ConsistencyJob(Settings):
     input: InputUrl
     """Events: a file or folder of JSONL or parquet, local or s3://."""
 
-    output: OutputUrl = "var/cancellation/consistency"
+    output: OutputPath = "var/cancellation/consistency"
     """Folder for the tables and the answers, on the driver's disk."""
 
     repeat: bool = True

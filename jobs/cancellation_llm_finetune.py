@@ -18,6 +18,7 @@ from cluster.launch import run_job
 from cluster.places import InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
+from cluster.storage import local_folder
 from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.estimate import estimate_training
 from cluster.training.train import TrainerSettings
@@ -30,7 +31,7 @@ class LlmFinetuneJob(Settings):
     """Labelled events: a file or folder of JSONL or parquet, local or s3://."""
 
     output: OutputUrl = "var/models/cancellation_llm"
-    """Folder for the adapter, on the driver's disk."""
+    """Folder for the adapter."""
 
     policy: InputUrl | None = None
     """Policy file, for the classes of each market, as in labelling; null: the one that ships."""
@@ -49,14 +50,14 @@ def main(job: LlmFinetuneJob) -> None:
     examples = [one for url in example_files(job.input) for one in read_examples(url)]
     policy, cache_dir = load_policy(job.policy), str(Path(job.cache_dir).absolute())
     with ray_session(job.session), tracked_run("cancellation_llm_finetune", job, job.tracking) as run:
-        output = Path(job.output)
-        places = {"output": output, "cache_dir": cache_dir, "registry_uri": job.tracking.uri}
-        tuned = finetune(examples, policy, job.finetuning, job.trainer, run, **places)
+        with local_folder(job.output) as output:
+            places = {"output": output, "cache_dir": cache_dir, "registry_uri": job.tracking.uri}
+            tuned = finetune(examples, policy, job.finetuning, job.trainer, run, **places)
         left_out = f", {tuned.num_too_long:,} were too long" if tuned.num_too_long else ""
         if tuned.num_without_class:
             left_out += f", {tuned.num_without_class:,} had a label that their market's policy does not know"
         print(f"{tuned.num_examples:,} examples{left_out}; loss {tuned.losses[0]:.3f} to {tuned.losses[-1]:.3f}")
-        print(f"adapter  {tuned.folder}\nMLflow   {run.where}")
+        print(f"adapter  {job.output}\nMLflow   {run.where}")
 
 
 if __name__ == "__main__":

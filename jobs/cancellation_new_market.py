@@ -19,8 +19,8 @@ from cancellation.new_market import NewMarket, NewMarketSettings, add_market
 from cancellation.training.pretraining import PretrainingSettings
 from cancellation.training.run import TrainingSettings
 from cluster.launch import run_job
-from cluster.models.files import ModelName
-from cluster.places import InputUrl, OutputUrl
+from cluster.models.files import ModelName, fetch_model, resolve_model
+from cluster.places import InputUrl, OutputPath
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.sharded.pool import configure_ray_data
@@ -31,7 +31,7 @@ from cluster.training.train import TrainerSettings
 class NewMarketJob(Settings):
     """The job's settings."""
 
-    output: OutputUrl
+    output: OutputPath
     """Local folder for the checklist, the model and the policy."""
 
     market: str
@@ -51,7 +51,7 @@ class NewMarketJob(Settings):
     """Unlabelled chats of the market, for pre-training; none: that step is left out."""
 
     model: ModelName = "var/models/cancellation"
-    """Local folder of the model to start from, as jobs.cancellation_train wrote it."""
+    """The model to start from, as jobs.cancellation_train wrote it: folder, s3:// folder, or models:/name@alias."""
 
     policy: InputUrl | None = None
     """Policy file that the market is added to; null: the one that ships."""
@@ -70,14 +70,14 @@ class NewMarketJob(Settings):
 
 def main(job: NewMarketJob) -> None:
     """Go through the checklist."""
-    output = Path(job.output)
+    output, cache_dir = Path(job.output), str(Path(job.cache_dir).absolute())
     market = NewMarket(
         code=job.market,
         language=job.language,
         labelled=job.labelled,
         old_labelled=job.old_labelled,
         chats=job.chats,
-        model=Path(job.model).absolute(),
+        model=fetch_model(resolve_model(job.model, registry_uri=job.tracking.uri), cache_dir=cache_dir),
         policy=load_policy(job.policy),
         settings=job.check,
         pretraining=job.pretraining,
@@ -85,7 +85,7 @@ def main(job: NewMarketJob) -> None:
         calibration=job.calibration,
         trainer=job.trainer,
         output=output.absolute(),
-        cache_dir=str(Path(job.cache_dir).absolute()),
+        cache_dir=cache_dir,
         day=datetime.now(UTC).date().isoformat(),
     )
     with ray_session(job.session), tracked_run("cancellation_new_market", job, job.tracking) as run:

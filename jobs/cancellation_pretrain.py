@@ -18,6 +18,7 @@ from cluster.places import OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.sharded.pool import configure_ray_data
+from cluster.storage import local_folder
 from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.estimate import estimate_training
 from cluster.training.train import TrainerSettings
@@ -27,7 +28,7 @@ class PretrainJob(Settings):
     """The pre-training job's settings."""
 
     output: OutputUrl
-    """Folder for the encoder, on the driver's disk."""
+    """Folder for the encoder."""
 
     cache_dir: str = "var/cache"
     """Folder for copies of remote models."""
@@ -43,7 +44,8 @@ def main(job: PretrainJob) -> None:
     with ray_session(job.session), tracked_run("cancellation_pretrain", job, job.tracking) as run:
         configure_ray_data()
         cache = str(Path(job.cache_dir).absolute())
-        loss = pretrain_encoder(job.pretraining, job.trainer, run, output=Path(job.output), cache_dir=cache)
+        with local_folder(job.output) as output:
+            loss = pretrain_encoder(job.pretraining, job.trainer, run, output=output, cache_dir=cache)
     print(f"{job.output}: {loss:.3f} nats per masked token; {run.where}")
 
 

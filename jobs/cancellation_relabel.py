@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cancellation.decision.policy import load_policy
 from cancellation.relabelling.judges import Workshop
 from cancellation.relabelling.report import correction_lines, figures, round_lines
 from cancellation.relabelling.run import RelabelSettings, ask, take_answers
@@ -39,7 +40,8 @@ def main(job: RelabelJob) -> None:
     """Ask, or correct."""
     with ray_session(job.session), tracked_run("cancellation_relabel", job, job.tracking) as run:
         work = Path(job.work).absolute() / (run.run_id or "untracked")
-        workshop = Workshop(job.judges, job.trainer, work, str(Path(job.cache_dir).absolute()), run)
+        cache_dir, policy = str(Path(job.cache_dir).absolute()), load_policy(job.policy)
+        workshop = Workshop(job.judges, job.trainer, work, cache_dir, policy, run)
         if job.answers:
             report = take_answers(job, workshop)
             run.metrics(figures(report))

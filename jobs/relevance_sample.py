@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from cluster.launch import run_job
-from cluster.places import OutputUrl
+from cluster.places import OutputPath
 from cluster.settings import Settings
 from relevance.small_model_recipe.sample import SampleSettings, sample_table
 
@@ -20,7 +20,7 @@ from relevance.small_model_recipe.sample import SampleSettings, sample_table
 class SampleJob(Settings):
     """What to generate and where to put it."""
 
-    output: OutputUrl = "relevance/sample.parquet"
+    output: OutputPath = "relevance/sample.parquet"
     """Path of the parquet file."""
 
     sample: SampleSettings = SampleSettings()

@@ -13,6 +13,7 @@ from cancellation.comparison.figures import Judgements, Truth
 from cancellation.comparison.learners import TreeLearner, TreeSettings
 from cancellation.decision.policy import Policy
 from cancellation.decision.rules import judge as judge_by_rules
+from cancellation.decision.verdicts import market_probabilities
 from cancellation.events.event import Event
 from cancellation.events.examples import Example
 from cancellation.features.vector import feature_table
@@ -151,7 +152,7 @@ class TreesJudge:
     def judge(self, events: Sequence[Event]) -> Judgements:
         """Judge events, in their order."""
         inputs = tree_inputs(events, self._text)
-        probabilities = _of_market_classes(self._trees.probabilities(inputs), events, self._policy)
+        probabilities = market_probabilities(self._trees.probabilities(inputs), events, self._policy)
         return Judgements(probabilities, self._trees.factor_probabilities(inputs))
 
 
@@ -166,16 +167,7 @@ class NetworkJudge:
         """Judge events, in their order."""
         scores = self.model.score([self.model.encoder.encode(event) for event in events])
         probabilities = class_probabilities(scores.logits, self.model.temperature)
-        return Judgements(_of_market_classes(probabilities, events, self._policy), scores.factor_probabilities)
-
-
-def _of_market_classes(probabilities: np.ndarray, events: Sequence[Event], policy: Policy | None) -> np.ndarray:
-    """Leave out what an event's market does not know, as `verdicts.verdict_probabilities` does for one, (n, 3)."""
-    if policy is None:
-        return probabilities
-    known = [policy.market(event.market).classes for event in events]
-    kept = probabilities * (np.arange(probabilities.shape[1]) < np.array(known).reshape(-1, 1))
-    return kept / kept.sum(axis=1, keepdims=True)
+        return Judgements(market_probabilities(probabilities, events, self._policy), scores.factor_probabilities)
 
 
 def network_settings(approach: Approach, base: TrainingSettings, *, pretrained: str | None) -> TrainingSettings:

@@ -29,6 +29,7 @@ from cancellation.decision.thresholds import MarketThreshold, ThresholdSettings,
 from cancellation.events.factors import VERDICTS
 from cancellation.model.verdict_model import CALIBRATION_FILE
 from cluster.settings import Settings
+from cluster.storage import join_url, local_folder
 
 POLICY_FILE, MODEL_FOLDER = "policy.toml", "model"
 _EVALUATION_SETS = ("reviewed_cases",)
@@ -165,20 +166,21 @@ class _Labelled:
 
 
 def write_calibrated(
-    calibrated: CalibratedModel, model_folder: Path | None, output: Path, *, source: str, day: str
-) -> Path:
-    """Write a copy of the model with its calibration.json, and the policy file, below a folder; give the model's.
+    calibrated: CalibratedModel, model_folder: Path | None, output_url: str, *, source: str, day: str
+) -> str:
+    """Write a copy of the model with its calibration.json, and the policy file, below a location; give the model's.
 
     Without a model's folder, as of a language model behind an endpoint, calibration.json lies beside the policy.
     """
-    target = output / MODEL_FOLDER if model_folder else output
-    target.mkdir(parents=True, exist_ok=True)
-    if model_folder:
-        shutil.copytree(model_folder, target, dirs_exist_ok=True)
-    (output / POLICY_FILE).write_text(render_policy(calibrated.policy), encoding="utf-8")
-    record = {**_summary(calibrated.calibration), "backfill": source, "date": day}
-    (target / CALIBRATION_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return target
+    with local_folder(output_url) as output:
+        target = output / MODEL_FOLDER if model_folder else output
+        target.mkdir(parents=True, exist_ok=True)
+        if model_folder:
+            shutil.copytree(model_folder, target, dirs_exist_ok=True)
+        (output / POLICY_FILE).write_text(render_policy(calibrated.policy), encoding="utf-8")
+        record = {**_summary(calibrated.calibration), "backfill": source, "date": day}
+        (target / CALIBRATION_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return join_url(output_url, MODEL_FOLDER) if model_folder else output_url
 
 
 def figures(calibrated: CalibratedModel) -> dict[str, float | None]:

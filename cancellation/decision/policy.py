@@ -23,6 +23,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from cluster.storage import read_bytes
+
 State = Literal["off", "shadow", "live"]
 """off: the rules answer; shadow: the rules answer and the model is logged; live: the model answers."""
 
@@ -149,6 +151,11 @@ class Policy:
                 )
         return self
 
+    @property
+    def classes(self) -> dict[str, int]:
+        """How many verdicts each market knows; of markets without an entry, under an empty code."""
+        return {"": self.default.classes, **{code: one.classes for code, one in sorted(self.markets.items())}}
+
     def market(self, code: str) -> MarketPolicy:
         """Give a market's entry, or the default for one without."""
         return self.markets.get(code, self.default)
@@ -178,7 +185,7 @@ class Policy:
 
 
 def load_policy(path: str | Path | None = None) -> Policy:
-    """Load a policy file; None: the one that ships with the project.
+    """Load a policy file, local or s3://; None: the one that ships with the project.
 
     Raises:
         PolicyError: If it cannot be read or says something that no policy may say.
@@ -187,7 +194,7 @@ def load_policy(path: str | Path | None = None) -> Policy:
         shipped = resources.files("cancellation.decision") / "policy.toml"
         return parse_policy(shipped.read_text(encoding="utf-8"), "policy.toml")
     try:
-        content = Path(path).read_bytes()
+        content = read_bytes(str(path))
     except OSError as error:
         raise PolicyError(f"policy {path}: cannot be read ({type(error).__name__})") from None
     return read_policy(content, str(path))

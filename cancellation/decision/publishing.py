@@ -19,6 +19,7 @@ from cancellation.model.verdict_model import CALIBRATION_FILE, Device, Dtype, lo
 from cluster.models.publishing import Decision, ReleaseSettings, publish_folder
 from cluster.models.registry import ModelRegistry
 from cluster.places import InputUrl
+from cluster.storage import fetch_folder, read_bytes
 from cluster.tracking import TrackedRun
 
 _CARD_FILE = "README.md"
@@ -34,7 +35,7 @@ class PublishSource(ReleaseSettings):
     """What is published."""
 
     model: InputUrl | None = None
-    """Local folder of a calibrated model, as `jobs.cancellation_calibrate` writes it."""
+    """Folder of a calibrated model, as `jobs.cancellation_calibrate` writes it."""
 
     policy: InputUrl | None = None
     """The policy file with its evidence, written beside it."""
@@ -47,6 +48,9 @@ class PublishSource(ReleaseSettings):
 
     name: str = "cancellation"
     """Registered model in MLflow."""
+
+    cache_dir: str = "~/.cache/marketplace-llm"
+    """Where a remote model is kept on this machine."""
 
 
 def decide(model: ModelIdentity, policy: Policy) -> Decision:
@@ -79,7 +83,7 @@ def publish(source: PublishSource, registry: ModelRegistry, run: TrackedRun) -> 
         raise ValueError("model, policy: expected both, as jobs.cancellation_calibrate wrote them; name them")
     if source.force and source.reason is None:
         raise ValueError("force: expected a reason, found none; say why with reason=…")
-    folder = Path(source.model)
+    folder = Path(fetch_folder(source.model, str(Path(source.cache_dir).expanduser())))
     if source.device == "cpu":
         load_verdict_model(folder)  # what cannot be loaded is not published
     model = read_identity(folder, device=source.device, dtype=source.dtype)
@@ -158,5 +162,5 @@ def _register(
     with tempfile.TemporaryDirectory() as temporary:
         whole = Path(shutil.copytree(folder, Path(temporary) / "model"))
         (whole / _CARD_FILE).write_text(card, encoding="utf-8")
-        shutil.copyfile(policy, whole / POLICY_FILE)
+        (whole / POLICY_FILE).write_bytes(read_bytes(policy))
         return registry.register(whole, digest, run_id=run_id, card=card, tags=tags)

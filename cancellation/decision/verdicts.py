@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import exp, isfinite
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from cancellation.decision.actions import choose_action
@@ -63,6 +64,21 @@ def verdict_probabilities(logits: Sequence[float], *, temperature: float, classe
     weights = [exp(value - top) for value in scaled]
     total = sum(weights)
     return {name: weight / total for name, weight in zip(VERDICTS, weights, strict=False)}
+
+
+def market_probabilities(probabilities: np.ndarray, events: Sequence[Event], policy: Policy | None) -> np.ndarray:
+    """Share out the chance of a class that an event's market does not know, as `verdict_probabilities` does for one.
+
+    Args:
+        probabilities: Of all three classes, (n, 3).
+        events: Whose they are, n.
+        policy: Says which classes a market has; None: all three everywhere.
+    """
+    if policy is None:
+        return probabilities
+    known = [policy.market(event.market).classes for event in events]
+    kept = probabilities * (np.arange(probabilities.shape[1]) < np.array(known).reshape(-1, 1))
+    return kept / kept.sum(axis=1, keepdims=True)
 
 
 def model_verdict(

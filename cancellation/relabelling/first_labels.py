@@ -16,8 +16,10 @@ from typing import Any
 
 from pydantic import Field
 
+from cancellation.decision.policy import Policy
 from cancellation.decision.rules import judge as judge_by_rules
 from cancellation.decision.thresholds import ThresholdSettings, cases_needed
+from cancellation.decision.verdicts import market_probabilities
 from cancellation.events.event import Event
 from cancellation.events.files import find_event_shards, read_event_rows
 from cancellation.model.verdict_model import VerdictModel
@@ -79,12 +81,13 @@ def flag_by_rules(events: Sequence[Event]) -> list[bool]:
     return [judge_by_rules(event).verdict == "induced" for event in events]
 
 
-def flag_by_model(model: VerdictModel, above: float) -> Flag:
-    """Flag what a model gives a calibrated score above a number."""
+def flag_by_model(model: VerdictModel, above: float, policy: Policy) -> Flag:
+    """Flag what a model gives a calibrated score above a number, by the classes that the event's market knows."""
 
     def flag(events: Sequence[Event]) -> list[bool]:
         scores = model.score([model.encoder.encode(event) for event in events])
-        return [bool(one > above) for one in class_probabilities(scores.logits, model.temperature)[:, 0]]
+        probabilities = class_probabilities(scores.logits, model.temperature)
+        return [bool(one > above) for one in market_probabilities(probabilities, events, policy)[:, 0]]
 
     return flag
 

@@ -21,6 +21,8 @@ from threadpoolctl import threadpool_limits
 from cancellation.comparison.approaches import NetworkJudge
 from cancellation.comparison.figures import Truth
 from cancellation.comparison.learners import TreeLearner, TreeSettings
+from cancellation.decision.policy import Policy
+from cancellation.decision.verdicts import market_probabilities
 from cancellation.events.event import Event
 from cancellation.events.examples import Example
 from cancellation.events.factors import VERDICTS
@@ -85,6 +87,8 @@ class Workshop:
     folder: Path
     """On this machine's disk."""
     cache_dir: str
+    policy: Policy
+    """Says which verdicts a market knows: judges give no chance to others, as serving does."""
     run: TrackedRun | None = None
 
     def teach(self, kind: Kind, taught: Sequence[Example], name: str) -> Callable[[Sequence[Event]], np.ndarray]:
@@ -94,7 +98,8 @@ class Workshop:
             ValueError: If examples of a class are missing.
             RuntimeError: If training failed.
         """
-        return self._trees(taught) if kind == "trees" else self._fusion(kind, taught, name)
+        said = self._trees(taught) if kind == "trees" else self._fusion(kind, taught, name)
+        return lambda events: market_probabilities(said(events), events, self.policy)
 
     def _trees(self, taught: Sequence[Example]) -> Callable[[Sequence[Event]], np.ndarray]:
         truth = Truth.of([one.label for one in taught], [None] * len(taught), [one.event.market for one in taught])
@@ -126,7 +131,7 @@ class Workshop:
             ValueError: If a class is missing in a fold, or a language model did not judge all examples.
         """
         if kind == "llm":
-            return _said_by_llm(self.settings.llm, examples)
+            return _said_by_llm(self.settings.llm, examples, self.policy)
         folds = np.array([fold_of(one.event.seller_id, self.settings.folds) for one in examples])
         found = np.zeros((len(examples), len(VERDICTS)))
         for fold in range(self.settings.folds):
@@ -156,7 +161,7 @@ def _load_trained(folder: Path) -> VerdictModel:
     return VerdictModel(network, model.spec, encoder, version="", temperature=1.0, max_batch_tokens=_MAX_BATCH_TOKENS)
 
 
-def _said_by_llm(url: str | None, examples: Sequence[Example]) -> np.ndarray:
+def _said_by_llm(url: str | None, examples: Sequence[Example], policy: Policy) -> np.ndarray:
     if url is None:
         raise ValueError("judges.llm: the output of jobs.cancellation_label over these events is expected, found none")
     rows = read_judged(url)
@@ -165,7 +170,9 @@ def _said_by_llm(url: str | None, examples: Sequence[Example]) -> np.ndarray:
     missing = sum(one.event.event_id not in said for one in examples)
     if missing:
         raise ValueError(f"judges.llm {url}: {missing:,} of {len(examples):,} events have no verdict; label them too")
-    return class_probabilities(np.array([said[one.event.event_id] for one in examples], np.float64), 1.0)
+    events = [one.event for one in examples]
+    probabilities = class_probabilities(np.array([said[event.event_id] for event in events], np.float64), 1.0)
+    return market_probabilities(probabilities, events, policy)
 
 
 @dataclass(frozen=True)

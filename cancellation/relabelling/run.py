@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from cancellation.decision.policy import load_policy
 from cancellation.model.verdict_model import load_verdict_model
 from cancellation.relabelling.answers import read_answers
 from cancellation.relabelling.cases import Case, one_identity, read_cases, read_labelled
@@ -37,6 +38,9 @@ class AnswerSettings(Settings):
 
     output: OutputUrl | None = None
     """Folder for the labels, where there are answers."""
+
+    policy: InputUrl | None = None
+    """Policy file, for the verdicts that each market knows, as in scoring; null: the one that ships."""
 
     people: dict[str, str] = Field(default={})
     """Names of Label Studio's users, by e-mail or number, where they differ from the tasks' own: {"3": "ann"}."""
@@ -88,7 +92,8 @@ def ask(settings: RelabelSettings, workshop: Workshop) -> dict[str, Any]:
         RuntimeError: If training failed.
     """
     sections = {"ask": settings.ask, "tasks": settings.tasks, "judges": settings.judges}
-    plan = round_plan(settings.input, sections, archive=settings.archive, until=str(settings.until))
+    given = {"archive": settings.archive, "until": str(settings.until), "classes": workshop.policy.classes}
+    plan = round_plan(settings.input, sections, **given)
 
     def choose() -> list[Case]:
         rejected: list[Case] = []
@@ -113,7 +118,8 @@ def take_answers(settings: RelabelSettings, workshop: Workshop) -> dict[str, Any
     rows, asked = one_identity(read_labelled(settings.input), list(cases.values()), find_key(settings.person_key_file))
     cases = {case.event.event_id: case for case in asked}
     correction = Correction(settings.input, rows, cases, manifest, answers, settings.ask.test_fraction)
-    plan = {**correction.plan(), "judges": public_settings(settings.judges), "retrain": settings.retrain}
+    judges = {"judges": public_settings(settings.judges), "classes": workshop.policy.classes}
+    plan = {**correction.plan(), **judges, "retrain": settings.retrain}
     return correct(correction, Output(absolute_url(settings.output)), plan, workshop if settings.retrain else None)
 
 
@@ -143,15 +149,18 @@ def ask_first(settings: FirstLabelSettings, registry_uri: str | None) -> dict[st
         ValueError: If the events cannot be read, are too few, or the folder holds another round.
     """
     files = resolve_model(settings.model, registry_uri=registry_uri) if settings.model else None
-    sections = {"first": settings.first, "tasks": settings.tasks}
-    plan = round_plan(settings.input, sections, market=settings.market, flagged_by=files.digest if files else "rules")
+    sections, policy = {"first": settings.first, "tasks": settings.tasks}, load_policy(settings.policy)
+    given: dict[str, Any] = {"market": settings.market, "flagged_by": files.digest if files else "rules"}
+    if files:
+        given["classes"] = policy.market(settings.market).classes
+    plan = round_plan(settings.input, sections, **given)
     figures: dict[str, int] = {}
 
     def choose() -> list[Case]:
         flag = flag_by_rules
         if files:
             folder = fetch_model(files, cache_dir=str(Path(settings.cache_dir).expanduser()))
-            flag = flag_by_model(load_verdict_model(folder), settings.first.flag_above)
+            flag = flag_by_model(load_verdict_model(folder), settings.first.flag_above, policy)
         cases, size = draw_first(settings.input, settings.market, flag, settings.first)
         figures.update(size.as_dict())
         return cases

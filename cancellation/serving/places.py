@@ -13,7 +13,7 @@ from pathlib import Path
 from cancellation.serving.http.tokens import AcceptedTokens, TokenStore, make_tokens_file
 from cancellation.serving.records.people import make_key_file
 from cancellation.serving.settings import ServingSettings
-from cluster.storage import create_exclusive
+from cluster.storage import create_exclusive, read_bytes
 
 _DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -59,7 +59,7 @@ def ledger_path(settings: ServingSettings) -> Path:
 def first_policy(settings: ServingSettings) -> bytes:
     """Give what an endpoint without a policy begins with: the file that is named, or the one that ships."""
     if settings.rollout.policy is not None:
-        return Path(settings.rollout.policy).read_bytes()
+        return read_bytes(settings.rollout.policy)
     return (resources.files("cancellation.decision") / "policy.toml").read_bytes()
 
 

@@ -13,7 +13,7 @@ from cancellation.serving.records.log_shipping import ShipperSettings
 from cluster.database.interface import check_address
 from cluster.endpoint.settings import EndpointSettings
 from cluster.models.files import ModelName
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import InputUrl, OutputPath, OutputUrl
 from cluster.settings import Settings
 
 
@@ -250,7 +250,7 @@ class ServingSettings(Settings):
     """Gateway and model in one process: on one machine with a small model the hop costs more than it gives.
     false where the model runs on GPUs."""
 
-    data_dir: OutputUrl = "var/serving"
+    data_dir: OutputPath = "var/serving"
     """Local disk for what is written ahead: decisions, recent answers, the policy's ledger."""
 
     database: str | None = None
@@ -315,6 +315,16 @@ class ServingSettings(Settings):
         if self.model.device == "cuda" and not self.num_gpus:
             where = "gateways" if self.colocated else "models"
             raise ValueError(f"model.device cuda: expected GPUs in {where}.num_gpus, found none; set it to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _policy_where_it_is_watched(self) -> ServingSettings:
+        policy = self.rollout.policy
+        if self.database is None and policy is not None and "://" in policy:
+            raise ValueError(
+                f"rollout.policy {policy}: without a database the file is watched, and so expected on this machine's "
+                "disk; copy it there, or name a database, which takes its first policy from anywhere"
+            )
         return self
 
     @field_validator("database")

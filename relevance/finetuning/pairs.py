@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import GroupKFold
@@ -65,65 +64,70 @@ def _folded(texts: Iterable[str]) -> set[str]:
     return {fold_text(text) for text in texts}
 
 
-def read_labelled_pairs(path: Path) -> LabelledTexts:
+def read_labelled_pairs(url: str) -> LabelledTexts:
     """Read a CSV with the columns query, title, label.
 
     Raises:
         ValueError: If a column is missing or a label is none of the four.
     """
-    columns = _read_columns(path, ("query", "title", "label"))
+    columns = _read_columns(url, ("query", "title", "label"))
     labels = np.array([LABELS.index(parse_label(label)) for label in columns["label"]])
     return LabelledTexts(columns["query"], columns["title"], labels)
 
 
-def read_weak_pairs(path: Path) -> WeakPairs:
+def read_weak_pairs(url: str) -> WeakPairs:
     """Read a CSV with the columns query, title, is_substitute (yes or no, in whatever case).
 
     Raises:
         ValueError: If a column is missing or an answer is neither; its row is named.
     """
-    columns = _read_columns(path, ("query", "title", "is_substitute"))
+    columns = _read_columns(url, ("query", "title", "is_substitute"))
     answers = [answer.strip().lower() for answer in columns["is_substitute"]]
     for row, answer in enumerate(answers, 1):
         if answer not in ("yes", "no"):
             raise ValueError(
-                f"{path.name}: row {row}: expected is_substitute to be yes or no, found another; correct it"
+                f"{_name(url)}: row {row}: expected is_substitute to be yes or no, found another; correct it"
             )
     return WeakPairs(columns["query"], columns["title"], np.array(answers) == "yes")
 
 
-def read_texts(path: Path, markets: Sequence[str] = ()) -> list[tuple[str, str]]:
+def read_texts(url: str, markets: Sequence[str] = ()) -> list[tuple[str, str]]:
     """Read (query, title) of a CSV with the columns query and title; where it has a column market, of `markets` alone.
 
     Raises:
         ValueError: If a column is missing.
     """
-    columns = _read_columns(path, ("query", "title"), optional=("market",))
+    columns = _read_columns(url, ("query", "title"), optional=("market",))
     of_row = columns.get("market") or [None] * len(columns["query"])
     rows = zip(columns["query"], columns["title"], of_row, strict=True)
     return [(query, title) for query, title, market in rows if not markets or market is None or market in markets]
 
 
-def _read_columns(path: Path, names: Sequence[str], *, optional: Sequence[str] = ()) -> dict[str, list[str]]:
-    with open_input(str(path), "csv") as stream:
-        table = DelimitedTable(path.name, stream, wanted=names)
+def _name(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def _read_columns(url: str, names: Sequence[str], *, optional: Sequence[str] = ()) -> dict[str, list[str]]:
+    file = _name(url)
+    with open_input(url, "csv") as stream:
+        table = DelimitedTable(file, stream, wanted=names)
         missing = [name for name in names if name not in table.names]
         if missing:
-            raise ValueError(f"{path.name}: expected the columns {', '.join(names)}, missing {', '.join(missing)}")
+            raise ValueError(f"{file}: expected the columns {', '.join(names)}, missing {', '.join(missing)}")
         for name in (*names, *optional):
-            refuse_repeated_column(path.name, name, table.names)
+            refuse_repeated_column(file, name, table.names)
         rows = list(table.records())
     if wrong := [row.error for row in rows if row.error]:
-        raise ValueError(f"{path.name}: {wrong[0]} ({len(wrong)} such lines): correct them")
+        raise ValueError(f"{file}: {wrong[0]} ({len(wrong)} such lines): correct them")
     places = {name: table.names.index(name) for name in (*names, *optional) if name in table.names}
     for name in names:
         empty = [number for number, row in enumerate(rows, 1) if row.cells[places[name]] is None]
         if empty:
-            raise ValueError(f"{path.name}: row {empty[0]}: expected {name}, found nothing (\\N); correct it")
+            raise ValueError(f"{file}: row {empty[0]}: expected {name}, found nothing (\\N); correct it")
     try:
         return {name: [(row.cells[place] or b"").decode() for row in rows] for name, place in places.items()}
     except UnicodeDecodeError:
-        raise ValueError(f"{path.name}: not UTF-8: save it as CSV UTF-8") from None
+        raise ValueError(f"{file}: not UTF-8: save it as CSV UTF-8") from None
 
 
 def split_folds(pairs: LabelledTexts, num_folds: int, *, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -190,7 +189,7 @@ def read_inputs(source: FinetuneSource, *, registry_uri: str | None) -> Finetune
     if source.prompt is not None and (folder / PROMPT_FILE).exists() and source.prompt != load_prompt_settings(folder):
         raise ValueError(f"base {base.version} has a {PROMPT_FILE} of its own: leave the prompt's settings out")
     encoder = PromptEncoder(load_tokenizer(folder), source.prompt or load_prompt_settings(folder))
-    weak = read_weak_pairs(Path(source.weak)) if source.weak else None
+    weak = read_weak_pairs(source.weak) if source.weak else None
     further = tuple(read_evaluation_pairs(url) for url in source.further)
     queries: frozenset[str] | None = learnt_queries(folder) or frozenset()
     adapter = resolve_model(source.adapter, registry_uri=registry_uri) if source.adapter else None

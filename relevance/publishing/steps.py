@@ -111,16 +111,16 @@ def build_model(
     checkpoint = checkpoint_quantization(read_config(base_dir), base_dir)
     if checkpoint is not None and adapter_dir is None:
         storage.remove(merged_url)
-        with storage.new_folder(published_url) as published:
+        with storage.local_folder(published_url, anew=True) as published:
             shutil.copytree(base_dir, published, dirs_exist_ok=True)
         return BuiltModel(resolve_model(published_url), None, checkpoint, None, learnt_queries(base_dir))
     queries = learnt_together(base_dir, adapter_dir)
-    with storage.new_folder(merged_url) as merged:
+    with storage.local_folder(merged_url, anew=True) as merged:
         _merge(base_dir, adapter_dir, merged, settings)
         (merged / TRAINING_FILE).unlink(missing_ok=True)
         if queries is not None:
             write_learnt_queries(queries, merged)
-        with storage.new_folder(published_url) as published:
+        with storage.local_folder(published_url, anew=True) as published:
             _quantize(merged, published, settings)
     built = resolve_model(published_url), resolve_model(merged_url)
     return BuiltModel(*built, settings.quantization, _adapter_base(adapter_dir), queries)

@@ -244,7 +244,7 @@ def _label(name: str, fold: int | None, given: dict[str, Any]) -> str:
     if fold is None and not _folder(given, name, None).exists():
         _train(name, None, given, _folder(given, name, None))
     paths = [*sorted(given["pairs"].glob("*.csv")), given["written"]]
-    texts = [one for path in paths for one in read_texts(path, MARKETS)]
+    texts = [one for path in paths for one in read_texts(str(path), MARKETS)]
     if given["limit"]:
         texts = texts[:: len(texts) // given["limit"]]
     queries, titles = [query for query, _ in texts], [title for _, title in texts]

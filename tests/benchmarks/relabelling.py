@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cancellation.decision.policy import load_policy
 from cancellation.events.examples import Example
 from cancellation.events.factors import VERDICTS
 from cancellation.events.labelled import LabelledEvent
@@ -48,7 +49,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder, ray_session(SessionSettings()):
         trainer = TrainerSettings(num_workers=0, checkpoints=f"{folder}/checkpoints")
-        workshop = Workshop(job.judges, trainer, Path(folder), f"{folder}/cache")
+        workshop = Workshop(job.judges, trainer, Path(folder), f"{folder}/cache", load_policy(job.policy))
         print(json.dumps(_measure(taught, tests, workshop, job.ask.most_fraction, arguments)))
 
 

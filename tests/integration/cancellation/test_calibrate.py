@@ -28,6 +28,7 @@ from cancellation.model.verdict_model import load_verdict_model
 from cancellation.scoring.run import ScoringSettings
 from cancellation.serving.records.people import PersonKey
 from cancellation.simulation.simulator import SimulationSettings, simulate
+from cluster.storage import fetch_folder
 from cluster.tracking import TrackingSettings, tracking_uri
 from jobs.cancellation_calibrate import CalibrateJob, main
 from jobs.cancellation_score import ScoreJob
@@ -43,8 +44,8 @@ pytestmark = [
 ]
 
 
-def test_a_backfill_gives_a_calibrated_model_and_a_policy_that_the_score_job_takes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_backfill_gives_a_calibrated_model_and_a_policy_that_the_score_job_takes_from_s3_too(
+    tmp_path: Path, bucket: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events = list(simulate(SimulationSettings(num_events=900, split="all", markets=("ID", "TH")), 7900))
     write_labelled(str(tmp_path / "backfill.parquet"), events)
@@ -54,7 +55,7 @@ def test_a_backfill_gives_a_calibrated_model_and_a_policy_that_the_score_job_tak
     thresholds = ThresholdSettings(min_cases=29, min_precision=0.51, penalty_grid=(0.7, 0.6, 0.5))
     job = CalibrateJob(
         input=str(tmp_path / "backfill.parquet"),
-        output=str(tmp_path / "out"),
+        output=f"{bucket}/out",
         date="2026-11-22",
         calibration=CalibrationSettings(min_events=500, thresholds=thresholds),
         scoring=ScoringSettings(max_actors=1),
@@ -63,9 +64,9 @@ def test_a_backfill_gives_a_calibrated_model_and_a_policy_that_the_score_job_tak
     main(job)
     printed = capsys.readouterr().out
     assert "temperature" in printed
-    policy = load_policy(tmp_path / "out" / "policy.toml")
+    policy = load_policy(f"{bucket}/out/policy.toml")
     shipped = load_verdict_model(PROJECT / "cancellation" / "small_model")
-    calibrated = load_verdict_model(tmp_path / "out" / "model")
+    calibrated = load_verdict_model(Path(fetch_folder(f"{bucket}/out/model", str(tmp_path / "cache"))))
     assert calibrated.version == shipped.version  # the same raw scores: evidence keeps its meaning
     assert f"temperature {calibrated.temperature:.3f}" in printed
     for code in ("ID", "TH"):
@@ -84,8 +85,9 @@ def test_a_backfill_gives_a_calibrated_model_and_a_policy_that_the_score_job_tak
         ScoreJob(
             input=job.input,
             output=str(tmp_path / "verdicts"),
-            model=str(tmp_path / "out" / "model"),
-            policy=str(tmp_path / "out" / "policy.toml"),
+            model=f"{bucket}/out/model",
+            policy=f"{bucket}/out/policy.toml",
+            cache_dir=str(tmp_path / "cache"),
             scoring=ScoringSettings(max_actors=1),
         )
     )

@@ -196,8 +196,10 @@ def test_a_model_in_this_process_labels_and_says_before_what_it_will_cost(
     assert rows[1]["cached_tokens"] > 0.5 * rows[1]["prompt_tokens"]
 
 
-def test_events_that_taught_an_adapter_do_not_calibrate_it(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    model, adapter = save_tiny_chat_model(tmp_path / "tiny"), tmp_path / "adapter"
+def test_events_that_taught_an_adapter_in_a_bucket_do_not_calibrate_it(
+    tmp_path: Path, bucket: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model, adapter = save_tiny_chat_model(tmp_path / "tiny"), f"{bucket}/adapter"
     path = _write_events(tmp_path, 6)
     lines = path.read_text().splitlines(keepends=True)
     (tmp_path / "taught.jsonl").write_text(lines[2].replace('"e-2"', '"of another file"') + lines[4])

@@ -11,6 +11,7 @@ import pytest
 from cancellation.model.text_encoder import load_encoder
 from cancellation.training.pretraining import PretrainingSettings
 from cluster.models.files import resolve_model
+from cluster.storage import fetch_folder
 from cluster.tracking import TrackingSettings, open_client
 from cluster.training.train import TrainerSettings
 from jobs.cancellation_pretrain import PretrainJob, main
@@ -67,27 +68,29 @@ def test_chats_become_an_encoder_even_when_a_worker_is_killed(tmp_path, chats, c
     assert load_encoder(str(again), cache_dir=str(tmp_path))[1].to_str() == tokenizer.to_str()
 
 
-def pretrain(folder: Path, name: str, uri: str | None = None, **changes: object) -> str:
+def pretrain(folder: Path, name: str, uri: str | None = None, output: str | None = None, **changes: object) -> str:
     """Give a digest of the encoder that comes of it; all runs share their checkpoints."""
     settings = {**SMALL, "num_simulated": 0, "masking": SHORT, **changes}
     main(
         PretrainJob(
-            output=str(folder / name),
+            output=output or str(folder / name),
             cache_dir=str(folder / "cache"),
             pretraining=PretrainingSettings.model_validate(settings),
             trainer=TrainerSettings(num_workers=0, checkpoints=str(folder / "checkpoints")),
             tracking=TrackingSettings(uri=uri),
         )
     )
-    return resolve_model(str(folder / name)).digest
+    return resolve_model(output or str(folder / name)).digest
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_what_is_learnt_follows_the_contents_of_chats_and_encoder(tmp_path: Path) -> None:
+def test_what_is_learnt_follows_the_contents_of_chats_and_encoder(tmp_path: Path, bucket: str) -> None:
     chats = tmp_path / "chats.txt"
     chats.write_text("where is my parcel\nit comes tomorrow, dear\n" * 20)
     first = pretrain(tmp_path, "first", chats=[str(chats)])
     assert pretrain(tmp_path, "again", chats=[str(chats)]) == first, "a finished run, submitted again"
+    pretrain(tmp_path, "sent", output=f"{bucket}/sent", chats=[str(chats)])
+    assert resolve_model(fetch_folder(f"{bucket}/sent", str(tmp_path / "cache"))).digest == first
     chats.write_text("please cancel it yourself\nof course, right away\n" * 20)
     second = pretrain(tmp_path, "second", chats=[str(chats)])
     assert second != first

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cancellation.comparison.learners import TreeSettings
+from cancellation.decision.policy import load_policy
 from cancellation.events.table import write_labelled
 from cancellation.relabelling.answers import read_answers
 from cancellation.relabelling.cases import Case, read_cases, read_labelled
@@ -44,7 +45,7 @@ def test_the_page_in_a_browser(browser: str, tmp_path: Path) -> None:
     answers = read_answers([str(tmp_path / "exports")], by_event, manifest, people={})
     correction = Correction(source, rows, by_event, manifest, answers, TEST_FRACTION)
     judges = JudgeSettings(kinds=("trees", "llm"), trees=TreeSettings(max_iter=5))
-    workshop = Workshop(judges, TrainerSettings(), tmp_path, "")
+    workshop = Workshop(judges, TrainerSettings(), tmp_path, "", load_policy())
     report = correct(correction, Output(str(tmp_path / "out")), correction.plan(), workshop)
     assert sum(map(sum, report["moves"]["contradicted"])) == report["contradicted"]["of"]
     stayed = sum(row[place] for place, row in enumerate(report["moves"]["contradicted"]))

@@ -16,6 +16,7 @@ from cancellation.model.learnt import read_learnt, refuse_learnt
 from cancellation.model.verdict_model import TRAINED_FOLDER, load_verdict_model
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cancellation.training.run import TrainingSettings
+from cluster.storage import fetch_folder
 from cluster.training.train import TrainerSettings
 from jobs.cancellation_train import TrainJob, main
 from tests.builders.killed_workers import worker_killed_after
@@ -39,12 +40,20 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(folder: Path, events: str | Path, *, num_workers: int = 1, epochs: float = 1.0, **changes: object) -> Path:
+def run(
+    folder: Path,
+    events: str | Path,
+    *,
+    num_workers: int = 1,
+    epochs: float = 1.0,
+    output: str | None = None,
+    **changes: object,
+) -> Path:
     settings = {**SMALL, "events": {"events": str(events)}, **changes}
     settings["loop"] = {**SMALL["loop"], "epochs": epochs}
     main(
         TrainJob(
-            output=str(folder / "model"),
+            output=output or str(folder / "model"),
             cache_dir=str(folder / "cache"),
             training=TrainingSettings.model_validate(settings),
             trainer=TrainerSettings(num_workers=num_workers, checkpoints=str(folder / "checkpoints")),
@@ -68,15 +77,18 @@ def test_events_become_a_model_that_scores(calm):
     assert trained.spec == model.spec
 
 
-def test_what_a_model_learnt_from_travels_with_it(calm, events, tmp_path):
+def test_what_a_model_learnt_from_travels_with_it_into_a_bucket_too(calm, events, tmp_path, bucket):
     learnt = read_learnt(calm / "model" / TRAINED_FOLDER)
     assert len(learnt) == 400, "those that chose the weights among them"
     with pytest.raises(ValueError, match=r"400 of 400 events taught the model.*first at events.jsonl:1;"):
         refuse_learnt(str(events), calm / "model")
     write_labelled(str(tmp_path / "fresh.jsonl"), simulate(SimulationSettings(num_events=50), 6))
     refuse_learnt(str(tmp_path / "fresh.jsonl"), calm / "model")
-    further = run(tmp_path, tmp_path / "fresh.jsonl", start=str(calm / "model" / TRAINED_FOLDER))
+    sent = f"{bucket}/further"  # a cluster's driver has no disk of its own that anybody keeps
+    run(tmp_path, tmp_path / "fresh.jsonl", start=str(calm / "model" / TRAINED_FOLDER), output=sent)
+    further = Path(fetch_folder(sent, str(tmp_path / "cache")))
     assert len(read_learnt(further / TRAINED_FOLDER)) == 450
+    assert load_verdict_model(further).spec == load_verdict_model(calm / "model").spec
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -127,7 +127,7 @@ def test_two_rounds_from_scores_to_labels_to_train_on(
     assert run["methods"] == {"majority": len(labelled), "decision": len(conflicts) - 1, "open": 1}
     (split,) = find_splits(str(output / "labelled_pairs.parquet"))
     assert "label" in split.columns  # pairs in, by contract
-    again = read_labelled_pairs(output / "labelled_pairs.csv")
+    again = read_labelled_pairs(str(output / "labelled_pairs.csv"))
     assert Counter(again.labels.tolist()) == Counter(
         LABELS.index(row["label"]) for row in pq.read_table(output / "labelled_pairs.parquet").to_pylist()
     )

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from cluster import storage
 from cluster.models.files import ModelName
-from cluster.places import InputUrl, OutputUrl, check_places, places_of
+from cluster.places import InputUrl, OutputPath, OutputUrl, check_places, places_of
 from cluster.settings import Settings
 from tests.conftest import PROJECT
 
@@ -76,3 +76,12 @@ def test_all_that_is_wrong_is_named_in_one_sentence(bucket: str, tmp_path: Path)
 def test_an_unknown_storage_is_refused_like_a_place_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="input=ftp://x/y: ftp://x/y: unknown storage ftp://"):
         check_places(Job(input="ftp://x/y"))
+
+
+def test_a_folder_that_a_job_works_in_is_of_this_machine() -> None:
+    class Work(Settings):
+        work: OutputPath = "var/work"
+
+    with pytest.raises(ValueError, match=r"expected a path on the disk of the machine .*, found s3://bucket/work"):
+        Work(work="s3://bucket/work")
+    assert [one.place.verb for one in places_of(Work())] == ["writes"]

@@ -125,7 +125,7 @@ def test_what_is_written_is_what_was_found(tmp_path: Path) -> None:
     source.mkdir()
     (source / "model.onnx").write_bytes(b"weights")
     found = calibrate_backfill(backfill({"ID": 3000, "ZZ": 500}), POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22")
-    write_calibrated(found, source, tmp_path / "out", source="backfill.jsonl", day="2026-11-22")
+    write_calibrated(found, source, str(tmp_path / "out"), source="backfill.jsonl", day="2026-11-22")
     assert load_policy(tmp_path / "out" / "policy.toml") == found.policy
     record = json.loads((tmp_path / "out" / "model" / "calibration.json").read_text())
     assert record["temperature"] == found.calibration.temperature

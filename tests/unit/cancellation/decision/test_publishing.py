@@ -13,6 +13,7 @@ import pytest
 from cancellation.model.verdict_model import CALIBRATION_FILE, TRAINED_FOLDER, load_verdict_model
 from cluster.models.files import fetch_model, resolve_model
 from cluster.models.registry import ModelRegistry
+from cluster.storage import send_folder, write_bytes
 from cluster.tracking import open_client
 from jobs.cancellation_publish import PublishJob, main
 
@@ -37,11 +38,14 @@ def publish(uri: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixt
     return run
 
 
-def test_what_ships_is_proven_and_served_by_its_alias(
-    publish: Publish, uri: str, request: pytest.FixtureRequest
+def test_what_ships_is_proven_from_a_bucket_too_and_served_by_its_alias(
+    publish: Publish, uri: str, bucket: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     name = request.node.name
-    assert f"{name}/1 is champion: precision at least 0.9" in publish()
+    send_folder(SHIPPED, f"{bucket}/model")
+    write_bytes(f"{bucket}/policy.toml", POLICY.read_bytes())
+    sent = {"model": f"{bucket}/model", "policy": f"{bucket}/policy.toml", "cache_dir": str(tmp_path)}
+    assert f"{name}/1 is champion: precision at least 0.9" in publish(**sent)
     folder = fetch_model(resolve_model(f"models:/{name}@champion", registry_uri=uri), cache_dir="")
     assert load_verdict_model(folder).version == load_verdict_model(SHIPPED).version
     assert (folder / TRAINED_FOLDER / "model.safetensors").is_file()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cancellation.decision.policy import load_policy
 from cancellation.decision.sample import LabelledSample, read_sample
 from cancellation.decision.thresholds import ThresholdSettings, cases_needed
 from cancellation.events.examples import read_examples
@@ -72,8 +74,13 @@ def test_each_case_stands_for_those_of_its_kind_that_were_not_drawn(events):
 
 def test_a_model_can_flag_too(events):
     model = WordModel()
-    flagged = flag_by_model(model, 0.5)([one.event for one in EVENTS])
+    flagged = flag_by_model(model, 0.5, load_policy())([one.event for one in EVENTS])
     assert 0 < sum(flagged) < len(EVENTS)
+    # Logits of 0.5, 1 and -1: with three verdicts induced has a chance of 0.35, with two of 0.38.
+    unsure = [replace(one.event, market=code) for one in EVENTS[:20] for code in ("MX", "SG")]
+    found = flag_by_model(WordModel(weights={}, bias=0.5), 0.36, load_policy())(unsure)
+    assert [one for event, one in zip(unsure, found, strict=True) if event.market == "SG"] == [True] * 20
+    assert [one for event, one in zip(unsure, found, strict=True) if event.market == "MX"] == [False] * 20
 
 
 def test_another_market_among_the_events_is_refused(tmp_path):

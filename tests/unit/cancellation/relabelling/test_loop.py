@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cancellation.comparison.learners import TreeSettings
+from cancellation.decision.policy import load_policy
 from cancellation.events.event import event_mapping
 from cancellation.events.factors import VERDICTS
 from cancellation.events.labelled import LabelledEvent
@@ -81,7 +82,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> RelabelSettings:
 
 
 def workshop(settings: RelabelSettings) -> Workshop:
-    return Workshop(settings.judges, TrainerSettings(), Path(settings.round).parent, "")
+    return Workshop(settings.judges, TrainerSettings(), Path(settings.round).parent, "", load_policy(settings.policy))
 
 
 def test_most_wrong_labels_are_among_the_quarter_that_is_asked(settings):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cancellation.comparison.learners import TreeSettings
+from cancellation.decision.policy import load_policy
 from cancellation.events.factors import VERDICTS
 from cancellation.relabelling.cases import Case, LabelledRow
 from cancellation.relabelling.judges import JudgeSettings, Workshop, doubt_labels, fold_of
@@ -64,7 +65,7 @@ def test_tests_stand_evenly_among_what_is_doubted():
 def test_a_judge_never_saw_the_label_that_it_judges(tmp_path):
     """Labels of one fold's sellers are turned round: the judges of that fold are not moved."""
     judges = JudgeSettings(folds=3, trees=TreeSettings(max_iter=8))
-    workshop = Workshop(judges, TrainerSettings(), tmp_path, str(tmp_path))
+    workshop = Workshop(judges, TrainerSettings(), tmp_path, str(tmp_path), load_policy())
     before = workshop.out_of_fold("trees", EXAMPLES)
     assert np.allclose(before.sum(axis=1), 1.0)
     fold = np.array([fold_of(one.event.seller_id, 3) for one in EXAMPLES])
@@ -77,9 +78,22 @@ def test_a_judge_never_saw_the_label_that_it_judges(tmp_path):
     assert not np.array_equal(before[fold == 0], after[fold == 0])
 
 
+def test_a_judge_gives_no_chance_to_a_verdict_that_the_market_does_not_know(tmp_path):
+    policy = load_policy()
+    workshop = Workshop(JudgeSettings(trees=TreeSettings(max_iter=8)), TrainerSettings(), tmp_path, "", policy)
+    opinions = workshop.out_of_fold("trees", EXAMPLES)
+    knows = np.array([policy.market(one.event.market).classes == 3 for one in EXAMPLES])
+    assert 0 < knows.sum() < len(knows)
+    assert (opinions[knows, 2] > 0).all()
+    assert (opinions[~knows, 2] == 0).all()
+    assert np.allclose(opinions.sum(axis=1), 1.0)
+
+
 def test_one_judge_alone_is_refused():
     for kinds in (("fusion",), ("trees", "trees"), ("llm",)):
         with pytest.raises(ValueError, match="two or more different judges"):
             JudgeSettings(kinds=kinds)
     with pytest.raises(ValueError, match=r"judges\.llm: the output of jobs\.cancellation_label .* found none"):
-        Workshop(JudgeSettings(kinds=("trees", "llm")), TrainerSettings(), None, "").out_of_fold("llm", EXAMPLES)
+        Workshop(JudgeSettings(kinds=("trees", "llm")), TrainerSettings(), None, "", load_policy()).out_of_fold(
+            "llm", EXAMPLES
+        )

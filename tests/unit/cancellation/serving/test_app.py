@@ -36,6 +36,15 @@ def test_elsewhere_every_version_of_a_model_is_a_deployment_of_its_own() -> None
         assert deployment._deployment_config.max_surge_percent == 100
 
 
+def test_a_policy_that_nobody_can_watch_is_refused_unless_a_database_takes_it() -> None:
+    rollout = {"policy": "s3://bucket/policy.toml"}
+    with pytest.raises(ValueError, match=r"rollout\.policy s3://.*policy\.toml: .* on this machine's disk"):
+        ServingSettings(rollout=rollout)
+    assert ServingSettings(rollout=rollout, database="postgresql://host/verdicts").rollout.policy == rollout["policy"]
+    with pytest.raises(ValueError, match="data_dir"):
+        ServingSettings(data_dir="s3://bucket/serving")
+
+
 def test_gateways_scale_by_processor_and_requests_models_by_requests() -> None:
     replicas = {"min": 2, "max": 6}
     found = deployments(colocated=False, gateways={**replicas, "target_cpu_fraction": 0.5}, models=replicas)

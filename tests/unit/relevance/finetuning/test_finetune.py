@@ -279,31 +279,31 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("query,label\nshoes,exact\n")
     with pytest.raises(ValueError, match=r"pairs\.csv: expected the columns query, title, label, missing title"):
-        read_labelled_pairs(path)
+        read_labelled_pairs(str(path))
 
 
 def test_a_quote_that_nobody_closed_swallows_no_row(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text('query,title,label\ntv,"19 inch,exact\nbat,Bat,exact\nscreen,"27 inch,exact\nhat,Cap,exact\n')
     with pytest.raises(ValueError, match=r"pairs\.csv: line 2: a quote opens a value and is not closed"):
-        read_labelled_pairs(path)
+        read_labelled_pairs(str(path))
     path.write_text('query;title;label\ntv;"19 inch; ""flat""\nnew";exact\nbat;Bat;exact\n', encoding="utf-8-sig")
-    found = read_labelled_pairs(path)
+    found = read_labelled_pairs(str(path))
     assert (found.queries, found.titles) == (["tv", "bat"], ['19 inch; "flat"\nnew', "Bat"])
 
 
 def test_a_weak_answer_in_another_case_counts_and_any_other_is_named(tmp_path: Path) -> None:
     path = tmp_path / "weak.csv"
     path.write_text("query,title,is_substitute\na,b,Yes\nc,d,NO\ne,f,yes \n", encoding="utf-8")
-    assert read_weak_pairs(path).is_substitute.tolist() == [True, False, True]
+    assert read_weak_pairs(str(path)).is_substitute.tolist() == [True, False, True]
     path.write_text("query,title,is_substitute\na,b,yes\nc,d,1\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"weak\.csv: row 2: expected is_substitute to be yes or no"):
-        read_weak_pairs(path)
+        read_weak_pairs(str(path))
 
 
 @pytest.mark.parametrize(("read", "last"), [(read_labelled_pairs, "label"), (read_weak_pairs, "is_substitute")])
-def test_a_title_that_is_nothing_is_not_learnt(tmp_path: Path, read: Callable[[Path], object], last: str) -> None:
+def test_a_title_that_is_nothing_is_not_learnt(tmp_path: Path, read: Callable[[str], object], last: str) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text(f"query,title,{last}\na,b,exact\nc,\\N,yes\n")
     with pytest.raises(ValueError, match=r"pairs\.csv: row 2: expected title, found nothing \(\\N\); correct it"):
-        read(path)
+        read(str(path))

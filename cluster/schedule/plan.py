@@ -38,7 +38,7 @@ from pydantic import Field, ValidationError, field_validator
 from cluster.settings import Settings
 
 _NAME = r"^[a-z][a-z0-9-]{0,29}$"
-_CRON_FIELD = re.compile(r"(\*|\d+(-\d+)?)(/\d+)?(,(\d+(-\d+)?))*")
+_CRON_FIELD = re.compile(r"(\*|\d+(-\d+)?)(/[1-9]\d*)?(,(\d+(-\d+)?))*")
 _CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
@@ -77,6 +77,8 @@ class Flow(Settings):
             numbers = [int(number) for number in re.findall(r"(?<!/)\b\d+", one)]
             if not all(low <= number <= high for number in numbers):
                 raise ValueError(f"expected numbers from {low} to {high} in {one!r} of {text!r}")
+            if any(int(first) > int(last) for first, last in re.findall(r"(\d+)-(\d+)", one)):
+                raise ValueError(f"expected a range from the smaller to the greater number in {one!r} of {text!r}")
         return text
 
     @field_validator("steps")

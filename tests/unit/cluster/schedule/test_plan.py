@@ -91,6 +91,8 @@ def test_steps_stand_behind_those_that_they_come_after(tmp_path: Path) -> None:
         ("30 1 * * *", "30 1 * *", "five fields of cron"),
         ("30 1 * * *", "30 25 * * *", "numbers from 0 to 23 in '25'"),
         ("30 1 * * *", "soon 1 * * *", "five fields of cron"),
+        ("30 1 * * *", "*/0 1 * * *", "five fields of cron"),
+        ("30 1 * * *", "30 1 * * 5-1", "a range from the smaller to the greater number in '5-1'"),
         ('after = ["compact"]', 'after = ["compost"]', "monitor.after: no step compost"),
         ('name = "compact"', 'name = "monitor"', "each name once"),
         ("day={day}", "day={dya}", "{dya} has no value; there are root, archive, day, next_day"),

@@ -1,7 +1,7 @@
 """Compare approaches to the verdict: rules, trees, text, and ways to join them; with and without each ingredient.
 
 Reads nothing but the reviewed cases, if named; trains every approach on the same simulated events and measures it
-on held-out ones. Writes `output`/comparison.md and comparison.png, one MLflow run with a child per approach. Safe
+on held-out ones. Writes `output`/comparison.html, .md and .png, one MLflow run with a child per approach. Safe
 to resubmit: rows that are finished under the same settings are reused.
 
     python -m jobs.cancellation_compare jobs/cancellation_compare.smoke.toml
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cancellation.comparison.page import render_page
 from cancellation.comparison.report import draw_comparison, render_markdown
 from cancellation.comparison.run import Comparison, ComparisonSettings, run_comparison
 from cancellation.training.run import TrainingSettings
@@ -50,9 +51,12 @@ def main(job: CompareJob) -> None:
         (output / "comparison.md").write_text(table, encoding="utf-8")
         plot = draw_comparison(results)
         plot.savefig(output / "comparison.png")
+        page = render_page(results, job.comparison)
+        (output / "comparison.html").write_bytes(page)
         run.artifact("comparison.md", table.encode())
+        run.artifact("comparison.html", page)
         run.figure("comparison.png", plot)
-    print(f"{table}\n{output}/comparison.md, comparison.png\n{run.where}")
+    print(f"{table}\n{output}/comparison.html, comparison.md, comparison.png\n{run.where}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from cancellation.comparison.run import RANKED_BY, ComparisonSettings, Result
 from cancellation.events.markets import MARKETS
 
 _SIMULATED = {"test_wordings": "held-out wordings", "test_tactics": "held-out tactics"}
-_COLUMNS = (
+FIGURES = (
     ("accuracy", "accuracy"),
     ("precision", "precision"),
     ("recall", "recall"),
@@ -21,7 +21,7 @@ _COLUMNS = (
     ("recall_at_precision_95", "recall at precision 0.95"),
     ("factor_f1", "factor F1"),
 )
-_WITH_INTERVAL = ("accuracy", "recall_at_precision_95")
+WITH_INTERVAL = ("accuracy", "recall_at_precision_95")
 """The others have one in MLflow and in the rows' files; a table of twenty-four would not be read."""
 
 _COLORS = ("#2a6fdb", "#12946a", "#d98324", "#8b4fc4", "#c2415c")
@@ -29,14 +29,14 @@ _COLORS = ("#2a6fdb", "#12946a", "#d98324", "#8b4fc4", "#c2415c")
 
 def render_markdown(results: Sequence[Result], settings: ComparisonSettings) -> str:
     """Write the table: a line per approach and set, then accuracy by market, and what the figures mean."""
-    titles = ["events", "approach", *(title for _, title in _COLUMNS), "p50 / p99 ms", "events/s", "$ a day"]
+    titles = ["events", "approach", *(title for _, title in FIGURES), "p50 / p99 ms", "events/s", "$ a day"]
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    for number, name in enumerate(_sets(results)):
-        best = {metric: _best(results, name, metric) for metric, _ in _COLUMNS}
+    for number, name in enumerate(common_sets(results)):
+        best = {metric: best_value(results, name, metric) for metric, _ in FIGURES}
         for result in results:
-            cells = [_cell(metric, result.sets[name].get(metric), best[metric]) for metric, _ in _COLUMNS]
+            cells = [_cell(metric, result.sets[name].get(metric), best[metric]) for metric, _ in FIGURES]
             speed = " | | " if number else _speed(result)
-            lines.append(f"| {_title(name)} | {result.approach} | {' | '.join(cells)} | {speed} |")
+            lines.append(f"| {set_title(name)} | {result.approach} | {' | '.join(cells)} | {speed} |")
     lines += ["", *_market_lines(results), "", *_legend(results, settings)]
     return "\n".join(lines) + "\n"
 
@@ -52,10 +52,10 @@ def _speed(result: Result) -> str:
 
 def winner(results: Sequence[Result]) -> str:
     """Say which approach finds most of the first set at precision 0.95, and which others it is surely ahead of."""
-    name = _sets(results)[0]
+    name = common_sets(results)[0]
     order = sorted(results, key=lambda result: -(result.sets[name][RANKED_BY]["value"] or 0.0))
     first = order[0]
-    text = f"{first.approach} has the highest recall at precision 0.95 on {_title(name)}"
+    text = f"{first.approach} has the highest recall at precision 0.95 on {set_title(name)}"
     text += f": {_interval(first.sets[name][RANKED_BY])}"
     ahead, even = [], []
     for other in order[1:]:
@@ -70,7 +70,7 @@ def winner(results: Sequence[Result]) -> str:
 
 def draw_comparison(results: Sequence[Result]) -> Figure:
     """Draw recall at precision 0.95 and accuracy on the first five sets, with intervals."""
-    names = _sets(results)[: len(_COLORS)]
+    names = common_sets(results)[: len(_COLORS)]
     panels = (("recall_at_precision_95", "recall at precision 0.95"), ("accuracy", "accuracy"))
     plot = Figure(figsize=(10, 1.5 + 0.42 * len(results)), dpi=120, layout="constrained")
     for axes, (metric, title) in zip(plot.subplots(1, 2, sharey=True), panels, strict=True):
@@ -82,7 +82,7 @@ def draw_comparison(results: Sequence[Result]) -> Figure:
                 height = place + 0.6 * (0.5 - (shift + 0.5) / len(names))
                 if figure["low"] is not None:
                     axes.plot([figure["low"], figure["high"]], [height] * 2, color=color, alpha=0.35, linewidth=4)
-                label = _title(name) if place == 0 else None
+                label = set_title(name) if place == 0 else None
                 axes.plot(figure["value"], height, "o", color=color, markersize=5, label=label)
         axes.set_yticks(range(len(results)), [result.approach for result in reversed(results)])
         axes.set_xlabel(f"{title}, 95 % interval")
@@ -94,15 +94,18 @@ def draw_comparison(results: Sequence[Result]) -> Figure:
     return plot
 
 
-def _sets(results: Sequence[Result]) -> list[str]:
+def common_sets(results: Sequence[Result]) -> list[str]:
+    """Name the sets that every row was judged by, in their order."""
     return [name for name in results[0].sets if all(name in result.sets for result in results)]
 
 
-def _title(name: str) -> str:
+def set_title(name: str) -> str:
+    """Give a set's name as readers know it."""
     return _SIMULATED.get(name, name)
 
 
-def _best(results: Sequence[Result], name: str, metric: str) -> float | None:
+def best_value(results: Sequence[Result], name: str, metric: str) -> float | None:
+    """Give the highest of a set's values; None where no row has one."""
     values = [result.sets[name][metric]["value"] for result in results]
     return max((value for value in values if value is not None), default=None)
 
@@ -110,7 +113,7 @@ def _best(results: Sequence[Result], name: str, metric: str) -> float | None:
 def _cell(metric: str, figure: Mapping[str, float | None] | None, best: float | None) -> str:
     if figure is None or figure["value"] is None:
         return "-"
-    text = _interval(figure) if metric in _WITH_INTERVAL else f"{figure['value']:.3f}"
+    text = _interval(figure) if metric in WITH_INTERVAL else f"{figure['value']:.3f}"
     return f"**{text}**" if figure["value"] == best else text
 
 
@@ -123,9 +126,9 @@ def _interval(figure: Mapping[str, float | None]) -> str:
 
 
 def _market_lines(results: Sequence[Result]) -> list[str]:
-    name = _sets(results)[0]
+    name = common_sets(results)[0]
     codes = [code for code in MARKETS if f"accuracy.{code}" in results[0].sets[name]]
-    lines = [f"| accuracy / precision by market, {_title(name)} | " + " | ".join(codes) + " |"]
+    lines = [f"| accuracy / precision by market, {set_title(name)} | " + " | ".join(codes) + " |"]
     lines.append("|" + "---|" * (len(codes) + 1))
     for result in results:
         found = result.sets[name]
@@ -152,19 +155,25 @@ def _unanswered(result: Result) -> str:
     return f"; {result.unanswered:,} events without a usable answer count as inconclusive" if result.unanswered else ""
 
 
-def _legend(results: Sequence[Result], settings: ComparisonSettings) -> list[str]:
+def how_measured(results: Sequence[Result], settings: ComparisonSettings) -> str:
+    """Say in a few sentences what the figures are of."""
     simulated = (
         f"{settings.num_events:,} simulated events a set, seeds {settings.seed} and {settings.seed + 1}, labels "
         "without noise. "
     )
+    return (
+        f"{simulated if settings.num_events else ''}Intervals: 95 %, bootstrap over events. Precision, recall, F1, AUC "
+        "of `induced` against the rest. Speed: parsed event to verdict on one core, alone (clock) and in batches of 32 "
+        f"(core time). Cost: {settings.price.events_per_day:,} events a day at {settings.price.core_hour:g} $ per core "
+        f"and hour, cores busy {settings.price.utilization:.0%} of the time.{_of_language_models(results)}"
+    )
+
+
+def _legend(results: Sequence[Result], settings: ComparisonSettings) -> list[str]:
     return [
         *(f"- {result.approach}: {result.meaning}{_unanswered(result)}" for result in results),
         "",
-        f"{simulated if settings.num_events else ''}Intervals: 95 %, bootstrap over events. Precision, recall, F1, AUC "
-        "of `induced` against the rest. Speed: parsed event to verdict on one core, alone (clock) and in batches of 32 "
-        "(core time). Cost: "
-        f"{settings.price.events_per_day:,} events a day at {settings.price.core_hour:g} $ per core and hour, cores "
-        f"busy {settings.price.utilization:.0%} of the time.{_of_language_models(results)}",
+        how_measured(results, settings),
         "",
         f"{winner(results)}.",
     ]

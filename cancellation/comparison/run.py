@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -141,8 +141,10 @@ class Result:
     seconds: float
     """Training and judging together; what was reused costs nothing."""
     speed: Speed | None = None
+    num_events: Mapping[str, int] = field(default_factory=dict)
+    """By set."""
     unanswered: int = 0
-    """Events of all sets that a language model gave no usable answer to; they count as `inconclusive`."""
+    """Events of all sets without a usable answer of a language model; they count as `inconclusive`."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,8 @@ def _make_row(
         resampled = {name: row[RANKED_BY].samples for name, row in found.items()}
         row = Result(approach.name, approach.meaning, by_set, resampled, time.monotonic() - started)
         unanswered = sum(one.num_unanswered for one in judged.values())
-        _write(figures, asdict(replace(row, unanswered=unanswered)))
+        counts = {name: len(examples) for name, examples in sets.items()}
+        _write(figures, asdict(replace(row, unanswered=unanswered, num_events=counts)))
     if settings.speed_events and not speeds.exists():
         events = _events(next(iter(sets.values()))[: settings.speed_events])
         if isinstance(judge, LlmJudge):

@@ -146,8 +146,8 @@ def _of_language_models(results: Sequence[Result]) -> str:
         return ""
     return (
         " Language models: every event by the clock, from writing the prompt on; on cores at the same price for each "
-        "thread, behind a server or on a GPU at what each answer costs there; a server's times hold what the client "
-        "waits for its pace, refused tries and the budget."
+        "thread, behind a server or on a GPU at what each answer costs there; a server's times hold its refusals and "
+        "tries that broke off, not what the client waits for its own pace."
     )
 
 

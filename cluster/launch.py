@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cluster.logs import log_as_driver
-from cluster.places import check_places
+from cluster.places import check_places, require_outputs
 from cluster.settings import Settings, describe_settings, load_settings
 
 S = TypeVar("S", bound=Settings)
@@ -69,6 +69,7 @@ def run_job(
             _dry_run(job)
             return
         with _exit_at_sigterm(terminated):
+            require_outputs(job)
             run(job)
     except ValueError as error:
         _leave(error, status=2)

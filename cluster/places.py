@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -16,6 +17,7 @@ from pydantic import AfterValidator
 
 from cluster import storage
 from cluster.settings import Settings
+from cluster.storage_failures import named_failures
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,30 @@ def look_at_input(url: str, _job: Settings) -> str:
 
 
 def look_at_output(url: str, _job: Settings) -> str:
-    """Say whether something is there already; a folder of this machine has to be one that can be written to.
+    """Say whether something is there already, of a place that can be written to.
 
     Raises:
         ValueError: If it cannot.
+        OSError: If storage refuses or fails.
     """
+    _try_to_write(url)
+    files = storage.list_files(url)
+    return f"there already: {_amount(files)}" if files else "nothing there yet"
+
+
+def _try_to_write(url: str) -> None:
+    """Find out whether a place can be written to, leaving nothing there."""
     filesystem, path = storage.open_filesystem(url)
     if "file" in filesystem.protocol:
         above = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
         if not os.access(above, os.W_OK) or (above != Path(path) and not above.is_dir()):
             raise ValueError(f"{above} cannot be written to: give another place, or the right to write there")
-    files = storage.list_files(url)
-    return f"there already: {_amount(files)}" if files else "nothing there yet"
+        return
+    bucket, key, _ = filesystem.split_path(f"{path}/_tried")
+    with named_failures(url):  # an upload in parts that is begun needs the right to write, and shows nowhere
+        begun = filesystem.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
+        with suppress(OSError):
+            filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=begun["UploadId"])
 
 
 def _on_this_machine(name: str) -> str:
@@ -74,14 +88,21 @@ def _on_this_machine(name: str) -> str:
     return name
 
 
+def _below_home(name: str) -> str:
+    return os.path.expanduser(_on_this_machine(name))  # noqa: PTH111
+
+
 InputUrl = Annotated[str, Place("reads", look_at_input)]
 """A file or folder, local or s3://, that has to be there."""
 
 OutputUrl = Annotated[str, Place("writes", look_at_output)]
 """A file or folder, local or s3://, that need not be there."""
 
-OutputPath = Annotated[str, AfterValidator(_on_this_machine), Place("writes", look_at_output)]
+OutputPath = Annotated[str, AfterValidator(_below_home), Place("writes", look_at_output)]
 """A file or folder that need not be there, of this machine alone: what a job works in, where a later run goes on."""
+
+CachePath = Annotated[str, AfterValidator(_on_this_machine)]
+"""A folder for copies of what is remote, on each machine that needs them; below its own home where it begins with ~."""
 
 
 def places_of(settings: Settings, prefix: str = "") -> Iterator[NamedPlace]:
@@ -108,11 +129,26 @@ def check_places(job: Settings) -> list[str]:
     for found in places_of(job):
         try:
             lines.append(f"{found.place.verb} {found.setting}={found.name}: {found.place.look(found.name, job)}")
-        except ValueError as error:
+        except (ValueError, FileNotFoundError, PermissionError) as error:
             wrong.append(f"{found.setting}={found.name}: {error}")
     if wrong:
         raise ValueError("; ".join(wrong))
     return lines
+
+
+def require_outputs(job: Settings) -> None:
+    """Refuse a job that could not write its output: else that would be found out when hours of work are done.
+
+    Raises:
+        ValueError: If the storage refuses, naming the setting.
+        OSError: If it fails.
+    """
+    for found in places_of(job):
+        if found.place.look is look_at_output and found.place.verb == "writes":
+            try:
+                _try_to_write(found.name)
+            except (ValueError, FileNotFoundError, PermissionError) as error:
+                raise ValueError(f"{found.setting}={found.name}: {error}") from error
 
 
 def _place(annotations: list[Any]) -> Place | None:

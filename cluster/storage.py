@@ -37,6 +37,8 @@ _PARALLEL_REQUESTS = 16
 _CONFLICT_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 """Seconds, give or take a half."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_NO_S3 = re.compile(r"s3:(?!//)|s3://(/|[^/]+//+[^/]|$)")
+"""One slash, or none before the bucket, or two behind it: s3fs writes there under a key that its listings leave out."""
 _S3_OPTIONS: dict[str, Any] = {
     # The one retry policy for object storage: botocore's standard mode repeats 500, 502, 503, 504, throttling
     # and broken connections with exponential backoff and jitter, about two minutes in all.
@@ -59,8 +61,10 @@ def open_filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """Return the file system of a location and the path inside it.
 
     Raises:
-        ValueError: If the scheme is neither a path, file:// nor s3://.
+        ValueError: If it is neither a path, file:// nor s3:// with a bucket and a key without an empty first part.
     """
+    if _NO_S3.match(url):
+        raise ValueError(f"{url}: expected s3://bucket/key, found too few slashes or too many: write it with these")
     scheme, separator, _ = url.partition("://")
     if not separator or scheme == "file" or not _SCHEME.fullmatch(scheme):
         path = url.removeprefix("file://")
@@ -134,17 +138,14 @@ def list_files(url: str, *, suffix: str = "") -> list[StoredFile]:
     Links of a disk are what they lead to; one that leads nowhere is a file that cannot be read.
 
     Raises:
-        OSError: If a folder cannot be read, or is a link to one that it lies in.
+        OSError: If a folder cannot be read, or is a link to one that it lies in; or there is no such bucket.
     """
     filesystem, path = open_filesystem(url)
     if "file" in filesystem.protocol:
         files = [_stored_file(name) for name in _walk(path, ()) if name.endswith(suffix)]
         return sorted((file for file in files if file), key=lambda file: file.url)
-    try:
-        with named_failures(url):
-            found = filesystem.find(path, detail=True)
-    except FileNotFoundError:
-        return []
+    with named_failures(url):
+        found = filesystem.find(path, detail=True)
     files = [
         StoredFile(f"s3://{name}", int(info["size"]), str(info.get("ETag", "")).strip('"'))
         for name, info in found.items()

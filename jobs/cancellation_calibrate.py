@@ -34,7 +34,7 @@ from cancellation.scoring.run import ScoringSettings, open_run, read_verdicts, s
 from cancellation.serving.records.people import with_one_seller
 from cluster.launch import run_job
 from cluster.models.files import ModelName, fetch_model
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.storage import absolute_url, join_url, read_bytes
@@ -62,7 +62,7 @@ class CalibrateJob(Settings):
     date: str = Field(default="", pattern=r"^(\d{4}-\d\d-\d\d)?$")
     """Day that the evidence gets; empty: today, in UTC."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where remote models are kept on each machine."""
 
     calibration: CalibrationSettings = CalibrationSettings()

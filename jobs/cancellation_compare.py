@@ -16,9 +16,10 @@ from cancellation.comparison.report import draw_comparison, render_markdown
 from cancellation.comparison.run import Comparison, ComparisonSettings, run_comparison
 from cancellation.training.run import TrainingSettings
 from cluster.launch import run_job
-from cluster.places import OutputPath
+from cluster.places import CachePath, OutputPath
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
+from cluster.storage import absolute_url
 from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.train import TrainerSettings
 
@@ -29,7 +30,7 @@ class CompareJob(Settings):
     output: OutputPath = "var/cancellation/comparison"
     """Folder for models, rows, the table and the plot, on the driver's disk."""
 
-    cache_dir: str = "var/cache"
+    cache_dir: CachePath = "var/cache"
     """Folder for copies of remote models."""
 
     comparison: ComparisonSettings = ComparisonSettings()
@@ -43,7 +44,7 @@ class CompareJob(Settings):
 
 def main(job: CompareJob) -> None:
     """Make the rows, the table and the plot."""
-    output, cache_dir = Path(job.output), str(Path(job.cache_dir).absolute())
+    output, cache_dir = Path(job.output), absolute_url(job.cache_dir)
     comparison = Comparison(job.comparison, job.training, job.trainer, job.tracking, output, cache_dir)
     with ray_session(job.session), tracked_run("cancellation_compare", job, job.tracking) as run:
         results = run_comparison(comparison, run)

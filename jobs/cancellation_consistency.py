@@ -27,7 +27,7 @@ from cancellation.llm.retrieval import load_index, pin_encoder
 from cluster.endpoint.purse import Purse
 from cluster.launch import run_job
 from cluster.models.files import ModelName
-from cluster.places import InputUrl, OutputPath
+from cluster.places import CachePath, InputUrl, OutputPath
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
 
@@ -53,7 +53,7 @@ class ConsistencyJob(Settings):
     policy: InputUrl | None = None
     """Policy file, for the classes of each market; null: the one that ships."""
 
-    cache_dir: str = "var/cache"
+    cache_dir: CachePath = "var/cache"
     """Folder for copies of remote models, and for sentence vectors."""
 
     consistency: ConsistencySettings = ConsistencySettings()

@@ -22,7 +22,7 @@ from cancellation.llm.retrieval import pin_encoder
 from cancellation.llm.run import LabellingRun, LabellingRunSettings, label_events
 from cluster.commit import Output
 from cluster.launch import run_job
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.storage import absolute_url
@@ -44,7 +44,7 @@ class LabelJob(Settings):
     policy: InputUrl | None = None
     """Policy file, for the classes of each market; null: the one that ships."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where remote models and sentence vectors are kept on each machine."""
 
     backend: BackendSettings = BackendSettings()

@@ -15,10 +15,10 @@ from cancellation.decision.policy import load_policy
 from cancellation.events.examples import example_files, read_examples
 from cancellation.llm.finetuning import LlmFinetuningSettings, finetune
 from cluster.launch import run_job
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
-from cluster.storage import local_folder
+from cluster.storage import absolute_url, local_folder
 from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.estimate import estimate_training
 from cluster.training.train import TrainerSettings
@@ -36,7 +36,7 @@ class LlmFinetuneJob(Settings):
     policy: InputUrl | None = None
     """Policy file, for the classes of each market, as in labelling; null: the one that ships."""
 
-    cache_dir: str = "var/cache"
+    cache_dir: CachePath = "var/cache"
     """Folder for copies of remote models."""
 
     finetuning: LlmFinetuningSettings = LlmFinetuningSettings()
@@ -48,7 +48,7 @@ class LlmFinetuneJob(Settings):
 def main(job: LlmFinetuneJob) -> None:
     """Read, train, keep."""
     examples = [one for url in example_files(job.input) for one in read_examples(url)]
-    policy, cache_dir = load_policy(job.policy), str(Path(job.cache_dir).absolute())
+    policy, cache_dir = load_policy(job.policy), absolute_url(job.cache_dir)
     with ray_session(job.session), tracked_run("cancellation_llm_finetune", job, job.tracking) as run:
         with local_folder(job.output) as output:
             places = {"output": output, "cache_dir": cache_dir, "registry_uri": job.tracking.uri}

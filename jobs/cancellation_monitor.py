@@ -20,7 +20,7 @@ from cancellation.monitoring.run import MonitorSettings, find_profile, find_text
 from cancellation.monitoring.triggers import SubmitSettings, require_filled, submit_retraining
 from cluster.launch import run_job
 from cluster.models.files import ModelName
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.provenance import public_settings
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
@@ -44,7 +44,7 @@ class MonitorJob(Settings):
     """The model in service, for what features and texts looked like in training: folder, s3:// folder, or
     models:/name@alias of MLflow."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where remote models are kept on this machine."""
 
     monitor: MonitorSettings = MonitorSettings()

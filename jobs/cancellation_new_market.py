@@ -20,10 +20,11 @@ from cancellation.training.pretraining import PretrainingSettings
 from cancellation.training.run import TrainingSettings
 from cluster.launch import run_job
 from cluster.models.files import ModelName, fetch_model, resolve_model
-from cluster.places import InputUrl, OutputPath
+from cluster.places import CachePath, InputUrl, OutputPath
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.sharded.pool import configure_ray_data
+from cluster.storage import absolute_url
 from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.train import TrainerSettings
 
@@ -56,7 +57,7 @@ class NewMarketJob(Settings):
     policy: InputUrl | None = None
     """Policy file that the market is added to; null: the one that ships."""
 
-    cache_dir: str = "var/cache"
+    cache_dir: CachePath = "var/cache"
     """Folder for copies of remote models."""
 
     check: NewMarketSettings = NewMarketSettings()
@@ -70,7 +71,7 @@ class NewMarketJob(Settings):
 
 def main(job: NewMarketJob) -> None:
     """Go through the checklist."""
-    output, cache_dir = Path(job.output), str(Path(job.cache_dir).absolute())
+    output, cache_dir = Path(job.output), absolute_url(job.cache_dir)
     market = NewMarket(
         code=job.market,
         language=job.language,

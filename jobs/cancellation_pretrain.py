@@ -14,11 +14,11 @@ from pathlib import Path
 
 from cancellation.training.pretraining import PretrainingSettings, pretrain_encoder
 from cluster.launch import run_job
-from cluster.places import OutputUrl
+from cluster.places import CachePath, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.sharded.pool import configure_ray_data
-from cluster.storage import local_folder
+from cluster.storage import absolute_url, local_folder
 from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.estimate import estimate_training
 from cluster.training.train import TrainerSettings
@@ -30,7 +30,7 @@ class PretrainJob(Settings):
     output: OutputUrl
     """Folder for the encoder."""
 
-    cache_dir: str = "var/cache"
+    cache_dir: CachePath = "var/cache"
     """Folder for copies of remote models."""
 
     pretraining: PretrainingSettings = PretrainingSettings()
@@ -43,7 +43,7 @@ def main(job: PretrainJob) -> None:
     """Train and say how it went."""
     with ray_session(job.session), tracked_run("cancellation_pretrain", job, job.tracking) as run:
         configure_ray_data()
-        cache = str(Path(job.cache_dir).absolute())
+        cache = absolute_url(job.cache_dir)
         with local_folder(job.output) as output:
             loss = pretrain_encoder(job.pretraining, job.trainer, run, output=output, cache_dir=cache)
     print(f"{job.output}: {loss:.3f} nats per masked token; {run.where}")

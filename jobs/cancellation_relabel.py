@@ -17,7 +17,9 @@ from cancellation.relabelling.judges import Workshop
 from cancellation.relabelling.report import correction_lines, figures, round_lines
 from cancellation.relabelling.run import RelabelSettings, ask, take_answers
 from cluster.launch import run_job
+from cluster.places import CachePath, OutputPath
 from cluster.session import SessionSettings, ray_session
+from cluster.storage import absolute_url
 from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.train import TrainerSettings
 
@@ -25,10 +27,10 @@ from cluster.training.train import TrainerSettings
 class RelabelJob(RelabelSettings):
     """The relabelling job's settings."""
 
-    work: str = "var/relabelling"
+    work: OutputPath = "var/relabelling"
     """Folder for models on this machine's disk; they can be removed afterwards."""
 
-    cache_dir: str = "var/cache"
+    cache_dir: CachePath = "var/cache"
     """Folder for copies of remote models."""
 
     trainer: TrainerSettings = TrainerSettings()
@@ -40,7 +42,7 @@ def main(job: RelabelJob) -> None:
     """Ask, or correct."""
     with ray_session(job.session), tracked_run("cancellation_relabel", job, job.tracking) as run:
         work = Path(job.work).absolute() / (run.run_id or "untracked")
-        cache_dir, policy = str(Path(job.cache_dir).absolute()), load_policy(job.policy)
+        cache_dir, policy = absolute_url(job.cache_dir), load_policy(job.policy)
         workshop = Workshop(job.judges, job.trainer, work, cache_dir, policy, run)
         if job.answers:
             report = take_answers(job, workshop)

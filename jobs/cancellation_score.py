@@ -21,7 +21,7 @@ from cancellation.scoring.report import ScoringReport
 from cancellation.scoring.run import ScoringSettings, open_run, score_backfill
 from cluster.launch import run_job
 from cluster.models.files import ModelName
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -42,7 +42,7 @@ class ScoreJob(Settings):
     policy: InputUrl | None = None
     """Policy file; null: the one that ships."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where remote models are kept on each machine."""
 
     estimate: bool = False

@@ -18,10 +18,10 @@ from cancellation.training.run import TrainingSettings, train_model
 from cancellation.training.text_profile import profile_model
 from cluster.launch import run_job
 from cluster.models.files import ModelName, fetch_model, resolve_model
-from cluster.places import OutputUrl
+from cluster.places import CachePath, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
-from cluster.storage import local_folder
+from cluster.storage import absolute_url, local_folder
 from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.estimate import estimate_training
 from cluster.training.train import TrainerSettings
@@ -37,7 +37,7 @@ class TrainJob(Settings):
     """A model that was trained before training wrote a profile of texts: it is copied to `output` with one, made of
     `training.events`, which should be what it was trained on. Nothing is trained; the scores stay the same."""
 
-    cache_dir: str = "var/cache"
+    cache_dir: CachePath = "var/cache"
     """Folder for copies of remote models."""
 
     training: TrainingSettings = TrainingSettings()
@@ -52,7 +52,7 @@ def main(job: TrainJob) -> None:
         _profile(job, job.profile_of)
         return
     with ray_session(job.session), tracked_run("cancellation_train", job, job.tracking) as run:
-        cache_dir = str(Path(job.cache_dir).absolute())
+        cache_dir = absolute_url(job.cache_dir)
         with local_folder(job.output) as output:
             trained = train_model(job.training, job.trainer, run, output=output, cache_dir=cache_dir)
         best = min(trained.history, key=lambda report: report["validation_loss"])
@@ -65,7 +65,7 @@ def main(job: TrainJob) -> None:
 
 def _profile(job: TrainJob, name: str) -> None:
     files = resolve_model(name, registry_uri=job.tracking.uri)
-    folder = fetch_model(files, cache_dir=str(Path(job.cache_dir).absolute()))
+    folder = fetch_model(files, cache_dir=absolute_url(job.cache_dir))
     with local_folder(job.output) as output:
         profile = profile_model(job.training.events, folder, output)
     print(f"{job.output}: {name} with a profile of {profile.num_texts:,} texts in {', '.join(profile.markets)}")

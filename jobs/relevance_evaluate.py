@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.launch import run_job
 from cluster.models.files import ModelName
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.provenance import public_settings
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
@@ -54,7 +54,7 @@ class EvaluateJob(Settings):
     output: OutputUrl = "var/evaluation"
     """Folder for evaluation.html and evaluation.json, local or s3://."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where remote models are kept on this machine."""
 
     engine: EngineSettings = EngineSettings()

@@ -16,7 +16,7 @@ from pathlib import Path
 from cluster.launch import run_job
 from cluster.models.files import ModelName, resolve_model
 from cluster.models.sentence_encoder import SentenceEncoder
-from cluster.places import InputUrl, OutputPath
+from cluster.places import CachePath, InputUrl, OutputPath
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -44,7 +44,7 @@ class PretrainJob(Settings):
     """Encoder of sentence vectors from which half of the embeddings' dimensions start, so that words of one meaning are
     alike from the first step on: folder, s3:// folder, registry name or hub id. None: they start at random."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where remote models, and what an encoder has said, are kept on a machine."""
 
     shape: ModelShape = ModelShape()

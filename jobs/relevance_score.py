@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster.launch import run_job
 from cluster.models.files import ModelName
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
@@ -42,7 +42,7 @@ class ScoreJob(Settings):
     adapter: ModelName | None = None
     """LoRA adapter on top of the model, named like a model; null: the model is merged already."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where remote models are kept on each machine."""
 
     estimate: bool = False

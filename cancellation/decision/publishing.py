@@ -18,7 +18,7 @@ from cancellation.model.spec import ModelIdentity, ModelSpec, load_spec
 from cancellation.model.verdict_model import CALIBRATION_FILE, Device, Dtype, load_verdict_model, read_identity
 from cluster.models.publishing import Decision, ReleaseSettings, publish_folder
 from cluster.models.registry import ModelRegistry
-from cluster.places import InputUrl
+from cluster.places import CachePath, InputUrl
 from cluster.storage import fetch_folder, read_bytes
 from cluster.tracking import TrackedRun
 
@@ -49,7 +49,7 @@ class PublishSource(ReleaseSettings):
     name: str = "cancellation"
     """Registered model in MLflow."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where a remote model is kept on this machine."""
 
 

@@ -21,7 +21,7 @@ from cancellation.relabelling.tasks import TaskSettings
 from cancellation.serving.records.people import find_key
 from cluster.commit import Output
 from cluster.models.files import ModelName, fetch_model, resolve_model
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.provenance import public_settings
 from cluster.settings import Settings
 from cluster.storage import absolute_url
@@ -136,7 +136,7 @@ class FirstLabelSettings(AnswerSettings):
     """Exported model that flags cancellations, calibrated: folder, s3:// folder, or models:/name@alias of MLflow; null:
     the rules flag."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where remote models are kept on this machine."""
 
     first: FirstSettings = FirstSettings()

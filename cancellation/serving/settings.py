@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from cancellation.llm.prompt import PromptSettings
@@ -13,7 +15,7 @@ from cancellation.serving.records.log_shipping import ShipperSettings
 from cluster.database.interface import check_address
 from cluster.endpoint.settings import EndpointSettings
 from cluster.models.files import ModelName
-from cluster.places import InputUrl, OutputPath, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputPath, Place, look_at_output
 from cluster.settings import Settings
 
 
@@ -102,7 +104,7 @@ class ModelSettings(Settings):
     """Content that `source` stood for when the application was built, as `cluster.models.files` names it: a replica
     that finds other content does not start, and a new pin makes Serve replace the replicas one after the other."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where each machine keeps remote models, and copies of those that are served from a folder."""
 
     registry_uri: str | None = None
@@ -262,8 +264,9 @@ class ServingSettings(Settings):
     """Tells services apart that share `data_dir`: `draining.<service_name>` there takes this one out of the balancer.
     jobs.cancellation_serve puts its port here."""
 
-    output: OutputUrl | None = "var/serving/archive"
-    """Where decisions are shipped: a folder, or s3://bucket/prefix. null: another process ships them."""
+    output: Annotated[str, Place("ships to", look_at_output)] | None = "var/serving/archive"
+    """Where decisions are shipped: a folder, or s3://bucket/prefix; verdicts are given while it is away too. null:
+    another process ships them."""
 
     tokens_file: str | None = None
     """File of tokens and scopes; null makes one in `data_dir`."""

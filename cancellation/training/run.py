@@ -252,7 +252,10 @@ class _Models:
     registry_uri: str | None
 
     def fetch(self, name: str) -> Path:
-        return fetch_model(resolve_model(name, registry_uri=self.registry_uri), cache_dir=self.cache_dir)
+        folder = fetch_model(resolve_model(name, registry_uri=self.registry_uri), cache_dir=self.cache_dir)
+        if (folder / TRAINED_FOLDER / FUSION_FILE).is_file():
+            raise ValueError(f"model {name}: exported, and its weights are asked for: name its folder {TRAINED_FOLDER}")
+        return folder
 
     def load(self, name: str) -> tuple[FusionModel, Tokenizer]:
         return load_fusion_model(self.fetch(name))

@@ -20,7 +20,7 @@ from cluster import storage
 from cluster.commit import SUCCESS
 from cluster.sharded.compression import decompressed, is_compressed, plain_name, refuse_unread
 from cluster.sharded.report import RUN
-from cluster.storage_failures import is_failure, is_refusal
+from cluster.storage_failures import is_failure, is_refusal, named_failures
 
 PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
 JSONL_ENDINGS = (".jsonl", ".ndjson", ".json")
@@ -114,10 +114,11 @@ def visible_files(url: str) -> list[storage.StoredFile]:
     """List what other readers would take for an input's own: not what is hidden, or a finished job says of itself.
 
     Raises:
-        ValueError: If the files are a table's whose log says which of them count.
+        ValueError: If the files are a table's whose log says which of them count, or `url` is itself a file too.
         RuntimeError: If a writer is at work there: the same command is right later.
     """
     files = {inner_path(file.url, url): file for file in storage.list_files(url)}
+    _refuse_hidden_object(url, files)
     _refuse_logged_table(url, files)
     shown = [name for name in files if not any(map(_is_hidden, name.split("/")))]
     if shown:
@@ -128,6 +129,18 @@ def visible_files(url: str) -> list[storage.StoredFile]:
 def _is_hidden(part: str) -> bool:
     """Tell what begins with `.` or `_` from a column of Spark's, whose name may begin so (`_market=BR`)."""
     return part.startswith(".") or (part.startswith("_") and "=" not in part)
+
+
+def _refuse_hidden_object(url: str, names: Collection[str]) -> None:
+    """Stop where a key of s3:// is both an object and a folder: a listing gives what lies in the folder alone."""
+    filesystem, path = storage.open_filesystem(url)
+    if "file" in filesystem.protocol or not names or "" in names or "/" not in path:
+        return
+    # What is below it may be all that is ours to read, or gone by now.
+    with suppress(PermissionError, FileNotFoundError), named_failures(url):
+        found = filesystem.info(path)
+        if found["type"] == "file" and found["size"]:
+            raise ValueError(f"{url}: an object and a folder of one name: rename one, or name files in the folder")
 
 
 def _refuse_logged_table(url: str, names: Iterable[str]) -> None:
@@ -241,26 +254,31 @@ def open_input(
     would pass over rows.
 
     Raises:
-        ValueError: If the file is damaged.
-        RuntimeError: If the storage failed or the file was replaced, and a rerun may do.
+        ValueError: If the file is damaged, or is a folder.
+        RuntimeError: If the storage failed, the file is not there or was replaced, and a rerun may do.
     """
     filesystem, path = storage.open_filesystem(url)
     refuse_another(url, version)
     try:
         with filesystem.open(path, "rb", **({} if read_ahead else {"cache_type": "none"})) as stored:
+            if getattr(stored, "details", {}).get("type") == "directory":  # of s3 it would be read as an empty file
+                raise IsADirectoryError
             yield decompressed(url, stored)
         refuse_another(url, version)
     except Exception as error:
         if not isinstance(error, _READING) and not is_failure(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, IsADirectoryError):
+            raise ValueError(f"{url}: a folder, where one {file_format} file is read: name the file") from error
         if is_refusal(error):  # keys that ran out, a clock
             remedy = "renew the credentials or the right to read it, then run the job again"
             raise RuntimeError(f"{url}: the storage refused to read it ({reason}): {remedy}") from error
         of_content = isinstance(error, (*_READING, OSError)) and not isinstance(error, _OF_STORAGE)
         if of_content and getattr(error, "errno", None) is None:  # Arrow's own complaints have no number
             raise ValueError(f"{url}: not a readable {file_format} file ({reason}): replace or remove it") from error
-        raise RuntimeError(f"{url}: storage failed while reading ({reason}): run the job again") from error
+        place = ", or name what is there" if isinstance(error, FileNotFoundError) else ""
+        raise RuntimeError(f"{url}: storage failed while reading ({reason}): run the job again{place}") from error
 
 
 def refuse_another(url: str, version: str | None) -> None:

@@ -201,7 +201,7 @@ def _in_process(
     """Give what the loop returned and the checkpoint that counts, from this process."""
     shown = ShownReports(curves.open() if curves else None)
     session = ProcessSession(
-        Path(settings.checkpoints) / name, score, lambda metrics: shown.add(dict(metrics)), datasets
+        Path(absolute_url(settings.checkpoints)) / name, score, lambda metrics: shown.add(dict(metrics)), datasets
     )
     with process_session(session):
         returned = loop(config)

@@ -10,7 +10,7 @@ from pydantic import Field
 from cluster.models.files import ModelFiles, ModelName, fetch_model, resolve_model
 from cluster.models.listing import list_model
 from cluster.models.weight_files import check_adapter_files
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.settings import Settings
 from cluster.training.train import TrainerSettings
 from relevance.engines.label_model import load_tokenizer
@@ -126,7 +126,7 @@ class FinetuneSource(Recipe):
     prompt: PromptSettings | None = None
     """The prompt to train on. None: the base's own (prompt.json beside it), else the full guidelines."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where remote models are kept on a machine."""
 
 

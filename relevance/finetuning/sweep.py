@@ -19,7 +19,7 @@ from cluster import storage
 from cluster.models.files import ModelName
 from cluster.models.listing import Listing, list_model
 from cluster.models.weight_files import weight_shapes
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.progress import Progress
 from cluster.provenance import code_digest, digest_of
 from cluster.statistics.bootstrap import GroupBootstrap
@@ -62,7 +62,7 @@ class SweepSource(Recipe):
     output: OutputUrl
     """Folder for adapters, cells, table and plot, local or s3://."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where remote models are kept on a machine."""
 
 

@@ -14,7 +14,7 @@ from cluster.models.files import ModelName, fetch_model
 from cluster.models.publishing import Decision, ReleaseSettings, publish_folder
 from cluster.models.registry import ModelRegistry
 from cluster.placement import run_placed
-from cluster.places import InputUrl, OutputUrl
+from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.statistics.bootstrap import Figure
 from cluster.tracking import TrackedRun
 from relevance.engines.label_model import LabelModel, open_label_model
@@ -65,7 +65,7 @@ class PublishSource(ReleaseSettings):
     name: str = Field(default="relevance", pattern=r"^[^/:@]+$")
     """Registered model in MLflow."""
 
-    cache_dir: str = "~/.cache/marketplace-llm"
+    cache_dir: CachePath = "~/.cache/marketplace-llm"
     """Where remote models are kept on this machine."""
 
     gpu_hour_price: float = Field(default=0.0, ge=0)

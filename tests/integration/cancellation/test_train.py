@@ -16,7 +16,7 @@ from cancellation.model.learnt import read_learnt, refuse_learnt
 from cancellation.model.verdict_model import TRAINED_FOLDER, load_verdict_model
 from cancellation.simulation.simulator import SimulationSettings, simulate
 from cancellation.training.run import TrainingSettings
-from cluster.storage import fetch_folder
+from cluster.storage import fetch_folder, send_folder
 from cluster.training.train import TrainerSettings
 from jobs.cancellation_train import TrainJob, main
 from tests.builders.killed_workers import worker_killed_after
@@ -103,6 +103,13 @@ def test_an_event_with_two_labels_and_a_single_seller_teach_nobody(tmp_path):
     write_labelled(str(tmp_path / "one.jsonl"), one_shop)
     with pytest.raises(ValueError, match="to learn from and of others to stop by are expected, found 60 and 0"):
         run(tmp_path, tmp_path / "one.jsonl")
+
+
+def test_an_exported_model_is_no_weights_to_go_on_from(bucket, events, tmp_path):
+    send_folder(PROJECT / "cancellation/small_model", f"{bucket}/model")
+    for name in ("start", "teacher", "encoder"):
+        with pytest.raises(ValueError, match=rf"model {bucket}/model: exported, .*: name its folder trained"):
+            run(tmp_path, events, **{name: f"{bucket}/model"})
 
 
 def test_a_second_run_of_the_same_takes_no_step(calm, events):

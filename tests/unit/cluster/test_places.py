@@ -9,10 +9,12 @@ import pytest
 from pydantic import Field
 
 from cluster import storage
+from cluster.launch import run_job
 from cluster.models.files import ModelName
-from cluster.places import InputUrl, OutputPath, OutputUrl, check_places, places_of
-from cluster.settings import Settings
+from cluster.places import CachePath, InputUrl, OutputPath, OutputUrl, check_places, places_of
+from cluster.settings import Settings, load_settings
 from tests.conftest import PROJECT
+from tests.servers.s3 import S3Server
 
 
 class Section(Settings):
@@ -85,3 +87,42 @@ def test_a_folder_that_a_job_works_in_is_of_this_machine() -> None:
     with pytest.raises(ValueError, match=r"expected a path on the disk of the machine .*, found s3://bucket/work"):
         Work(work="s3://bucket/work")
     assert [one.place.verb for one in places_of(Work())] == ["writes"]
+
+
+def test_what_the_store_would_refuse_is_found_out_before_the_work(
+    bucket: str, s3_server: S3Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write_bytes(f"{bucket}/in/a.csv", b"x")
+    begun: list[Settings] = []
+
+    def status(output: str, *flags: str) -> int | str | None:
+        with pytest.raises(SystemExit) as left:
+            run_job(begun.append, Job, arguments=[f"input={bucket}/in", f"output={output}", *flags])
+        return left.value.code
+
+    for flags in ((), ("--dry-run",)):
+        monkeypatch.setattr(s3_server, "writes_left", 0)
+        assert status(f"{bucket}/out", *flags) == 2
+        assert f"output={bucket}/out: {bucket}/out: the storage refused" in capsys.readouterr().err
+        monkeypatch.setattr(s3_server, "writes_left", float("inf"))
+        assert status("s3://no-such-bucket/out", *flags) == 2
+        assert "output=s3://no-such-bucket/out: s3://no-such-bucket/out: The specified bucket does not exist" in (
+            capsys.readouterr().err
+        )
+    assert not begun
+    run_job(begun.append, Job, arguments=[f"input={bucket}/in", f"output={bucket}/out"])
+    assert len(begun) == 1
+    filesystem, name = storage.open_filesystem(bucket)
+    assert not filesystem.call_s3("list_multipart_uploads", Bucket=name).get("Uploads")
+    assert [file.url for file in storage.list_files(bucket)] == [f"{bucket}/in/a.csv"]
+
+
+def test_a_path_below_home_is_there_and_a_cache_is_of_each_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Work(Settings):
+        work: OutputPath = "~/work"
+        cache_dir: CachePath = "~/cache"
+
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert (Work().work, Work().cache_dir) == ("/home/somebody/work", "~/cache")
+    with pytest.raises(ValueError, match=r"cache_dir.*expected a path on the disk .*, found s3://bucket/cache"):
+        load_settings(Work, ["cache_dir=s3://bucket/cache"])

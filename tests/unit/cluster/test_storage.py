@@ -268,3 +268,17 @@ def test_keys_that_would_be_one_file_on_a_disk_are_refused_when_a_folder_is_fetc
         s3fs.S3FileSystem().pipe_file(f"{bucket}/model/{name}", name.encode())
     with pytest.raises(ValueError, match=rf"/model/{key}: no name of a file on a disk: remove it, or write it"):
         storage.fetch_folder(f"{bucket}/model", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["s3:/bucket/x", "s3:bucket/x", "s3://", "s3:///x", "s3://bucket//x"])
+def test_what_is_nearly_a_name_in_s3_is_refused(name: str) -> None:
+    """Taken for a path it is a folder `s3:` of this machine; with two slashes it is written where no listing looks."""
+    for use in (storage.list_files, storage.read_bytes, lambda url: storage.write_bytes(url, b"x")):
+        with pytest.raises(ValueError, match=r"expected s3://bucket/key, found too few slashes or too many"):
+            use(name)
+
+
+def test_a_bucket_that_is_not_there_is_not_an_empty_one(bucket: str) -> None:
+    assert storage.list_files(bucket) == storage.list_files(f"{bucket}/none") == []
+    with pytest.raises(FileNotFoundError, match=r"s3://no-such-bucket/a: .*: create the bucket, or give another"):
+        storage.list_files("s3://no-such-bucket/a")

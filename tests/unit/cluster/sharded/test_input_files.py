@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from cluster.sharded.input_files import (
     RowGroups,
     cut_input,
     cut_row_groups,
+    data_files,
     open_input,
     refuse_missing_column,
     require_files,
@@ -203,3 +205,23 @@ def test_a_file_that_this_machine_has_not_is_not_called_another_one(tmp_path: Pa
         open_input(str(tmp_path / "a.parquet"), "parquet", version="1.0"),
     ):
         raise AssertionError("its rows were read")
+
+
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_a_folder_is_not_read_as_a_file(where: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """An object store has no folders: opened like a file, one has no rows."""
+    url = str(tmp_path / "pairs") if where == "disk" else f"{request.getfixturevalue('bucket')}/pairs"
+    storage.write_bytes(f"{url}/a.csv", b"query,title\n")
+    with (
+        pytest.raises(ValueError, match=rf"{re.escape(url)}: a folder, where one csv file is read: name the file"),
+        open_input(url, "csv") as stream,
+    ):
+        stream.read()
+
+
+def test_an_object_that_a_folder_of_its_name_hides_is_not_passed_over(bucket: str) -> None:
+    storage.write_bytes(f"{bucket}/day.csv", b"query,title\n")
+    assert len(data_files(f"{bucket}/day.csv", (".csv",))[0]) == 1
+    storage.write_bytes(f"{bucket}/day.csv/more.csv", b"query,title\n")
+    with pytest.raises(ValueError, match=r"day\.csv: an object and a folder of one name: rename one"):
+        data_files(f"{bucket}/day.csv", (".csv",))

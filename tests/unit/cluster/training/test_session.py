@@ -64,6 +64,12 @@ def test_a_loop_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
         train(_loop, {"scores": []}, settings, name="run")
 
 
+def test_checkpoints_below_home_lie_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train(_loop, {"scores": [0.1]}, TrainerSettings(num_workers=0, checkpoints="~/kept"), name="run")
+    assert (tmp_path / "kept/run/last/step.txt").is_file()
+
+
 def test_checkpoints_of_this_process_lie_on_this_machine() -> None:
     settings = TrainerSettings(num_workers=0, checkpoints="s3://bucket/checkpoints")
     with pytest.raises(ValueError, match=r"trainer\.checkpoints: expected a local folder"):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -27,12 +28,9 @@ class PostgresServer:
 
     def __init__(self) -> None:
         """Make a cluster and start it. PostgreSQL does not run as root: then Debian's own user for it runs it."""
-        programs = _programs()
-        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        programs, user = _programs(), _user()
+        self._folder = _folder()
         password, self.port = secrets.token_hex(16), _free_port()
-        user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
-        if user:
-            shutil.chown(self._folder, "postgres", "postgres")
         password_file, data = self._folder / "password", self._folder / "data"
         password_file.write_text(password)
         password_file.chmod(0o644)
@@ -45,12 +43,9 @@ class PostgresServer:
         )
         assert made.returncode == 0, made.stderr
         self.password_file = self._folder / "pgpass"
-        self.password_file.write_text(f"127.0.0.1:{self.port}:*:{_USER}:{password}\n")
+        self.password_file.write_text(f"127.0.0.1:*:*:{_USER}:{password}\n")
         self.password_file.chmod(0o600)
-        log = (self._folder / "log").open("wb")
-        options = ["-p", str(self.port), "-h", "127.0.0.1", "-k", "", "-F"]  # -F: nothing of it need survive a crash
-        command = [programs / "postgres", "-D", data, *options]
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, **user)
+        self._process = _start(data, self.port)
         os.environ["PGPASSFILE"] = str(self.password_file)
         self._wait()
 
@@ -88,6 +83,31 @@ class PostgresServer:
             for process in (*children, server):
                 os.kill(process, signal.SIGCONT)
 
+    @contextmanager
+    def standby(self) -> Iterator[str]:
+        """Run a standby that follows this server, which it only reads; give its host and port."""
+        folder, port = _folder(), _free_port()
+        copy = [_programs() / "pg_basebackup", "-D", folder / "data", "-R", "-c", "fast", "-d", self.url("postgres")]
+        password_file = folder / "pgpass"
+        shutil.copy(self.password_file, password_file)
+        password_file.chmod(0o600)
+        if _user():
+            shutil.chown(password_file, "postgres", "postgres")
+        environment = {**os.environ, "PGPASSFILE": str(password_file)}
+        made = subprocess.run(copy, capture_output=True, text=True, cwd=folder, env=environment, **_user())
+        assert made.returncode == 0, made.stderr
+        process, deadline = _start(folder / "data", port), time.monotonic() + 60
+        try:
+            while "ready to accept read-only connections" not in (said := (folder / "log").read_text()):
+                assert process.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(0.1)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+            shutil.rmtree(folder, ignore_errors=True)
+
     def execute(self, statement: str) -> None:
         """Run a statement as the owner of everything."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
@@ -110,6 +130,27 @@ class PostgresServer:
                 assert self._process.poll() is None, said
                 assert time.monotonic() < deadline, said
                 time.sleep(0.1)
+
+
+def _user() -> dict[str, Any]:
+    """Whom a server is run by."""
+    return {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+
+
+def _folder() -> Path:
+    """Make a folder for a server."""
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    if _user():
+        shutil.chown(folder, "postgres", "postgres")
+    return folder
+
+
+def _start(data: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start a server on its data, its log beside them."""
+    log = (data.parent / "log").open("wb")
+    options = ["-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]  # -F: nothing of it need survive a crash
+    command = [_programs() / "postgres", "-D", data, *options]
+    return subprocess.Popen(command, stdout=log, stderr=log, cwd=data.parent, **_user())
 
 
 def _stop(process: int) -> None:

@@ -86,7 +86,12 @@ def columns_of(layout: str) -> list[tuple[str, str]]:
     """Give the columns that a layout names, each with its table before it."""
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.executescript(layout.format(number="INTEGER PRIMARY KEY", bytes="BLOB"))
-        return connection.execute(
-            "SELECT made.name, had.name FROM sqlite_master AS made, pragma_table_info(made.name) AS had "
-            "WHERE made.type = 'table' ORDER BY made.rowid, had.cid"
-        ).fetchall()
+        return columns_in(connection)
+
+
+def columns_in(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Give those of an SQLite database."""
+    return connection.execute(
+        "SELECT made.name, had.name FROM sqlite_master AS made, pragma_table_info(made.name) AS had "
+        "WHERE made.type = 'table' ORDER BY made.rowid, had.cid"
+    ).fetchall()

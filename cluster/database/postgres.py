@@ -247,6 +247,8 @@ class PostgresDatabase:
             )
         elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             remedy = "let database and role write (default_transaction_read_only), or name the host that does"
+        elif "unsupported startup parameter" in said:
+            remedy = "name the server itself: PgBouncer drops the limits that each connection asks for"
         elif "no password supplied" in said:
             remedy = "put it in the file that PGPASSFILE names, which nobody else may read (chmod 600)"
         return OSError(f"{self.name}: PostgreSQL failed ({type(error).__name__}: {said}); {remedy}")

@@ -249,6 +249,8 @@ class PostgresDatabase:
             remedy = "let database and role write (default_transaction_read_only), or name the host that does"
         elif "unsupported startup parameter" in said:
             remedy = "name the server itself: PgBouncer drops the limits that each connection asks for"
+        elif "root certificate file" in said:
+            remedy = "name the file of who signed the server's certificate by sslrootcert=… in the address"
         elif "no password supplied" in said:
             remedy = "put it in the file that PGPASSFILE names, which nobody else may read (chmod 600)"
         return OSError(f"{self.name}: PostgreSQL failed ({type(error).__name__}: {said}); {remedy}")

@@ -11,8 +11,7 @@ import psycopg
 import pytest
 
 from cluster.database.postgres import PostgresDatabase
-from tests.servers.postgres import PostgresServer
-from tests.servers.postgres_front import PostgresFront
+from tests.servers.postgres import PostgresFront, PostgresServer
 
 LAYOUT = """
 CREATE TABLE IF NOT EXISTS things (name TEXT PRIMARY KEY, made_at DOUBLE PRECISION);

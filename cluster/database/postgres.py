@@ -45,7 +45,7 @@ _OPTIONS = {
 }
 _SETTINGS = {
     "statement_timeout": "2s",
-    "lock_timeout": "2s",
+    "lock_timeout": "1900ms",  # before the statement's, which would not say that it waited for somebody
     # A process whose machine is gone keeps others waiting for what it was writing no longer than this.
     "idle_in_transaction_session_timeout": "5s",
     # Whoever is alone has to see what the one before wrote, whatever isolation the database or the role defaults to.
@@ -60,7 +60,7 @@ class _Connection(psycopg.Connection[TupleRow]):
     def connect(cls, conninfo: str = "", *, refusals: deque[str] | None = None, **options: Any) -> Self:
         """Connect; `refusals` is told why not, since a pool keeps that to itself."""
         try:
-            return super().connect(conninfo, **options)
+            connected = super().connect(conninfo, **options)
         except psycopg.Error as error:
             if refusals is not None:
                 refusals.append(_first_line(error))
@@ -68,6 +68,9 @@ class _Connection(psycopg.Connection[TupleRow]):
             # that circle the socket stays open, and a place at the server taken for its `authentication_timeout`.
             traceback.clear_frames(error.__traceback__)
             raise
+        if refusals is not None:
+            refusals.clear()
+        return connected
 
 
 class PostgresDatabase:
@@ -247,6 +250,8 @@ class PostgresDatabase:
             )
         elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             remedy = "let database and role write (default_transaction_read_only), or name the host that does"
+        elif isinstance(error, psycopg.errors.LockNotAvailable):
+            remedy = "try again; pg_stat_activity at the server says who holds it"
         elif "unsupported startup parameter" in said:
             remedy = "name the server itself: PgBouncer drops the limits that each connection asks for"
         elif "root certificate file" in said:

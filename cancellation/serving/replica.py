@@ -305,7 +305,11 @@ class GatewayReplica:
 
     def _condition(self) -> Condition:
         shipping = self._archive.shipping
-        return Condition(draining=is_draining(self.settings), shipper=None if shipping is None else shipping.alive)
+        return Condition(
+            draining=is_draining(self.settings),
+            shipper=None if shipping is None else shipping.alive,
+            appeals_fail=self._taken_back.fails or self._appeals.fails,
+        )
 
     async def _flush(self) -> None:
         self.metrics.flush()

@@ -7,8 +7,9 @@ DOUBLE PRECISION, since PostgreSQL's REAL holds six digits.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -79,3 +80,18 @@ def check_address(url: str) -> str:
             "names (host:port:database:user:password) or in PGPASSWORD"
         )
     return f"{parts.netloc}{parts.path}"
+
+
+def columns_of(layout: str) -> list[tuple[str, str]]:
+    """Give the columns that a layout names, each with its table before it."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(layout.format(number="INTEGER PRIMARY KEY", bytes="BLOB"))
+        return columns_in(connection)
+
+
+def columns_in(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Give those of an SQLite database."""
+    return connection.execute(
+        "SELECT made.name, had.name FROM sqlite_master AS made, pragma_table_info(made.name) AS had "
+        "WHERE made.type = 'table' ORDER BY made.rowid, had.cid"
+    ).fetchall()

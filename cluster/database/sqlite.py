@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from cluster.database.interface import Execute
+from cluster.database.interface import Execute, columns_in, columns_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,17 +57,21 @@ class SqliteDatabase:
         self._writer = self._connect()
         # Reads need no turn among the writers, and must not wait for one of this process that waits for another's.
         self._reader = self._connect()
+        self._opened = self._lie_there()
+        self._check_columns()
 
     @contextmanager
     def reading(self) -> Iterator[Execute]:
         """Run statements that change nothing."""
         with self._reading, self._named_failures():
+            self._check_place()
             yield self._reader.execute
 
     @contextmanager
     def writing(self, *, alone: str | None = None) -> Iterator[Execute]:
         """Run statements as one transaction; there is one at a time in any case."""
         with self._writing, self._named_failures():
+            self._check_place()
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 yield self._writer.execute
@@ -93,6 +97,7 @@ class SqliteDatabase:
         with self._writing, self._reading:
             self._writer.close()
             self._reader.close()
+            self._opened = self._lie_there()  # whoever asks a closed one is to be told that it is closed
 
     def _check_after_crash(self) -> None:
         """Begin anew if the machine was started since the file was made and the file did not survive that."""
@@ -124,6 +129,28 @@ class SqliteDatabase:
         except sqlite3.DatabaseError:
             return False
 
+    def _lie_there(self) -> list[tuple[int, int] | None]:
+        found = [path.stat() if path.exists() else None for path in (self.path, self._log_path)]
+        return [one and (one.st_dev, one.st_ino) for one in found]
+
+    def _check_place(self) -> None:
+        """What is written to a file that was removed, or replaced by a backup, is gone when this process ends."""
+        if self._lie_there() != self._opened:
+            raise OSError(
+                f"{self.name}: expected the file that was opened and its -wal, found another or none in its place; "
+                "start again with the right one, without the -wal and -shm of another"
+            )
+
+    def _check_columns(self) -> None:
+        lacking = set(columns_of(self._layout)) - set(columns_in(self._reader))
+        if lacking:
+            self.close()
+            names = ", ".join(sorted(f"{table}.{column}" for table, column in lacking))
+            raise OSError(
+                f"{self.name}: expected the tables of this release, found some without {names}; move the file away and "
+                "start again"
+            )
+
     def _connect(self) -> sqlite3.Connection:
         with self._named_failures():
             connection = sqlite3.connect(
@@ -140,5 +167,5 @@ class SqliteDatabase:
         try:
             yield
         except sqlite3.Error as error:
-            remedy = "restore the file from a backup" if self._durable else "remove the file"
+            remedy = "restore the file from a backup" if self._durable else "remove the file and start again"
             raise OSError(f"{self.name}: SQLite failed ({error}); mend the disk, or {remedy}") from None

@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
@@ -27,12 +29,9 @@ class PostgresServer:
 
     def __init__(self) -> None:
         """Make a cluster and start it. PostgreSQL does not run as root: then Debian's own user for it runs it."""
-        programs = _programs()
-        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        programs, user = _programs(), _user()
+        self._folder = _folder()
         password, self.port = secrets.token_hex(16), _free_port()
-        user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
-        if user:
-            shutil.chown(self._folder, "postgres", "postgres")
         password_file, data = self._folder / "password", self._folder / "data"
         password_file.write_text(password)
         password_file.chmod(0o644)
@@ -45,12 +44,9 @@ class PostgresServer:
         )
         assert made.returncode == 0, made.stderr
         self.password_file = self._folder / "pgpass"
-        self.password_file.write_text(f"127.0.0.1:{self.port}:*:{_USER}:{password}\n")
+        self.password_file.write_text(f"127.0.0.1:*:*:{_USER}:{password}\n")
         self.password_file.chmod(0o600)
-        log = (self._folder / "log").open("wb")
-        options = ["-p", str(self.port), "-h", "127.0.0.1", "-k", "", "-F"]  # -F: nothing of it need survive a crash
-        command = [programs / "postgres", "-D", data, *options]
-        self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, **user)
+        self._process = _start(data, self.port)
         os.environ["PGPASSFILE"] = str(self.password_file)
         self._wait()
 
@@ -88,6 +84,31 @@ class PostgresServer:
             for process in (*children, server):
                 os.kill(process, signal.SIGCONT)
 
+    @contextmanager
+    def standby(self) -> Iterator[str]:
+        """Run a standby that follows this server, which it only reads; give its host and port."""
+        folder, port = _folder(), _free_port()
+        copy = [_programs() / "pg_basebackup", "-D", folder / "data", "-R", "-c", "fast", "-d", self.url("postgres")]
+        password_file = folder / "pgpass"
+        shutil.copy(self.password_file, password_file)
+        password_file.chmod(0o600)
+        if _user():
+            shutil.chown(password_file, "postgres", "postgres")
+        environment = {**os.environ, "PGPASSFILE": str(password_file)}
+        made = subprocess.run(copy, capture_output=True, text=True, cwd=folder, env=environment, **_user())
+        assert made.returncode == 0, made.stderr
+        process, deadline = _start(folder / "data", port), time.monotonic() + 60
+        try:
+            while "ready to accept read-only connections" not in (said := (folder / "log").read_text()):
+                assert process.poll() is None, said
+                assert time.monotonic() < deadline, said
+                time.sleep(0.1)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+            shutil.rmtree(folder, ignore_errors=True)
+
     def execute(self, statement: str) -> None:
         """Run a statement as the owner of everything."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
@@ -110,6 +131,77 @@ class PostgresServer:
                 assert self._process.poll() is None, said
                 assert time.monotonic() < deadline, said
                 time.sleep(0.1)
+
+
+class PostgresFront:
+    """What may stand before a server: forwards, stops forwarding, or keeps `options` to itself. It speaks no TLS."""
+
+    def __init__(self, port: int, *, drops_options: bool = False) -> None:
+        """Forward to a port of this machine; with `drops_options` as PgBouncer told to ignore that parameter."""
+        self.silent = False
+        """Whether it takes what it is sent and forwards nothing, as a firewall that forgot the connection."""
+        self._server, self._drops_options = port, drops_options
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def in_front_of(self, url: str) -> str:
+        """Give the address of a database by way of this."""
+        port = self._listener.getsockname()[1]
+        return f"{url.replace(f':{self._server}/', f':{port}/')}?sslmode=disable&gssencmode=disable"
+
+    def close(self) -> None:
+        """Let go of all."""
+        for end in (self._listener, *self._ends):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, server = self._listener.accept()[0], socket.create_connection(("127.0.0.1", self._server))
+                self._ends += [client, server]
+                for here, there, begins in ((client, server, self._drops_options), (server, client, False)):
+                    threading.Thread(target=self._forward, args=(here, there, begins), daemon=True).start()
+
+    def _forward(self, here: socket.socket, there: socket.socket, begins: bool) -> None:
+        with suppress(OSError):
+            while data := here.recv(2**16):
+                while self.silent:
+                    time.sleep(0.01)
+                there.sendall(_without_options(data) if begins else data)
+                begins = False
+            there.shutdown(socket.SHUT_RDWR)
+
+
+def _user() -> dict[str, Any]:
+    """Whom a server is run by."""
+    return {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+
+
+def _folder() -> Path:
+    """Make a folder for a server."""
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    if _user():
+        shutil.chown(folder, "postgres", "postgres")
+    return folder
+
+
+def _start(data: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start a server on its data, its log beside them."""
+    log = (data.parent / "log").open("wb")
+    options = ["-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]  # -F: nothing of it need survive a crash
+    command = [_programs() / "postgres", "-D", data, *options]
+    return subprocess.Popen(command, stdout=log, stderr=log, cwd=data.parent, **_user())
+
+
+def _without_options(startup: bytes) -> bytes:
+    """A startup message: its length, the protocol's version, then name and value by turns, each ended by a zero."""
+    words = startup[8:].split(b"\0")
+    place = words.index(b"options")
+    rest = startup[4:8] + b"\0".join(words[:place] + words[place + 2 :])
+    return (len(rest) + 4).to_bytes(4) + rest
 
 
 def _stop(process: int) -> None:

@@ -66,6 +66,11 @@ class Appeals:
         self._reads = Lane("appeals-read", database.num_writers, database.name, metrics, store.can_read)
         self._shown: set[tuple[str, str]] = set()
 
+    @property
+    def fails(self) -> bool:
+        """Whether cases cannot be read or kept."""
+        return self._writes.failing or self._reads.failing
+
     async def open(self, appeal: Appeal, *, caller: str) -> tuple[Case, bool] | None:
         """Open a case; give it, and whether it is new. None: there is no such decision.
 

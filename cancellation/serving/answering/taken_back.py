@@ -20,6 +20,11 @@ class TakenBack:
         # Not with those who read and record decisions: penalties are few, and must not wait for the rest.
         self._lane = Lane("taken-back", 1, store.database.name, metrics, store.can_read)
 
+    @property
+    def fails(self) -> bool:
+        """Whether the cases cannot be read, so that no penalty is given."""
+        return self._lane.failing
+
     async def __call__(self, event_id: str, people: Mapping[str, str], until: float) -> bool:
         """Tell whether a person took back what followed from an event about these people, by their digests.
 

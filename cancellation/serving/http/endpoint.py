@@ -53,6 +53,8 @@ class Condition:
     """Whether this machine is to be taken out of the balancer."""
     shipper: bool | None
     """Whether the process that ships decisions is alive; None: another machine's business."""
+    appeals_fail: bool
+    """Whether cases cannot be read or kept: then appeals are refused, and penalties, since one may be taken back."""
 
 
 _SHIPPER = {None: "elsewhere", True: "runs", False: "down: decisions stay on this disk"}
@@ -275,7 +277,11 @@ class Endpoint:
             "status": "ready" if ready else "draining" if condition.draining else "decisions cannot be written down",
             "model": model,
             "policy": self._gateway.policy.current.stamp,
-            "database": "fails: decisions are only logged" if recorder.database_fails else "answers",
+            "database": "fails: decisions are only logged"
+            if recorder.database_fails
+            else "fails: appeals or penalties are refused"
+            if condition.appeals_fail
+            else "answers",
             "shipper": _SHIPPER[condition.shipper],
             "tokens": "as the file says" if self._tokens.refused is None else "refused: nobody new is let in",
         }

@@ -8,6 +8,7 @@ what must not be.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import threading
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
 _DROP_AT_ONCE = 50  # about a millisecond for which an answer may have to wait
+_LOOK_BACK_TICKS = 60
 _LEVEL = 1
 LAYOUT = """
 CREATE TABLE IF NOT EXISTS decisions (
@@ -60,17 +62,10 @@ _SAID_BEFORE = "DELETE FROM messages WHERE identity >= ? AND identity <= ? AND i
 _PROBE = "probe"  # no message's identity, which is a digest
 _NEXT = "SELECT number, event_id, decision FROM decisions WHERE number > ? ORDER BY number LIMIT ?"
 _READ_AT_ONCE = 200
-_DROP = (
-    "DELETE FROM decisions WHERE number IN (SELECT number FROM decisions WHERE recorded_at <= {now} - ? "
-    "ORDER BY recorded_at LIMIT ?)"
-)
-_DROP_BEYOND = (
-    "DELETE FROM decisions WHERE number IN (SELECT number FROM decisions WHERE number <= "
-    "(SELECT MAX(number) FROM decisions) - ? ORDER BY number LIMIT ?)"
-)
-_DROP_MESSAGES = (
-    "DELETE FROM messages WHERE identity IN (SELECT identity FROM messages WHERE recorded_at <= {now} - ? LIMIT ?)"
-)
+_TOO_OLD = "SELECT {now} - ?"
+_TOO_MUCH = "SELECT COALESCE(MAX(number), 0) - ? FROM decisions"
+_LAST_OF_STEP = "SELECT {column} FROM {table} WHERE {column} >= ? AND {column} <= ? ORDER BY {column} LIMIT 1 OFFSET ?"
+_DROP = "DELETE FROM {table} WHERE {column} >= ? AND {column} <= ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,19 +193,11 @@ class RecentDecisions:
                     execute("DELETE FROM decisions WHERE number = ?", (number,))
 
     def drop_old(self) -> int:
-        """Drop what is too old or too much; return how many. The keeper does so every second.
+        """Drop what is too old or too much; return how many rows. The keeper does so every second.
 
         In small steps, since an answer that is recorded meanwhile waits for the one under way.
         """
-        num_dropped = 0
-        steps = [(_DROP, (self.retention_seconds, _DROP_AT_ONCE))]
-        if self.max_entries is not None:
-            steps.append((_DROP_BEYOND, (self.max_entries, _DROP_AT_ONCE)))
-        for statement, values in steps:
-            while step := self._drop(statement, values):
-                num_dropped += step
-        self._drop(_DROP_MESSAGES, (self.retention_seconds, _DROP_AT_ONCE))
-        return num_dropped
+        return self._drop_from({})
 
     def can_read(self) -> None:
         """Read nothing; OSError if that fails."""
@@ -240,17 +227,42 @@ class RecentDecisions:
             row[0], json.loads(zlib.decompress(row[1])), json.loads(row[2]) if row[2] else None, bool(row[3])
         )
 
-    def _drop(self, statement: str, values: Sequence[float]) -> int:
+    def _drop_from(self, places: dict[str, float]) -> int:
+        num_dropped = 0
+        kinds = [
+            ("decisions", "recorded_at", self.retention_seconds),
+            ("messages", "recorded_at", self.retention_seconds),
+        ]
+        if self.max_entries is not None:
+            kinds.append(("decisions", "number", self.max_entries))
+        for table, column, kept in kinds:
+            while step := self._drop(table, column, kept, places):
+                num_dropped += step
+        return num_dropped
+
+    def _drop(self, table: str, column: str, kept: float, places: dict[str, float]) -> int:
+        """Drop the next few, from the place on up to which all went: while a backup runs, a server keeps what was
+        dropped, and each step would read all of it again."""
         with self.database.writing(alone="dropping") as execute:  # two that drop the same rows would lock each other
-            return execute(self._timed(statement), values).rowcount
+            (until,) = execute(self._timed(_TOO_MUCH if column == "number" else _TOO_OLD), (kept,)).fetchone()
+            place = places.get(f"{table}.{column}", 0)
+            look = _LAST_OF_STEP.format(table=table, column=column)
+            found = execute(look, (place, until, _DROP_AT_ONCE - 1)).fetchone()
+            places[f"{table}.{column}"] = last = found[0] if found else until
+            return execute(_DROP.format(table=table, column=column), (place, last)).rowcount
 
     def _timed(self, statement: str) -> str:
         return statement.format(now=self.database.now)
 
     def _keep(self) -> None:
-        while not self._closed.wait(_TICK_SECONDS):
+        places: dict[str, float] = {}
+        for tick in itertools.count():
+            if self._closed.wait(_TICK_SECONDS):
+                return
+            if tick % _LOOK_BACK_TICKS == 0:  # a server's clock that was set back leaves some behind
+                places.clear()
             try:
-                self.drop_old()
+                self._drop_from(places)
                 self.database.tend()
             except OSError as error:
                 logger.error("%s; goes on", error)

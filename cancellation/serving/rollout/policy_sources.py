@@ -53,6 +53,10 @@ class PolicySource(Protocol):
     place: str
     """Where the policy is, for errors."""
 
+    def now(self) -> float:
+        """Tell the time (epoch seconds) by a clock that all who record share."""
+        ...
+
     def read(self) -> Snapshot:
         """Read policy and kill switch."""
         ...
@@ -91,6 +95,10 @@ class PolicyFiles:
         self.kill_path = self.path.with_name(f"{self.path.name}.kill")
         self._ledger = LedgerFile(Path(ledger))
         self._kept = Path(ledger).with_name("policies")
+
+    def now(self) -> float:
+        """Tell the machine's time."""
+        return time.time()
 
     def read(self) -> Snapshot:
         """Read the files."""
@@ -213,6 +221,11 @@ class PolicyTables:
             return "\n".join(sorted({*before.decode().split(), *kill} - set(revive))).encode()
 
         return self._put(_KILL_SWITCH, change).decode().split()
+
+    def now(self) -> float:
+        """Tell the server's time."""
+        with self._database.reading() as execute:
+            return execute(f"SELECT {self._database.now}").fetchone()[0]
 
     def read(self) -> Snapshot:
         """Read both; a database that is away for a moment has changed neither."""

@@ -8,7 +8,6 @@ read, turns everything off; an empty one nothing.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -45,7 +44,7 @@ class _File:
 class PolicyStore:
     """One policy, its kill switch and its ledger. Any number of replicas may share all three."""
 
-    def __init__(self, source: PolicySource, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, source: PolicySource, *, clock: Callable[[], float] | None = None) -> None:
         """Load the policy and record it.
 
         One that is refused leaves in force what was accepted last, as while a replica runs: the next that dies must
@@ -59,7 +58,7 @@ class PolicyStore:
         self.num_changes = 0
         self.last_refusal: Refusal | None = None
         """None while the policy in force is what the file says."""
-        self._clock = clock
+        self._clock = clock = clock or source.now
         self._source = source
         with source.locked() as record:
             seen = source.read()

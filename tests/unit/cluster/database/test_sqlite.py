@@ -1,7 +1,9 @@
-"""What a crash of the machine does to a file: one that may be lost is begun anew, one that must not be is left."""
+"""What a crash of the machine, or somebody, does to a file: one that may be lost is begun anew, others are left."""
 
 from __future__ import annotations
 
+import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,33 @@ def test_only_a_durable_one_waits_for_the_disk(tmp_path: Path, durable: bool, sy
     with database.writing() as execute:
         assert execute("PRAGMA synchronous").fetchone() == (synchronous,)
     database.close()
+
+
+@pytest.mark.parametrize("gone", ["", "-wal"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_would_be_written_to_a_file_that_lies_there_no_more_is_refused_and_not_lost(
+    tmp_path: Path, gone: str, replaced: bool
+) -> None:
+    path = tmp_path / "a.sqlite"
+    with closing(SqliteDatabase(path, LAYOUT, durable=True)) as database:
+        with database.writing() as execute:
+            execute("INSERT INTO things (name) VALUES (?)", ("kept",))
+        place = path.with_name(f"{path.name}{gone}")
+        place.rename(tmp_path / "moved")
+        if replaced:
+            shutil.copy(tmp_path / "moved", place)
+        for doing in (database.reading, database.writing):
+            with pytest.raises(OSError, match=r"expected the file that was opened .*; start again"), doing():
+                pass
+        place.unlink(missing_ok=True)
+        (tmp_path / "moved").rename(place)
+        with database.writing() as execute:
+            execute("INSERT INTO things (name) VALUES (?)", ("too",))
+    with closing(SqliteDatabase(path, LAYOUT, durable=True)) as database, database.reading() as execute:
+        assert execute("SELECT name FROM things ORDER BY name").fetchall() == [("kept",), ("too",)]
+
+
+def test_a_file_of_another_release_is_refused_at_the_start(tmp_path: Path) -> None:
+    SqliteDatabase(tmp_path / "a.sqlite", "CREATE TABLE IF NOT EXISTS things (other TEXT)").close()
+    with pytest.raises(OSError, match=r"found some without things.name; move the file away and start again"):
+        SqliteDatabase(tmp_path / "a.sqlite", LAYOUT)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from cancellation.serving.inference.example_events import example_events
@@ -121,6 +122,29 @@ def test_old_ones_and_those_too_many_are_dropped_the_oldest_first(recent: Recent
     recent.put("new", "f", {})
     recent.drop_old()
     assert (len(recent), recent.get("new") is not None) == (1, True)
+
+
+def test_what_is_dropped_while_a_backup_runs_is_not_read_again_with_each_step(postgres_server: PostgresServer) -> None:
+    place, rows = Place("postgres", postgres_server.database()), 3000
+    recent = place.open(retention_seconds=100)
+    recent.close()  # its keeper would drop them first
+    with psycopg.connect(place.address, autocommit=True) as connection, psycopg.connect(place.address) as backup:
+        connection.execute(
+            "INSERT INTO decisions (event_id, fingerprint, recorded_at, decision, logged) "
+            "SELECT 'e-' || n, 'f', n, '', TRUE FROM generate_series(1, %s) AS n",
+            (rows,),
+        )
+        connection.execute("ANALYZE decisions")  # as a server does by itself
+        backup.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        assert backup.execute("SELECT COUNT(*) FROM decisions").fetchone() == (rows,)
+        assert (recent.drop_old(), len(recent)) == (rows, 0)
+        place.close()  # then the server counts what its connections did
+        looked = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'decisions_by_time'"
+        until = time.monotonic() + 20
+        while (num_read := connection.execute(looked).fetchone()[0]) < rows:
+            assert time.monotonic() < until, num_read
+            time.sleep(0.05)
+        assert num_read < 5 * rows
 
 
 def test_an_explanation_stands_beside_the_answer_and_changes_nothing_of_it(recent: RecentDecisions) -> None:

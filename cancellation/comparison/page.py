@@ -15,11 +15,12 @@ from cancellation.comparison.report import (
     best_value,
     common_sets,
     how_measured,
+    market_codes,
+    meaning,
     set_title,
     winner,
 )
 from cancellation.comparison.run import ComparisonSettings, Result
-from cancellation.events.markets import MARKETS
 from cluster.pages.templates import load_page
 from cluster.provenance import collect_provenance, public_settings
 
@@ -32,9 +33,9 @@ def render_page(results: Sequence[Result], settings: ComparisonSettings) -> byte
         .render(
             winner=winner(results),
             figures=FIGURES,
-            with_interval=WITH_INTERVAL,
             sets=[_set(results, name) for name in names],
             results=results,
+            meanings=[(result.approach, meaning(result)) for result in results],
             timed=any(result.speed for result in results),
             read_on=any(result.speed and result.speed.answer_p50_ms is not None for result in results),
             markets=_markets(results, names[0]),
@@ -82,7 +83,7 @@ def _cell(figure: Mapping[str, float | None] | None, metric: str, best: float | 
 
 
 def _markets(results: Sequence[Result], name: str) -> dict[str, Any]:
-    codes = [code for code in MARKETS if f"accuracy.{code}" in results[0].sets[name]]
+    codes = market_codes(results, name)
     rows = [
         {
             "approach": result.approach,

@@ -125,9 +125,14 @@ def _interval(figure: Mapping[str, float | None]) -> str:
     return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
+def market_codes(results: Sequence[Result], name: str) -> list[str]:
+    """Name the markets that a set has events of."""
+    return [code for code in MARKETS if f"accuracy.{code}" in results[0].sets[name]]
+
+
 def _market_lines(results: Sequence[Result]) -> list[str]:
     name = common_sets(results)[0]
-    codes = [code for code in MARKETS if f"accuracy.{code}" in results[0].sets[name]]
+    codes = market_codes(results, name)
     lines = [f"| accuracy / precision by market, {set_title(name)} | " + " | ".join(codes) + " |"]
     lines.append("|" + "---|" * (len(codes) + 1))
     for result in results:
@@ -151,8 +156,10 @@ def _of_language_models(results: Sequence[Result]) -> str:
     )
 
 
-def _unanswered(result: Result) -> str:
-    return f"; {result.unanswered:,} events without a usable answer count as inconclusive" if result.unanswered else ""
+def meaning(result: Result) -> str:
+    """Say what an approach is, and what it left open."""
+    unanswered = f"; {result.unanswered:,} events without a usable answer count as inconclusive"
+    return result.meaning + (unanswered if result.unanswered else "")
 
 
 def how_measured(results: Sequence[Result], settings: ComparisonSettings) -> str:
@@ -171,7 +178,7 @@ def how_measured(results: Sequence[Result], settings: ComparisonSettings) -> str
 
 def _legend(results: Sequence[Result], settings: ComparisonSettings) -> list[str]:
     return [
-        *(f"- {result.approach}: {result.meaning}{_unanswered(result)}" for result in results),
+        *(f"- {result.approach}: {meaning(result)}" for result in results),
         "",
         how_measured(results, settings),
         "",

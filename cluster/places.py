@@ -32,6 +32,9 @@ class Place:
         ValueError: If the job could not use it.
     """
 
+    require: Callable[[str], None] | None = None
+    """Looks before any run, not a dry one alone, and raises as `look` does; None: the job finds out in time."""
+
 
 @dataclass(frozen=True)
 class NamedPlace:
@@ -95,10 +98,10 @@ def _below_home(name: str) -> str:
 InputUrl = Annotated[str, Place("reads", look_at_input)]
 """A file or folder, local or s3://, that has to be there."""
 
-OutputUrl = Annotated[str, Place("writes", look_at_output)]
+OutputUrl = Annotated[str, Place("writes", look_at_output, _try_to_write)]
 """A file or folder, local or s3://, that need not be there."""
 
-OutputPath = Annotated[str, AfterValidator(_below_home), Place("writes", look_at_output)]
+OutputPath = Annotated[str, AfterValidator(_below_home), Place("writes", look_at_output, _try_to_write)]
 """A file or folder that need not be there, of this machine alone: what a job works in, where a later run goes on."""
 
 CachePath = Annotated[str, AfterValidator(_on_this_machine)]
@@ -144,9 +147,9 @@ def require_outputs(job: Settings) -> None:
         OSError: If it fails.
     """
     for found in places_of(job):
-        if found.place.look is look_at_output and found.place.verb == "writes":
+        if found.place.require is not None:
             try:
-                _try_to_write(found.name)
+                found.place.require(found.name)
             except (ValueError, FileNotFoundError, PermissionError) as error:
                 raise ValueError(f"{found.setting}={found.name}: {error}") from error
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -90,6 +90,20 @@ class Client:
                 break
             await asyncio.sleep(0.01)
         return self.log(name)
+
+    async def database(self) -> str:
+        """What /readyz says of the database, at a replica that answers by the rules or the log alone too."""
+        answer = await self.http.get("/readyz")
+        assert answer.status_code == 200
+        return answer.json()["database"]
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until something holds, half a minute at most."""
+    deadline = time.monotonic() + 30
+    while not await holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
 
 
 def patient_settings(folder: Path, **settings: Any) -> ServingSettings:

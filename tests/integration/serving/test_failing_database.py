@@ -6,7 +6,7 @@ import asyncio
 import mmap
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from cancellation.serving.observability import metrics as m
 from jobs.cancellation_rollout import RolloutJob
 from jobs.cancellation_rollout import main as rollout
 from tests.servers.postgres import PostgresServer
-from tests.servers.serving_replicas import Client, serving, simulated_event
+from tests.servers.serving_replicas import Client, eventually, serving, simulated_event
 from tests.slow.faults.small_disk import NO_DISK, small_disk
 
 CALLS = 12
@@ -29,19 +29,6 @@ async def _punished(client: Client) -> dict[str, Any]:
     event = simulated_event(30)
     assert (await client.judge(event)).json()["action"] == "penalty"
     return event
-
-
-async def _eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + 30
-    while not await holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
-
-
-async def _database(client: Client) -> str:
-    answer = await client.http.get("/readyz")
-    assert answer.status_code == 200, "the rules, or the log alone, still answer"
-    return answer.json()["database"]
 
 
 async def _decision(client: Client, event_id: str) -> int:
@@ -77,7 +64,7 @@ def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(
                 assert await _ask(client) < CALLS / 2, "each waited for the database"
                 told = [one.getMessage() for one in caplog.records if "look at the database" in one.getMessage()]
                 assert 1 <= len(told) < CALLS / 2, "a line for each call fills the disk while a database is away"
-                assert (await _database(client)).startswith("fails")
+                assert (await client.database()).startswith("fails")
                 assert client.metrics.total(m.DATABASE_FAILS, work="write") == 1
                 explained = await client.http.get(f"/v1/verdicts/{punished['event_id']}")
                 assert explained.status_code == 200, "it can be read, and explained"
@@ -93,9 +80,9 @@ def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(
                 holder.execute("ROLLBACK")
 
             async def answers() -> bool:
-                return await _database(client) == "answers"
+                return await client.database() == "answers"
 
-            await _eventually(answers)
+            await eventually(answers)
             assert client.metrics.total(m.DATABASE_FAILS) == 0
             assert (await client.judge(simulated_event(2))).status_code == 200
             found = await client.http.get(f"/v1/verdicts/{simulated_event(2)['event_id']}")
@@ -105,7 +92,7 @@ def test_while_another_holds_the_file_answers_wait_once_and_it_is_seen(
             async def not_there() -> bool:
                 return await _decision(client, "of-another-replica") == 404
 
-            await _eventually(not_there)
+            await eventually(not_there)
         async with serving(tmp_path) as client:
             assert {await _decision(client, f"meanwhile-{number}") for number in range(CALLS)} == {200}
 
@@ -133,8 +120,8 @@ def test_what_one_replica_has_only_logged_another_of_the_machine_does_not_deny(t
             async def not_there() -> bool:
                 return await _decision(other, "of-nobody") == 404
 
-            await _eventually(known)
-            await _eventually(not_there)
+            await eventually(known)
+            await eventually(not_there)
 
     asyncio.run(scenario())
 
@@ -147,16 +134,16 @@ def test_a_server_that_hangs_costs_one_wait_and_gives_no_penalty(
             punished = await _punished(client)
             with postgres_server.hanging():
                 assert await _ask(client) < CALLS / 2, "each waited for the database"
-                assert (await _database(client)).startswith("fails")
+                assert (await client.database()).startswith("fails")
                 refused = await client.judge({**punished, "event_id": "meanwhile"})
                 assert refused.status_code == 503 or refused.json()["source"] == "rules"
                 asked = await client.http.get(f"/v1/verdicts/{punished['event_id']}")
                 assert (asked.status_code, asked.json()["error"]["code"]) == (503, "not_recorded")
 
             async def answers() -> bool:
-                return await _database(client) == "answers"
+                return await client.database() == "answers"
 
-            await _eventually(answers)
+            await eventually(answers)
             assert (await client.http.get(f"/v1/verdicts/{punished['event_id']}")).status_code == 200
             logged = [record["event_id"] for record in client.log()]
             assert len(logged) == len(set(logged)), "nothing was logged twice"
@@ -191,9 +178,9 @@ async def _killed(url: str, client: Client) -> None:
     rollout(RolloutJob(database=url, kill=("ID",)))
 
     async def seen() -> bool:
-        return (await client.http.get("/v1/policy/ID")).json()["killed"] and await _database(client) == "answers"
+        return (await client.http.get("/v1/policy/ID")).json()["killed"] and await client.database() == "answers"
 
-    await _eventually(seen)
+    await eventually(seen)
 
 
 def test_a_penalty_that_the_database_refused_at_the_last_step_is_in_no_log(
@@ -267,8 +254,8 @@ def test_appeals_wait_no_longer_for_a_server_that_hangs_than_verdicts_do(
             async def nothing_fails() -> bool:
                 return client.metrics.total(m.DATABASE_FAILS) == 0
 
-            await _eventually(taken)
-            await _eventually(nothing_fails)
+            await eventually(taken)
+            await eventually(nothing_fails)
             assert client.log("appeals")[0]["state"] == "open"
 
     asyncio.run(scenario())
@@ -310,7 +297,7 @@ def test_on_a_full_disk_a_decision_that_was_only_logged_is_known_and_is_on_recor
                 async def answers() -> bool:
                     return await _decision(client, "nobody-sent-it") == 404
 
-                await _eventually(answers)
+                await eventually(answers)
             async with serving(disk / "data") as client:
                 for event_id, status in statuses.items():
                     assert await _decision(client, event_id) == (200 if status == 200 else 404)
@@ -339,6 +326,6 @@ def test_on_a_full_disk_appeals_are_refused_and_their_database_is_said_to_fail_u
                 async def taken() -> bool:
                     return (await client.http.post("/v1/appeals", json=appeal)).status_code == 201
 
-                await _eventually(taken)
+                await eventually(taken)
 
     asyncio.run(scenario())

@@ -83,7 +83,7 @@ def publish(source: PublishSource, registry: ModelRegistry, run: TrackedRun) -> 
         raise ValueError("model, policy: expected both, as jobs.cancellation_calibrate wrote them; name them")
     if source.force and source.reason is None:
         raise ValueError("force: expected a reason, found none; say why with reason=…")
-    folder = Path(fetch_folder(source.model, str(Path(source.cache_dir).expanduser())))
+    folder = Path(fetch_folder(source.model, source.cache_dir))
     if source.device == "cpu":
         load_verdict_model(folder)  # what cannot be loaded is not published
     model = read_identity(folder, device=source.device, dtype=source.dtype)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -159,7 +158,7 @@ def ask_first(settings: FirstLabelSettings, registry_uri: str | None) -> dict[st
     def choose() -> list[Case]:
         flag = flag_by_rules
         if files:
-            folder = fetch_model(files, cache_dir=str(Path(settings.cache_dir).expanduser()))
+            folder = fetch_model(files, cache_dir=settings.cache_dir)
             flag = flag_by_model(load_verdict_model(folder), settings.first.flag_above, policy)
         cases, size = draw_first(settings.input, settings.market, flag, settings.first)
         figures.update(size.as_dict())

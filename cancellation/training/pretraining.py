@@ -14,7 +14,13 @@ import numpy as np
 from pydantic import Field
 from tokenizers import Tokenizer
 
-from cancellation.model.text_encoder import EncoderShape, load_encoder, new_encoder, require_positions
+from cancellation.model.text_encoder import (
+    EncoderShape,
+    keep_first_layers,
+    load_encoder,
+    new_encoder,
+    require_positions,
+)
 from cancellation.simulation.simulator import SimulationSettings, simulate_event
 from cancellation.text.encoding import EventEncoder
 from cancellation.text.timeline import SPECIAL_TOKENS, Timeline, timeline
@@ -62,6 +68,10 @@ class PretrainingSettings(Settings):
     encoder: ModelName | None = None
     """An encoder to continue: folder, s3:// URI, registry or hub id. None: a new one of `shape`, with a tokeniser
     of its own."""
+
+    keep_layers: int | None = Field(default=None, ge=1)
+    """Continue the first so many layers of `encoder` alone, those that a training of the same `keep_layers` takes; null
+    keeps all."""
 
     shape: EncoderShape = EncoderShape()
     vocab_size: int = Field(default=16_384, ge=400)
@@ -126,6 +136,8 @@ def _write_start(settings: PretrainingSettings, url: str, *, cache_dir: str, reg
     """Write the encoder to begin with and its tokeniser, that one last: a folder that has it is whole."""
     if settings.encoder is not None:
         encoder, tokenizer = load_encoder(settings.encoder, cache_dir=cache_dir, registry_uri=registry_uri)
+        if settings.keep_layers:
+            keep_first_layers(encoder, settings.keep_layers)
         require_positions(encoder, settings.max_tokens, setting="pretraining.max_tokens")
     else:
         tokenizer = train_tokenizer(_tokenizer_texts(settings), vocab_size=settings.vocab_size)

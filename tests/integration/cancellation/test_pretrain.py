@@ -108,3 +108,15 @@ def test_what_is_learnt_follows_the_contents_of_chats_and_encoder(tmp_path: Path
 def test_a_folder_without_chats_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no \.jsonl, .* or \.txt file there"):
         run(tmp_path, chats=[str(tmp_path)])
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_first_layers_of_an_encoder_are_gone_on_with_alone(tmp_path: Path) -> None:
+    chats = tmp_path / "chats.txt"
+    chats.write_text("where is my parcel\nit comes tomorrow, dear\n" * 20)
+    pretrain(tmp_path, "whole", chats=[str(chats)], shape={**SMALL["shape"], "num_layers": 3})
+    continued = {"chats": [str(chats)], "encoder": str(tmp_path / "whole")}
+    pretrain(tmp_path, "cut", **continued, keep_layers=2)
+    assert load_encoder(str(tmp_path / "cut"), cache_dir=str(tmp_path))[0].config.num_hidden_layers == 2
+    with pytest.raises(ValueError, match="the encoder has 3 layers: expected at most so many"):
+        pretrain(tmp_path, "more", **continued, keep_layers=4)

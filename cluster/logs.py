@@ -10,6 +10,8 @@ RUN_VARIABLE = "MARKETPLACE_RUN_ID"
 """Given from outside (a scheduler's own id of the run), or drawn by the driver; workers have it from the driver."""
 
 _OWN = ("jobs", "relevance", "cancellation", "cluster")
+_PER_REQUEST = ("httpx", "httpx2")
+"""Clients that write a line at INFO for each request: a job that asks a model thousands of times says how far it is."""
 
 
 def job_run_id() -> str:
@@ -18,8 +20,11 @@ def job_run_id() -> str:
 
 
 def log_as_driver() -> None:
-    """Write everybody's lines from LOG_LEVEL (INFO) on to standard error."""
+    """Write everybody's lines from LOG_LEVEL (INFO) on to standard error; those of single requests where it is given."""
     _write(os.environ.get("LOG_LEVEL", "INFO"))
+    if "LOG_LEVEL" not in os.environ:
+        for client in _PER_REQUEST:
+            logging.getLogger(client).setLevel("WARNING")
 
 
 def log_as_worker() -> None:

@@ -7,7 +7,7 @@ question: a prompt holds event, examples, policy and classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from cancellation.events.event import Event
@@ -16,6 +16,7 @@ from cancellation.llm.judging import JudgingSettings
 from cancellation.llm.labelling import Labeller, Outage, ask_once
 from cluster import storage
 from cluster.endpoint.ledger import RequestLedger
+from cluster.progress import watched
 from cluster.provenance import digest_of
 
 _OF_THE_ANSWER = {"local": {"dtype", "device"}, "endpoint": {"structured", "top_logprobs"}}
@@ -62,11 +63,13 @@ class KeptAnswers:
         """
         with ThreadPoolExecutor(self._parallel) as pool:
             tasks = {
-                key: pool.submit(ask_once, event, key, labeller, self._ledger, self._outage)
+                pool.submit(ask_once, event, key, labeller, self._ledger, self._outage): key
                 for key, (event, labeller) in asked.items()
             }
             try:
-                return {key: task.result() for key, task in tasks.items()}
+                for task in watched(as_completed(tasks), len(tasks), "answers"):
+                    task.result()
+                return {key: task.result() for task, key in tasks.items()}
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise

@@ -8,10 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 _CHUNK_LOGITS = 2**24
 """Logits held at once: 64 MiB in float32, whatever the vocabulary."""
+
+
+def finish_logits(logits: torch.Tensor, config: PretrainedConfig) -> torch.Tensor:
+    """Scale and cap what the output layer gives as some architectures do: Cohere, Granite, Gemma 2."""
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    logits = logits * scale if scale != 1.0 else logits
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
 class LabelHead:
@@ -19,12 +27,10 @@ class LabelHead:
 
     def __init__(self, model: PreTrainedModel, label_ids: Sequence[int], *, with_mass: bool) -> None:
         output = model.get_output_embeddings()
-        config = model.config.get_text_config()
+        self._config = model.config.get_text_config()
         self._weight_VD, self._bias_V = output.weight, getattr(output, "bias", None)
         self._label_ids = torch.tensor(label_ids, device=output.weight.device)
         self._rows_4D = output.weight[self._label_ids].float()
-        self._scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
-        self._softcap = getattr(config, "final_logit_softcapping", None)
         self.with_mass = with_mass
 
     def __call__(self, hidden_nD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,7 +38,7 @@ class LabelHead:
         logits_n4 = hidden_nD.float() @ self._rows_4D.t()
         if self._bias_V is not None:
             logits_n4 = logits_n4 + self._bias_V[self._label_ids].float()
-        logits_n4 = self._finish(logits_n4)
+        logits_n4 = finish_logits(logits_n4, self._config)
         totals = self._log_totals(hidden_nD) if self.with_mass else None
         return _normalize(logits_n4, totals)
 
@@ -48,12 +54,8 @@ class LabelHead:
         totals = []
         for chunk in hidden_nD.to(weight.dtype).split(max(1, _CHUNK_LOGITS // weight.shape[0])):
             logits = torch.nn.functional.linear(chunk, weight, self._bias_V)
-            totals.append(self._finish(logits.float()).logsumexp(-1))
+            totals.append(finish_logits(logits.float(), self._config).logsumexp(-1))
         return torch.cat(totals)
-
-    def _finish(self, logits: torch.Tensor) -> torch.Tensor:
-        logits = logits * self._scale if self._scale != 1.0 else logits
-        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
 
 
 def _normalize(logits_n4: torch.Tensor, totals_n: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -66,6 +66,10 @@ class TrainingSettings(Settings):
     bf16: bool = True
     """Matrix products in bfloat16 where the device has them, trained weights in float32, a frozen base in bfloat16."""
 
+    mass_weight: float = Field(default=1.0, ge=0)
+    """How much it counts that a label is said at all, beside which one. A language model begins with a loss of nine nats,
+    nearly all of it this; clipped with the rest, it leaves little of a first step for what tells labels apart."""
+
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: large models fit."""
 
@@ -250,7 +254,8 @@ class LabelTraining:
             with gradient_sync(self._module, now=number == len(parts) - 1):
                 logits = self._forward(batch, self._prefix(step))
                 # Workers' gradients are averaged, hence each divides by its share of the total.
-                loss = label_loss(logits, batch.targets_n4, self._encoder.label_ids, total=total / self._world)
+                share, ids = total / self._world, self._encoder.label_ids
+                loss = label_loss(logits, batch.targets_n4, ids, total=share, mass_weight=settings.mass_weight)
                 loss.backward()
             mine += loss.detach() / self._world
             if self._rank == 0:  # a step of a large model takes minutes on a CPU

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from relevance.engines.label_head import finish_logits
 from relevance.training.examples import ProductExample
 
 
@@ -86,7 +87,8 @@ def next_token_logits(
         hidden_BSD = _behind_cached_prefix(decoder, prefix_BP, batch)
     else:
         hidden_BSD = _behind_own_prefix(decoder, prefix_BP, batch)
-    return model.get_output_embeddings()(hidden_BSD.flatten(0, 1)[batch.label_index_n])
+    logits_nV = model.get_output_embeddings()(hidden_BSD.flatten(0, 1)[batch.label_index_n])
+    return finish_logits(logits_nV, model.config.get_text_config())
 
 
 def _behind_cached_prefix(decoder: nn.Module, prefix_BP: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
@@ -98,7 +100,7 @@ def _behind_cached_prefix(decoder: nn.Module, prefix_BP: torch.Tensor, batch: Pa
     sees_prefix = batch.attention_BSS.new_ones(rows, length, prefix_BP.shape[1])
     return decoder(
         input_ids=batch.ids_BS,
-        attention_mask=torch.cat([sees_prefix, batch.attention_BSS], dim=2)[:, None],
+        attention_mask=_mask(decoder, torch.cat([sees_prefix, batch.attention_BSS], dim=2)),
         position_ids=batch.positions_BS + prefix_BP.shape[1],
         past_key_values=shared,
         use_cache=True,
@@ -115,23 +117,39 @@ def _behind_own_prefix(decoder: nn.Module, prefix_BP: torch.Tensor, batch: Packe
     positions = torch.arange(prefix, device=prefix_BP.device).expand(rows, -1)
     hidden_BTD = decoder(
         input_ids=torch.cat([prefix_BP, batch.ids_BS], dim=1),
-        attention_mask=attention[:, None],
+        attention_mask=_mask(decoder, attention),
         position_ids=torch.cat([positions, batch.positions_BS + prefix], dim=1),
         use_cache=False,
     ).last_hidden_state
     return hidden_BTD[:, prefix:]
 
 
-def label_loss(
-    logits_nV: torch.Tensor, targets_n4: torch.Tensor, label_ids: Sequence[int], *, total: float | None = None
-) -> torch.Tensor:
-    """Cross-entropy of the next token over the whole vocabulary, so that the labels' mass goes to one.
+def _mask(decoder: nn.Module, allowed_BST: torch.Tensor) -> torch.Tensor:
+    """Give what may be attended to in the form that a model's attention takes: written out, it adds numbers."""
+    if decoder.config._attn_implementation != "eager":
+        return allowed_BST[:, None]
+    barred = torch.finfo(torch.float32).min
+    return torch.zeros(allowed_BST.shape, device=allowed_BST.device).masked_fill(~allowed_BST, barred)[:, None]
 
-    `targets_n4` may be scaled by a pair's weight; `total` is the sum of all weights to divide by, by default this
-    batch's own.
+
+def label_loss(
+    logits_nV: torch.Tensor,
+    targets_n4: torch.Tensor,
+    label_ids: Sequence[int],
+    *,
+    total: float | None = None,
+    mass_weight: float = 1.0,
+) -> torch.Tensor:
+    """Cross-entropy among the four labels, and `mass_weight` times that of saying a label at all.
+
+    With 1 it is the cross-entropy of the next token over the whole vocabulary. `targets_n4` may be scaled by a pair's
+    weight; `total` is the sum of all weights to divide by, by default this batch's own.
     """
-    logprobs_nV = logits_nV.float().log_softmax(-1)
-    loss = -(logprobs_nV[:, list(label_ids)] * targets_n4).sum()
+    logits_nV = logits_nV.float()
+    among_n4 = logits_nV[:, list(label_ids)]
+    labels_n = among_n4.logsumexp(-1)
+    loss = -((among_n4 - labels_n[:, None]) * targets_n4).sum()
+    loss = loss + mass_weight * ((logits_nV.logsumexp(-1) - labels_n) * targets_n4.sum(-1)).sum()
     return loss / (targets_n4.sum() if total is None else total)
 
 

@@ -109,8 +109,9 @@ def _trainable_config(model_dir: Path) -> PretrainedConfig:
             f"model {model_dir.name} is an {quantized} checkpoint, whose weights cannot be trained: give the base "
             "before it was quantised"
         )
-    # The packed rows bring masks of their own, which eager attention would add as numbers.
-    config._attn_implementation = "sdpa"
+    # The fused kernels know no cap on attention's logits (Gemma 2) and would leave it out.
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    config._attn_implementation = "eager" if capped else "sdpa"
     return config
 
 

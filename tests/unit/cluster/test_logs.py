@@ -16,7 +16,7 @@ SCRIPT = """
 import logging, sys
 from cluster import logs
 getattr(logs, sys.argv[1])()
-for name in ("cluster.commit", "somebody.else"):
+for name in ("cluster.commit", "somebody.else", "httpx2"):
     for level in ("INFO", "WARNING"):
         logging.getLogger(name).log(getattr(logging, level), "said")
 print(logs.job_run_id())
@@ -41,13 +41,15 @@ def _lines(how: str, **variables: str) -> tuple[str, set[tuple[str, str]]]:
 
 
 OWN_INFO, OTHER_INFO = ("INFO", "cluster.commit"), ("INFO", "somebody.else")
-WARNINGS = {("WARNING", "cluster.commit"), ("WARNING", "somebody.else")}
+OF_A_REQUEST = ("INFO", "httpx2")
+WARNINGS = {("WARNING", "cluster.commit"), ("WARNING", "somebody.else"), ("WARNING", "httpx2")}
 
 
 @pytest.mark.parametrize(
     ("how", "variables", "more"),
     [
         ("log_as_driver", {}, {OWN_INFO, OTHER_INFO}),
+        ("log_as_driver", {"LOG_LEVEL": "info"}, {OWN_INFO, OTHER_INFO, OF_A_REQUEST}),
         ("log_as_driver", {"LOG_LEVEL": "warning"}, set()),
         ("log_as_worker", {}, {OWN_INFO}),
         ("log_as_worker", {"LOG_LEVEL": "warning"}, set()),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from cluster.models.files import resolve_model
 from cluster.models.sentence_encoder import SentenceEncoder
@@ -121,10 +121,24 @@ def test_words_of_one_meaning_start_alike(encoder: PromptEncoder, meanings: Sent
 
 
 @pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize(
+    ("family", "extra"),
+    [
+        ("llama", {}),
+        ("granite", {"logits_scaling": 4.0}),
+        ("cohere", {"logit_scale": 0.25}),
+        ("gemma2", {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 5.0}),
+    ],
+)
 def test_shared_guidelines_and_packed_queries_give_the_logits_of_whole_prompts(
-    encoder: PromptEncoder, cached: bool
+    encoder: PromptEncoder, family: str, extra: dict[str, float], cached: bool
 ) -> None:
-    model = new_model(SHAPE, encoder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": len(encoder.tokenizer), "pad_token_id": 0}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **sizes, **extra)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
     texts = [("\n\nProduct: " + title, ["\n\nQuery: shoes", "\n\nQuery: iron skillet for men"]) for title in TITLES]
     examples = [
         ProductExample(encoder.encode_products([title])[0], encoder.encode_queries(queries), np.zeros((2, 4)))
@@ -172,6 +186,17 @@ def test_a_weighed_pair_counts_as_often(encoder: PromptEncoder) -> None:
     repeated = label_loss(logits[[0, 1, 2, 2]], one_hot[[0, 1, 2, 2]], encoder.label_ids)
     weighed = label_loss(logits, one_hot * torch.tensor([[1.0], [1.0], [2.0]]), encoder.label_ids)
     assert weighed.item() == pytest.approx(repeated.item())
+
+
+def test_how_much_saying_a_label_at_all_counts_is_apart_from_which(encoder: PromptEncoder) -> None:
+    logits, ids = torch.randn(3, len(encoder.tokenizer)), encoder.label_ids
+    targets = torch.tensor([[0.9, 0.1, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    whole = -(logits.log_softmax(-1)[:, ids] * targets).sum() / targets.sum()
+    among = -(logits[:, ids].log_softmax(-1) * targets).sum() / targets.sum()
+    assert label_loss(logits, targets, ids).item() == pytest.approx(whole.item(), rel=1e-5)
+    assert label_loss(logits, targets, ids, mass_weight=0).item() == pytest.approx(among.item(), rel=1e-5)
+    half = label_loss(logits, targets, ids, mass_weight=0.5).item()
+    assert half == pytest.approx((whole + among).item() / 2, rel=1e-5)
 
 
 def test_start_refuses_a_shape_without_room_for_the_circuit(encoder: PromptEncoder) -> None:

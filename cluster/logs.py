@@ -20,7 +20,7 @@ def job_run_id() -> str:
 
 
 def log_as_driver() -> None:
-    """Write everybody's lines from LOG_LEVEL (INFO) on to standard error; those of single requests where it is given."""
+    """Write everybody's lines from LOG_LEVEL (INFO) on to standard error; of single requests if it is given."""
     _write(os.environ.get("LOG_LEVEL", "INFO"))
     if "LOG_LEVEL" not in os.environ:
         for client in _PER_REQUEST:

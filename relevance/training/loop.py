@@ -67,8 +67,8 @@ class TrainingSettings(Settings):
     """Matrix products in bfloat16 where the device has them, trained weights in float32, a frozen base in bfloat16."""
 
     mass_weight: float = Field(default=1.0, ge=0)
-    """How much it counts that a label is said at all, beside which one. A language model begins with a loss of nine nats,
-    nearly all of it this; clipped with the rest, it leaves little of a first step for what tells labels apart."""
+    """How much it counts that a label is said at all, beside which one. A language model begins with a loss of nine
+    nats, nearly all of it this; clipped with the rest, it leaves little of a first step for what tells labels apart."""
 
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: large models fit."""

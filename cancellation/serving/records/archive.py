@@ -85,7 +85,10 @@ class Archive:
         What is not shipped in time stays on the disk, for the next replica of this machine.
         """
         for log in self.logs:
-            log.close()
+            try:
+                log.close()
+            except OSError as error:  # the others are sealed and shipped all the same
+                logger.error("decision log %s: cannot be sealed (%s)", log.folder, error.strerror)
         if self.shipping is not None and not self.shipping.finish(LAST_SHIPMENT_SECONDS):
             logger.warning("decision log: %s", unshipped(self.folder))
 

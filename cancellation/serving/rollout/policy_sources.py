@@ -95,6 +95,7 @@ class PolicyFiles:
         self.kill_path = self.path.with_name(f"{self.path.name}.kill")
         self._ledger = LedgerFile(Path(ledger))
         self._kept = Path(ledger).with_name("policies")
+        self._thrown = ""
 
     def now(self) -> float:
         """Tell the machine's time."""
@@ -107,12 +108,17 @@ class PolicyFiles:
         except OSError:
             policy = None
         try:
-            return Snapshot(policy, _read(self.kill_path).decode("utf-8-sig"))
+            self._thrown = _read(self.kill_path).decode("utf-8-sig")
         except FileNotFoundError:
             # A link to nothing is a kill switch that cannot be read, not one that is not there.
-            return Snapshot(policy, None if self.kill_path.is_symlink() else "")
+            if self.kill_path.is_symlink():
+                return Snapshot(policy, None)
+            # With the policy the kill switch may have gone, as with a folder that was moved: it stays as it was.
+            if policy is not None:
+                self._thrown = ""
         except (OSError, UnicodeDecodeError):
             return Snapshot(policy, None)
+        return Snapshot(policy, self._thrown)
 
     @contextmanager
     def locked(self) -> Iterator[Record]:

@@ -1,8 +1,9 @@
-"""A pipe in the place of a file is no file: whoever waited for its writer would see no kill switch any more."""
+"""Places that hold no file, or nothing any more: whoever looks there must not lose sight of the kill switch."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from tests.unit.cancellation.serving.rollout.test_policy_store import Files
@@ -28,3 +29,21 @@ def test_a_pipe_as_the_kill_switch_turns_everything_off_until_it_is_gone(tmp_pat
     files.take_back()
     assert store.reload_if_changed()
     assert store.market("BR").state == "live"
+
+
+def test_a_kill_switch_that_goes_together_with_the_policy_stays_thrown_until_the_policy_is_back(tmp_path: Path) -> None:
+    (folder := tmp_path / "here").mkdir()
+    files = Files(folder)
+    store = files.store()
+    files.throw("BR")
+    assert store.reload_if_changed()
+    folder.rename(tmp_path / "elsewhere")  # as a volume that is taken away
+    for _ in range(3):
+        store.reload_if_changed()
+    assert (store.killed, store.market("BR").state, store.market("TH").state) == ({"BR"}, "off", "shadow")
+    assert store.last_refusal is not None
+    shutil.rmtree(folder, ignore_errors=True)
+    (tmp_path / "elsewhere").rename(folder)
+    files.take_back()
+    assert store.reload_if_changed()
+    assert (store.killed, store.market("BR").state) == (frozenset(), "live")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
+
+import pytest
 
 from tests.unit.cancellation.serving.rollout.test_policy_store import Files
 
@@ -31,18 +32,22 @@ def test_a_pipe_as_the_kill_switch_turns_everything_off_until_it_is_gone(tmp_pat
     assert store.market("BR").state == "live"
 
 
-def test_a_kill_switch_that_goes_together_with_the_policy_stays_thrown_until_the_policy_is_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["a line", "a link to nothing"])
+def test_a_kill_switch_that_goes_together_with_the_policy_stays_thrown_until_the_policy_is_back(
+    tmp_path: Path, by: str
+) -> None:
     (folder := tmp_path / "here").mkdir()
     files = Files(folder)
+    files.ledger = tmp_path / "ledger.jsonl"
     store = files.store()
-    files.throw("BR")
+    files.throw("BR") if by == "a line" else files.kill.symlink_to("all")
     assert store.reload_if_changed()
+    killed = {"BR"} if by == "a line" else {"*"}
     folder.rename(tmp_path / "elsewhere")  # as a volume that is taken away
-    for _ in range(3):
-        store.reload_if_changed()
-    assert (store.killed, store.market("BR").state, store.market("TH").state) == ({"BR"}, "off", "shadow")
-    assert store.last_refusal is not None
-    shutil.rmtree(folder, ignore_errors=True)
+    for one in (store, files.store()):
+        one.reload_if_changed()
+        assert (one.killed, one.market("BR").state) == (killed, "off")
+        assert one.last_refusal is not None
     (tmp_path / "elsewhere").rename(folder)
     files.take_back()
     assert store.reload_if_changed()

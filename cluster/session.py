@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
+import tempfile
 import threading
 import time
 import warnings
@@ -38,6 +40,8 @@ _SHARED_VARIABLES = (
 
 _OWN_MACHINE = "own_machine"
 """A resource by which a local Ray is known: it has what this machine has, and nothing will be added."""
+
+_ROOM_BYTES = 16 * 2**20
 
 _STATUS_SECONDS = 10.0
 """A head that has just started needs some to report what it is."""
@@ -103,6 +107,7 @@ def ray_session(settings: SessionSettings, *, outlives_ray: bool = False) -> Ite
     local: dict = {}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not address:
+        _check_room()
         local = {
             "num_cpus": settings.num_cpus,
             "object_store_memory": int(settings.object_store_gib * 2**30),
@@ -200,6 +205,20 @@ def _adds_machines() -> bool:
         if kinds or time.monotonic() > deadline:
             return not kinds or any(not name.startswith("node_") for name in kinds)
         time.sleep(0.2)
+
+
+def _check_room() -> None:
+    """Refuse a full disk: Ray would wait half a minute for a file there, and not say why it does not come.
+
+    Raises:
+        RuntimeError: If there is no room for its logs and sockets.
+    """
+    folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir())  # as Ray chooses
+    if folder.is_dir() and (free := shutil.disk_usage(folder).free) < _ROOM_BYTES:
+        raise RuntimeError(
+            f"{folder}: expected room for Ray's files, {_ROOM_BYTES >> 20} MiB at least, found {free >> 20}; make "
+            "some, or name another folder in RAY_TMPDIR"
+        )
 
 
 def _init(address: str, **options: Any) -> None:

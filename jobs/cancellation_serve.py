@@ -42,14 +42,13 @@ class ServeJob(Settings):
 def main(job: ServeJob) -> None:
     """Serve until a signal says stop; SIGHUP looks at the model's source anew and rolls it out."""
     serving = _with_absolute_paths(job.serving).model_copy(update={"service_name": str(job.service.port)})
-    draining = places.own_draining_path(serving)
     with places.named_disk_failures(serving):
         TokenStore.load(tokens := places.prepare_tokens(serving))
         places.prepare_person_key(serving)
         state = open_state(serving)
         policy, demo = state.policy.place, demo_line(checked_policy(state.policy.read(), state.policy.place))
         state.close()
-        for mark in (places.draining_path(serving), draining):
+        for mark in (places.draining_path(serving), places.own_draining_path(serving)):
             mark.unlink(missing_ok=True)
     with serving_session(job.session, job.service) as own_ray:
         from cancellation.serving.app import APP_NAME, application, is_shadow  # reads Ray's switches
@@ -63,7 +62,7 @@ def main(job: ServeJob) -> None:
         def stop() -> None:
             if own_ray:
                 print(f"stopping: not ready from now on, {job.service.drain_seconds:g} s of notice", flush=True)
-                draining.touch()
+                places.begin_draining(serving)
                 time.sleep(job.service.drain_seconds)
 
         run_application(
@@ -75,7 +74,7 @@ def main(job: ServeJob) -> None:
             **({"reached": partial(passes_on, job.service, "/healthz"), "lost": own_ray.lost} if own_ray else {}),
             dispensable=is_shadow,
         )
-    draining.unlink(missing_ok=True)
+    places.end_draining(serving)
     if own_ray and serving.output is not None and (left := unshipped(places.log_folder(serving))).segments:
         print(left, flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ from cancellation.serving.http.tokens import AcceptedTokens, TokenStore, make_to
 from cancellation.serving.records.people import make_key_file
 from cancellation.serving.settings import ServingSettings
 from cluster.storage import create_exclusive, read_bytes
+
+logger = logging.getLogger(__name__)
 
 _DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -76,6 +79,21 @@ def draining_path(settings: ServingSettings) -> Path:
 def own_draining_path(settings: ServingSettings) -> Path:
     """Give the same of one service alone: another may share the folder, such as a new one that starts before."""
     return Path(settings.data_dir) / f"draining.{settings.service_name}"
+
+
+def begin_draining(settings: ServingSettings) -> None:
+    """Take this service out of the balancer; a disk that takes no mark must not keep it from ending in order."""
+    path = own_draining_path(settings)
+    try:
+        path.touch()
+    except OSError as error:
+        logger.error("%s: cannot be made (%s), so /readyz says nothing of this stop", path, error.strerror)
+
+
+def end_draining(settings: ServingSettings) -> None:
+    """Take the mark away; one that the disk keeps goes at the next start."""
+    with suppress(OSError):
+        own_draining_path(settings).unlink()
 
 
 def is_draining(settings: ServingSettings) -> bool:

@@ -24,6 +24,13 @@ _STROKE_MS = 10
 _FOLD_BYTES = 8 * 2**20
 _TOLD_BYTES = 50 * 2**20
 _READ_BYTES = 2**22
+_REMEDIES = {
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_BUSY: "end what holds it, such as a backup or somebody's sqlite3",
+    sqlite3.SQLITE_READONLY: "let this user write to the file and its folder",
+    sqlite3.SQLITE_CANTOPEN: "let this user write to the file and its folder",
+}
+"""Of failures that no other file would mend."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -167,5 +174,8 @@ class SqliteDatabase:
         try:
             yield
         except sqlite3.Error as error:
-            remedy = "restore the file from a backup" if self._durable else "remove the file and start again"
-            raise OSError(f"{self.name}: SQLite failed ({error}); mend the disk, or {remedy}") from None
+            otherwise = "restore the file from a backup" if self._durable else "remove the file and start again"
+            # The low byte is the kind; whoever uses a closed one gets none.
+            kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            remedy = _REMEDIES.get(kind, f"mend the disk, or {otherwise}")
+            raise OSError(f"{self.name}: SQLite failed ({error}); {remedy}") from None

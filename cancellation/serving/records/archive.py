@@ -85,9 +85,14 @@ class Archive:
         What is not shipped in time stays on the disk, for the next replica of this machine.
         """
         for log in self.logs:
-            log.close()
-        if self.shipping is not None and not self.shipping.finish(LAST_SHIPMENT_SECONDS):
-            logger.warning("decision log: %s", unshipped(self.folder))
+            try:
+                log.close()
+            except OSError as error:  # the others are sealed and shipped all the same
+                logger.error("decision log %s: cannot be sealed (%s)", log.folder, error.strerror)
+        if self.shipping is None or self.shipping.finish(LAST_SHIPMENT_SECONDS):
+            return
+        if (left := unshipped(self.folder)).segments:
+            logger.warning("decision log: %s", left)
 
 
 def ship(folder: Path, output: str, settings: ShipperSettings) -> None:

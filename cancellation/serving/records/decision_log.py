@@ -54,7 +54,6 @@ class DecisionLog:
         self, folder: Path, settings: DecisionLogSettings | None = None, *, replica: str | None = None
     ) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.settings = settings or DecisionLogSettings()
         self.num_appended = 0
         self.folder_bytes = 0
@@ -99,6 +98,7 @@ class DecisionLog:
     def rotate(self) -> None:
         """Seal the segment and begin another; one without a record goes on."""
         with self._rotating:
+            self._leave_gone_file()
             if self._segment is not None and self._segment.num_records:
                 self._replace_segment(self._next_segment())
 
@@ -106,6 +106,7 @@ class DecisionLog:
         """Seal the last segment. Nothing can be appended afterwards; closing twice is fine."""
         self._closed.set()
         with self._rotating:
+            self._leave_gone_file()
             if self._segment is not None:
                 self._replace_segment(None)
         self._keeper.join(timeout=10)
@@ -117,6 +118,7 @@ class DecisionLog:
 
     def _next_segment(self) -> SegmentWriter:
         self._sequence += 1
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return SegmentWriter(self.folder, f"{self._replica}-{self._sequence:06d}")
 
     def _replace_segment(self, fresh: SegmentWriter | None) -> None:
@@ -126,12 +128,30 @@ class DecisionLog:
         if ended is not None:
             ended.seal()
 
+    def _leave_gone_file(self) -> None:
+        """Go on in another file where somebody took the segment's own away, with what was answered for in it."""
+        with self._appending:
+            gone = self._segment
+            if gone is None or gone.lies_there:
+                return
+            fresh = self._next_segment()
+            try:
+                fresh.take_over(gone)
+            except OSError:
+                fresh.seal()
+                raise
+            self._segment = fresh
+        gone.close()
+        logger.error("%s: was removed or moved away while it was written; goes on as %s", gone.path, fresh.path.name)
+
     def _keep(self) -> None:
         """Sync, rotate and measure beside the answers, so that none of them waits for the disk."""
         synced = measured = 0.0
         while not self._closed.wait(_TICK_SECONDS):
             now = time.monotonic()
             try:
+                with self._rotating:
+                    self._leave_gone_file()
                 if self._is_complete(now):
                     self.rotate()
                 if self.settings.fsync_seconds and now - synced >= self.settings.fsync_seconds:

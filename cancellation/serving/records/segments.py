@@ -10,6 +10,7 @@ line and is passed over: it was never acknowledged.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -63,17 +64,30 @@ class SegmentWriter:
         self.path = folder / f"{name}{OPEN}"
         self.num_bytes = self.num_records = 0
         self.opened_at = time.monotonic()
-        self._descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         new.rename(self.path)
         self._synced_bytes = 0
+
+    @property
+    def lies_there(self) -> bool:
+        """Whether its file is where it was made: what is written to one that was removed ends with this process."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116 - of each answer: half of what Path takes
+        except OSError:
+            return False
+        return os.path.samestat(found, os.fstat(self._descriptor))
 
     def append(self, line: bytes) -> None:
         """Hand a line to the operating system; on an error nothing of it stays.
 
         Raises:
-            OSError: As from the disk: full, gone, read-only.
+            OSError: As from the disk: full, gone, read-only; or its file was removed or moved away.
         """
+        if not self.lies_there:
+            raise OSError(
+                errno.ENOENT, "decision log: expected its file where it was made, found it gone", str(self.path)
+            )
         try:
             written = os.write(self._descriptor, line)
             while written < len(line):
@@ -83,6 +97,16 @@ class SegmentWriter:
             raise OSError(error.errno, f"decision log: {error.strerror}; make room", str(self.path)) from None
         self.num_bytes += len(line)
         self.num_records += 1
+
+    def take_over(self, gone: SegmentWriter) -> None:
+        """Append what a removed file held, which ends with its writer; what was moved away is whole where it is now.
+
+        Raises:
+            OSError: As `append`.
+        """
+        if os.fstat(gone._descriptor).st_nlink == 0:
+            self.append(os.pread(gone._descriptor, gone.num_bytes, 0))
+            self.num_records = gone.num_records
 
     def sync(self) -> None:
         """Bring what was appended to the disk itself."""
@@ -100,7 +124,11 @@ class SegmentWriter:
             else:
                 self.path.unlink()
         finally:
-            os.close(self._descriptor)  # and with it the lock: a shipper seals what could not be sealed here
+            self.close()  # and with it the lock: a shipper seals what could not be sealed here
+
+    def close(self) -> None:
+        """Let go of the file as it is."""
+        os.close(self._descriptor)
 
 
 def sealed_segments(folder: Path) -> list[Path]:

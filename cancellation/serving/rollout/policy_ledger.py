@@ -95,16 +95,15 @@ class LedgerFile:
         Raises:
             OSError: If it cannot be written.
         """
-        lines = self._lines()
-        if says(lines[-1] if lines else None, in_force):
+        if says(self.last(), in_force):
             return False
         self._append(json.dumps(ledger_line(in_force, at), ensure_ascii=False, separators=(",", ":")).encode())
         return True
 
-    def last_digest(self) -> str | None:
-        """Give the digest of the policy that was accepted last; None: none was."""
+    def last(self) -> Mapping[str, Any] | None:
+        """Give the line of what was put in force last; None: nothing was."""
         lines = self._lines()
-        return lines[-1]["digest"] if lines else None
+        return lines[-1] if lines else None
 
     def at(self, market: str, instant: float) -> LedgerEntry:
         """Find what was in force in a market at an instant (epoch seconds).

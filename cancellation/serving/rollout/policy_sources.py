@@ -95,6 +95,8 @@ class PolicyFiles:
         self.kill_path = self.path.with_name(f"{self.path.name}.kill")
         self._ledger = LedgerFile(Path(ledger))
         self._kept = Path(ledger).with_name("policies")
+        last = self._ledger.last()
+        self._thrown: str | None = "\n".join(last["killed"]) if last else ""
 
     def now(self) -> float:
         """Tell the machine's time."""
@@ -106,13 +108,20 @@ class PolicyFiles:
             policy = _read(self.path)
         except OSError:
             policy = None
+        self._thrown = self._kill_switch(beside_policy=policy is not None)
+        return Snapshot(policy, self._thrown)
+
+    def _kill_switch(self, *, beside_policy: bool) -> str | None:
         try:
-            return Snapshot(policy, _read(self.kill_path).decode("utf-8-sig"))
+            return _read(self.kill_path).decode("utf-8-sig")
         except FileNotFoundError:
             # A link to nothing is a kill switch that cannot be read, not one that is not there.
-            return Snapshot(policy, None if self.kill_path.is_symlink() else "")
+            if self.kill_path.is_symlink():
+                return None
+            # It may have gone with the policy, as with a volume that is away: then it stays as it was.
+            return "" if beside_policy else self._thrown
         except (OSError, UnicodeDecodeError):
-            return Snapshot(policy, None)
+            return None
 
     @contextmanager
     def locked(self) -> Iterator[Record]:
@@ -127,8 +136,8 @@ class PolicyFiles:
 
     def accepted(self) -> bytes | None:
         """Read the file of the ledger's last entry."""
-        digest = self._ledger.last_digest()
-        return None if digest is None else self.content(digest)
+        last = self._ledger.last()
+        return None if last is None else self.content(last["digest"])
 
     def kept(self) -> list[str]:
         """List the folder."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -261,6 +262,20 @@ def test_the_reason_for_which_a_replica_does_not_start_is_the_last_line(
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=400)
     assert done.returncode != 0
     assert said in (done.stdout + done.stderr).strip().splitlines()[-1]
+
+
+def test_a_disk_without_room_for_rays_own_files_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        if disk is None:
+            pytest.skip(NO_DISK)
+        begin = "from cluster.session import SessionSettings, ray_session\nwith ray_session(SessionSettings()): pass"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        environment["TMPDIR"] = str(disk)
+        done = subprocess.run(
+            [sys.executable, "-c", begin], env=environment, cwd=PROJECT, capture_output=True, text=True
+        )
+        last = done.stderr.strip().splitlines()[-1]
+        assert f"{disk}: expected room for Ray's files, 16 MiB at least, found 1; make some" in last
 
 
 def test_a_disk_that_takes_nothing_is_named_with_what_to_do_before_anything_is_started(tmp_path: Path) -> None:

@@ -201,6 +201,38 @@ def test_a_replica_that_ends_in_order_leaves_nothing_on_its_disk(tmp_path: Path)
     assert sorted(_shipped(str(tmp_path / "out" / "decisions"))) == [f"e-{number:06d}" for number in range(40)]
 
 
+def test_a_log_that_cannot_be_sealed_keeps_no_other_from_being_sealed_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = Archive(tmp_path / "log", None, DecisionLogSettings(), ShipperSettings())
+    for log in (archive.decisions, archive.shadow):
+        log.append(decision_record(1))
+    (tmp_path / "log" / "decisions").rename(tmp_path / "elsewhere")
+    (tmp_path / "log" / "decisions").touch()  # no folder can be made there
+    archive.close()
+    assert "log/decisions: cannot be sealed" in caplog.text
+    (sealed,) = sealed_segments(tmp_path / "log" / "shadow")
+    assert len(read_segment(sealed).records) == 1
+    assert len(read_segment(next((tmp_path / "elsewhere").glob("*.open"))).records) == 1
+
+
+def test_where_nothing_is_left_nothing_is_said_to_be_left_whatever_failed_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    settings = ShipperSettings(interval_seconds=0.1)
+    archive = Archive(tmp_path / "log", str(tmp_path / "file" / "out"), DecisionLogSettings(), settings)
+    archive.decisions.append(decision_record(1))
+    archive.decisions.rotate()
+    deadline = time.monotonic() + 60
+    while archive.shipping is None or not archive.shipping.num_failures:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    sealed_segments(tmp_path / "log" / "decisions")[0].unlink()
+    archive.close()
+    assert "not shipped" not in caplog.text
+
+
 def test_a_log_survives_its_process_without_being_closed(tmp_path: Path) -> None:
     """Neither an exit in order nor a fork that lives on may hide the last segment."""
     script = WRITER.replace("while True", "while number < 5") + "\nimport os; os._exit(3)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -76,3 +77,24 @@ def test_a_file_of_another_release_is_refused_at_the_start(tmp_path: Path) -> No
     SqliteDatabase(tmp_path / "a.sqlite", "CREATE TABLE IF NOT EXISTS things (other TEXT)").close()
     with pytest.raises(OSError, match=r"found some without things.name; move the file away and start again"):
         SqliteDatabase(tmp_path / "a.sqlite", LAYOUT)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_no_file_is_to_be_removed_or_restored_for_a_disk_that_is_full_or_somebody_who_holds_it(
+    tmp_path: Path, durable: bool
+) -> None:
+    path = tmp_path / "a.sqlite"
+    with closing(SqliteDatabase(path, LAYOUT, durable=durable)) as database:
+        with database.writing() as execute:
+            execute("PRAGMA max_page_count = 1")  # as a full disk
+        with (
+            pytest.raises(
+                OSError, match=r"a\.sqlite: SQLite failed \(database or disk is full\); make room on its disk$"
+            ),
+            database.writing() as execute,
+        ):
+            execute("INSERT INTO things (name) VALUES (?)", ("x" * 100_000,))
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(OSError, match=r"\(database is locked\); end what holds it"), database.writing():
+                pass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cluster.serving.ports import check_free, check_host, own_ports
+from tests.conftest import PROJECT
 from tests.servers.serving_process import TOKEN, free_port
 
 
@@ -96,3 +99,24 @@ def test_an_interface_behind_which_haproxy_would_find_no_replica_is_refused(host
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost", ""])
 def test_interfaces_of_this_machine_alone_and_of_all_are_taken(host: str) -> None:
     check_host(host)
+
+
+def test_a_limit_of_open_files_with_which_haproxy_does_not_start_is_named_with_how_to_raise_it() -> None:
+    def checked(limit: int, connections: str) -> str:
+        look = "from cluster.serving.ports import check_open_files; check_open_files()"
+        command = ["bash", "-c", f"ulimit -n {limit} && exec {sys.executable} -c '{look}'"]
+        environment = {**os.environ, "RAY_SERVE_HAPROXY_MAXCONN": connections}
+        done = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=60)
+        return (done.stderr.strip().splitlines() or [""])[-1]
+
+    said = checked(4096, "4096")
+    if _may_raise_limits():
+        assert said == "", "whoever may raise it has it raised"
+    else:
+        assert "expected a limit of at least 10500, as HAProxy needs, found 4096; raise it" in said
+    assert checked(4096, "1000") == ""
+
+
+def _may_raise_limits() -> bool:
+    effective = int(re.search(r"^CapEff:\s*(\w+)", Path("/proc/self/status").read_text(), re.MULTILINE)[1], 16)
+    return bool(effective >> 24 & 1)  # CAP_SYS_RESOURCE

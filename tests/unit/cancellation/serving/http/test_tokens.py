@@ -148,20 +148,32 @@ def test_a_file_that_is_made_private_again_is_in_force_with_the_same_content(tok
     assert (len(store), store.refused) == (3, None)
 
 
-@pytest.mark.parametrize("put", [lambda _: None, os.mkfifo, os.mkdir], ids=["nothing", "a pipe", "a folder"])
+@pytest.mark.parametrize(
+    "put",
+    [lambda _: None, os.mkfifo, os.mkdir, lambda path: path.write_text("\n")],
+    ids=["nothing", "pipe", "folder", "empty"],
+)
 def test_a_file_that_goes_for_a_while_changes_nothing(tokens_file: Path, put: Callable[[Path], object]) -> None:
     store = TokenStore.load(tokens_file)
     text = tokens_file.read_text()
     tokens_file.unlink()
     put(tokens_file)
     assert not store.reload_if_changed()
-    assert (len(store), "cannot be read" in (store.refused or "")) == (2, True)
+    assert len(store) == 2
+    assert "cannot be read" in (store.refused or "") or "found none" in (store.refused or "")
     if tokens_file.is_dir():
         tokens_file.rmdir()
     tokens_file.unlink(missing_ok=True)
     _write(tokens_file.parent, text)
     store.reload_if_changed()
     assert (len(store), store.refused) == (2, None)
+
+
+def test_a_file_whose_tokens_are_all_behind_a_hash_puts_everybody_out(tokens_file: Path) -> None:
+    store = TokenStore.load(tokens_file)
+    _write(tokens_file.parent, f"# {FULL} verdict\n#{NARROW} feedback\n")
+    store.reload_if_changed()
+    assert (len(store), "found none" in (store.refused or "")) == (0, True)
 
 
 def test_a_made_file_is_private_has_all_scopes_and_is_never_replaced(tmp_path: Path) -> None:

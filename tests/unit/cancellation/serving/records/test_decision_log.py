@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,45 @@ def test_beyond_its_limit_the_log_goes_on_and_says_so(tmp_path: Path) -> None:
     log.append(decision_record(3))
     log.close()
     assert len(_all_records(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("gone", ["removed", "removed with its folder", "moved away"])
+def test_what_was_logged_and_will_be_is_there_when_somebody_takes_the_file_away(tmp_path: Path, gone: str) -> None:
+    log = DecisionLog(tmp_path / "log" / "decisions")
+    for number in range(2):
+        log.append(decision_record(number))
+    (path,) = log.folder.iterdir()
+    if gone == "removed":
+        path.unlink()
+    elif gone == "moved away":
+        log.folder.rename(tmp_path / "elsewhere")
+    else:
+        shutil.rmtree(log.folder.parent)
+    _append_once_it_is_taken(log, decision_record(2))
+    log.close()
+    kept = [path for path in (tmp_path / "elsewhere", log.folder) if path.exists()]
+    assert [[r["event_id"] for r in _all_records(folder)] for folder in kept] == (
+        [["e-000000", "e-000001"], ["e-000002"]] if gone == "moved away" else [["e-000000", "e-000001", "e-000002"]]
+    )
+
+
+def test_a_log_whose_file_was_taken_away_last_of_all_is_whole_when_it_ends(tmp_path: Path) -> None:
+    log = DecisionLog(tmp_path)
+    log.append(decision_record(1))
+    next(tmp_path.iterdir()).unlink()
+    log.close()
+    assert [record["event_id"] for record in _all_records(tmp_path)] == ["e-000001"]
+
+
+def _append_once_it_is_taken(log: DecisionLog, record: dict[str, Any]) -> None:
+    """As a caller does who is told to come again; what is not taken is refused."""
+
+    def taken() -> bool:
+        with suppress(FileNotFoundError):
+            log.append(record)
+        return log.num_appended == 3
+
+    _wait_until(taken)
 
 
 def test_a_closed_log_takes_nothing(tmp_path: Path) -> None:

@@ -16,14 +16,22 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, PermissionError) or (is_failure(error) and "Credential" in type(error).__name__)
 
 
+def is_archived(error: Exception) -> bool:
+    """Tell that an object is in an archive, from which it has to be restored before it can be read."""
+    return _code(error) == "InvalidObjectState"
+
+
+def _code(error: Exception) -> str | None:
+    return (getattr(error.__cause__, "response", None) or {}).get("Error", {}).get("Code")
+
+
 @contextmanager
 def named_failures(url: str) -> Iterator[None]:
     """Say where object storage failed, as an `OSError`: "Access Denied" alone names no place."""
     try:
         yield
     except Exception as error:
-        code = (getattr(error.__cause__, "response", None) or {}).get("Error", {}).get("Code")
-        is_answer = isinstance(error, FileNotFoundError | FileExistsError) and code != "NoSuchBucket"
+        is_answer = isinstance(error, FileNotFoundError | FileExistsError) and _code(error) != "NoSuchBucket"
         if not url.startswith("s3://") or not is_failure(error) or is_answer or url in str(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -53,6 +53,7 @@ from cluster.sharded.job import (
     work_off,
     write_shard,
 )
+from cluster.sharded.listing import refuse_output_inside
 from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, through_actors
 
 Extras = Callable[[LabellingCounts, float], Mapping[str, bytes]]
@@ -169,6 +170,7 @@ def label_events(run: LabellingRun, *, extras: Extras | None = None) -> Labelled
     """
     started = time.monotonic()
     marker = run.settings.require_marker
+    refuse_output_inside(run.output.url, run.input)
     require_files(run.input, what="events", marker=marker, setting="run.require_marker")
     shards = find_event_shards(run.input, shard_bytes=run.settings.shard_bytes)
     others = passed_over(run.input)

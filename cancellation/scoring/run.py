@@ -41,6 +41,7 @@ from cluster.sharded.job import (
     require_rows,
     work_off,
 )
+from cluster.sharded.listing import refuse_output_inside
 from cluster.sharded.pool import Deaths, as_report, one_block_each, reports, through_actors
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ def score_backfill(
             from here.
     """
     started = time.monotonic()
+    refuse_output_inside(run.output.url, run.input)
     require_files(run.input, what="events", marker=run.settings.require_marker)
     shards = find_event_shards(run.input, shard_bytes=run.settings.shard_bytes)
     others = passed_over(run.input)

@@ -25,11 +25,16 @@ COMPRESSIONS: dict[str, Callable[[Any], Any]] = {
     ".bz2": _to_the_end(bz2.open),
     ".xz": _to_the_end(lzma.open),
 }
+_ENDINGS = ", ".join(COMPRESSIONS)
 _UNREAD = (
     *(".zst", ".zstd", ".lz4", ".snappy", ".sz", ".deflate", ".br", ".lzo", ".lzma", ".z", ".zip", ".7z", ".rar"),
     *(".gzip", ".bzip2"),
 )
 """As other writers name them: what ends so behind the name of data is data, and no row of it may be missed."""
+
+
+_HEADS = {b"\x1f\x8b": "gzip", b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+"""First bytes of what is no text, and no header of a table could begin with."""
 
 
 def plain_name(url: str) -> str:
@@ -52,7 +57,19 @@ def refuse_unread(url: str, endings: tuple[str, ...]) -> None:
     name = url.lower()
     unread = next((end for end in _UNREAD if name.endswith(end)), "")
     if unread and plain_name(name.removesuffix(unread)).endswith(endings):
-        raise ValueError(f"{url}: compressed as {unread}, which is not read: write it as {', '.join(COMPRESSIONS)}")
+        raise ValueError(f"{url}: compressed as {unread}, which is not read: write it as {_ENDINGS}")
+
+
+def refuse_compressed_text(url: str, start: bytes) -> None:
+    """Stop at what is compressed where text should be, as where a store or a program left the ending off.
+
+    Raises:
+        ValueError: Naming the file and its compression.
+    """
+    if kind := next((kind for head, kind in _HEADS.items() if start.startswith(head)), None):
+        raise ValueError(
+            f"{url}: compressed ({kind}), and its name does not say so: unpack it, or end it with {_ENDINGS}"
+        )
 
 
 def decompressed(url: str, stored: IO[bytes]) -> IO[bytes]:

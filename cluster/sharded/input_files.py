@@ -6,9 +6,9 @@ import io
 import lzma
 import platform
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, TypeVar
 from urllib.parse import unquote
@@ -17,10 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster import storage
-from cluster.commit import SUCCESS
-from cluster.sharded.compression import decompressed, is_compressed, plain_name, refuse_unread
-from cluster.sharded.report import RUN
-from cluster.storage_failures import is_failure, is_refusal, named_failures
+from cluster.sharded.compression import decompressed, is_compressed, plain_name, refuse_compressed_text, refuse_unread
+from cluster.sharded.listing import inner_path, visible_files
+from cluster.storage_failures import is_archived, is_failure, is_refusal
 
 PARQUET_ENDINGS = (".parquet", ".parq", ".pq")
 JSONL_ENDINGS = (".jsonl", ".ndjson", ".json")
@@ -35,10 +34,6 @@ _OF_STORAGE = (FileNotFoundError, TimeoutError, ConnectionError)
 """What object storage raises without a number."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
-_LOGS = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table"}
-"""Folders in which a table keeps which of its files count."""
-_AT_WORK = "_temporary"
-"""Where Spark and Hadoop keep what is not committed yet."""
 
 Part = TypeVar("Part")
 
@@ -110,81 +105,6 @@ def _either(endings: Sequence[str]) -> str:
     return f"{', '.join(some)} or {last}" if some else last
 
 
-def visible_files(url: str) -> list[storage.StoredFile]:
-    """List what other readers would take for an input's own: not what is hidden, or a finished job says of itself.
-
-    Raises:
-        ValueError: If the files are a table's whose log says which of them count, or `url` is itself a file too.
-        RuntimeError: If a writer is at work there: the same command is right later.
-    """
-    files = {inner_path(file.url, url): file for file in storage.list_files(url)}
-    _refuse_hidden_object(url, files)
-    _refuse_logged_table(url, files)
-    shown = [name for name in files if not any(map(_is_hidden, name.split("/")))]
-    if shown:
-        _refuse_writer(url, files)
-    return [files[name] for name in shown if not (name == RUN and SUCCESS in files)]
-
-
-def _is_hidden(part: str) -> bool:
-    """Tell what begins with `.` or `_` from a column of Spark's, whose name may begin so (`_market=BR`)."""
-    return part.startswith(".") or (part.startswith("_") and "=" not in part)
-
-
-def _refuse_hidden_object(url: str, names: Collection[str]) -> None:
-    """Stop where a key of s3:// is both an object and a folder: a listing gives what lies in the folder alone."""
-    filesystem, path = storage.open_filesystem(url)
-    if "file" in filesystem.protocol or not names or "" in names or "/" not in path:
-        return
-    # What is below it may be all that is ours to read, or gone by now.
-    with suppress(PermissionError, FileNotFoundError), named_failures(url):
-        found = filesystem.info(path)
-        if found["type"] == "file" and found["size"]:
-            raise ValueError(f"{url}: an object and a folder of one name: rename one, or name files in the folder")
-
-
-def _refuse_logged_table(url: str, names: Iterable[str]) -> None:
-    """Stop at tables that keep rows in their files which they have removed or replaced since."""
-    for name in names:
-        *folders, last = name.split("/")
-        for place, log in enumerate(folders):
-            if log in _LOGS:
-                _refuse_log(url, log, _LOGS[log])
-            if _is_hidden(log):
-                break  # nothing below it is read
-            if place == len(folders) - 1 and log == "metadata" and last.endswith(".metadata.json"):
-                _refuse_log(url, name, "an Iceberg table")
-    above = storage.absolute_url(url).rstrip("/")
-    while "=" in above.rpartition("/")[2]:  # one partition of a table, whose log lies beside all of them
-        above = above.rpartition("/")[0]
-        for log, kind in _LOGS.items():
-            with suppress(PermissionError):  # this input alone may be ours to read
-                if storage.exists(storage.join_url(above, log)):
-                    _refuse_log(url, f"../{log}", f"a part of {kind}")
-
-
-def _refuse_log(url: str, log: str, kind: str) -> None:
-    raise ValueError(
-        f"{url}: {kind} ({log} is there), whose files hold removed and superseded rows too: write the current version "
-        "out as parquet first, and give that"
-    )
-
-
-def _refuse_writer(url: str, names: Collection[str]) -> None:
-    """Stop at a folder in which Spark has not committed: what it shows is a part."""
-    inner = [name.split("/") for name in names]
-    found = {tuple(parts[: parts.index(_AT_WORK)]) for parts in inner if _AT_WORK in parts[:-1]}
-    with suppress(PermissionError):  # what is there may be all that is ours to read
-        if "" not in names and storage.exists(storage.join_url(url, _AT_WORK)):
-            found.add(())  # maybe without a file in it
-    for folder in sorted(found):
-        if "/".join((*folder, SUCCESS)) not in names and not any(map(_is_hidden, folder)):
-            raise RuntimeError(
-                f"{storage.join_url(url, *folder, _AT_WORK)}: a writer is at work there and has not laid {SUCCESS} "
-                f"beside it: run again when it is done, or remove {_AT_WORK} if it has died"
-            )
-
-
 def require_files(url: str, *, what: str, marker: str | None = None, setting: str = "scoring.require_marker") -> None:
     """See to it that the input's writer has been there and, where it says so, is done.
 
@@ -208,12 +128,6 @@ def _refuse_compressed(url: str, endings: tuple[str, ...]) -> None:
     refuse_unread(url, endings)
     if is_compressed(url) and plain_name(url).endswith(PARQUET_ENDINGS):
         raise ValueError(f"{url}: a parquet file that is compressed as a whole: unpack it, parquet compresses itself")
-
-
-def inner_path(file_url: str, url: str) -> str:
-    """Name a file by its path below the input; empty where it is the input."""
-    root = storage.open_filesystem(url)[1]
-    return file_url.removeprefix("s3://").removeprefix(root).removeprefix("/")  # `day//a` is another key than `day/a`
 
 
 def place_of(file_url: str, url: str) -> str:
@@ -271,6 +185,9 @@ def open_input(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, IsADirectoryError):
             raise ValueError(f"{url}: a folder, where one {file_format} file is read: name the file") from error
+        if is_archived(error):
+            remedy = "restore it, then run the job again"
+            raise RuntimeError(f"{url}: archived by its storage class, such as Glacier: {remedy}") from error
         if is_refusal(error):  # keys that ran out, a clock
             remedy = "renew the credentials or the right to read it, then run the job again"
             raise RuntimeError(f"{url}: the storage refused to read it ({reason}): {remedy}") from error
@@ -301,16 +218,17 @@ def text_blocks(url: str, stream: IO[bytes]) -> Iterator[bytes]:
     """Read some MiB at a time, less the mark that Windows programs put in front of UTF-8.
 
     Raises:
-        ValueError: If the text is UTF-16, naming the file.
+        ValueError: If it is UTF-16, or compressed though its name does not say so; the file is named.
     """
     start = stream.read(_BLOCK_BYTES)
-    _refuse_utf16(url, start)
+    _refuse_no_text(url, start)
     yield start.removeprefix(BYTE_ORDER_MARK)
     while block := stream.read(_BLOCK_BYTES):
         yield block
 
 
-def _refuse_utf16(url: str, start: bytes) -> None:
+def _refuse_no_text(url: str, start: bytes) -> None:
+    refuse_compressed_text(url, start)
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:2]:
         raise ValueError(f"{url}: UTF-16 text: save it as UTF-8")
 
@@ -319,12 +237,12 @@ def text_lines(url: str, stream: IO[bytes], *, keep_mark: bool = False) -> Itera
     """Read lines with their ends, less the mark that Windows programs put in front of UTF-8.
 
     Raises:
-        ValueError: If the text is UTF-16, naming the file.
+        ValueError: If it is UTF-16, or compressed though its name does not say so; the file is named.
     """
     lines = io.BufferedReader(stream, _READ_BYTES)  # type: ignore[arg-type]
     try:
         start = lines.peek(4)[:4]
-        _refuse_utf16(url, start)
+        _refuse_no_text(url, start)
         if start.startswith(BYTE_ORDER_MARK) and not keep_mark:
             lines.read(len(BYTE_ORDER_MARK))
         for line in lines:  # noqa: UP028 - `yield from` would close the stream with the generator

@@ -25,6 +25,9 @@ TEXT_COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
 _SCORE_READ = ("query_id", "product_id", "label", *SCORE_COLUMNS)
 _MAX_TEXT_BYTES = 2**30
 """What scoring accepted is accepted here."""
+_TWO_TEXTS = (
+    "stands there with two texts: ids have to name one pair; put the market in front where each market counts its own"
+)
 
 
 def scored_day(url: str) -> dict[str, Any]:
@@ -69,18 +72,25 @@ def mix_hashes(values: np.ndarray) -> np.ndarray:
 
 
 def read_texts(url: str, keys: set[PairKey]) -> dict[PairKey, dict[str, str | None]]:
-    """Find the texts of some pairs in a day's input, streaming; of a repeated key the first row.
+    """Find the texts of some pairs in a day's input, streaming; of a repeated key the first row that can be used.
 
     Raises:
-        ValueError: If a pair is not there, naming the first.
+        ValueError: If a pair is not there, or stands there with two texts, naming the first.
     """
     wanted = key_hashes(_key_table(keys))
     found: dict[PairKey, dict[str, str | None]] = {}
+    judged: dict[PairKey, tuple[str, str]] = {}
     for table in _read_all(url):
         clean = clean_pairs(table, max_text_bytes=_MAX_TEXT_BYTES)
-        for row in np.flatnonzero(np.isin(key_hashes(clean), wanted)):
+        usable = pc.is_null(clean["error"]).to_numpy()  # a row that got no label is not what was drawn
+        for row in np.flatnonzero(np.isin(key_hashes(clean), wanted) & usable):
             key = clean["query_id"][row].as_py(), clean["product_id"][row].as_py()
-            if key in keys and key not in found:
+            if key not in keys:
+                continue
+            texts = clean["query"][row].as_py(), clean["product_text"][row].as_py()
+            if judged.setdefault(key, texts) != texts:
+                raise ValueError(f"{url}: pair {show_pair(key)} {_TWO_TEXTS}")
+            if key not in found:
                 found[key] = _texts(table, int(row), key)
     missing = sorted(keys - found.keys())
     if missing:
@@ -110,10 +120,7 @@ def read_gold(url: str) -> dict[PairKey, tuple[dict[str, str | None], str]]:
                 raise ValueError(f"{url}: gold pair {show_pair(key)} stands there with two labels: keep one")
             texts = _texts(table, row, key)
             if key in gold and gold[key][0] != texts:
-                raise ValueError(
-                    f"{url}: gold pair {show_pair(key)} stands there with two texts: ids have to name one pair; put "
-                    "the market in front where each market counts its own"
-                )
+                raise ValueError(f"{url}: gold pair {show_pair(key)} {_TWO_TEXTS}")
             gold[key] = texts, LABELS[truth]
     return gold
 

@@ -124,6 +124,9 @@ def read_scores(rows: pa.Table, url: str) -> Predictions:
 
 
 def _align(rows: pa.Table, scores: pa.Table, *, fingerprint: str | None, engine_seconds: float | None) -> Predictions:
+    # A row with an error answers for its ids only where no other does: it may be a damaged copy of one with a label.
+    answered = pc.is_null(scores["error"])
+    scores = pa.concat_tables([scores.filter(pc.invert(answered)), scores.filter(answered)])
     keys = list(zip(*(scores[name].to_pylist() for name in _KEY), strict=True))
     place = {key: number for number, key in enumerate(keys)}
     _refuse_two_answers(keys, place, scores)
@@ -150,8 +153,9 @@ def _align(rows: pa.Table, scores: pa.Table, *, fingerprint: str | None, engine_
 def _refuse_two_answers(
     keys: Sequence[tuple[str, str]], place: Mapping[tuple[str, str], int], scores: pa.Table
 ) -> None:
-    """Rows that repeat a pair have its probabilities; others have but its ids."""
-    again = [number for number, key in enumerate(keys) if place[key] != number]
+    """Rows that repeat a pair have its probabilities, or an error; others have but its ids."""
+    labelled = pc.is_null(scores["error"]).to_pylist()
+    again = [number for number, key in enumerate(keys) if place[key] != number and labelled[number]]
     last = pa.array([place[keys[number]] for number in again], pa.int64())
     answers = scores.select([*SCORE_COLUMNS])
     if not answers.take(pa.array(again, pa.int64())).equals(answers.take(last)):

@@ -16,6 +16,7 @@ from cluster.settings import Settings
 from relevance.annotation.strata import uncertainties
 from relevance.labels import LABELS
 from relevance.monitoring.scores import Rows, columns_of, stream_rows
+from relevance.pairs.texts import text_column
 
 EXACT = LABELS.index("exact")
 _NUMBER = r"^\d+(\.\d+)?$"
@@ -195,8 +196,7 @@ class _Whole:
         rows = part.rows
         assert rows is not None
         for column in (name for name in self._settings.by if name in part.columns):
-            values = pc.fill_null(rows.table[column].cast(pa.string()), "none")
-            encoded = values.combine_chunks().dictionary_encode()
+            encoded = pc.fill_null(_texts(rows, column), "none").dictionary_encode()
             codes = np.asarray(encoded.indices)
             counts = np.zeros((len(encoded.dictionary), 4), np.int64)
             np.add.at(counts, (codes, rows.label), 1)
@@ -208,7 +208,7 @@ class _Whole:
         rows, name = part.rows, self._settings.rank_column
         if rows is None or name not in part.columns:
             return
-        ranks = _numbers(rows.table[name])
+        ranks = _numbers(rows, name)
         first = (ranks >= 1) & (ranks <= self._settings.first)
         _, of = np.unique(rows.query[first], return_inverse=True)
         if len(of):
@@ -256,12 +256,21 @@ class _Whole:
         del self._fallen[self._settings.queries :]
 
 
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+def _texts(rows: Rows, name: str) -> pa.Array:
+    """A carried column of whatever type as text."""
+    try:
+        return text_column(rows.table[name]).cast(pa.string())
+    except TypeError as error:
+        raise ValueError(f"column {name!r} of the scores: {error}: name another one in monitor.compare") from error
+
+
+def _numbers(rows: Rows, name: str) -> np.ndarray:
     """A column of ranks as numbers, infinity where there is none: text files give texts, with blank cells."""
+    column = rows.table[name]
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        text = pc.utf8_trim_whitespace(_texts(rows, name))
         column = pc.if_else(pc.match_substring_regex(text, _NUMBER), text, None)
-    return pc.fill_null(column.cast(pa.float64(), safe=False), math.inf).to_numpy()
+    return pc.fill_null(column.cast(pa.float64(), safe=False), math.inf).to_numpy(zero_copy_only=False)
 
 
 def _per_query(rows: Rows, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -44,7 +44,7 @@ def is_text(kind: pa.DataType) -> bool:
     """Tell whether a type holds text, or bytes that may be text."""
     if types.is_dictionary(kind):
         return is_text(kind.value_type)
-    return any(check(kind) for check in _TEXTS)
+    return isinstance(kind, pa.JsonType) or any(check(kind) for check in _TEXTS)
 
 
 def has_text(kind: pa.DataType) -> bool:
@@ -104,6 +104,8 @@ def text_column(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     kind = column.type
     if types.is_dictionary(kind):
         return text_column(column.dictionary_decode())
+    if isinstance(kind, pa.JsonType):
+        return text_column(column.storage)
     if is_text(kind):
         return column
     if not has_text(kind):

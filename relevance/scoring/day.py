@@ -20,6 +20,7 @@ from cluster.sharded.job import (
     require_rows,
     work_off,
 )
+from cluster.sharded.listing import refuse_output_inside
 from relevance.engines.label_model import load_label_engine
 from relevance.pairs.files import find_splits, passed_over
 from relevance.scoring.compaction import MAX_FILES, compact, depth, on_ray
@@ -71,6 +72,8 @@ def score_day(
         RuntimeError: If the input is not all there yet, or the engine gave too many shards up.
     """
     started = time.monotonic()
+    for place in (run.output.url, run.store.url):
+        refuse_output_inside(place, run.input)
     require_files(run.input, what="pairs", marker=run.settings.require_marker)
     splits = find_splits(run.input, carry=run.settings.carry)
     others = passed_over(run.input, carry=run.settings.carry)

@@ -167,6 +167,22 @@ def test_gold_is_a_share_of_each_persons_tasks_the_same_for_all_and_shuffled_in(
     assert set(shared.tasks["shared"]) == set(pairs)
 
 
+def _pairs(folder: Path, *titles: str) -> str:
+    rows = [{"query_id": "q1", "query": "bat", "product_id": "p1", "title": title} for title in titles]
+    return str(write_csv(folder / "pairs.csv", rows))
+
+
+def test_people_see_the_row_that_got_the_label_and_not_a_damaged_copy(tmp_path: Path) -> None:
+    found = read_texts(_pairs(tmp_path, "", "Bat", "Bat"), {("q1", "p1")})
+    assert found["q1", "p1"]["title"] == "Bat"
+
+
+def test_a_drawn_pair_with_two_texts_is_refused(tmp_path: Path) -> None:
+    """Which of them was drawn nobody knows: people would be shown one and asked about the other's label."""
+    with pytest.raises(ValueError, match=r"pairs\.csv: pair q1/p1 stands there with two texts: ids have to name one"):
+        read_texts(_pairs(tmp_path, "Bat", "Animal"), {("q1", "p1")})
+
+
 def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(ValidationError, match="4 people per pair are asked for, 3 are named"):
         TaskSettings(annotators_per_pair=4)

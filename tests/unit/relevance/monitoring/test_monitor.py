@@ -192,6 +192,27 @@ def test_conflicting_and_uncertain_pairs_are_drawn_for_people(tmp_path: Path) ->
     assert {one.pair for one in drawn} == {(row["query_id"], row["product_id"]) for row in pairs.to_pylist()[:3]}
 
 
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        (pa.array([["BR"], ["TH"]]), {'["BR"]', '["TH"]'}),
+        (pa.array([{"code": "BR"}, None]), {'{"code": "BR"}', "none"}),
+        (pa.array([5.0, None]), {"5", "none"}),
+    ],
+)
+def test_a_carried_column_of_any_type_splits_the_shares(tmp_path: Path, column: pa.Array, values: set[str]) -> None:
+    more = {"market": column, "rank": column}
+    url = commit_scores(tmp_path, "ds=2026-11-22", [("q", "p", "exact"), ("q", "p2", "exact")], more=more)
+    assert set(monitor_scores(url, MonitorSettings()).comparison.shares["market"]) == values
+
+
+def test_a_carried_column_without_text_is_named(tmp_path: Path) -> None:
+    more = {"market": pa.array([b"0123", b"0123"], pa.binary(4))}
+    url = commit_scores(tmp_path, "ds=2026-11-22", [("q", "p", "exact"), ("q", "p2", "exact")], more=more)
+    with pytest.raises(ValueError, match=r"column 'market' of the scores: fixed_size_binary\[4\] has no text: name an"):
+        monitor_scores(url, MonitorSettings())
+
+
 def test_a_file_of_a_day_that_is_damaged_is_named(tmp_path: Path) -> None:
     commit_scores(tmp_path, "ds=2026-11-21", day())
     url = commit_scores(tmp_path, "ds=2026-11-22", day())

@@ -2,6 +2,7 @@ import bz2
 import gzip
 import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,17 @@ def test_data_in_a_compression_that_is_not_read_is_not_passed_over(tmp_path: Pat
     (tmp_path / f"late{ending}").write_bytes(b"whatever")
     (tmp_path / "readme.zip").write_bytes(b"no data")
     with pytest.raises(ValueError, match=rf"late\{ending}: .*compressed as .*: (write it as \.gz|unpack it)"):
+        find_splits(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl"])
+@pytest.mark.parametrize(("pack", "kind"), [(gzip.compress, "gzip"), (lzma.compress, "xz")])
+def test_text_that_is_compressed_and_not_called_so_is_named(
+    tmp_path: Path, name: str, pack: Callable[[bytes], bytes], kind: str
+) -> None:
+    """As where an object has `Content-Encoding: gzip`, or an export's name was given without the ending."""
+    (tmp_path / name).write_bytes(pack(b"query_id,query,product_id,title\nq,red,p,shoe\n"))
+    with pytest.raises(ValueError, match=rf"{name}: compressed \({kind}\), and its name does not say so: unpack it"):
         find_splits(str(tmp_path))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.commit import Output
 from relevance.pairs.files import find_splits, passed_over, read_split
+from relevance.pairs.pair import clean_pairs
 from relevance.scoring.planning import PARTITION_STAGE, collect_shards, group_splits, read_shard
 from tests.builders.pairs_data import make_pairs
 from tests.unit.relevance.pairs.test_cases import rows_of
@@ -127,3 +128,17 @@ def test_objects_that_are_not_one_a_line_are_said_so(tmp_path: Path, between: st
         ValueError, match=r"a\.jsonl: column 'query_id' is missing \(required; no line of it is one JSON obj"
     ):
         find_splits(str(tmp_path))
+
+
+def test_json_in_parquet_is_text(tmp_path: Path) -> None:
+    """As DuckDB writes a column of JSON; older Arrow gave a string of it."""
+    pairs = {"query_id": ["q"], "query": ["red"], "product_id": ["p"], "title": ["shoe"]}
+    attributes = pa.array(['{"colour": "red"}'], pa.json_())
+    pq.write_table(pa.table(pairs | {"attributes": attributes, "seen": attributes}), tmp_path / "a.parquet")
+    pq.write_table(pa.table(pairs | {"seen": ["{}"]}), tmp_path / "b.parquet")
+    first, second = find_splits(str(tmp_path), carry=("seen",))
+    (table,) = read_split(first)
+    clean = clean_pairs(table, max_text_bytes=1000, carry=("seen",))
+    assert clean["product_text"][0].as_py().endswith("colour: red")
+    assert clean["seen"].to_pylist() == ['{"colour": "red"}']
+    assert dict(first.carried)["seen"] == dict(second.carried)["seen"] == pa.string()

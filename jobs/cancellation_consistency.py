@@ -61,6 +61,11 @@ class ConsistencyJob(Settings):
     labelling: LabellingSettings = LabellingSettings()
     tracking: TrackingSettings = TrackingSettings()
 
+    def unused(self) -> set[str]:
+        """Models that are not asked."""
+        language_model = set() if self.repeat or "llm" in self.invariant else {"backend", "labelling"}
+        return language_model | (set() if "shipped" in self.invariant else {"shipped"})
+
 
 def main(job: ConsistencyJob) -> None:
     """Ask, judge, compare and report."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date, timedelta
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,11 +15,31 @@ from cancellation.events.fields import EventError
 from cancellation.monitoring.days import Days
 from cancellation.relabelling.cases import Case
 from cancellation.serving.records.shipped_log import day_start, read_log
+from cluster.places import Place
 from cluster.provenance import hide_credentials
+from cluster.settings import Settings
 from cluster.storage import exists, join_url
 
 _LOOKED_BACK = 92
 """Days between a decision and what people say of it, at most: as far as the monitor may look back."""
+
+
+def look_at_days(monitoring: str, _job: Settings | None = None) -> str:
+    """Say that days were monitored.
+
+    Raises:
+        ValueError: If none was: a round would leave out what people rejected, and not say so.
+    """
+    if not exists(join_url(monitoring, "days")):
+        raise ValueError(
+            f"monitoring {hide_credentials(monitoring)}: expected days/ of jobs.cancellation_monitor, found none; give "
+            "its output, run it first, or leave out archive"
+        )
+    return "monitored days"
+
+
+Monitored = Annotated[str, Place("reads", look_at_days, look_at_days)]
+"""The output of jobs.cancellation_monitor."""
 
 
 def rejected_verdicts(archive: str, monitoring: str, until: date, *, most: int) -> list[Case]:
@@ -35,11 +56,7 @@ def rejected_verdicts(archive: str, monitoring: str, until: date, *, most: int) 
     Raises:
         ValueError: If no day was monitored: a round would leave out what people rejected, and not say so.
     """
-    if not exists(join_url(monitoring, "days")):
-        raise ValueError(
-            f"monitoring {hide_credentials(monitoring)}: expected days/ of jobs.cancellation_monitor, found none; give "
-            "its output, run it first, or leave out archive"
-        )
+    look_at_days(monitoring)
     days = list(Days(archive, monitoring, None).all_feedback(until))
     wrong = {
         review.event_id: review

@@ -13,6 +13,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import Field
+
 from cancellation.decision.calibration_run import CalibrationSettings
 from cancellation.decision.policy import load_policy
 from cancellation.new_market import NewMarket, NewMarketSettings, add_market
@@ -35,25 +37,23 @@ class NewMarketJob(Settings):
     output: OutputPath
     """Local folder for the checklist, the model and the policy."""
 
-    market: str
+    market: str = Field(pattern=r"^[A-Z]{2}$")
     """ISO 3166-1 alpha-2 code."""
 
-    language: str
+    language: str = Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$")
     """BCP 47 tag in which its people are addressed."""
 
     labelled: InputUrl
     """Labelled events of the market: JSONL or parquet, a random sample of what happens."""
 
     old_labelled: InputUrl
-    """Labelled events of the markets that the model knows: trained along, so that they are not forgotten, and
-    checked."""
+    """Labelled events of the markets that the model knows: trained along and checked, so that none is forgotten."""
 
     chats: tuple[InputUrl, ...] = ()
     """Unlabelled chats of the market, for pre-training; none: that step is left out."""
 
     model: ModelName = "var/models/cancellation"
     """The model to start from, as jobs.cancellation_train wrote it: folder, s3:// folder, or models:/name@alias."""
-
     policy: InputUrl | None = None
     """Policy file that the market is added to; null: the one that ships."""
 

@@ -16,7 +16,13 @@ from cluster.launch import run_job
 from cluster.settings import Settings
 from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.train import TrainerSettings
-from jobs import cancellation_calibrate, cancellation_consistency, cancellation_label, cancellation_relabel
+from jobs import (
+    cancellation_calibrate,
+    cancellation_consistency,
+    cancellation_label,
+    cancellation_new_market,
+    cancellation_relabel,
+)
 from tests.conftest import PROJECT
 
 
@@ -131,3 +137,34 @@ def test_a_comparison_misses_the_model_of_its_last_row_before_it_makes_the_first
     ):
         run_comparison(comparison, run)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("market=co", "market: string should match"),
+        ("language=", "language: string should match"),
+        ("language=Spanish_please", "language: string should match"),
+    ],
+)
+def test_a_new_market_is_named_well_before_it_is_taught(
+    given: str, said: str, events: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = (f"labelled={events}", f"old_labelled={events}", "output=var/none", "model=cancellation/small_model")
+    job = Job(cancellation_new_market, cancellation_new_market.NewMarketJob, "market=CO", "language=es", *places)
+    assert job.status(given, "--dry-run") == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_market_keeps_the_language_that_the_policy_has_for_it(
+    events: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = (
+        f"labelled={events}",
+        f"old_labelled={events}",
+        f"output={tmp_path}/out",
+        "model=cancellation/small_model",
+    )
+    job = Job(cancellation_new_market, cancellation_new_market.NewMarketJob, "market=BR", "language=es", *places)
+    assert job.status() == 2
+    assert "language: expected pt, which the policy has for BR, found es; give that one" in capsys.readouterr().err

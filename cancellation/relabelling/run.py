@@ -78,12 +78,19 @@ class RelabelSettings(AnswerSettings):
     retrain: bool = True
     """With answers: teach both models before and after, and say what the labels gain."""
 
-    def unused(self) -> set[str]:
-        """Without an archive nothing is known of rejected verdicts."""
-        return {"monitoring"} if self.archive is None else set()
-
     ask: AskSettings = AskSettings()
     judges: JudgeSettings = JudgeSettings()
+
+    def unused(self) -> set[str]:
+        """Without an archive no rejected verdicts are looked for; without training there are no judges."""
+        left = set() if not self.answers or self.retrain else {"judges"}
+        return left | ({"monitoring"} if self.archive is None else set())
+
+    @property
+    def teaches_networks(self) -> bool:
+        """Whether verdict models are trained."""
+        judging = not self.answers or self.retrain
+        return judging and any(kind.startswith("fusion") for kind in self.judges.kinds)
 
 
 def ask(settings: RelabelSettings, workshop: Workshop) -> dict[str, Any]:

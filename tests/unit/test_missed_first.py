@@ -18,10 +18,12 @@ from cluster.tracking import TrackingSettings, tracked_run
 from cluster.training.train import TrainerSettings
 from jobs import (
     cancellation_calibrate,
+    cancellation_compare,
     cancellation_consistency,
     cancellation_label,
     cancellation_new_market,
     cancellation_relabel,
+    cancellation_train,
 )
 from tests.conftest import PROJECT
 
@@ -168,3 +170,28 @@ def test_a_market_keeps_the_language_that_the_policy_has_for_it(
     job = Job(cancellation_new_market, cancellation_new_market.NewMarketJob, "market=BR", "language=es", *places)
     assert job.status() == 2
     assert "language: expected pt, which the policy has for BR, found es; give that one" in capsys.readouterr().err
+
+
+def test_a_default_output_that_a_job_does_not_write_need_not_be_writable(
+    events: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a working directory that is read-only: the image's, say."""
+    (tmp_path / "var").write_text("no folder")
+    monkeypatch.chdir(tmp_path)
+    model, far = f"{PROJECT}/cancellation/small_model", f"output={tmp_path}/out"
+    jobs = [
+        (cancellation_train, "TrainJob", (f"profile_of={model}", far)),
+        (cancellation_relabel, "RelabelJob", (*_ROUND, f"answers={events}", "retrain=false", far)),
+        (cancellation_relabel, "RelabelJob", (*_ROUND, 'judges.kinds=["trees","llm"]', f"judges.llm={events}")),
+        (
+            cancellation_compare,
+            "CompareJob",
+            ('comparison.approaches=["rules","shipped"]', 'comparison.sets={"ours":"EVENTS"}', far),
+        ),
+    ]
+    for module, name, arguments in jobs:
+        named = [one.replace("EVENTS", events).replace("FOLDER", str(tmp_path)) for one in arguments]
+        assert Job(module, getattr(module, name), *named).status("--dry-run") == 0
+
+
+_ROUND = ("input=EVENTS", "round=FOLDER/1", "judges.training.start=null")

@@ -8,6 +8,7 @@ OUTPUT/policy.toml     the policy with the market's entry, in shadow
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -91,6 +92,8 @@ class NewMarket:
     def __post_init__(self) -> None:
         if len(self.code) != 2 or not (self.code.isascii() and self.code.isalpha() and self.code.isupper()):
             raise ValueError(f"market: two capital letters such as CO are expected, found {self.code!r}")
+        if not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*", self.language):
+            raise ValueError(f"language: a BCP 47 tag such as es is expected, found {self.language!r}")
         known = self.policy.markets.get(self.code)
         if known is not None and known.language != self.language:
             raise ValueError(

@@ -43,16 +43,12 @@ class ConsistencyJob(Settings):
 
     repeat: bool = True
     """Ask the language model many times."""
-
     invariant: tuple[JudgeName, ...] = ("shipped", "rules")
     """Judges that are tested with neutral variants."""
-
     shipped: ModelName = "cancellation/small_model"
     """Exported fusion model: folder, s3:// folder, or models:/name@alias of MLflow."""
-
     policy: InputUrl | None = None
     """Policy file, for the classes of each market; null: the one that ships."""
-
     cache_dir: CachePath = "var/cache"
     """Folder for copies of remote models, and for sentence vectors."""
 
@@ -63,8 +59,8 @@ class ConsistencyJob(Settings):
 
     def unused(self) -> set[str]:
         """Models that are not asked."""
-        language_model = set() if self.repeat or "llm" in self.invariant else {"backend", "labelling"}
-        return language_model | (set() if "shipped" in self.invariant else {"shipped"})
+        asked = {"backend", "labelling"} if self.repeat or "llm" in self.invariant else set()
+        return {"backend", "labelling", "shipped"} - asked - {*self.invariant}
 
 
 def main(job: ConsistencyJob) -> None:
@@ -92,9 +88,10 @@ def main(job: ConsistencyJob) -> None:
             invariance[name] = measure_invariance(events, judge, job.consistency)
         table = render(repeated, invariance, job.consistency)
         output.mkdir(parents=True, exist_ok=True)
-        found = {"repeated": asdict(repeated) if repeated else None}
-        found |= {"invariance": {name: asdict(one) for name, one in invariance.items()}}
-        (output / "consistency.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+        judged = {name: asdict(one) for name, one in invariance.items()}
+        (output / "consistency.json").write_text(
+            json.dumps({"repeated": repeated and asdict(repeated), "invariance": judged}, indent=1), encoding="utf-8"
+        )
         (output / "consistency.md").write_text(table, encoding="utf-8")
         run.metrics(figures(repeated, invariance))
         run.artifact("consistency.md", table.encode())

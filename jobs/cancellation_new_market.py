@@ -13,8 +13,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import Field
-
 from cancellation.decision.calibration_run import CalibrationSettings
 from cancellation.decision.policy import load_policy
 from cancellation.new_market import NewMarket, NewMarketSettings, add_market
@@ -37,10 +35,10 @@ class NewMarketJob(Settings):
     output: OutputPath
     """Local folder for the checklist, the model and the policy."""
 
-    market: str = Field(pattern=r"^[A-Z]{2}$")
+    market: str
     """ISO 3166-1 alpha-2 code."""
 
-    language: str = Field(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*$")
+    language: str
     """BCP 47 tag in which its people are addressed."""
 
     labelled: InputUrl

@@ -230,8 +230,7 @@ def _make_row(
         by_set = {name: {metric: one.as_dict() for metric, one in row.items()} for name, row in found.items()}
         resampled = {name: row[RANKED_BY].samples for name, row in found.items()}
         row = Result(approach.name, approach.meaning, by_set, resampled, time.monotonic() - started)
-        counts = {name: len(examples) for name, examples in sets.items()}
-        missing = sum(one.num_unanswered for one in judged.values())
+        counts, missing = {name: len(sets[name]) for name in sets}, sum(one.num_unanswered for one in judged.values())
         _write(figures, asdict(replace(row, unanswered=missing, num_events=counts)))
     if settings.speed_events and not speeds.exists():
         events = _events(next(iter(sets.values()))[: settings.speed_events])

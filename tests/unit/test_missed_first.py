@@ -144,17 +144,22 @@ def test_a_comparison_misses_the_model_of_its_last_row_before_it_makes_the_first
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("market=co", "market: string should match"),
-        ("language=", "language: string should match"),
-        ("language=Spanish_please", "language: string should match"),
+        ("market=co", "market: two capital letters such as CO are expected, found 'co'"),
+        ("language=", "language: a BCP 47 tag such as es is expected, found ''"),
+        ("language=Spanish_please", "language: a BCP 47 tag such as es is expected"),
     ],
 )
 def test_a_new_market_is_named_well_before_it_is_taught(
-    given: str, said: str, events: str, capsys: pytest.CaptureFixture[str]
+    given: str, said: str, events: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = (f"labelled={events}", f"old_labelled={events}", "output=var/none", "model=cancellation/small_model")
+    places = (
+        f"labelled={events}",
+        f"old_labelled={events}",
+        f"output={tmp_path}/out",
+        "model=cancellation/small_model",
+    )
     job = Job(cancellation_new_market, cancellation_new_market.NewMarketJob, "market=CO", "language=es", *places)
-    assert job.status(given, "--dry-run") == 2
+    assert job.status(given) == 2
     assert said in capsys.readouterr().err
 
 

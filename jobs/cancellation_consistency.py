@@ -40,7 +40,6 @@ class ConsistencyJob(Settings):
 
     output: OutputPath = "var/cancellation/consistency"
     """Folder for the tables and the answers, on the driver's disk."""
-
     repeat: bool = True
     """Ask the language model many times."""
     invariant: tuple[JudgeName, ...] = ("shipped", "rules")
@@ -89,9 +88,8 @@ def main(job: ConsistencyJob) -> None:
         table = render(repeated, invariance, job.consistency)
         output.mkdir(parents=True, exist_ok=True)
         judged = {name: asdict(one) for name, one in invariance.items()}
-        (output / "consistency.json").write_text(
-            json.dumps({"repeated": repeated and asdict(repeated), "invariance": judged}, indent=1), encoding="utf-8"
-        )
+        found = {"repeated": repeated and asdict(repeated), "invariance": judged}
+        (output / "consistency.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
         (output / "consistency.md").write_text(table, encoding="utf-8")
         run.metrics(figures(repeated, invariance))
         run.artifact("consistency.md", table.encode())

@@ -8,6 +8,7 @@ OUTPUT/policy.toml     the policy with the market's entry, in shadow
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -91,6 +92,14 @@ class NewMarket:
     def __post_init__(self) -> None:
         if len(self.code) != 2 or not (self.code.isascii() and self.code.isalpha() and self.code.isupper()):
             raise ValueError(f"market: two capital letters such as CO are expected, found {self.code!r}")
+        if not re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*", self.language):
+            raise ValueError(f"language: a BCP 47 tag such as es is expected, found {self.language!r}")
+        known = self.policy.markets.get(self.code)
+        if known is not None and known.language != self.language:
+            raise ValueError(
+                f"language: expected {known.language}, which the policy has for {self.code}, found {self.language}; "
+                "give that one, or correct the policy"
+            )
 
 
 @dataclass(frozen=True)
@@ -134,8 +143,10 @@ def add_market(market: NewMarket, run: TrackedRun) -> Policy:
     checklist.add(check_labels(new, market.code, market.labelled, market.settings))
     fraction = market.settings.held_out_fraction
     learnt = learnt_by(market.model)
-    taught_new, unseen_new = split_sellers(new, fraction, are_learnt([one.event for one in new], learnt))
-    taught_old, unseen_old = split_sellers(old, fraction, are_learnt([one.event for one in old], learnt))
+    (taught_new, unseen_new), (taught_old, unseen_old) = (
+        split_sellers(events, fraction, are_learnt([one.event for one in events], learnt), source=url)
+        for events, url in ((new, market.labelled), (old, market.old_labelled))
+    )
     start = _pretrain(market, run, checklist)
     events = market.output / "training_events"
     write_examples(events / "new.jsonl", taught_new)
@@ -225,7 +236,10 @@ def with_entry(policy: Policy, code: str, entry: MarketPolicy) -> Policy:
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
-    """Write labelled events as JSONL, in the form that training reads."""
+    """Write labelled events as JSONL, in the form that training reads; a file that has them already stays.
+
+    A file written anew is another one to a training, which would not go on from its checkpoints.
+    """
     lines = [
         json.dumps(
             {
@@ -239,7 +253,9 @@ def write_examples(path: Path, examples: Sequence[Example]) -> None:
         )
         for e in examples
     ]
-    write_bytes(str(path), "".join(line + "\n" for line in lines).encode())
+    content = "".join(line + "\n" for line in lines).encode()
+    if not path.is_file() or path.read_bytes() != content:
+        write_bytes(str(path), content)
 
 
 def _pretrain(market: NewMarket, run: TrackedRun, checklist: Checklist) -> Path:
@@ -306,7 +322,7 @@ def _read(url: str) -> list[Example]:
 
 
 def split_sellers(
-    examples: Sequence[Example], fraction: float, learnt: np.ndarray
+    examples: Sequence[Example], fraction: float, learnt: np.ndarray, *, source: str
 ) -> tuple[list[Example], list[Example]]:
     """Cut examples into those to teach and those to keep out, no seller on both sides.
 
@@ -314,6 +330,7 @@ def split_sellers(
         examples: Labelled events.
         fraction: Share of the sellers to keep out.
         learnt: True where the model that training begins with has learnt from an event: its seller is taught further.
+        source: Where they lie.
 
     Raises:
         ValueError: If a side is empty.
@@ -323,7 +340,7 @@ def split_sellers(
     out = choose_events(sellers, fraction, purpose="held out") & np.array([one not in known for one in sellers], bool)
     if not out.any() or out.all():
         raise ValueError(
-            f"events of sellers to teach and of others to keep out are expected, found {(~out).sum():,} and "
+            f"{source}: events of sellers to teach and of others to keep out are expected, found {(~out).sum():,} and "
             f"{out.sum():,}, and the model has learnt from {learnt.sum():,} of them; give events of more sellers"
         )
     pairs = list(zip(examples, out, strict=True))

@@ -84,6 +84,19 @@ class Output:
             return self.open(plan, replace=replace)
         return None
 
+    def find(self, plan: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Give or refuse what `open` does, without a claim: before work that may come to nothing.
+
+        Raises:
+            ValueError: As `open`.
+        """
+        committed = self.job_manifest() or self._refuse_foreign_files()
+        if committed is not None:
+            self._refuse_other_plan(committed.get("plan", {}), plan)
+        elif storage.exists(begun := storage.join_url(self.url, STAGING, "plan.json")):
+            self._refuse_other_plan(json.loads(storage.read_bytes(begun))["plan"], plan)
+        return committed
+
     def _require_refusal(self, begun: str, data: bytes) -> None:
         """Stop where the storage writes over the claim that was made just now: of two runs both would be the first."""
         # Blanks behind it change no claim. Once may be written because a rival has committed and cleaned up meanwhile.

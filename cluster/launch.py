@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cluster.logs import log_as_driver
-from cluster.places import check_places, require_outputs
+from cluster.places import check_places, require_places
 from cluster.settings import Settings, describe_settings, load_settings
 
 S = TypeVar("S", bound=Settings)
@@ -69,7 +69,9 @@ def run_job(
             _dry_run(job)
             return
         with _exit_at_sigterm(terminated):
-            require_outputs(job)
+            require_places(job)
+            if getattr(job, "estimate", False):  # a setting of the job's own
+                check_places(job)
             run(job)
     except ValueError as error:
         _leave(error, status=2)

@@ -54,7 +54,7 @@ def look_at_input(url: str, _job: Settings) -> str:
     """
     files = storage.list_files(url)
     if not files:
-        raise ValueError(f"nothing is at {url}: give a file or folder that is there, local or s3://")
+        raise ValueError(_nothing_at(url))
     return _amount(files)
 
 
@@ -85,18 +85,41 @@ def _try_to_write(url: str) -> None:
             filesystem.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=begun["UploadId"])
 
 
-def _on_this_machine(name: str) -> str:
+def look_aside(url: str) -> None:
+    """Refuse a place of `AsideUrl` at which nothing is.
+
+    Raises:
+        ValueError: If nothing is there.
+        OSError: If storage refuses or fails.
+    """
+    if not storage.exists(url):
+        raise ValueError(_nothing_at(url))
+
+
+def _nothing_at(url: str) -> str:
+    return f"nothing is at {url}: give a file or folder that is there, local or s3://"
+
+
+def on_this_machine(name: str) -> str:
+    """Refuse an address where a path is expected.
+
+    Raises:
+        ValueError: If it is one.
+    """
     if "://" in name:
         raise ValueError(f"expected a path on the disk of the machine that the job runs on, found {name}")
     return name
 
 
 def _below_home(name: str) -> str:
-    return os.path.expanduser(_on_this_machine(name))  # noqa: PTH111
+    return os.path.expanduser(on_this_machine(name))  # noqa: PTH111
 
 
 InputUrl = Annotated[str, Place("reads", look_at_input)]
 """A file or folder, local or s3://, that has to be there."""
+
+AsideUrl = Annotated[str, Place("reads", look_at_input, look_aside)]
+"""An `InputUrl` that is read beside the input, maybe late: it is not what comes later, so it is looked at first."""
 
 OutputUrl = Annotated[str, Place("writes", look_at_output, _try_to_write)]
 """A file or folder, local or s3://, that need not be there."""
@@ -104,13 +127,16 @@ OutputUrl = Annotated[str, Place("writes", look_at_output, _try_to_write)]
 OutputPath = Annotated[str, AfterValidator(_below_home), Place("writes", look_at_output, _try_to_write)]
 """A file or folder that need not be there, of this machine alone: what a job works in, where a later run goes on."""
 
-CachePath = Annotated[str, AfterValidator(_on_this_machine)]
+CachePath = Annotated[str, AfterValidator(on_this_machine)]
 """A folder for copies of what is remote, on each machine that needs them; below its own home where it begins with ~."""
 
 
 def places_of(settings: Settings, prefix: str = "") -> Iterator[NamedPlace]:
-    """List the places that settings name, sections included; what is left out (null, an empty list) is none."""
+    """List the places that settings name and use, sections included; what is left out (null, an empty list) is none."""
+    unused = settings.unused()
     for name, field in type(settings).model_fields.items():
+        if name in unused:
+            continue
         value = getattr(settings, name)
         if isinstance(value, Settings):
             yield from places_of(value, f"{prefix}{name}.")
@@ -139,8 +165,8 @@ def check_places(job: Settings) -> list[str]:
     return lines
 
 
-def require_outputs(job: Settings) -> None:
-    """Refuse a job that could not write its output: else that would be found out when hours of work are done.
+def require_places(job: Settings) -> None:
+    """Refuse a job that could not write its output, or lacks what it reads late: else hours would be lost.
 
     Raises:
         ValueError: If the storage refuses, naming the setting.

@@ -24,6 +24,10 @@ class Settings(BaseModel):
         allow_inf_nan=False,  # what waits or counts for ever is found out when it is too late
     )
 
+    def unused(self) -> set[str]:
+        """Name the fields that others of these settings leave without a meaning: their places need not be there."""
+        return set()
+
 
 S = TypeVar("S", bound=Settings)
 

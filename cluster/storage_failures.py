@@ -25,18 +25,30 @@ def _code(error: Exception) -> str | None:
     return (getattr(error.__cause__, "response", None) or {}).get("Error", {}).get("Code")
 
 
+_REMEDIES = {
+    "ProfileNotFound": "AWS_PROFILE has to name a profile of ~/.aws/config or ~/.aws/credentials, or to be unset",
+    "ConfigParseError": "mend that file, or name another in AWS_CONFIG_FILE",
+    "ConfigNotFound": "name a file that is there in AWS_CONFIG_FILE, or unset it",
+}
+"""What no other try and no right changes: how this machine is told to reach the storage. By botocore's names."""
+
+
 @contextmanager
 def named_failures(url: str) -> Iterator[None]:
     """Say where object storage failed, as an `OSError`: "Access Denied" alone names no place."""
     try:
         yield
     except Exception as error:
+        if url.startswith("s3://") and str(error).startswith("Invalid endpoint"):  # botocore's, a bare ValueError
+            raise ValueError(f"{url}: {error}: AWS_ENDPOINT_URL has to be an address as https://host:9000") from error
         is_answer = isinstance(error, FileNotFoundError | FileExistsError) and _code(error) != "NoSuchBucket"
         if not url.startswith("s3://") or not is_failure(error) or is_answer or url in str(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(f"{url}: {reason}: create the bucket, or give another place") from error
+        if remedy := _REMEDIES.get(type(error).__name__):
+            raise PermissionError(f"{url}: the storage cannot be reached ({reason}): {remedy}") from error
         if is_refusal(error):
             remedy = "give, or renew, credentials with the right to do this there"
             raise PermissionError(f"{url}: the storage refused ({reason}): {remedy}") from error

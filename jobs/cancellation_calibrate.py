@@ -31,7 +31,7 @@ from cancellation.llm.judged_rows import read_judged
 from cancellation.model.learnt import refuse_learnt
 from cancellation.scoring.report import calibration_lines
 from cancellation.scoring.run import ScoringSettings, open_run, read_verdicts, score_backfill
-from cancellation.serving.records.people import with_one_seller
+from cancellation.serving.records.people import KeyPath, with_one_seller
 from cluster.launch import run_job
 from cluster.models.files import ModelName, fetch_model
 from cluster.places import CachePath, InputUrl, OutputUrl
@@ -56,7 +56,7 @@ class CalibrateJob(Settings):
     policy: InputUrl | None = None
     """Policy file whose states, classes and languages are kept; null: the one that ships."""
 
-    person_key_file: str | None = None
+    person_key_file: KeyPath | None = None
     """The endpoint's key, by which a seller's id and its archive's digest are one seller; null: the environment's."""
 
     date: str = Field(default="", pattern=r"^(\d{4}-\d\d-\d\d)?$")

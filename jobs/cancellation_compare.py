@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cancellation.comparison.approaches import APPROACHES
 from cancellation.comparison.page import render_page
 from cancellation.comparison.report import draw_comparison, render_markdown
 from cancellation.comparison.run import Comparison, ComparisonSettings, run_comparison
@@ -40,6 +41,11 @@ class CompareJob(Settings):
     trainer: TrainerSettings = TrainerSettings()
     session: SessionSettings = SessionSettings()
     tracking: TrackingSettings = TrackingSettings()
+
+    def unused(self) -> set[str]:
+        """Rows of which none is a network that is trained here."""
+        kinds = {one.kind for one in APPROACHES if one.name in self.comparison.approaches}
+        return set() if kinds & {"network", "stacked"} else {"trainer"}
 
 
 def main(job: CompareJob) -> None:

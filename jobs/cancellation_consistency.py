@@ -40,19 +40,14 @@ class ConsistencyJob(Settings):
 
     output: OutputPath = "var/cancellation/consistency"
     """Folder for the tables and the answers, on the driver's disk."""
-
     repeat: bool = True
     """Ask the language model many times."""
-
     invariant: tuple[JudgeName, ...] = ("shipped", "rules")
     """Judges that are tested with neutral variants."""
-
     shipped: ModelName = "cancellation/small_model"
     """Exported fusion model: folder, s3:// folder, or models:/name@alias of MLflow."""
-
     policy: InputUrl | None = None
     """Policy file, for the classes of each market; null: the one that ships."""
-
     cache_dir: CachePath = "var/cache"
     """Folder for copies of remote models, and for sentence vectors."""
 
@@ -60,6 +55,11 @@ class ConsistencyJob(Settings):
     backend: BackendSettings = BackendSettings()
     labelling: LabellingSettings = LabellingSettings()
     tracking: TrackingSettings = TrackingSettings()
+
+    def unused(self) -> set[str]:
+        """Models that are not asked."""
+        asked = {"backend", "labelling"} if self.repeat or "llm" in self.invariant else set()
+        return {"backend", "labelling", "shipped"} - asked - {*self.invariant}
 
 
 def main(job: ConsistencyJob) -> None:
@@ -87,8 +87,8 @@ def main(job: ConsistencyJob) -> None:
             invariance[name] = measure_invariance(events, judge, job.consistency)
         table = render(repeated, invariance, job.consistency)
         output.mkdir(parents=True, exist_ok=True)
-        found = {"repeated": asdict(repeated) if repeated else None}
-        found |= {"invariance": {name: asdict(one) for name, one in invariance.items()}}
+        judged = {name: asdict(one) for name, one in invariance.items()}
+        found = {"repeated": repeated and asdict(repeated), "invariance": judged}
         (output / "consistency.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
         (output / "consistency.md").write_text(table, encoding="utf-8")
         run.metrics(figures(repeated, invariance))

@@ -45,15 +45,13 @@ class NewMarketJob(Settings):
     """Labelled events of the market: JSONL or parquet, a random sample of what happens."""
 
     old_labelled: InputUrl
-    """Labelled events of the markets that the model knows: trained along, so that they are not forgotten, and
-    checked."""
+    """Labelled events of the markets that the model knows: trained along and checked, so that none is forgotten."""
 
     chats: tuple[InputUrl, ...] = ()
     """Unlabelled chats of the market, for pre-training; none: that step is left out."""
 
     model: ModelName = "var/models/cancellation"
     """The model to start from, as jobs.cancellation_train wrote it: folder, s3:// folder, or models:/name@alias."""
-
     policy: InputUrl | None = None
     """Policy file that the market is added to; null: the one that ships."""
 

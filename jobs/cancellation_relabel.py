@@ -37,6 +37,10 @@ class RelabelJob(RelabelSettings):
     session: SessionSettings = SessionSettings()
     tracking: TrackingSettings = TrackingSettings()
 
+    def unused(self) -> set[str]:
+        """Where no network is taught, there is nothing to keep of it."""
+        return super().unused() | (set() if self.teaches_networks else {"work", "trainer"})
+
 
 def main(job: RelabelJob) -> None:
     """Ask, or correct."""

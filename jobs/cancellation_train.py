@@ -45,6 +45,10 @@ class TrainJob(Settings):
     session: SessionSettings = SessionSettings()
     tracking: TrackingSettings = TrackingSettings()
 
+    def unused(self) -> set[str]:
+        """To profile is not to train."""
+        return {"trainer"} if self.profile_of else set()
+
 
 def main(job: TrainJob) -> None:
     """Train, export, say how it went; or only profile."""

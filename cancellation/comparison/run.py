@@ -114,6 +114,10 @@ class ComparisonSettings(Settings):
             )
         return sets
 
+    def unused(self) -> set[str]:
+        """Models of kinds of rows that are not in the table."""
+        return {"llm", "shipped"} - {one.kind for one in APPROACHES if one.name in self.approaches}
+
     @model_validator(mode="after")
     def _something_to_judge(self) -> ComparisonSettings:
         if not (self.num_events or self.sets):
@@ -168,11 +172,10 @@ class Comparison:
 def run_comparison(comparison: Comparison, parent: TrackedRun) -> list[Result]:
     """Make every row that is not there yet; each is a child of the tracked run."""
     sets = held_out_sets(comparison.settings)
-    results = []
-    for approach in (one for one in APPROACHES if one.name in comparison.settings.approaches):
-        figures, speeds = _paths(comparison, approach)
-        timed = comparison.settings.speed_events > 0
-        if figures.exists() and (speeds.exists() or not timed):
+    results, named = [], [one for one in APPROACHES if one.name in comparison.settings.approaches]
+    # All first: the model that the last row lacks is missed before the others have taken hours.
+    for approach, (figures, speeds) in [(one, _paths(comparison, one)) for one in named]:
+        if figures.exists() and (speeds.exists() or not comparison.settings.speed_events):
             logger.info("%s: reused", approach.name)
         else:
             name = comparison.tracking.experiment or "cancellation_compare"
@@ -227,9 +230,8 @@ def _make_row(
         by_set = {name: {metric: one.as_dict() for metric, one in row.items()} for name, row in found.items()}
         resampled = {name: row[RANKED_BY].samples for name, row in found.items()}
         row = Result(approach.name, approach.meaning, by_set, resampled, time.monotonic() - started)
-        unanswered = sum(one.num_unanswered for one in judged.values())
-        counts = {name: len(examples) for name, examples in sets.items()}
-        _write(figures, asdict(replace(row, unanswered=unanswered, num_events=counts)))
+        counts, missing = {name: len(sets[name]) for name in sets}, sum(one.num_unanswered for one in judged.values())
+        _write(figures, asdict(replace(row, unanswered=missing, num_events=counts)))
     if settings.speed_events and not speeds.exists():
         events = _events(next(iter(sets.values()))[: settings.speed_events])
         if isinstance(judge, LlmJudge):
@@ -293,10 +295,8 @@ def _build_trees(comparison: Comparison, approach: Approach, run: TrackedRun) ->
 
 def _build_stacked(comparison: Comparison, approach: Approach, run: TrackedRun) -> Judge:
     text = _trained(comparison, approach, run)
-    events = comparison.base.events
-    examples = simulated_examples(
-        events.simulation, _STACKING_SEED + events.seed, range(comparison.settings.stacking_events)
-    )
+    events, count = comparison.base.events, comparison.settings.stacking_events
+    examples = simulated_examples(events.simulation, _STACKING_SEED + events.seed, range(count))
     return TreesJudge(comparison.settings.trees, collect_inputs(examples, text), text, policy=load_policy())
 
 

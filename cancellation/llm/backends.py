@@ -19,7 +19,7 @@ from cluster.settings import Settings
 class LocalSettings(Settings):
     """A model that runs here."""
 
-    model: str = "var/pretrained/smollm2-135m"
+    model: ModelName = "var/pretrained/smollm2-135m"
     """Causal language model with a chat template: folder, s3:// folder, models:/name@alias or a hub repository."""
 
     adapter: ModelName | None = None
@@ -47,6 +47,10 @@ class BackendSettings(Settings):
 
     local: LocalSettings = LocalSettings()
     endpoint: EndpointSettings = EndpointSettings()
+
+    def unused(self) -> set[str]:
+        """A server needs no model here."""
+        return {"local"} if self.kind == "endpoint" else set()
 
     @property
     def parallel(self) -> int:

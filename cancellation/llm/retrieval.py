@@ -19,9 +19,9 @@ from pydantic import Field
 from cancellation.events.event import Event
 from cancellation.events.examples import Example, example_files, read_examples
 from cancellation.text.timeline import BUYER, REASON, SELLER, timeline
-from cluster.models.files import ModelFiles, resolve_model
+from cluster.models.files import ModelFiles, ModelName, resolve_model
 from cluster.models.sentence_encoder import SentenceEncoder
-from cluster.places import InputUrl
+from cluster.places import AsideUrl
 from cluster.settings import Settings
 
 Embed = Callable[[Sequence[str]], np.ndarray]
@@ -37,7 +37,7 @@ _TELLING = 60
 class RetrievalSettings(Settings):
     """Which labelled events a model is shown before a case."""
 
-    examples: InputUrl | None = None
+    examples: AsideUrl | None = None
     """Labelled events: a .jsonl or .parquet file or a folder of them, local or s3://; null: none are shown."""
 
     num_examples: int = Field(default=10, ge=1, le=40)
@@ -47,12 +47,16 @@ class RetrievalSettings(Settings):
     """`case`: the nearest to each case, so that every prompt goes its own way behind the policy. `market`: the most
     typical ones of the case's market, so that all its prompts begin alike and a prefix cache holds the examples too."""
 
-    encoder: str = "var/pretrained/multilingual-e5-small"
+    encoder: ModelName = "var/pretrained/multilingual-e5-small"
     """Text encoder of sentence vectors (mean over tokens): folder, s3:// folder, models:/name@alias or a hub
     repository."""
 
     prefix: str = "query: "
     """What the encoder wants before a text; e5 was trained with this."""
+
+    def unused(self) -> set[str]:
+        """Without examples nothing is encoded."""
+        return {"encoder"} if self.examples is None else set()
 
 
 class ExampleIndex:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from threadpoolctl import threadpool_limits
 
 from cancellation.comparison.approaches import NetworkJudge
@@ -34,6 +34,7 @@ from cancellation.model.verdict_model import TRAINED_FOLDER, VerdictModel
 from cancellation.new_market import write_examples
 from cancellation.text.encoding import EventEncoder
 from cancellation.training.run import TrainingSettings, train_model
+from cluster.places import AsideUrl
 from cluster.settings import Settings
 from cluster.statistics.temperature import class_probabilities
 from cluster.tracking import TrackedRun
@@ -55,7 +56,7 @@ class JudgeSettings(Settings):
     folds: int = Field(default=4, ge=2, le=20)
     """Each judge is taught so many times, each time without a part of the sellers, whose events it then judges."""
 
-    llm: str | None = None
+    llm: AsideUrl | None = None
     """For the kind llm: the output of jobs.cancellation_label over the same events. It must not have been fine-tuned
     on them, nor have them among its examples."""
 
@@ -71,6 +72,18 @@ class JudgeSettings(Settings):
         if not set(kinds) - {"llm"}:
             raise ValueError("expected a judge that can be trained beside llm")
         return kinds
+
+    @model_validator(mode="after")
+    def _said(self) -> JudgeSettings:
+        if "llm" in self.kinds and self.llm is None:
+            raise ValueError(
+                "judges.llm: the output of jobs.cancellation_label over the events is expected, found none"
+            )
+        return self
+
+    def unused(self) -> set[str]:
+        """A language model that is no judge."""
+        return set() if "llm" in self.kinds else {"llm"}
 
     @property
     def trained(self) -> tuple[Kind, ...]:
@@ -162,8 +175,7 @@ def _load_trained(folder: Path) -> VerdictModel:
 
 
 def _said_by_llm(url: str | None, examples: Sequence[Example], policy: Policy) -> np.ndarray:
-    if url is None:
-        raise ValueError("judges.llm: the output of jobs.cancellation_label over these events is expected, found none")
+    assert url is not None
     rows = read_judged(url)
     rows = rows.filter(pc.is_null(rows["error"]))
     said: Mapping[str, list[float]] = dict(zip(rows["event_id"].to_pylist(), rows["logits"].to_pylist(), strict=True))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from datetime import date, timedelta
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,17 +16,40 @@ from cancellation.events.fields import EventError
 from cancellation.monitoring.days import Days
 from cancellation.relabelling.cases import Case
 from cancellation.serving.records.shipped_log import day_start, read_log
+from cluster.places import Place
 from cluster.provenance import hide_credentials
+from cluster.settings import Settings
 from cluster.storage import exists, join_url
+
+logger = logging.getLogger(__name__)
 
 _LOOKED_BACK = 92
 """Days between a decision and what people say of it, at most: as far as the monitor may look back."""
 
 
+def look_at_days(monitoring: str, _job: Settings | None = None) -> str:
+    """Say that days were monitored.
+
+    Raises:
+        ValueError: If none was: a round would leave out what people rejected, and not say so.
+    """
+    if not exists(join_url(monitoring, "days")):
+        raise ValueError(
+            f"monitoring {hide_credentials(monitoring)}: expected days/ of jobs.cancellation_monitor, found none; give "
+            "its output, run it first, or leave out archive"
+        )
+    return "monitored days"
+
+
+Monitored = Annotated[str, Place("reads", look_at_days, look_at_days)]
+"""The output of jobs.cancellation_monitor."""
+
+
 def rejected_verdicts(archive: str, monitoring: str, until: date, *, most: int) -> list[Case]:
     """Find the events of the model's rejected verdicts, the latest first.
 
-    A record without its event's texts (logged by reference) cannot be looked at here and is passed over.
+    A verdict whose event's texts are not in the archive (logged by reference, or gone from it) cannot be looked at: it
+    is passed over, and counted in the log.
 
     Args:
         archive: Where the endpoint ships (`serving.output`).
@@ -35,11 +60,7 @@ def rejected_verdicts(archive: str, monitoring: str, until: date, *, most: int) 
     Raises:
         ValueError: If no day was monitored: a round would leave out what people rejected, and not say so.
     """
-    if not exists(join_url(monitoring, "days")):
-        raise ValueError(
-            f"monitoring {hide_credentials(monitoring)}: expected days/ of jobs.cancellation_monitor, found none; give "
-            "its output, run it first, or leave out archive"
-        )
+    look_at_days(monitoring)
     days = list(Days(archive, monitoring, None).all_feedback(until))
     wrong = {
         review.event_id: review
@@ -64,5 +85,13 @@ def rejected_verdicts(archive: str, monitoring: str, until: date, *, most: int) 
                 found[event.event_id] = Case(
                     event, "rejected", 1, review.verdict, labelled_by=f"{review.source} {review.model_version}"
                 )
+    if without := len(wrong) - len(found):
+        logger.warning(
+            "%d of %d rejected verdicts are not asked: the archive lacks their events' texts (serving.log_events)",
+            without,
+            len(wrong),
+        )
+    if len(found) > most:
+        logger.warning("%d of %d rejected verdicts are not asked (most_rejected)", len(found) - most, len(found))
     latest = [found[name] for name in reversed(wrong) if name in found]
     return [replace(case, rank=rank) for rank, case in enumerate(latest[:most], 1)]

@@ -66,7 +66,9 @@ def choose_cases(
             f"and {len(tests)}; label more, or change ask.test_fraction"
         )
     examples = [row.example for row in taught]
-    opinions = {kind: workshop.out_of_fold(kind, examples) for kind in workshop.settings.kinds}
+    # What a language model has not judged is missed before the others have taken hours.
+    said = {kind: workshop.out_of_fold(kind, examples) for kind in sorted(workshop.settings.kinds, key="llm".__ne__)}
+    opinions = {kind: said[kind] for kind in workshop.settings.kinds}
     labels = np.array([VERDICTS.index(one.label) for one in examples])
     doubt = doubt_labels(labels, list(opinions.values()))
     once = [place for place in doubt.order() if not taught[place].history]  # who looked twice is not asked again
@@ -129,7 +131,7 @@ def make_round(
     Raises:
         ValueError: If the folder holds another round: people may be at work on it.
     """
-    if output.job_manifest() is not None and (committed := output.open(plan)):
+    if committed := output.find(plan):
         return {**committed, "already_done": True}
     cases, procedure = choose(), load_procedure()
     output.open(plan)  # not before: a round that cannot be made must not claim the folder

@@ -14,10 +14,10 @@ from cancellation.relabelling.cases import Case, one_identity, read_cases, read_
 from cancellation.relabelling.correction import Correction, correct, write_first
 from cancellation.relabelling.first_labels import FirstSettings, draw_first, flag_by_model, flag_by_rules
 from cancellation.relabelling.judges import JudgeSettings, Workshop
-from cancellation.relabelling.rejected import rejected_verdicts
+from cancellation.relabelling.rejected import Monitored, rejected_verdicts
 from cancellation.relabelling.round import AskSettings, choose_cases, make_round, round_plan
 from cancellation.relabelling.tasks import TaskSettings
-from cancellation.serving.records.people import find_key
+from cancellation.serving.records.people import KeyPath, find_key
 from cluster.commit import Output
 from cluster.models.files import ModelName, fetch_model, resolve_model
 from cluster.places import CachePath, InputUrl, OutputUrl
@@ -62,10 +62,10 @@ class RelabelSettings(AnswerSettings):
     archive: InputUrl | None = None
     """Where the endpoint ships (`serving.output`): verdicts of the model that people rejected are asked too."""
 
-    monitoring: str = "var/cancellation/monitoring"
+    monitoring: Monitored = "var/cancellation/monitoring"
     """The output of jobs.cancellation_monitor, which says which these are."""
 
-    person_key_file: str | None = None
+    person_key_file: KeyPath | None = None
     """The endpoint's key (`serving.person_key_file`): sellers, buyers and orders stand in the archive under keyed
     digests, and by it they are known for those of `input`. Null: what VERDICTS_PERSON_KEY_FILE names, or none."""
 
@@ -80,6 +80,17 @@ class RelabelSettings(AnswerSettings):
 
     ask: AskSettings = AskSettings()
     judges: JudgeSettings = JudgeSettings()
+
+    def unused(self) -> set[str]:
+        """Without an archive no rejected verdicts are looked for; without training there are no judges."""
+        left = set() if not self.answers or self.retrain else {"judges"}
+        return left | ({"monitoring"} if self.archive is None else set())
+
+    @property
+    def teaches_networks(self) -> bool:
+        """Whether verdict models are trained."""
+        judging = not self.answers or self.retrain
+        return judging and any(kind.startswith("fusion") for kind in self.judges.kinds)
 
 
 def ask(settings: RelabelSettings, workshop: Workshop) -> dict[str, Any]:

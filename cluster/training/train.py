@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.gpus import GpuMeter
 from cluster.places import OutputUrl
@@ -67,6 +67,12 @@ class TrainerSettings(Settings):
     """How often reports are collected. A loop waits with its next report until the last one was: at Ray's own 2 s,
     steps shorter than that would take 2 s each. Looking costs the controller about 15 ms of a core."""
 
+    @model_validator(mode="after")
+    def _checkpoints_of_this_process(self) -> TrainerSettings:
+        if not self.num_workers and "://" in self.checkpoints:
+            raise ValueError("checkpoints: expected a local folder with num_workers=0, found an address")
+        return self
+
 
 @dataclass(frozen=True)
 class TrainingOutcome:
@@ -108,11 +114,8 @@ def train(
 
     Raises:
         RuntimeError: If workers died more often than `max_failures`, or the loop itself failed.
-        ValueError: If checkpoints of this process are to lie elsewhere than on this machine.
         Estimated: Instead of training, where the job is run for an estimate.
     """
-    if not settings.num_workers and "://" in settings.checkpoints:
-        raise ValueError("trainer.checkpoints: expected a local folder with trainer.num_workers=0, found an address")
     loop = _with_training_kernels(loop, name)
     run = _on_ray if settings.num_workers else _in_process
     if is_asked():

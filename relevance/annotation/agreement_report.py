@@ -86,7 +86,7 @@ def report_agreement(
     returned = _read_returned(job)
     output = Output(job.output)
     plan = _plan(job, agreement, adjudication, returned)
-    if output.job_manifest() is not None and (committed := output.open(plan)):
+    if committed := output.find(plan):
         run.tags({"already_done": "true"})
         return AgreementRun(url=job.output, already_done=True, **committed["result"])
     page = AgreementPage(

@@ -103,7 +103,7 @@ def make_round(job: RoundSettings, strata: StrataSettings, tasks: TaskSettings, 
     day = scored_day(job.scores)
     output = Output(job.output)
     plan = _plan(job, strata, tasks, {"scores": day["attempt"], "guidelines": guidelines.version})
-    if output.job_manifest() is not None and (committed := output.open(plan)):
+    if committed := output.find(plan):
         run.tags({"already_done": "true"})
         return {**committed, "already_done": True}
     rows, assignment, figures = _draw_round(job, strata, tasks, day, guidelines)

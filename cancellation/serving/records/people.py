@@ -9,15 +9,32 @@ import stat
 from collections.abc import Collection, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
+from pydantic import AfterValidator
 
 from cluster import storage
+from cluster.places import Place, on_this_machine
 from cluster.serving.service import secret_path
+from cluster.settings import Settings
 
 ROLES = ("order", "seller", "buyer")
 """Each is a field `<role>_id` of the event, and a column `<role>_digest` of the archive."""
+
+
+def look_at_key(path: str, _job: Settings | None = None) -> str:
+    """Say of a key's file that it is one.
+
+    Raises:
+        ValueError: As `PersonKey.load`.
+    """
+    PersonKey.load(Path(path))
+    return "the key"
+
+
+KeyPath = Annotated[str, AfterValidator(on_this_machine), Place("reads", look_at_key, look_at_key)]
+"""The endpoint's key, a file of this machine, for what is looked up under it after hours of other work."""
 
 _KEYS = "person_keys"
 _MIN_LENGTH = 32

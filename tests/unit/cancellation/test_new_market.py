@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from cancellation.new_market import (
     is_worse,
     paired_change,
     split_sellers,
+    write_examples,
 )
 from cancellation.simulation.simulator import SimulationSettings
 from cancellation.training.labelled_source import simulated_examples
+from cluster.storage import list_files
 from tests.builders.verdict_models import WordModel
 
 SETTINGS = NewMarketSettings(min_labels=100)
@@ -71,7 +74,7 @@ def test_old_markets_are_compared_one_by_one() -> None:
 
 def test_what_is_kept_out_is_of_sellers_of_whom_nothing_is_taught() -> None:
     shops = [replace(one, event=replace(one.event, seller_id=f"shop{n % 40}")) for n, one in enumerate(EXAMPLES)]
-    taught, kept = split_sellers(shops, 0.25, np.zeros(len(shops), bool))
+    taught, kept = split_sellers(shops, 0.25, np.zeros(len(shops), bool), source="shops.jsonl")
     assert len(taught) + len(kept) == 300
     assert 0 < len(kept) < 150
 
@@ -80,11 +83,13 @@ def test_what_is_kept_out_is_of_sellers_of_whom_nothing_is_taught() -> None:
 
     assert not sellers(taught) & sellers(kept)
     learnt = np.array([one in kept[:5] for one in shops])
-    taught, kept = split_sellers(shops, 0.25, learnt)
+    taught, kept = split_sellers(shops, 0.25, learnt, source="shops.jsonl")
     assert not any(one in kept for one, known in zip(shops, learnt, strict=True) if known), "it may prove nothing"
     assert len(taught) + len(kept) == 300
-    with pytest.raises(ValueError, match="events of sellers to teach and of others to keep out are expected"):
-        split_sellers(shops[:1], 0.25, np.zeros(1, bool))
+    with pytest.raises(
+        ValueError, match=r"shops\.jsonl: events of sellers to teach and of others to keep out are expected"
+    ):
+        split_sellers(shops[:1], 0.25, np.zeros(1, bool), source="shops.jsonl")
 
 
 def test_a_loss_on_one_sellers_events_is_no_sure_one() -> None:
@@ -102,3 +107,13 @@ def test_a_loss_counts_by_what_events_stand_for() -> None:
     )
     assert not plain.done
     assert weighed.done
+
+
+def test_a_run_that_was_killed_finds_the_events_that_it_began_to_teach(tmp_path: Path) -> None:
+    path = tmp_path / "events" / "new.jsonl"
+    write_examples(path, EXAMPLES[:5])
+    begun = list_files(str(path))
+    write_examples(path, EXAMPLES[:5])
+    assert list_files(str(path)) == begun  # a checkpoint goes by this
+    write_examples(path, EXAMPLES[:6])
+    assert list_files(str(path)) != begun

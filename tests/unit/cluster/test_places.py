@@ -11,7 +11,7 @@ from pydantic import Field
 from cluster import storage
 from cluster.launch import run_job
 from cluster.models.files import ModelName
-from cluster.places import CachePath, InputUrl, OutputPath, OutputUrl, check_places, places_of
+from cluster.places import AsideUrl, CachePath, InputUrl, OutputPath, OutputUrl, check_places, places_of
 from cluster.settings import Settings, load_settings
 from tests.conftest import PROJECT
 from tests.servers.s3 import S3Server
@@ -126,3 +126,34 @@ def test_a_path_below_home_is_there_and_a_cache_is_of_each_machine(monkeypatch: 
     assert (Work().work, Work().cache_dir) == ("/home/somebody/work", "~/cache")
     with pytest.raises(ValueError, match=r"cache_dir.*expected a path on the disk .*, found s3://bucket/cache"):
         load_settings(Work, ["cache_dir=s3://bucket/cache"])
+
+
+class Judge(Settings):
+    kind: str = "local"
+    local: Section = Section()
+
+    def unused(self) -> set[str]:
+        return {"local"} if self.kind == "server" else set()
+
+
+class Asking(Settings):
+    examples: AsideUrl | None = None
+    judge: Judge = Judge()
+
+
+def test_what_other_settings_leave_without_a_meaning_need_not_be_there() -> None:
+    gone = Section(start="no/such")
+    assert [one.setting for one in places_of(Asking(judge=Judge(local=gone)))] == ["judge.local.start"]
+    assert not list(places_of(Asking(judge=Judge(kind="server", local=gone))))
+
+
+def test_what_is_read_beside_the_input_is_missed_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[Settings] = []
+    with pytest.raises(SystemExit) as left:
+        run_job(begun.append, Asking, arguments=[f"examples={tmp_path}/gone"])
+    assert (left.value.code, begun) == (2, [])
+    assert f"error: examples={tmp_path}/gone: nothing is at {tmp_path}/gone: give a file" in capsys.readouterr().err
+    run_job(begun.append, Asking, arguments=[f"examples={tmp_path}"])
+    assert len(begun) == 1

@@ -282,3 +282,28 @@ def test_a_bucket_that_is_not_there_is_not_an_empty_one(bucket: str) -> None:
     assert storage.list_files(bucket) == storage.list_files(f"{bucket}/none") == []
     with pytest.raises(FileNotFoundError, match=r"s3://no-such-bucket/a: .*: create the bucket, or give another"):
         storage.list_files("s3://no-such-bucket/a")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "remedy"),
+    [
+        ("AWS_PROFILE", "nobody", "(nobody) could not be found): AWS_PROFILE has to name a profile"),
+        ("AWS_CONFIG_FILE", "broken", "broken): mend that file, or name another in AWS_CONFIG_FILE"),
+        ("AWS_ENDPOINT_URL", "nonsense", "Invalid endpoint: nonsense: AWS_ENDPOINT_URL has to be an address"),
+    ],
+)
+def test_how_this_machine_reaches_the_store_is_mended_not_tried_again(
+    variable: str, value: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken").write_text("[broken")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv(variable, str(tmp_path / value) if variable == "AWS_CONFIG_FILE" else value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises((PermissionError, ValueError), match=re.escape(remedy)) as failed:
+            storage.list_files("s3://bucket/folder")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+    assert str(failed.value).startswith("s3://bucket/folder: ")
+    assert "run it again" not in str(failed.value)

@@ -21,11 +21,13 @@ from cancellation.events.table import write_labelled
 from cancellation.monitoring.days import Days
 from cancellation.relabelling.cases import Case, read_cases, read_labelled
 from cancellation.relabelling.judges import JudgeSettings, Workshop
-from cancellation.relabelling.round import AskSettings, choose_cases, split_tests
+from cancellation.relabelling.round import AskSettings, choose_cases, make_round, split_tests
 from cancellation.relabelling.run import RelabelSettings, ask, take_answers
+from cancellation.relabelling.tasks import TaskSettings
 from cancellation.serving.records.decision_record import DECISION_SCHEMA
 from cancellation.serving.records.people import PersonKey
 from cancellation.simulation.simulator import SimulationSettings, simulate
+from cluster.commit import Output
 from cluster.training.train import TrainerSettings
 from tests.builders.monitored_days import DAY, decisions, feedback, ship, ship_feedback
 from tests.builders.reviewers import answer_round
@@ -186,3 +188,31 @@ def test_the_seller_of_a_rejected_verdict_is_the_labelled_one(settings, tmp_path
     lines = (tmp_path / "out" / "labelled" / "rejected.jsonl").read_text().splitlines()
     assert {row["event"]["event_id"]: row["event"]["seller_id"] for row in map(json.loads, lines)} == known
     assert json.loads((tmp_path / "out" / "report.json").read_text())["gains"] == report["gains"]
+
+
+def test_a_folder_that_is_not_the_rounds_is_refused_before_judges_are_taught(tmp_path: Path) -> None:
+    others, begun = tmp_path / "others", Output(str(tmp_path / "begun"))
+    others.mkdir()
+    (others / "part-0.parquet").write_bytes(b"another program's")
+    begun.open({"input": "another round, which was killed"})
+
+    def choose() -> list[Case]:
+        raise AssertionError("hours of training")
+
+    for output, said in ((Output(str(others)), "holds part-0.parquet"), (begun, "holds a run with different input")):
+        with pytest.raises(ValueError, match=said):
+            make_round(output, {"input": "ours"}, choose, TaskSettings())
+
+
+def test_what_a_language_model_has_not_judged_is_missed_before_others_are_taught(tmp_path: Path) -> None:
+    write_labelled(str(tmp_path / "labelled.jsonl"), EVENTS[:60])
+    rows = read_labelled(str(tmp_path / "labelled.jsonl"))
+    other = [
+        replace(row, example=replace(row.example, event=replace(row.example.event, event_id=f"x{n}")))
+        for n, row in enumerate(rows)
+    ]
+    judges = JudgeSettings(kinds=("fusion", "llm"), llm=write_judged(tmp_path / "judged", right=1.0))
+    workshop = Workshop(judges, TrainerSettings(num_workers=0), tmp_path / "work", str(tmp_path), load_policy())
+    with pytest.raises(ValueError, match=r"judges\.llm .* have no verdict"):
+        choose_cases(other, [], workshop, AskSettings())
+    assert not (tmp_path / "work").exists()

@@ -44,7 +44,7 @@ def shipped(archive: Path) -> pa.Table:
     return whole
 
 
-def test_rejected_verdicts_are_found_with_their_events(tmp_path):
+def test_rejected_verdicts_are_found_with_their_events(tmp_path, caplog):
     archive, kept = tmp_path / "archive", str(tmp_path / "monitoring")
     table = shipped(archive)
     messages = feedback(table, DAY, 40, precision=0.5)
@@ -59,7 +59,12 @@ def test_rejected_verdicts_are_found_with_their_events(tmp_path):
     assert {(case.why, case.label, case.labelled_by) for case in cases} == {("rejected", "induced", "model small@1")}
     assert [case.rank for case in cases] == list(range(1, len(cases) + 1))
     assert rejected_verdicts(str(archive), kept, DAY - timedelta(days=1), most=100) == []
+    caplog.clear()
     assert rejected_verdicts(str(archive), kept, DAY, most=3) == cases[:3]
+    lost, most = len(wrong - found), len(found) - 3
+    assert lost > 0
+    assert f"{lost} of {len(wrong)} rejected verdicts are not asked: the archive lacks" in caplog.text
+    assert f"{most} of {len(found)} rejected verdicts are not asked (most_rejected)" in caplog.text
 
 
 def test_an_archive_that_nobody_monitored_is_no_archive_without_rejected_verdicts(tmp_path):

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_REMEDIES = {
+    "ProfileNotFound": "AWS_PROFILE has to name a profile of ~/.aws/config or ~/.aws/credentials, or to be unset",
+    "ConfigParseError": "mend that file, or name another in AWS_CONFIG_FILE",
+    "ConfigNotFound": "name a file that is there in AWS_CONFIG_FILE, or unset it",
+}
+"""What no other try and no right changes: how this machine is told to reach the storage. By botocore's names."""
+
 
 def is_failure(error: Exception) -> bool:
     """Tell a failure of storage, those of the libraries below s3fs too, which are no `OSError`: no keys, no answer."""
@@ -23,14 +30,6 @@ def is_archived(error: Exception) -> bool:
 
 def _code(error: Exception) -> str | None:
     return (getattr(error.__cause__, "response", None) or {}).get("Error", {}).get("Code")
-
-
-_REMEDIES = {
-    "ProfileNotFound": "AWS_PROFILE has to name a profile of ~/.aws/config or ~/.aws/credentials, or to be unset",
-    "ConfigParseError": "mend that file, or name another in AWS_CONFIG_FILE",
-    "ConfigNotFound": "name a file that is there in AWS_CONFIG_FILE, or unset it",
-}
-"""What no other try and no right changes: how this machine is told to reach the storage. By botocore's names."""
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from ray.serve.schema import ServeDeploySchema
 from cancellation.serving.app import build
 from cancellation.serving.records.archive import LAST_SHIPMENT_SECONDS
 from cancellation.serving.settings import ModelSettings, ServingSettings
-from cluster.places import require_outputs
+from cluster.places import require_places
 from cluster.serving.autoscaling import CpuAndRequests
 from cluster.serving.service import ServiceSettings
 from tests.conftest import PROJECT
@@ -49,10 +49,10 @@ def test_a_policy_that_nobody_can_watch_is_refused_unless_a_database_takes_it() 
 
 def test_an_endpoint_starts_while_its_archive_cannot_be_written_to(s3_server: S3Server, tmp_path: Path) -> None:
     """What it decides waits on its disk; what it works in has to be there."""
-    require_outputs(ServingSettings(output="s3://no-such-bucket/archive", data_dir=str(tmp_path)))
+    require_places(ServingSettings(output="s3://no-such-bucket/archive", data_dir=str(tmp_path)))
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"data_dir=.*: .*/file cannot be written to"):
-        require_outputs(ServingSettings(data_dir=str(tmp_path / "file" / "data")))
+        require_places(ServingSettings(data_dir=str(tmp_path / "file" / "data")))
 
 
 def test_gateways_scale_by_processor_and_requests_models_by_requests() -> None:

@@ -1,7 +1,8 @@
 """Judge again, with the model, what the rules had to answer while the model was away.
 
-Reads the endpoint's archive at `archive`, with the policies in it, and the model; writes the new decisions below `rejudged/` in the
-archive, each with what was answered. Safe to resubmit: what was judged again is not judged a third time.
+Reads the endpoint's archive at `archive`, with the policies in it, and the model; writes the new decisions below
+`rejudged/` in the archive, each with what was answered. Safe to resubmit: what was judged again is not judged a third
+time.
 
     python -m jobs.cancellation_rejudge archive=s3://bucket/prefix first=2026-10-22 last=2026-10-23
 """

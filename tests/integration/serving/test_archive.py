@@ -143,7 +143,7 @@ def test_an_event_that_comes_again_on_one_day_is_a_decision_of_its_own(
         assert penalty["action"] == "penalty"
         until(lambda: shipped(3) and forgotten(), 120)
         asked = {"market": "ID", "day": str(today)}
-        assert http.get("/v1/statements/again", params=asked).json()["action"] == "penalty"
+        assert "penalty" in http.get("/v1/statements/again", params=asked).json()["what"]
     evidence_main(EvidenceJob(archive=str(archive), first=today, last=today))
     capsys.readouterr()
     main(AppealJob(archive=str(archive), event_id="again", market="ID", day=today))
@@ -155,10 +155,14 @@ def test_an_event_that_comes_again_on_one_day_is_a_decision_of_its_own(
 def test_what_is_judged_again_goes_by_the_policy_of_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, archive = tmp_path / "data", tmp_path / "archive"
     own = tmp_path / "own.toml"
-    own.write_text((PROJECT / "cancellation" / "decision" / "policy.toml").read_text().replace("investigate = 0.45", "investigate = 0.55"))
+    own.write_text(
+        (PROJECT / "cancellation" / "decision" / "policy.toml")
+        .read_text()
+        .replace("investigate = 0.45", "investigate = 0.55")
+    )
     with listening(data, output=str(archive), rollout={"policy": str(own)}, **QUICK) as http:
         given = judge(http, {**simulated_event(30), "event_id": "late"}, **{"X-Deadline-Ms": "1"}).json()
-        until(lambda: read_log(str(archive / "decisions")).num_rows == 1 and any((archive / "policies").iterdir()), 120)
+        until(lambda: read_log(str(archive / "decisions")).num_rows == 1 and any((archive / "policies").glob("*")), 120)
     today = datetime.now(UTC).date()
     job = RejudgeJob(archive=str(archive), first=today, last=today)
     (kept,) = (archive / "policies").iterdir()

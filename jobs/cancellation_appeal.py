@@ -1,8 +1,8 @@
 """Look up in the archive what an appeal is about: the decision, the policy it rests on, the model's version.
 
-Reads the endpoint's archive at `archive`; prints one JSON object: `decision` (with the event as it was logged), `later`
-decisions on the same event of that day, `explained` (the decision factors with their evidence, once
-jobs.cancellation_evidence has run), `policy` (the file's text). Changes nothing.
+Reads the endpoint's archive at `archive`; prints one JSON object: `decision` (with the event as it was logged),
+`explained` (its decision factors with their evidence, once jobs.cancellation_evidence has run), `later` decisions on
+the same event of that day, each with its own `explained`, `policy` (the file's text). Changes nothing.
 
     python -m jobs.cancellation_appeal archive=s3://bucket/prefix event_id=cancelled-1 market=ID day=2026-10-22
 """

@@ -1,7 +1,8 @@
 """Judge again, with the model, what the rules had to answer while the model was away.
 
-Reads the endpoint's archive at `archive`, the model and the policy; writes the new decisions below `rejudged/` in the
-archive, each with what was answered. Safe to resubmit: what was judged again is not judged a third time.
+Reads the endpoint's archive at `archive`, with the policies in it, and the model; writes the new decisions below
+`rejudged/` in the archive, each with what was answered. Safe to resubmit: what was judged again is not judged a third
+time.
 
     python -m jobs.cancellation_rejudge archive=s3://bucket/prefix first=2026-10-22 last=2026-10-23
 """
@@ -34,14 +35,15 @@ class RejudgeJob(Settings):
     """Last day."""
 
     policy: InputUrl | None = None
-    """Policy file; null: the one that ships."""
+    """Policy file; null: the one that was in force when each was answered, from the archive."""
 
     model: ModelSettings = ModelSettings()
 
 
 def main(job: RejudgeJob) -> None:
     """Judge and say how many."""
-    found = rejudge(job.archive, job.first, job.last, model=load_model(job.model), policy=load_policy(job.policy))
+    policy = load_policy(job.policy) if job.policy else None
+    found = rejudge(job.archive, job.first, job.last, model=load_model(job.model), policy=policy)
     print(", ".join(f"{name.replace('_', ' ')} {number}" for name, number in asdict(found).items()))
 
 

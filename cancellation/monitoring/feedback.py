@@ -112,23 +112,25 @@ def join_feedback(
     reviews: dict[str, Review] = {}
     for message in messages:
         content = tuple(message[name] for name in ("event_id", "outcome", "label", "reviewer"))
-        decision = decisions.get(message["event_id"]) or _told(message)
+        told = _told(message)
+        decision = decisions.get(message["event_id"]) or (told if message["appeal_id"] is not None else None)
         if content in said:
             damage.repeated += 1
         elif decision is None:
             result.unknown += 1
         else:
             result.early += message["received_at"] < decision.get("received_at", message["received_at"])
-            _take(result, reviews, known, message, decision)
+            # An event that comes again later is judged anew: what was said is about the decision of then.
+            _take(result, reviews, known, message, told or decision)
         said.add(content)
     result.reviews = list(reviews.values())
     return result
 
 
 def _told(message: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What a message itself says of the decision: appeals come when that is in no log that is looked through."""
+    """What a message itself says of the decision, which was at hand; appeals come when no log has that any more."""
     named = {name: message[name] for name in ("market", "model_version", "source", "verdict", "action")}
-    return named if message["appeal_id"] is not None and None not in named.values() else None
+    return None if None in named.values() else named
 
 
 def _take(

@@ -9,7 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from hashlib import blake2b
 from typing import Any
 
@@ -55,10 +55,10 @@ class Due:
 def find_due(archive_url: str, folder: str, first: date, last: date, wanted: pc.Expression) -> Due:
     """Find the `wanted` decisions of some days (UTC, both included) that are not in a job's folder yet."""
     start, end = day_start(first), day_start(last + timedelta(days=1))
-    table = read_log(join_url(archive_url, "decisions"), start=start, end=end).filter(wanted)
-    done = read_log(join_url(archive_url, folder), start=start, end=end, columns=["event_id"])
-    before = set(done["event_id"].to_pylist())
-    due = table.filter(pa.array([name not in before for name in table["event_id"].to_pylist()], pa.bool_()))
+    table = _once(read_log(join_url(archive_url, "decisions"), start=start, end=end).filter(wanted))
+    done = read_log(join_url(archive_url, folder), start=start, end=end, columns=["event_id", "received_at"])
+    before = set(_names(done))
+    due = table.filter(pa.array([name not in before for name in _names(table)], pa.bool_()))
     readable = due.filter(pa.array([_has_texts(event) for event in due["event"].to_pylist()], pa.bool_()))
     decisions = [Recorded(*pair) for pair in zip(readable.to_pylist(), verdicts_of_table(readable), strict=True)]
     return Due(decisions, table.num_rows - due.num_rows, due.num_rows - readable.num_rows)
@@ -85,11 +85,22 @@ def write_records(archive_url: str, folder: str, records: Sequence[Mapping[str, 
     for record in records:
         places[partition(record)].append(record)
     for place, found in sorted(places.items()):
-        ids = "\n".join(sorted(record["event_id"] for record in found))
+        ids = "\n".join(sorted(f"{record['event_id']} {record['received_at']}" for record in found))
         sink = pa.BufferOutputStream()
         pq.write_table(decision_table(found), sink, compression="zstd")
         name = f"{blake2b(ids.encode(), digest_size=8).hexdigest()}.parquet"
         create_exclusive(join_url(archive_url, folder, place, name), sink.getvalue().to_pybytes())
+
+
+def _names(table: pa.Table) -> Iterator[tuple[str, datetime]]:
+    """Name each decision: an event that comes again later gets one of its own, maybe on the same day."""
+    return zip(table["event_id"].to_pylist(), table["received_at"].to_pylist(), strict=True)
+
+
+def _once(table: pa.Table) -> pa.Table:
+    """Drop a decision's further lines: a log may hold it twice, word for word."""
+    places = {name: place for place, name in enumerate(_names(table))}
+    return table.take(pa.array(sorted(places.values()), pa.int64()))
 
 
 def _has_texts(event: str | None) -> bool:

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from typing import Any
 
+import pyarrow.compute as pc
+
 from cancellation.decision.verdicts import verdicts_of_table
 from cancellation.serving.answering.gateway import Gateway
 from cancellation.serving.answering.request import NotRecorded
@@ -18,6 +20,8 @@ from cancellation.serving.records.shipped_log import find_rows
 from cluster.storage import join_url
 
 logger = logging.getLogger(__name__)
+
+_GRAVITY = {"investigate": 1, "penalty": 2}
 
 
 class PastDecisions:
@@ -78,8 +82,12 @@ def _archived(archive_url: str, event_id: str, market: str, day: date) -> tuple[
         raise OSError(f"archive {archive_url}: cannot be read; look at the storage") from None
     if not found.num_rows:
         return None, False
-    table = made if made.num_rows else found
-    row, verdict = table.slice(0, 1).to_pylist()[0], verdicts_of_table(table.slice(0, 1))[0]
+    # Of several on one event and day, such as the rules' while the database was away, who asks means what followed.
+    actions = found["action"].to_pylist()
+    place = max(range(len(actions)), key=lambda one: _GRAVITY.get(actions[one], 0))
+    made = made.filter(pc.equal(made["received_at"], found["received_at"][place]))
+    table = (made if made.num_rows else found.slice(place)).slice(0, 1)
+    row, verdict = table.to_pylist()[0], verdicts_of_table(table)[0]
     decision = {
         **{name: row[name] for name in ("event_id", "market", "features", "feature_digest", "state", "policy_version")},
         "received_at": row["received_at"].timestamp(),

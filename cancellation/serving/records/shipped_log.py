@@ -111,13 +111,13 @@ def find_decision(archive_url: str, event_id: str, *, market: str, day: date) ->
     if not rows:
         raise ValueError(f"archive {decisions}: expected a decision on that event in {market} on {day}, found none")
     evidence = storage.join_url(archive_url, "evidence")
-    explained = find_rows(evidence, event_id, market=market, day=day).to_pylist()
-    version = rows[0]["policy_version"].partition("+")[0]
-    policy = policy_url(archive_url, version)
+    made = find_rows(evidence, event_id, market=market, day=day).to_pylist()
+    explained = {row["received_at"]: row["decision_factors"] for row in made}
+    policy = policy_url(archive_url, rows[0]["policy_version"].partition("+")[0])
     return {
         "decision": rows[0],
-        "later": rows[1:],
-        "explained": explained[0]["decision_factors"] if explained else None,
+        "later": [{**row, "explained": explained.get(row["received_at"])} for row in rows[1:]],
+        "explained": explained.get(rows[0]["received_at"]),
         "policy": storage.read_bytes(policy).decode() if storage.exists(policy) else None,
     }
 

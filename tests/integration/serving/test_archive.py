@@ -118,6 +118,63 @@ def test_each_penalty_gets_its_evidence_in_the_archive_before_anybody_appeals(
     assert f"other model {len(penalties)}" in capsys.readouterr().out
 
 
+def test_an_event_that_comes_again_on_one_day_is_a_decision_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, archive = tmp_path / "data", tmp_path / "archive"
+    today, event = datetime.now(UTC).date(), {**simulated_event(30), "event_id": "again"}
+    job = RejudgeJob(archive=str(archive), first=today, last=today)
+
+    def shipped(number: int) -> bool:
+        return read_log(str(archive / "decisions")).num_rows == number
+
+    def forgotten() -> bool:
+        return http.get("/v1/verdicts/again").status_code == 404
+
+    with listening(data, output=str(archive), retention_hours=1 / 3600, **QUICK) as http:
+        for number in (1, 2):
+            assert judge(http, event, **{"X-Deadline-Ms": "1"}).json()["source"] == "fallback"
+            until(lambda number=number: shipped(number) and any((archive / "policies").glob("*.toml")), 120)
+            rejudge_main(job)
+            assert capsys.readouterr().out.startswith("judged 1,")
+            assert read_log(str(archive / "rejudged")).num_rows == number
+            until(forgotten)
+        penalty = judge(http, event).json()
+        assert penalty["action"] == "penalty"
+        until(lambda: shipped(3) and forgotten(), 120)
+        asked = {"market": "ID", "day": str(today)}
+        assert "penalty" in http.get("/v1/statements/again", params=asked).json()["what"]
+    evidence_main(EvidenceJob(archive=str(archive), first=today, last=today))
+    capsys.readouterr()
+    main(AppealJob(archive=str(archive), event_id="again", market="ID", day=today))
+    found = json.loads(capsys.readouterr().out)
+    assert (found["decision"]["source"], found["explained"]) == ("fallback", None)
+    assert [one["explained"] is not None for one in found["later"]] == [False, True]
+
+
+def test_what_is_judged_again_goes_by_the_policy_of_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, archive = tmp_path / "data", tmp_path / "archive"
+    own = tmp_path / "own.toml"
+    own.write_text(
+        (PROJECT / "cancellation" / "decision" / "policy.toml")
+        .read_text()
+        .replace("investigate = 0.45", "investigate = 0.55")
+    )
+    with listening(data, output=str(archive), rollout={"policy": str(own)}, **QUICK) as http:
+        given = judge(http, {**simulated_event(30), "event_id": "late"}, **{"X-Deadline-Ms": "1"}).json()
+        until(lambda: read_log(str(archive / "decisions")).num_rows == 1 and any((archive / "policies").glob("*")), 120)
+    today = datetime.now(UTC).date()
+    job = RejudgeJob(archive=str(archive), first=today, last=today)
+    (kept,) = (archive / "policies").iterdir()
+    kept.rename(tmp_path / "away.toml")
+    with pytest.raises(ValueError, match="give one with policy="):
+        rejudge_main(job)
+    (tmp_path / "away.toml").rename(kept)
+    rejudge_main(job)
+    (again,) = read_log(str(archive / "rejudged")).to_pylist()
+    assert (again["policy_version"], round(again["investigate_threshold"], 2)) == (given["policy_version"], 0.55)
+
+
 def _renamed(folder: Path) -> Path:
     """The shipped model under another name: another version of the same weights."""
     copy = shutil.copytree(PROJECT / "cancellation" / "small_model", folder / "renamed")

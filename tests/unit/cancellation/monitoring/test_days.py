@@ -198,6 +198,23 @@ def test_an_appeal_is_counted_though_its_decision_is_in_no_log_any_more(tmp_path
     assert wrong.reason.startswith("1 of 1,000")
 
 
+def test_what_people_said_of_an_event_that_was_judged_anew_is_about_the_decision_of_then(tmp_path: Path) -> None:
+    old = decisions(DAY - timedelta(days=2), 40, induced=0.0)
+    anew = decisions(DAY, 40, induced=1.0, fallback=0.0)
+    anew = anew.set_column(0, "event_id", old["event_id"])
+    ship(tmp_path / "archive", old)
+    ship(tmp_path / "archive", anew)
+    about = {"model_version": "small@2", "source": "model", "action": "investigate"}
+    said = [{**message, **about} for message in feedback(anew, DAY, 3, precision=1.0)]
+    said[2] = {**said[2], "outcome": "rejected", "label": "not_induced"}
+    ship_feedback(tmp_path / "archive", [{**said[0], "label": "induced"}, *said[1:]])
+    reviews = monitored(tmp_path).feedback[-1].reviews
+    assert [(review.right, review.verdict, review.model_version) for review in reviews] == [
+        *[(True, "induced", "small@2")] * 2,
+        (False, "induced", "small@2"),
+    ]
+
+
 def test_what_people_said_stays_when_the_decision_is_older_than_the_window(tmp_path: Path) -> None:
     """A case is reviewed days after its decision: it counts as long as its model serves, whichever day is looked at."""
     archive, settings = tmp_path / "archive", MonitorSettings(history_days=7)

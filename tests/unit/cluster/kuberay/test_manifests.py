@@ -192,8 +192,8 @@ def test_models_are_kept_on_a_volume(overlay: str, job: str) -> None:
         assert _mount_of("/dev/shm", template)["volume"]["emptyDir"]["medium"] == "Memory"
 
 
-@overlays
-def test_rays_switches_are_those_that_the_service_turns(overlay: str) -> None:
+def _switches() -> dict[str, str]:
+    """What the service turns, but what is one machine's own."""
     turned: dict[str, str] = {}
     prepare_environment(ServiceSettings(), turned)
     of_one_machine = (
@@ -207,19 +207,31 @@ def test_rays_switches_are_those_that_the_service_turns(overlay: str) -> None:
         "_FILE",
         "_NBTHREAD",
         "HAPROXY_BINARY",
+        "_USAGE_STATS_ENABLED",
+        "_HAPROXY_METRICS_ENABLED",
     )
-    expected = {
-        name: value
-        for name, value in turned.items()
-        if not name.endswith(of_one_machine) and not name.startswith("RAY_AUTH") and name != "RAY_USAGE_STATS_ENABLED"
-    }
-    expected.pop("RAY_SERVE_HAPROXY_METRICS_ENABLED", None)
+    return {name: value for name, value in turned.items() if not name.endswith(of_one_machine) and "_AUTH_" not in name}
+
+
+@overlays
+def test_rays_switches_are_those_that_the_service_turns(overlay: str) -> None:
     for _, template in pod_templates(one(overlay, "RayService", "verdicts")):
         given = {variable["name"]: variable["value"] for variable in template["spec"]["containers"][0]["env"]}
         assert given.pop("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S")
         haproxy = PurePosixPath(given.pop("RAY_SERVE_HAPROXY_BINARY_PATH"))
         assert os.access(PROJECT / haproxy.relative_to(IN_IMAGE), os.X_OK)
-        assert given == expected
+        assert given == _switches()
+
+
+def test_rays_switches_of_another_cluster_are_those_too() -> None:
+    head = (PROJECT / "cluster" / "serving" / "serve.yaml").read_text(encoding="utf-8").partition("\nproxy_location")[0]
+    words = shlex.split(
+        re.sub(r"\\?\n#", " ", head[head.index("RAY_SERVE_HAPROXY_BINARY_PATH=") : head.index("ray start")])
+    )
+    given = dict(word.split("=", 1) for word in words)
+    assert given.pop("RAY_SERVE_HAPROXY_BINARY_PATH") == "$PWD/cluster/serving/haproxy"
+    assert given.pop("RAY_AUTH_MODE") == "token"
+    assert given == _switches()
 
 
 @overlays
@@ -279,6 +291,20 @@ def test_ray_is_guarded_by_a_token_and_its_ports_by_a_policy(overlay: str) -> No
     assert all(rule["from"] for rule in policy["ingress"]), "nobody is let in from everywhere"
     callers = one(overlay, "NetworkPolicy", "verdicts")["spec"]["ingress"]
     assert [[port["port"] for port in rule["ports"]] for rule in callers] == [[config.http_options.port]]
+
+
+@overlays
+def test_what_submits_a_job_reaches_the_dashboard(overlay: str) -> None:
+    """KubeRay's Kubernetes Job for it has a pod of its own template, with the labels alone that Kubernetes gives."""
+    labels = {"job-name", "batch.kubernetes.io/job-name", "controller-uid", "batch.kubernetes.io/controller-uid"}
+    let_in = [
+        [port["port"] for port in rule.get("ports", [])]
+        for rule in one(overlay, "NetworkPolicy", "ray")["spec"]["ingress"]
+        for source in rule["from"]
+        for wanted in source.get("podSelector", {}).get("matchExpressions", [])
+        if wanted["operator"] == "Exists" and wanted["key"] in labels
+    ]
+    assert let_in == [[8265]]
 
 
 @overlays

@@ -30,6 +30,8 @@ from relevance.weights.origin import read_origin
 
 Quantization = Literal["auto", "none", "int8", "fp8"]
 _FINGERPRINT_VALUES = 256
+_OTHERWISE = ("Router", "GroupedLinear")
+"""Ends of the names of classes of transformers that are derived from a linear layer and compute something else."""
 _FORMATS = {"int-quantized": "int8", "float-quantized": "fp8"}
 
 
@@ -245,14 +247,14 @@ def _read_tensors(model_dir: Path, device: torch.device) -> dict[str, torch.Tens
 def _linears(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
     """All linear layers but the output layer, quantised ones included.
 
-    What is derived from one to compute something else, as routers of experts are, is none.
+    Routers of experts that are derived from a linear layer compute something else, and are none.
     """
     output = model.get_output_embeddings()
-    kinds = {kind.forward for kind in (nn.Linear, Conv1D, Int8Linear, Fp8Linear)}
+    kinds = (nn.Linear, Conv1D, Int8Linear, Fp8Linear)
     return [
         (name, layer)
         for name, layer in model.named_modules()
-        if getattr(type(layer), "forward", None) in kinds and layer is not output
+        if isinstance(layer, kinds) and layer is not output and not type(layer).__name__.endswith(_OTHERWISE)
     ]
 
 

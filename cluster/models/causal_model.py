@@ -129,7 +129,13 @@ def merge_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> PreTr
     names = read_shapes(list_folder(adapter_dir), ADAPTER_WEIGHTS)
     layers = _check_factors(model, names, adapter_dir.name, base)
     _untie(model, layers, json.loads((adapter_dir / ADAPTER_CONFIG).read_text("utf-8")), adapter_dir.name)
-    return PeftModel.from_pretrained(model, adapter_dir, is_trainable=False).merge_and_unload(safe_merge=True)
+    adapted = PeftModel.from_pretrained(model, adapter_dir, is_trainable=False)
+    try:
+        return adapted.merge_and_unload(safe_merge=True)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"adapter {adapter_dir.name} cannot be merged into {base} ({error}): train it again without what hinders it"
+        ) from None
 
 
 def _check_factors(model: nn.Module, factors: dict[str, list[int]], adapter: str, base: str) -> set[str]:

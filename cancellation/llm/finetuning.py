@@ -46,6 +46,9 @@ _WORTH_SHARING = 32
 """Tokens; a shorter common beginning is computed with each row."""
 _BEGINNING = 400
 """Tokens by which prompts are sorted: a market's policy has more."""
+_BY_PLACE = ("gpt_neo", "mpt", "openai-gpt")
+"""Architectures that count by a token's place in the cache and not by its position, or that keep no cache: behind a
+shared beginning shorter rows have a gap."""
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 """Fused where it can be. Written out, as other trainings here want it on a CPU, it keeps numbers by the square of the
 tokens: with prompts of a thousand and more, four rows of SmolLM2 took 9 to 23 GB instead of 5 to 7, no sooner done."""
@@ -254,7 +257,8 @@ class _Trainer:
         self.model: Any = get_peft_model(model, lora).to(session.device).train()
         layers = DynamicCache(config=self.model.config).layers
         # A layer of a window has forgotten the beginning's beginning, which rows behind it may still attend to.
-        self._can_share = all(type(layer) is DynamicLayer for layer in layers)
+        whole = all(type(layer) is DynamicLayer for layer in layers)
+        self._can_share = whole and model.config.model_type not in _BY_PLACE
         self._weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(self._weights, lr=settings.learning_rate, weight_decay=0.0)
         self._settings, self._session = settings, session

@@ -15,7 +15,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.pytorch_utils import Conv1D
 
 from cluster.models.listing import list_folder
@@ -34,13 +38,15 @@ def load_causal_model(
 
     Raises:
         ValueError: If the folder is refused by `check_model_files`, or its safetensors lack a weight or hold one that
-            the model would leave out.
+            the model would leave out, or it is no causal language model.
     """
     check_model_files(list_folder(folder))
+    config = config or AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    require_causal(config, folder.name)
     try:
         model, outcome = AutoModelForCausalLM.from_pretrained(
             folder,
-            **({"config": config} if config else {}),
+            config=config,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
@@ -64,6 +70,23 @@ def load_causal_model(
                 "save it again with save_pretrained as a causal language model"
             )
     return model
+
+
+def require_causal(config: PretrainedConfig, name: str) -> None:
+    """Refuse what does not predict each next token from those before it alone.
+
+    transformers loads many an encoder as a causal model, and lets it look at what follows.
+
+    Raises:
+        ValueError: If the configuration is that of an encoder, or of an encoder with a decoder.
+    """
+    kind = config.model_type
+    reads_both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or reads_both_ways or getattr(config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"model {name}: expected a causal language model, found architecture {kind!r}, which is none: choose one "
+            "such as Llama, Qwen or Gemma"
+        )
 
 
 def max_positions(config: PretrainedConfig) -> float:
@@ -106,7 +129,13 @@ def merge_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> PreTr
     names = read_shapes(list_folder(adapter_dir), ADAPTER_WEIGHTS)
     layers = _check_factors(model, names, adapter_dir.name, base)
     _untie(model, layers, json.loads((adapter_dir / ADAPTER_CONFIG).read_text("utf-8")), adapter_dir.name)
-    return PeftModel.from_pretrained(model, adapter_dir, is_trainable=False).merge_and_unload(safe_merge=True)
+    adapted = PeftModel.from_pretrained(model, adapter_dir, is_trainable=False)
+    try:
+        return adapted.merge_and_unload(safe_merge=True)
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            f"adapter {adapter_dir.name} cannot be merged into {base} ({error}): train it again without what hinders it"
+        ) from None
 
 
 def _check_factors(model: nn.Module, factors: dict[str, list[int]], adapter: str, base: str) -> set[str]:

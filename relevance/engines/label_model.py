@@ -20,6 +20,9 @@ from relevance.weights.origin import learnt_together, read_origin
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_POSITIONS = ("max_position_embeddings", "n_positions")
+"""What a config.json calls the most tokens that a model takes; the second is GPT-2's."""
+
 
 @dataclass(frozen=True)
 class LabelModel:
@@ -75,23 +78,36 @@ class LabelModel:
         """Load the tokeniser and the prompt that the model (or its adapter) was trained on.
 
         Raises:
-            ValueError: If a label is no single token, or the longest prompt does not fit the model.
+            ValueError: If a label is no single token, or `check_prompt` refuses.
         """
         base, adapter = self.fetch(weights=False)
         prompt_from = adapter if adapter and (adapter / PROMPT_FILE).exists() else base
         encoder = PromptEncoder(load_tokenizer(base), load_prompt_settings(prompt_from))
-        _check_length(encoder, base, self.base.version)
+        check_prompt(encoder, base, self.base.version)
         return encoder
 
 
-def _check_length(encoder: PromptEncoder, model_dir: Path, version: str) -> None:
+def check_prompt(encoder: PromptEncoder, model_dir: Path, version: str) -> None:
+    """Compare what the encoder may write with what the model's config.json has room for, before hours of work.
+
+    Raises:
+        ValueError: If the longest prompt has more tokens than the model positions, or a token has no embedding.
+    """
     path = model_dir / "config.json"
     config = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    positions = {**config, **config.get("text_config", {})}.get("max_position_embeddings")
+    config |= config.get("text_config") or {}
+    positions = next((config[name] for name in _POSITIONS if config.get(name)), None)
     if positions and encoder.max_prompt_tokens >= positions:
         raise ValueError(
             f"model {version} has {positions} positions, a prompt may take {encoder.max_prompt_tokens} tokens: "
-            f"lower the budgets in the model's {PROMPT_FILE}"
+            f"lower the budgets in the model's {PROMPT_FILE}, or before training prompt.product_token_budget, "
+            "prompt.query_token_budget and prompt.guidelines"
+        )
+    vocabulary, highest = config.get("vocab_size"), encoder.highest_token_id
+    if vocabulary and highest >= vocabulary:
+        raise ValueError(
+            f"model {version} has embeddings of {vocabulary:,} tokens, its tokeniser may write number {highest:,}: lay "
+            "the tokeniser beside it that it was trained with, or resize its embeddings"
         )
 
 

@@ -9,7 +9,6 @@ Shapes: B rows, L tokens per row, S tokens of shared prefix, n pairs, D hidden s
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,18 +31,14 @@ from relevance.engines.prefix_rows import (
     write_prompt,
 )
 from relevance.engines.settings import EngineSettings
-from relevance.weights.fp8_linear import Fp8Linear
-from relevance.weights.int8_linear import Int8Linear
+from relevance.engines.sharing import PROBE_TOLERANCE, REFUSALS, attention_window, probe_batch
+from relevance.weights.activation_memory import exact_products
 from relevance.weights.loading import load_model
 
 log = logging.getLogger(__name__)
 
 _FORWARD_TOKENS = {"cpu": 1536, "cuda": 16384}
 """On a CPU more tokens leave the cache; on a large GPU fewer leave it idle."""
-_PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
-_QUANTIZED_PROBE_TOLERANCE = 0.03
-"""Of the mean: between two ways of summing up the same products, rounding to 8 bits moves single probabilities of
-SmolLM2 by 0.08 (mean 0.014); a mask that does not hold moves all."""
 _CROWDED_ROW_TOKENS = 256
 """Shorter rows than usual where the product is in the prefix already: a new row then costs no product."""
 _UNSHARED = "this architecture does not share prefixes, every prompt is computed whole"
@@ -95,7 +90,7 @@ class TransformersEngine:
         self._max_forward_tokens = settings.max_forward_tokens or _FORWARD_TOKENS[self._device.type]
         self._guidelines: tuple[tuple[int, ...], Prefix] = ((), [])
         self._max_prompt_tokens = max_positions(model.config)
-        self._window, self._window_warned = _attention_window(model), False
+        self._window, self._window_warned = attention_window(model.config), False
         self._shares = self._sharing_is_exact()
 
     def label_logprobs(self, batch: TokenBatch) -> LabelScores:
@@ -196,28 +191,31 @@ class TransformersEngine:
         """Compare shared with unshared scores on a few random tokens.
 
         Attention over a window, recurrent layers or positions of another kind break the block mask
-        without an error: only the result shows it.
+        without an error: only the result shows it. Of 8-bit layers the products are exact for this: their rounding
+        would move probabilities by more than a small model's masks do.
         """
-        batch = _probe_batch(self._model.config.get_text_config().vocab_size)
+        batch = probe_batch(self._model.config)
         plain, shared = _Scores(len(batch), 0), _Scores(len(batch), 0)
-        with torch.no_grad():
-            self._score_unshared(batch, plain)
+        with torch.no_grad(), exact_products(self._model):
+            try:
+                self._score_unshared(batch, plain)
+            except REFUSALS as error:
+                kind = self._model.config.model_type
+                raise ValueError(
+                    f"architecture {kind} does not run with its linear layers as they are loaded here "
+                    f"({type(error).__name__}: {error}): set engine.quantization=none, or choose another base"
+                ) from error
             try:
                 self._score_shared(batch, shared)
-            except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError) as error:
+            except REFUSALS as error:
                 log.warning("%s: %s", _UNSHARED, error)
                 return False
-        differences = np.abs(np.exp(plain.result().logprobs) - np.exp(shared.result().logprobs))
-        difference = differences.mean() if self._is_quantized() else differences.max()
-        tolerance = _QUANTIZED_PROBE_TOLERANCE if self._is_quantized() else _PROBE_TOLERANCE[self._model.dtype]
-        if not difference <= tolerance:
+        difference = np.abs(np.exp(plain.result().logprobs) - np.exp(shared.result().logprobs)).max()
+        if not difference <= PROBE_TOLERANCE[self._model.dtype]:
             log.warning("%s: probabilities differ by %.4f", _UNSHARED, difference)
             return False
         self._guidelines = (), []
         return True
-
-    def _is_quantized(self) -> bool:
-        return any(isinstance(layer, Int8Linear | Fp8Linear) for layer in self._model.modules())
 
 
 class _Scores:
@@ -255,23 +253,6 @@ def _block_mask(segments_BL: torch.Tensor, prefix_tokens: int, dtype: torch.dtyp
     mask = torch.zeros(rows, 1, length, prefix_tokens + length, dtype=dtype, device=segments_BL.device)
     mask[:, 0, :, prefix_tokens:].masked_fill_(~((same | product) & causal), torch.finfo(dtype).min)
     return mask
-
-
-def _probe_batch(vocab_size: int) -> TokenBatch:
-    random = np.random.default_rng(0)
-    draw = [random.integers(vocab_size, size=size).tolist() for size in (13, 9, 5, 4, 3, 6)]
-    pairs = np.array([0, 0, 0, 1, 1], np.int32)
-    return TokenBatch(draw[0], draw[1:3], draw[3:], pairs, np.array([0, 1, 2, 0, 2], np.int32))
-
-
-def _attention_window(model: PreTrainedModel) -> float:
-    """The longest prompt of which every token sees every earlier one."""
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and all(kind == "full_attention" for kind in kinds):
-        return math.inf
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min((window for window in windows if window), default=math.inf)
 
 
 def _pick_device(name: str) -> torch.device:

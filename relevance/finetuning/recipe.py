@@ -13,7 +13,7 @@ from cluster.models.weight_files import check_adapter_files
 from cluster.places import CachePath, InputUrl, OutputUrl
 from cluster.settings import Settings
 from cluster.training.train import TrainerSettings
-from relevance.engines.label_model import load_tokenizer
+from relevance.engines.label_model import check_prompt, load_tokenizer
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings
 from relevance.evaluation.pairs import EvaluationPairs, count_shared, read_evaluation_pairs
@@ -182,13 +182,14 @@ def read_inputs(source: FinetuneSource, *, registry_uri: str | None) -> Finetune
     """Pin the base and read the pairs; `registry_uri` as in `resolve_model`.
 
     Raises:
-        ValueError: If the model, the adapter or the pairs are refused.
+        ValueError: If the model, its prompt, the adapter or the pairs are refused.
     """
     base = resolve_model(source.base, registry_uri=registry_uri)
     folder = fetch_model(base, cache_dir=source.cache_dir, weights=False)
     if source.prompt is not None and (folder / PROMPT_FILE).exists() and source.prompt != load_prompt_settings(folder):
         raise ValueError(f"base {base.version} has a {PROMPT_FILE} of its own: leave the prompt's settings out")
     encoder = PromptEncoder(load_tokenizer(folder), source.prompt or load_prompt_settings(folder))
+    check_prompt(encoder, folder, base.version)
     weak = read_weak_pairs(source.weak) if source.weak else None
     further = tuple(read_evaluation_pairs(url) for url in source.further)
     queries: frozenset[str] | None = learnt_queries(folder) or frozenset()

@@ -152,6 +152,16 @@ class PromptEncoder:
         query = self._query_heading_tokens + self.prompt.query_token_budget + len(self._answer_ids)
         return len(self.guidelines_ids) + self.prompt.product_token_budget + query
 
+    @property
+    def highest_token_id(self) -> int:
+        """The highest number that a prompt may hold: of what is not special, of the labels and of the first token."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return max([*self.label_ids, *self.guidelines_ids])
+        special = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
+        written = set(backend.get_vocab(with_added_tokens=True).values()) - special
+        return max([*written, *self.label_ids, *self.guidelines_ids])
+
     def encode_products(self, texts: Sequence[str]) -> list[list[int]]:
         """Encode product segments (see `product_texts`), each cut to its budget."""
         return [ids[: self.prompt.product_token_budget] for ids in self._encode(texts)]

@@ -34,6 +34,7 @@ from relevance.labels import LABELS
 from relevance.prompting.prompts import PromptEncoder, PromptSettings
 from relevance.training.drawn_ahead import DrawnAhead
 from relevance.training.examples import ExampleSource, ProductExample
+from relevance.training.layout import needs_whole_prompts
 from relevance.training.packing import PackedBatch, groups_by_length, label_loss, next_token_logits, pack_batch
 from relevance.training.parallel import Parallel, copy_to_all, fill_from_first, gradient_sync, share_out
 from relevance.training.state import TrainingState, load_state, save_state
@@ -124,9 +125,12 @@ class LabelTokenModel(nn.Module):
         super().__init__()
         self.model = model
         self._cached_prefix = cached_prefix
+        self.written_out = False
+        """Whether each prompt goes through the model whole; see `needs_whole_prompts`."""
 
     def forward(self, prefix_ids: Sequence[int], batch: PackedBatch) -> torch.Tensor:
-        return next_token_logits(self.model, prefix_ids, batch, cached=self._cached_prefix)
+        how = {"cached": self._cached_prefix, "written_out": self.written_out}
+        return next_token_logits(self.model, prefix_ids, batch, **how)
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
@@ -178,8 +182,11 @@ class LabelTraining:
 
     def _share(self, folder: Path) -> nn.Module:
         """A share of the model on each worker, handed out by the first, who alone reads all of it."""
-        whole = self._load(folder, torch.device("cpu")).state_dict() if self._rank == 0 else None
+        first = self._load(folder, torch.device("cpu")) if self._rank == 0 else None
+        whole, written_out = (first.state_dict(), [first.written_out]) if first else (None, [False])
+        dist.broadcast_object_list(written_out)
         module = self._wrap(empty_trainable(folder, dtype=self._base_dtype()))
+        module.written_out = written_out[0]
         blocks = next(part for part in module.model.get_decoder().children() if isinstance(part, nn.ModuleList))
         share_out(module, list(blocks))
         fill_from_first(module, whole, self._device)
@@ -190,7 +197,10 @@ class LabelTraining:
         """Read the base, and the adapter that training goes on from."""
         model = load_trainable(folder, device=device, dtype=self._base_dtype())
         self._fingerprint = base_fingerprint(model)
+        longest, cached = self._encoder.max_prompt_tokens, self._cached_prefix
+        whole = needs_whole_prompts(model, folder.name, longest_prompt=longest, cached=cached)
         module = self._wrap(model)
+        module.written_out = whole
         if self._task.adapter:
             adapter = fetch_model(self._task.adapter, cache_dir=self._task.cache_dir)
             require_base(adapter, self._fingerprint, self._task.model.version)

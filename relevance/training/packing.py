@@ -69,7 +69,12 @@ def _packed_length(example: ProductExample) -> int:
 
 
 def next_token_logits(
-    model: PreTrainedModel, prefix_ids: Sequence[int], batch: PackedBatch, *, cached: bool = True
+    model: PreTrainedModel,
+    prefix_ids: Sequence[int],
+    batch: PackedBatch,
+    *,
+    cached: bool = True,
+    written_out: bool = False,
 ) -> torch.Tensor:
     """Compute the logits of the token behind each prompt, shape (n, V), with gradients.
 
@@ -79,16 +84,35 @@ def next_token_logits(
         batch: On the model's device.
         cached: Send the prefix through the model once, all rows sharing its keys and values. Otherwise each row
             begins with it, which costs more and goes together with gradient checkpointing and sharded weights.
+        written_out: Send each prompt through the model whole, at the cost of all of its tokens, as a model needs whose
+            layers do not follow a mask (`relevance.training.layout`).
     """
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model.model
     rows = len(batch.ids_BS)
     prefix_BP = torch.tensor([list(prefix_ids)], device=batch.ids_BS.device).long().expand(rows, -1)
-    if cached and prefix_ids:
-        hidden_BSD = _behind_cached_prefix(decoder, prefix_BP, batch)
+    if written_out:
+        hidden_nD = _behind_whole_prompts(decoder, prefix_BP[0], batch)
+    elif cached and prefix_ids:
+        hidden_nD = _behind_cached_prefix(decoder, prefix_BP, batch).flatten(0, 1)[batch.label_index_n]
     else:
-        hidden_BSD = _behind_own_prefix(decoder, prefix_BP, batch)
-    logits_nV = model.get_output_embeddings()(hidden_BSD.flatten(0, 1)[batch.label_index_n])
+        hidden_nD = _behind_own_prefix(decoder, prefix_BP, batch).flatten(0, 1)[batch.label_index_n]
+    logits_nV = model.get_output_embeddings()(hidden_nD)
     return finish_logits(logits_nV, model.config.get_text_config())
+
+
+def _behind_whole_prompts(decoder: nn.Module, prefix_P: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    length = batch.ids_BS.shape[1]
+    rows, columns = batch.label_index_n // length, batch.label_index_n % length
+    # What a query's last token may look at is its prompt: the product, then the query.
+    prompts = [
+        torch.cat([prefix_P, ids_S[seen_S]])
+        for ids_S, seen_S in zip(batch.ids_BS[rows], batch.attention_BSS[rows, columns], strict=True)
+    ]
+    ids_nL = nn.utils.rnn.pad_sequence(prompts, batch_first=True)
+    last_n = torch.tensor([len(prompt) - 1 for prompt in prompts], device=ids_nL.device)
+    seen_nL = (torch.arange(ids_nL.shape[1], device=ids_nL.device) <= last_n[:, None]).long()
+    hidden_nLD = decoder(input_ids=ids_nL, attention_mask=seen_nL, use_cache=False).last_hidden_state
+    return hidden_nLD[torch.arange(len(prompts), device=ids_nL.device), last_n]
 
 
 def _behind_cached_prefix(decoder: nn.Module, prefix_BP: torch.Tensor, batch: PackedBatch) -> torch.Tensor:

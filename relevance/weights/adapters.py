@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from pydantic import Field
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from cluster.models.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from cluster.settings import Settings
 
 _STORED, _NAMED = "base_model.model.", ".default.weight"
+_OTHER_KINDS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "trainable_token_indices")
+"""What peft can make of an adapter besides; some of it moves the scale alone, which no shape betrays."""
 
 
 class LoraSettings(Settings):
@@ -35,6 +39,7 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules="all-linear",
+        exclude_modules=_outside_of_texts(model),
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(model, config)
@@ -45,13 +50,30 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
     return adapted
 
 
+def _outside_of_texts(model: PreTrainedModel) -> str | None:
+    """Name, as a pattern, the layers that only images or sounds go through; None where there are none.
+
+    Nothing would be learnt there, and workers would wait for gradients that never come.
+    """
+    decoder, output = model.get_decoder(), model.get_output_embeddings()
+    inside = next((name for name, module in model.named_modules() if module is decoder), "")
+    linears = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and layer is not output]
+    outside = inside and isinstance(decoder, PreTrainedModel) and not all(n.startswith(f"{inside}.") for n in linears)
+    return rf"(?!{re.escape(inside)}\.).*" if outside else None
+
+
 def check_adapter_shape(folder: Path, settings: LoraSettings) -> None:
     """Refuse to go on with an adapter of another shape.
 
     Raises:
-        ValueError: If rank or scale differ.
+        ValueError: If rank or scale differ, or it is of a kind that training here makes none of.
     """
     found = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
+    if odd := [name for name in _OTHER_KINDS if found.get(name)]:
+        raise ValueError(
+            f"adapter {folder.name} has {odd[0]}, with which training cannot go on here: merge it into its base "
+            "(jobs.relevance_publish publishing.quantization=none), and give the merged model as base"
+        )
     for setting, key in (("rank", "r"), ("alpha", "lora_alpha")):
         if found[key] != getattr(settings, setting):
             raise ValueError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from relevance.weights.activation_memory import ActivationMemory
+from relevance.weights.activation_memory import ActivationMemory, exact_product
 
 _TINY = 0.007
 """The smallest scale is that of this value: 448 divided by it still fits float16, and e4m3's own exponent
@@ -60,7 +60,7 @@ class Fp8Linear(nn.Module):
         self.register_buffer("weight", torch.empty(out_features, in_features, dtype=torch.float8_e4m3fn))
         self.register_buffer("weight_scale", torch.empty(out_features, 1, dtype=torch.float32))
         self.register_buffer("bias", torch.empty(out_features, dtype=torch.float32) if bias else None)
-        self._memory = memory
+        self.memory = memory
 
     @classmethod
     def from_weight(cls, weight_NK: torch.Tensor, bias_N: torch.Tensor | None, memory: ActivationMemory) -> Fp8Linear:
@@ -76,7 +76,9 @@ class Fp8Linear(nn.Module):
         return self.weight.float() * self.weight_scale.float()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        quantized_MK, scale_M1 = self._memory.quantize(hidden, _quantize_enough_rows)
+        if self.memory.exact:
+            return exact_product(hidden, self.dequantized_weight(), self.bias)
+        quantized_MK, scale_M1 = self.memory.quantize(hidden, _quantize_enough_rows)
         # Row-wise scales exist for bfloat16 results only.
         product_MN = torch._scaled_mm(
             quantized_MK,

@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import nn
 
-from relevance.weights.activation_memory import ActivationMemory
+from relevance.weights.activation_memory import ActivationMemory, exact_product
 
 _LEVELS = 127
 """Symmetric int8, -127 to 127: -128 has no opposite."""
@@ -59,7 +59,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("weight", torch.empty(out_features, in_features, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.empty(out_features, 1, dtype=torch.float32))
         self.register_buffer("bias", torch.empty(out_features, dtype=torch.float32) if bias else None)
-        self._memory = memory
+        self.memory = memory
         self._packed: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     @classmethod
@@ -76,8 +76,10 @@ class Int8Linear(nn.Module):
         return self.weight.float() * self.weight_scale.float()
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.memory.exact:
+            return exact_product(hidden, self.dequantized_weight(), self.bias)
         rounding = self._quantize_cpu if hidden.device.type == "cpu" else quantize_rows
-        quantized_MK, scale_M1 = self._memory.quantize(hidden, rounding)
+        quantized_MK, scale_M1 = self.memory.quantize(hidden, rounding)
         product_MN = self._product(quantized_MK).mul_(scale_M1)
         if self.bias is not None:
             product_MN.add_(self.bias)

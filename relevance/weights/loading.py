@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pytorch_utils import Conv1D
 
-from cluster.models.causal_model import load_causal_model, merge_adapter
+from cluster.models.causal_model import load_causal_model, merge_adapter, require_causal
 from cluster.models.listing import list_folder
 from cluster.models.weight_files import check_adapter_files, check_model_files, read_shapes
 from cluster.progress import watched
@@ -30,6 +30,8 @@ from relevance.weights.origin import read_origin
 
 Quantization = Literal["auto", "none", "int8", "fp8"]
 _FINGERPRINT_VALUES = 256
+_OTHERWISE = ("Router", "GroupedLinear")
+"""Ends of the names of classes of transformers that are derived from a linear layer and compute something else."""
 _FORMATS = {"int-quantized": "int8", "float-quantized": "fp8"}
 
 
@@ -76,7 +78,7 @@ def load_model(
     else:
         model = _load_quantized(model_dir, config, checkpoint, device, dtype)
     wanted = checkpoint if quantization == "auto" else quantization
-    if wanted != checkpoint:
+    if (wanted or "none") != (checkpoint or "none"):
         convert_linears(model, wanted, dtype, unquantized)
     return model.eval().requires_grad_(False)
 
@@ -109,9 +111,6 @@ def _trainable_config(model_dir: Path) -> PretrainedConfig:
             f"model {model_dir.name} is an {quantized} checkpoint, whose weights cannot be trained: give the base "
             "before it was quantised"
         )
-    # The fused kernels know no cap on attention's logits (Gemma 2) and would leave it out.
-    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
-    config._attn_implementation = "eager" if capped else "sdpa"
     return config
 
 
@@ -154,8 +153,8 @@ def read_config(model_dir: Path) -> PretrainedConfig:
     """Read the configuration of a model folder after checking that it may be loaded.
 
     Raises:
-        ValueError: If there is no configuration, its architecture needs code of its own, or there are
-            no safetensors.
+        ValueError: If there is no configuration, its architecture needs code of its own or is no causal model's, or
+            there are no safetensors.
     """
     path = model_dir / "config.json"
     if not path.is_file():
@@ -167,7 +166,9 @@ def read_config(model_dir: Path) -> PretrainedConfig:
             "that comes with a model is never run: choose a model of a known architecture"
         )
     check_model_files(list_folder(model_dir))
-    return AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+    require_causal(config, model_dir.name)
+    return config
 
 
 def checkpoint_quantization(config: PretrainedConfig, model_dir: Path) -> Literal["int8", "fp8"] | None:
@@ -244,10 +245,17 @@ def _read_tensors(model_dir: Path, device: torch.device) -> dict[str, torch.Tens
 
 
 def _linears(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    """All linear layers but the output layer, quantised ones included."""
+    """All linear layers but the output layer, quantised ones included.
+
+    Routers of experts that are derived from a linear layer compute something else, and are none.
+    """
     output = model.get_output_embeddings()
     kinds = (nn.Linear, Conv1D, Int8Linear, Fp8Linear)
-    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, kinds) and layer is not output]
+    return [
+        (name, layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, kinds) and layer is not output and not type(layer).__name__.endswith(_OTHERWISE)
+    ]
 
 
 def _empty_layer(layer: nn.Module, kind: str, memory: ActivationMemory) -> Int8Linear | Fp8Linear:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from cancellation.decision.policy import load_policy
 from cancellation.events.event import parse_event
@@ -160,16 +161,26 @@ def test_a_tiny_model_learns_its_answers_and_says_them(base: Path, tmp_path: Pat
         assert judged.answer.factors == example.factors or judged.answer.verdict == example.label
 
 
-@pytest.mark.parametrize(("micro_batch", "window"), [(4, None), (3, None), (4, 128)])
+@pytest.mark.parametrize(
+    ("micro_batch", "window", "family"), [(4, None, ""), (3, None, ""), (4, 128, ""), (4, None, "mpt")]
+)
 def test_a_policy_that_is_shared_teaches_what_whole_prompts_teach(
     base: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     micro_batch: int,
     window: int | None,
+    family: str,
 ) -> None:
     if window:
         base = save_tiny_chat_model(tmp_path / "windowed", spread=0.2, sliding_window=window)
+    if family:
+        config = AutoConfig.for_model(family, vocab_size=1500, d_model=32, n_layers=2, n_heads=2, max_seq_len=4096)
+        base = save_tiny_chat_model(tmp_path / family)
+        model = AutoModelForCausalLM.from_config(config)
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight, std=0.3)
+        model.save_pretrained(base)
     labels = ("induced", "not_induced", "inconclusive", "not_induced")  # prompts of several lengths: each is its reason
     examples = [_example(label, ()) for label in labels]
     losses = []

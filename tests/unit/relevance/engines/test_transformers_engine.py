@@ -137,6 +137,56 @@ def test_other_architectures_score_right_with_or_without_sharing(
     assert ("pass the attention window of 30" in caplog.text) == (family == "gemma2")
 
 
+def save_random_model(folder: Path, family: str, **extra: object) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, vocab_size=256, **(sizes | extra)))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.15)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "extra"),
+    [
+        ("mpt", {"d_model": 32, "n_heads": 2, "n_layers": 2}),
+        ("gpt_neo", {"num_layers": 2, "num_heads": 2, "attention_types": [[["local"], 2]], "window_size": 30}),
+    ],
+)
+def test_rounding_hides_no_attention_that_cannot_be_shared(tmp_path: Path, family: str, extra: dict) -> None:
+    save_random_model(tmp_path, family, **extra)
+    for quantization in ("none", "int8"):
+        scores = score(tmp_path, random_batch(pairs=10), CPU.model_copy(update={"quantization": quantization}))
+        assert not scores.shared_prefix
+
+
+def test_an_architecture_that_takes_no_8_bit_layers_is_refused_by_name(tmp_path: Path) -> None:
+    save_random_model(tmp_path, "mamba", state_size=4)
+    with pytest.raises(ValueError, match=r"architecture mamba does not run .*: set engine.quantization=none"):
+        score(tmp_path, random_batch(), CPU.model_copy(update={"quantization": "int8"}))
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_routers_stay_what_they_are(tmp_path: Path, quantization: str) -> None:
+    kinds = ["chunked_attention", "full_attention"]
+    save_random_model(
+        tmp_path, "llama4_text", num_key_value_heads=1, head_dim=16, num_local_experts=4, layer_types=kinds,
+        intermediate_size_mlp=64, pad_token_id=0,
+    )  # fmt: skip
+    batch = random_batch(pairs=5)
+    expected, _ = reference_scores(tmp_path, batch)
+    scores = score(tmp_path, batch, CPU.model_copy(update={"quantization": quantization}))
+    assert np.abs(probabilities(scores) - expected).max() <= (1e-4 if quantization == "none" else 0.01)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "t5"])
+def test_an_encoder_is_refused_by_name(models: dict[str, Path], tmp_path: Path, family: str) -> None:
+    AutoConfig.for_model(family).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((models["llama"] / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=f"expected a causal language model, found architecture '{family}'"):
+        score(tmp_path, random_batch())
+
+
 def save_adapter(base_dir: Path, folder: Path) -> torch.nn.Module:
     model = AutoModelForCausalLM.from_pretrained(base_dir)
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from relevance.evaluation.overlap import FEATURES, OverlapFeatures, combine_with
 from relevance.evaluation.pairs import read_evaluation_pairs, shared_queries
 from relevance.finetuning.finetune import GroupedExamples, label_targets, split_judged, split_validation
 from relevance.finetuning.pairs import LabelledTexts, WeakPairs, read_labelled_pairs, read_weak_pairs, split_folds
-from relevance.finetuning.recipe import FinetuningSettings
+from relevance.finetuning.recipe import FinetuneSource, FinetuningSettings, read_inputs
 from relevance.finetuning.sweep import Cell
 from relevance.finetuning.sweep_report import draw_sweep, sweep_table
 from relevance.finetuning.taught_pairs import TaughtPairs, TeachingSettings
@@ -307,3 +308,21 @@ def test_a_title_that_is_nothing_is_not_learnt(tmp_path: Path, read: Callable[[s
     path.write_text(f"query,title,{last}\na,b,exact\nc,\\N,yes\n")
     with pytest.raises(ValueError, match=r"pairs\.csv: row 2: expected title, found nothing \(\\N\); correct it"):
         read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n_positions": 300}, r"has 300 positions, a prompt may take \d+ tokens: lower the budgets"),
+        ({"vocab_size": 400}, r"has embeddings of 400 tokens, its tokeniser may write number [\d,]+: lay the"),
+    ],
+)
+def test_a_base_that_the_prompt_does_not_fit_is_refused_before_it_is_trained(
+    tmp_path: Path, changed: dict[str, int], message: str
+) -> None:
+    base = save_tiny_model(tmp_path / "base", weights=False)
+    (base / "config.json").write_text(json.dumps({"model_type": "llama", **changed}))
+    pairs = write_learnable_pairs(tmp_path / "pairs.csv", num_queries=4)
+    source = FinetuneSource(base=str(base), input=str(pairs), output=str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match=message):
+        read_inputs(source, registry_uri=None)

@@ -44,7 +44,7 @@ def test_the_page_in_a_browser(browser: str, tmp_path: Path) -> None:
     manifest, by_event = read_cases(str(tmp_path / "round"))
     answers = read_answers([str(tmp_path / "exports")], by_event, manifest, people={})
     correction = Correction(source, rows, by_event, manifest, answers, TEST_FRACTION)
-    judges = JudgeSettings(kinds=("trees", "llm"), trees=TreeSettings(max_iter=5))
+    judges = JudgeSettings(kinds=("trees", "llm"), llm=str(tmp_path / "not_asked"), trees=TreeSettings(max_iter=5))
     workshop = Workshop(judges, TrainerSettings(), tmp_path, "", load_policy())
     report = correct(correction, Output(str(tmp_path / "out")), correction.plan(), workshop)
     assert sum(map(sum, report["moves"]["contradicted"])) == report["contradicted"]["of"]

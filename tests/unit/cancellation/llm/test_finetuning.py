@@ -179,10 +179,13 @@ def test_a_policy_that_is_shared_teaches_what_whole_prompts_teach(
         base = save_tiny_chat_model(tmp_path / family)
         model = AutoModelForCausalLM.from_config(config)
         for weight in model.parameters():
-            torch.nn.init.normal_(weight, std=0.3)
+            torch.nn.init.normal_(weight, std=1.0)
         model.save_pretrained(base)
-    labels = ("induced", "not_induced", "inconclusive", "not_induced")  # prompts of several lengths: each is its reason
-    examples = [_example(label, ()) for label in labels]
+    labels = ("induced", "not_induced", "inconclusive", "not_induced")
+    # Prompts of very different lengths: a short one stands far behind the shared beginning.
+    examples = [
+        _example(label, (), event_id=f"e{n}", buyer_reason=f"{label} " * 3**n) for n, label in enumerate(labels)
+    ]
     losses = []
     for size in (1, micro_batch):
         settings = _settings(

@@ -162,6 +162,8 @@ def head(tmp_path_factory: pytest.TempPathFactory, replica_ports: dict[str, str]
             one = Head(f"http://127.0.0.1:{dashboard}", environment, served, filled_in(folder, port))
             one.deploy(one.config)
             served.until(lambda: one.status() == "RUNNING")
+            # Then a HAProxy that knows no replica may listen still, beside the one that does.
+            served.until(lambda: all(httpx.get(f"{url}/healthz").status_code == 200 for _ in range(20)))
             yield one
     finally:
         # The head and all that it started; HAProxy has left the group, and would outlive it.

@@ -147,6 +147,7 @@ def test_a_comparison_misses_the_model_of_its_last_row_before_it_makes_the_first
         ("market=co", "market: two capital letters such as CO are expected, found 'co'"),
         ("language=", "language: a BCP 47 tag such as es is expected, found ''"),
         ("language=Spanish_please", "language: a BCP 47 tag such as es is expected"),
+        ("market=BR", "language: expected pt, which the policy has for BR, found es; give that one"),
     ],
 )
 def test_a_new_market_is_named_well_before_it_is_taught(
@@ -161,20 +162,6 @@ def test_a_new_market_is_named_well_before_it_is_taught(
     job = Job(cancellation_new_market, cancellation_new_market.NewMarketJob, "market=CO", "language=es", *places)
     assert job.status(given) == 2
     assert said in capsys.readouterr().err
-
-
-def test_a_market_keeps_the_language_that_the_policy_has_for_it(
-    events: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    places = (
-        f"labelled={events}",
-        f"old_labelled={events}",
-        f"output={tmp_path}/out",
-        "model=cancellation/small_model",
-    )
-    job = Job(cancellation_new_market, cancellation_new_market.NewMarketJob, "market=BR", "language=es", *places)
-    assert job.status() == 2
-    assert "language: expected pt, which the policy has for BR, found es; give that one" in capsys.readouterr().err
 
 
 def test_a_default_output_that_a_job_does_not_write_need_not_be_writable(

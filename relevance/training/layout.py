@@ -38,15 +38,15 @@ def needs_whole_prompts(model: PreTrainedModel, name: str, *, longest_prompt: in
         ValueError: If neither layout gives the model's own logits.
     """
     batch = probe_batch(model.config)
-    expected_n4 = _own_probabilities(model, batch)
+    expected_nV = _own_probabilities(model, batch)
     window = attention_window(model.config)
     reason = f"prompts of up to {longest_prompt} tokens pass its attention window of {window}"
     if longest_prompt <= window:
-        reason = _difference(model, batch, expected_n4, cached=cached)
+        reason = _difference(model, batch, expected_nV, cached=cached)
         if not reason:
             return False
     kind = model.config.model_type
-    if odd := _difference(model, batch, expected_n4, written_out=True):
+    if odd := _difference(model, batch, expected_nV, written_out=True):
         raise ValueError(
             f"model {name}: architecture {kind} cannot be trained on labels here, its logits are not those of its last "
             f"hidden state and output layer ({odd}): choose a base of another architecture"

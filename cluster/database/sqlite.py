@@ -19,7 +19,9 @@ from cluster.database.interface import Execute, columns_in, columns_of
 
 logger = logging.getLogger(__name__)
 
-_BUSY_SECONDS = 1.0
+_BUSY_SECONDS, _DURABLE_BUSY_SECONDS = 1.0, 10.0
+"""How long a transaction waits for another's. A durable one's wait for the disk takes seconds on a busy machine, and
+who waits next is by chance: SQLite has no queue."""
 _STROKE_MS = 10
 _FOLD_BYTES = 8 * 2**20
 _TOLD_BYTES = 50 * 2**20
@@ -53,6 +55,7 @@ class SqliteDatabase:
             OSError: If it cannot be opened, or is durable and harmed.
         """
         self._durable = durable
+        self._patience = _DURABLE_BUSY_SECONDS if durable else _BUSY_SECONDS
         self.path = Path(path)
         self.name = f"database {self.path}"
         self._layout = layout.format(number="INTEGER PRIMARY KEY", bytes="BLOB")
@@ -131,7 +134,7 @@ class SqliteDatabase:
             with self.path.open("rb") as file:  # in one go: the check reads in the order of the tree, far slower
                 while file.read(_READ_BYTES):
                     pass
-            with closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as connection:
+            with closing(sqlite3.connect(self.path, timeout=self._patience)) as connection:
                 return connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
         except sqlite3.DatabaseError:
             return False
@@ -161,7 +164,7 @@ class SqliteDatabase:
     def _connect(self) -> sqlite3.Connection:
         with self._named_failures():
             connection = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                self.path, timeout=self._patience, isolation_level=None, check_same_thread=False
             )
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'OFF'}")

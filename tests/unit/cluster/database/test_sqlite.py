@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -80,9 +81,7 @@ def test_a_file_of_another_release_is_refused_at_the_start(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_no_file_is_to_be_removed_or_restored_for_a_disk_that_is_full_or_somebody_who_holds_it(
-    tmp_path: Path, durable: bool
-) -> None:
+def test_no_file_is_to_be_removed_or_restored_for_a_disk_that_is_full(tmp_path: Path, durable: bool) -> None:
     path = tmp_path / "a.sqlite"
     with closing(SqliteDatabase(path, LAYOUT, durable=durable)) as database:
         with database.writing() as execute:
@@ -94,7 +93,28 @@ def test_no_file_is_to_be_removed_or_restored_for_a_disk_that_is_full_or_somebod
             database.writing() as execute,
         ):
             execute("INSERT INTO things (name) VALUES (?)", ("x" * 100_000,))
-        with closing(sqlite3.connect(path, isolation_level=None)) as other:
-            other.execute("BEGIN IMMEDIATE")
-            with pytest.raises(OSError, match=r"\(database is locked\); end what holds it"), database.writing():
-                pass
+
+
+def test_of_a_file_that_somebody_holds_the_remedy_is_to_end_that(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    with (
+        closing(SqliteDatabase(path, LAYOUT)) as database,
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OSError, match=r"\(database is locked\); end what holds it"), database.writing():
+            pass
+
+
+def test_a_durable_file_is_waited_for_while_another_writes_for_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    with (
+        closing(SqliteDatabase(path, LAYOUT, durable=True)) as database,
+        closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        release = threading.Timer(2.0, other.execute, ["COMMIT"])  # a disk that is slow to say that it is written
+        release.start()
+        with database.writing() as execute:
+            execute("INSERT INTO things VALUES ('one')")
+        release.join()

@@ -19,6 +19,7 @@ from cancellation.model.text_encoder import (
     keep_first_layers,
     load_encoder,
     new_encoder,
+    prune_encoder,
     require_positions,
 )
 from cancellation.simulation.simulator import SimulationSettings, simulate_event
@@ -72,6 +73,10 @@ class PretrainingSettings(Settings):
     keep_layers: int | None = Field(default=None, ge=1)
     """Continue the first so many layers of `encoder` alone, those that a training of the same `keep_layers` takes; null
     keeps all."""
+
+    prune_to: int | None = Field(default=None, ge=1000)
+    """Cut the vocabulary of `encoder` to about so many pieces, those that chats and simulated events use: scores over
+    all of a multilingual one cost most of a step. A training after it takes the encoder with `prune_to=null`."""
 
     shape: EncoderShape = EncoderShape()
     vocab_size: int = Field(default=16_384, ge=400)
@@ -138,6 +143,8 @@ def _write_start(settings: PretrainingSettings, url: str, *, cache_dir: str, reg
         encoder, tokenizer = load_encoder(settings.encoder, cache_dir=cache_dir, registry_uri=registry_uri)
         if settings.keep_layers:
             keep_first_layers(encoder, settings.keep_layers)
+        if settings.prune_to:
+            encoder, tokenizer = prune_encoder(encoder, tokenizer, _tokenizer_texts(settings), size=settings.prune_to)
         require_positions(encoder, settings.max_tokens, setting="pretraining.max_tokens")
     else:
         tokenizer = train_tokenizer(_tokenizer_texts(settings), vocab_size=settings.vocab_size)

@@ -13,7 +13,7 @@ from cancellation.comparison.figures import Judgements, Truth
 from cancellation.comparison.learners import TreeLearner, TreeSettings
 from cancellation.decision.policy import Policy
 from cancellation.decision.rules import judge as judge_by_rules
-from cancellation.decision.verdicts import market_probabilities
+from cancellation.decision.verdicts import market_probabilities, verdict_thresholds
 from cancellation.events.event import Event
 from cancellation.events.examples import Example
 from cancellation.features.vector import feature_table
@@ -160,14 +160,19 @@ class NetworkJudge:
     """An exported network."""
 
     def __init__(self, model: VerdictModel, policy: Policy | None = None) -> None:
-        """Take a model, and the policy that says which classes a market has; None: all three everywhere."""
+        """Take a model, and the policy that says which classes a market has and when its own model accuses; None: all
+        three everywhere, and whenever that is the likeliest."""
         self.model, self._policy = model, policy
 
     def judge(self, events: Sequence[Event]) -> Judgements:
         """Judge events, in their order."""
         scores = self.model.score([self.model.encoder.encode(event) for event in events])
         probabilities = class_probabilities(scores.logits, self.model.temperature)
-        return Judgements(market_probabilities(probabilities, events, self._policy), scores.factor_probabilities)
+        return Judgements(
+            market_probabilities(probabilities, events, self._policy),
+            scores.factor_probabilities,
+            thresholds=verdict_thresholds(events, self._policy, self.model.version),
+        )
 
 
 def network_settings(approach: Approach, base: TrainingSettings, *, pretrained: str | None) -> TrainingSettings:

@@ -29,6 +29,18 @@ class Judgements:
     """False: `probabilities` say only which verdict was given, so neither thresholds nor AUC can be had of them."""
     answered: np.ndarray | None = None
     """False where the judge gave no verdict, (n,), and `inconclusive` stands for it; None: it always did."""
+    thresholds: np.ndarray | None = None
+    """Scores above which alone a policy says *induced*, (n,); None: wherever it is the likeliest class."""
+
+    @property
+    def verdicts(self) -> np.ndarray:
+        """Numbers of the classes that are said, (n,)."""
+        found = self.probabilities.argmax(axis=1)
+        if self.thresholds is None:
+            return found
+        others = np.delete(self.probabilities, INDUCED, axis=1).argmax(axis=1)
+        accused = (found == INDUCED) & (self.probabilities[:, INDUCED] > self.thresholds)
+        return np.where(accused | (found != INDUCED), found, others + (others >= INDUCED))
 
     @property
     def num_unanswered(self) -> int:
@@ -91,13 +103,13 @@ def compare(found: Judgements, truth: Truth, *, resamples: int, seed: int = 0) -
     if not found.ranked:
         ranking = {name: np.full_like(values, np.nan) for name, values in ranking.items()}
     parts = {
-        **_verdict_figures(found.probabilities.argmax(axis=1), truth.labels, weights),
+        **_verdict_figures(found.verdicts, truth.labels, weights),
         **ranking,
         "factor_f1": _factor_f1(found.factors >= 0.5, truth.factors, of_factors),
     }
     for market in sorted(set(truth.markets)):
         inside = weights * (np.array(truth.markets) == market)
-        figures = _verdict_figures(found.probabilities.argmax(axis=1), truth.labels, inside)
+        figures = _verdict_figures(found.verdicts, truth.labels, inside)
         parts |= {f"{name}.{market}": figures[name] for name in ("accuracy", "precision", "recall")}
     return {name: _figure(samples) for name, samples in parts.items()}
 

@@ -161,7 +161,7 @@ def _verdict(judge: Judge, batch: Sequence[Event], place: int) -> tuple[int, flo
         return None
     probabilities = found.probabilities[place]
     score = float(probabilities[VERDICTS.index("induced")]) if found.ranked else None
-    return int(probabilities.argmax()), score
+    return int(found.verdicts[place]), score
 
 
 def _mean(values: Sequence[float | None], settings: ConsistencySettings) -> Figure:

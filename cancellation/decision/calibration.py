@@ -46,15 +46,15 @@ class Calibration:
     after: tuple[ReliabilityBin, ...]
 
 
-def induced_scores(logits: np.ndarray, temperature: float, *, two_classes: np.ndarray) -> np.ndarray:
-    """Give the calibrated score of many events, (n,), as `verdicts.verdict_probabilities` does for one.
+def market_class_probabilities(logits: np.ndarray, temperature: float, *, two_classes: np.ndarray) -> np.ndarray:
+    """Give the calibrated probabilities of many events, (n, 3), as `verdicts.verdict_probabilities` does for one.
 
     Args:
         logits: Raw, (n, 3), in the order of `VERDICTS`.
         temperature: Divides the logits.
         two_classes: True where the market knows no `inconclusive`, (n,).
     """
-    return class_probabilities(_market_logits(logits, two_classes), temperature)[:, INDUCED]
+    return class_probabilities(_market_logits(logits, two_classes), temperature)
 
 
 def _market_logits(logits: np.ndarray, two_classes: np.ndarray) -> np.ndarray:

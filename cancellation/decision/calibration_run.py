@@ -21,7 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from cancellation.decision.calibration import INDUCED, Calibration, calibrate, induced_scores, split_events
+from cancellation.decision.calibration import (
+    INDUCED,
+    Calibration,
+    calibrate,
+    market_class_probabilities,
+    split_events,
+)
+from cancellation.decision.induced_thresholds import InducedThreshold, find_induced_thresholds
 from cancellation.decision.policy import Evidence, MarketPolicy, Policy, named_by_content
 from cancellation.decision.policy_file import render_policy
 from cancellation.decision.sample import LabelledSample
@@ -64,6 +71,8 @@ class CalibratedModel:
     model_version: str
     calibration: Calibration
     thresholds: Mapping[str, MarketThreshold]
+    verdicts: Mapping[str, InducedThreshold]
+    """Of each market of the policy."""
     policy: Policy
     """The given one with new thresholds and their evidence."""
     unknown_markets: tuple[str, ...]
@@ -97,7 +106,12 @@ def calibrate_backfill(
         events.logits[used], events.labels[used], events.two_classes[used], fit[used], events.weights_of(used)
     )
     proving = events.where(judged)
-    thresholds = _prove(proving, calibration.temperature, settings.thresholds)
+    probabilities = market_class_probabilities(proving.logits, calibration.temperature, two_classes=proving.two_classes)
+    induced = proving.labels == INDUCED
+    thresholds = _prove(proving, probabilities[:, INDUCED], induced, settings.thresholds)
+    verdicts = find_induced_thresholds(
+        *(probabilities, induced, proving.markets, list(policy.markets)), settings.thresholds, proving.weights
+    )
     version = labelled["model_version"][0].as_py()
     common = Evidence(
         *(0, 0, 0.0, version, day),
@@ -107,20 +121,23 @@ def calibrate_backfill(
         temperature=calibration.temperature,
     )
     entries = {
-        code: _with_evidence(market, thresholds.get(code), settings.thresholds, common)
+        code: replace(
+            _with_evidence(market, thresholds.get(code), settings.thresholds, common),
+            induced=verdicts[code].threshold,
+        )
         for code, market in policy.markets.items()
     }
     demo = policy.demo and sample.source != "backfill"
     new = Policy(policy.version, policy.default, entries, settings.thresholds.min_precision, demo)
     unknown = tuple(code for code in thresholds if code not in policy.markets)
-    return CalibratedModel(version, calibration, thresholds, named_by_content(new, day), unknown)
+    return CalibratedModel(version, calibration, thresholds, verdicts, named_by_content(new, day), unknown)
 
 
-def _prove(proving: _Labelled, temperature: float, settings: ThresholdSettings) -> dict[str, MarketThreshold]:
-    scores = induced_scores(proving.logits, temperature, two_classes=proving.two_classes)
+def _prove(
+    proving: _Labelled, scores: np.ndarray, induced: np.ndarray, settings: ThresholdSettings
+) -> dict[str, MarketThreshold]:
     _refuse_flagged_only(scores, proving.markets, settings)
     _, sellers = np.unique(proving.sellers, return_inverse=True)
-    induced = proving.labels == INDUCED
     return find_thresholds(scores, induced, proving.markets, settings, sellers, proving.weights)
 
 
@@ -191,12 +208,16 @@ def figures(calibrated: CalibratedModel) -> dict[str, float | None]:
         found[f"lower_bound.{code}"] = threshold.nearest.lower_bound
         found[f"flagged_cases.{code}"] = threshold.nearest.cases
         found[f"cases_missing.{code}"] = threshold.cases_missing
+    for code, verdict in calibrated.verdicts.items():
+        found[f"induced.{code}"] = verdict.threshold
+        found[f"induced_precision.{code}"] = verdict.precision
     return found
 
 
 def threshold_rows(calibrated: CalibratedModel) -> list[list[str]]:
     """One row of text per market, for people: what is proven, on what, or what is missing."""
-    rows = [["market", "state", "penalty", "flagged", "induced", "precision", "lower bound", "cases missing", ""]]
+    header = ["market", "state", "induced above", "right", "penalty", "flagged", "induced", "precision", "lower bound"]
+    rows = [[*header, "cases missing", ""]]
     for code, found in calibrated.thresholds.items():
         near = found.nearest
         pool = f"pooled: {' '.join(found.pooled)}" if found.pooled else ""
@@ -204,6 +225,7 @@ def threshold_rows(calibrated: CalibratedModel) -> list[list[str]]:
             [
                 code,
                 calibrated.policy.market(code).state,
+                *_verdict_cells(calibrated.verdicts.get(code)),
                 f"{found.proven.threshold:g}" if found.proven else "none",
                 f"{near.cases:,}",
                 f"{near.correct:,}",
@@ -214,6 +236,15 @@ def threshold_rows(calibrated: CalibratedModel) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _verdict_cells(found: InducedThreshold | None) -> tuple[str, str]:
+    """From which score on a verdict says induced, and how often that is right."""
+    if found is None:
+        return "-", "-"
+    above = "likeliest" if found.threshold is None else f"{found.threshold:g}"
+    right = "-" if found.precision is None else f"{found.precision:.3f} of {found.cases:,}"
+    return above, f"{right} (all markets)" if found.pooled else right
 
 
 def _whole_sample(rows: pa.Table, settings: CalibrationSettings) -> pa.Table:

@@ -33,6 +33,9 @@ Action = Literal["penalty", "investigate", "none"]
 
 INVESTIGATE, MIN_PRECISION = 0.45, 0.90
 
+THRESHOLDS = ("induced", "investigate", "penalty")
+"""Fields of a market's entry from which a score leads to something, each above it."""
+
 END = "# end of policy"
 """Last line of a policy file: one that was cut off, on its way to a machine or by a full disk, may still be TOML."""
 
@@ -107,6 +110,13 @@ class MarketPolicy:
     investigate: Annotated[float, _PROBABILITY] = INVESTIGATE
     penalty: Annotated[float | None, _PROBABILITY] = None
     evidence: Annotated[Evidence | None, _TABLE] = None
+    induced: Annotated[float | None, _PROBABILITY] = None
+    """A verdict says *induced* above this score alone, though it be the likeliest below; None: where it is that."""
+
+    @property
+    def thresholds(self) -> dict[str, float | None]:
+        """All of `THRESHOLDS` by name."""
+        return {name: getattr(self, name) for name in THRESHOLDS}
 
     @model_validator(mode="after")
     def _penalty_stands_on_evidence(self) -> Self:
@@ -114,6 +124,8 @@ class MarketPolicy:
             return self
         if self.penalty < self.investigate:
             raise ValueError(f"penalty: expected at least investigate = {self.investigate}, found {self.penalty}")
+        if self.induced is not None and self.penalty < self.induced:
+            raise ValueError(f"penalty: expected at least induced = {self.induced}, found {self.penalty}")
         if self.evidence is None:
             raise ValueError("penalty: expected evidence beside it, found none: a penalty threshold has to be proven")
         return self

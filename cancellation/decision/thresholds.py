@@ -45,6 +45,10 @@ class ThresholdSettings(Settings):
     """Candidates from strict to loose around 0.95. None below 0.90: nobody is punished whom the calibrated model
     itself holds for innocent in one case of ten."""
 
+    induced_grid: tuple[float, ...] = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9)
+    """Scores from loose to strict above which a verdict may say induced (`induced_thresholds`); empty: wherever it is
+    the likeliest."""
+
     min_cases: int = Field(default=180, ge=29)
     """Flagged labelled cases from which on a threshold is tested: 179 prove 0.90 with 80 % power where precision is
     0.95. A market without a threshold of so many is pooled with the others like it."""
@@ -55,6 +59,13 @@ class ThresholdSettings(Settings):
 
     power: float = Field(default=0.80, gt=0, lt=1)
     """Chance of success that the number of missing cases is counted for."""
+
+    @field_validator("induced_grid")
+    @classmethod
+    def _loose_to_strict(cls, grid: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 <= value <= 1 for value in grid) or list(grid) != sorted(set(grid)):
+            raise ValueError("expected different numbers from 0 to 1, the smallest first")
+        return grid
 
     @field_validator("penalty_grid")
     @classmethod

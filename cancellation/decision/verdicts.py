@@ -66,6 +66,18 @@ def verdict_probabilities(logits: Sequence[float], *, temperature: float, classe
     return {name: weight / total for name, weight in zip(VERDICTS, weights, strict=False)}
 
 
+def likeliest_verdict(probabilities: Mapping[str, float], above: float | None) -> str:
+    """Name the likeliest class, *induced* only if its probability is above a threshold, where there is one.
+
+    To accuse wrongly costs more than to miss, so that the likeliest class alone is not what costs least (Elkan, The
+    Foundations of Cost-Sensitive Learning, 2001).
+    """
+    found = max(probabilities, key=probabilities.__getitem__)
+    if found != "induced" or above is None or probabilities[found] > above:
+        return found
+    return max((name for name in probabilities if name != found), key=probabilities.__getitem__)
+
+
 def market_probabilities(probabilities: np.ndarray, events: Sequence[Event], policy: Policy | None) -> np.ndarray:
     """Share out the chance of a class that an event's market does not know, as `verdict_probabilities` does for one.
 
@@ -79,6 +91,19 @@ def market_probabilities(probabilities: np.ndarray, events: Sequence[Event], pol
     known = [policy.market(event.market).classes for event in events]
     kept = probabilities * (np.arange(probabilities.shape[1]) < np.array(known).reshape(-1, 1))
     return kept / kept.sum(axis=1, keepdims=True)
+
+
+def verdict_thresholds(events: Sequence[Event], policy: Policy | None, model_version: str) -> np.ndarray:
+    """Give the scores above which alone each event's verdict says *induced*, (n,), as the policy has them for a model.
+
+    0, which the likeliest class always passes, where it has none, or where they were chosen for another model: what is
+    compared with others is not to be more cautious than these.
+    """
+    if policy is None:
+        return np.zeros(len(events))
+    entries = [policy.market(event.market) for event in events]
+    own = (entry.evidence is not None and entry.evidence.model_version == model_version for entry in entries)
+    return np.array([entry.induced or 0.0 if known else 0.0 for entry, known in zip(entries, own, strict=True)])
 
 
 def model_verdict(
@@ -100,7 +125,8 @@ def model_verdict(
         policy: Chooses classes and action.
         model: Whose scores they are; its temperature divides the logits.
     """
-    probabilities = verdict_probabilities(logits, temperature=model.temperature, classes=policy.market(market).classes)
+    entry = policy.market(market)
+    probabilities = verdict_probabilities(logits, temperature=model.temperature, classes=entry.classes)
     score = probabilities["induced"]
     named = [
         {"code": code, "probability": float(probability), "evidence": None}
@@ -111,7 +137,7 @@ def model_verdict(
     return {
         "event_id": event_id,
         "market": market,
-        "verdict": max(probabilities, key=probabilities.__getitem__),
+        "verdict": likeliest_verdict(probabilities, entry.induced),
         "score": score,
         "probabilities": probabilities,
         "decision_factors": named,

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cancellation.contact_data.logged_event import is_by_reference
+from cancellation.decision.policy import THRESHOLDS
 from cancellation.decision.verdicts import verdicts_of_table
 from cancellation.serving.records.decision_record import decision_table, partition
 from cancellation.serving.records.people import ROLES
@@ -72,7 +73,7 @@ def record_of(decision: Recorded, verdict: Mapping[str, Any], **more: Any) -> di
         **{name: row[name] for name in kept},
         "received_at": row["received_at"].timestamp(),
         "verdict": verdict,
-        "thresholds": {name: row[f"{name}_threshold"] for name in ("investigate", "penalty")},
+        "thresholds": {name: row[f"{name}_threshold"] for name in THRESHOLDS},
         "event": json.loads(row["event"]),
         "people": {role: row[f"{role}_digest"] for role in ROLES},
         **more,

@@ -88,7 +88,6 @@ def _judge(
         market = (policy := policy_of(decision)).market(code)
         verdict = model_verdict(event_id, code, logits, factors, policy=policy, model=model.identity)
         told = {name: decision.verdict[name] for name in ("model_version", "score", "verdict", "action")}
-        thresholds = {"investigate": market.investigate, "penalty": market.penalty}
-        now = {"thresholds": thresholds, "state": market.state, "shadow": {"name": "answered", **told}}
+        now = {"thresholds": market.thresholds, "state": market.state, "shadow": {"name": "answered", **told}}
         records.append(record_of(decision, verdict, **now))
     return records

@@ -12,10 +12,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from cancellation.comparison.figures import INDUCED, Judgements, Truth, compare
+from cancellation.comparison.approaches import NetworkJudge
+from cancellation.comparison.figures import INDUCED, Truth, compare
+from cancellation.decision.policy import Policy, load_policy
 from cancellation.events.factors import VERDICTS
 from cancellation.events.labelled import LabelledEvent
 from cancellation.model.fusion import load_fusion_model
@@ -40,23 +41,21 @@ def load(folder: Path) -> VerdictModel:
     return VerdictModel(network, model.spec, encoder, version=str(folder), temperature=1.0, max_batch_tokens=4096)
 
 
-def judge(model: VerdictModel, rows: list[LabelledEvent]) -> Judgements:
-    """Ask the model about each event; probabilities are calibrated where the model is."""
-    scores = model.score([model.encoder.encode(row.event) for row in rows])
-    logits = scores.logits / model.temperature
-    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return Judgements(exps / exps.sum(axis=1, keepdims=True), scores.factor_probabilities)
+def _known(row: LabelledEvent, policy: Policy) -> str:
+    """What counts as right: a market of two classes calls an inconclusive case not induced."""
+    return row.label if policy.market(row.event.market).classes > VERDICTS.index(row.label) else "not_induced"
 
 
 def main(writers: str, folders: list[Path], *, language: str | None = None) -> None:
     chosen = written_dialogues() if writers == "all" else written_dialogues(only=writers.split(","))
     rows = [stage(dialogue, 0, seed=_SEED) for dialogue in chosen if language in (None, dialogue.language)]
     languages = tuple(row.language for row in rows)
-    truth = Truth.of([row.label for row in rows], [row.factors for row in rows], languages)
+    policy = load_policy()
+    labels = [_known(row, policy) for row in rows]
+    truth = Truth.of(labels, [row.factors for row in rows], languages)
     for folder in folders:
-        found = judge(load(folder), rows)
+        found = NetworkJudge(load(folder), policy).judge([row.event for row in rows])
         figures = compare(found, truth, resamples=1000)
-        verdicts = found.probabilities.argmax(axis=1)
         print(f"\n{folder}: {len(rows)} dialogues of {writers}")
         for name in _SHOWN:
             one = figures[name]
@@ -66,8 +65,7 @@ def main(writers: str, folders: list[Path], *, language: str | None = None) -> N
             print(f"  score >= {least}: {flagged.sum()}, {(truth.labels[flagged] != INDUCED).sum()} wrong")
         by_language = {name: round(figures[f"accuracy.{name}"].value, 2) for name in sorted(set(languages))}
         print("  accuracy by language:", by_language)
-        told = [VERDICTS[verdict] for verdict in verdicts]
-        wrong = Counter(row.cause for row, verdict in zip(rows, told, strict=True) if verdict != row.label)
+        wrong = Counter(row.cause for row, right in zip(rows, found.verdicts == truth.labels, strict=True) if not right)
         print("  wrong:", dict(wrong.most_common(8)))
 
 

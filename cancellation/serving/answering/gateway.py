@@ -281,7 +281,7 @@ class Gateway:
             "verdict": verdict,
             "features": [None if value != value else value for value in numbers.tolist()],
             "feature_digest": self._feature_digest,
-            "thresholds": {"investigate": market.investigate, "penalty": market.penalty},
+            "thresholds": market.thresholds,
             "state": market.state,
             "policy_version": verdict["policy_version"],
             "model_version": reply.model_version if isinstance(reply, Scored) else self.model.version,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from cancellation.decision.policy import THRESHOLDS
 from cancellation.decision.verdicts import verdicts_of_table
 from cancellation.serving.answering.gateway import Gateway
 from cancellation.serving.answering.request import NotRecorded
@@ -92,7 +93,7 @@ def _archived(archive_url: str, event_id: str, market: str, day: date) -> tuple[
         **{name: row[name] for name in ("event_id", "market", "features", "feature_digest", "state", "policy_version")},
         "received_at": row["received_at"].timestamp(),
         "verdict": verdict,
-        "thresholds": {"investigate": row["investigate_threshold"], "penalty": row["penalty_threshold"]},
+        "thresholds": {name: row[f"{name}_threshold"] for name in THRESHOLDS},
         "event": None if row["event"] is None else json.loads(row["event"]),
         "people": _people(row),
         "fallback_reason": row["fallback_reason"],

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cancellation.decision.policy import THRESHOLDS
 from cancellation.decision.verdicts import VERDICT_SCHEMA
 from cancellation.serving.records.people import ROLES
 
@@ -32,8 +33,7 @@ DECISION_SCHEMA = pa.schema(
         pa.field("received_at", pa.timestamp("us", tz="UTC")),
         pa.field("features", pa.list_(pa.float32())),
         pa.field("feature_digest", pa.string()),
-        pa.field("investigate_threshold", pa.float32()),
-        pa.field("penalty_threshold", pa.float32()),
+        *(pa.field(f"{name}_threshold", pa.float32()) for name in THRESHOLDS),
         pa.field("state", pa.string()),
         pa.field("timings_ms", _TIMINGS),
         pa.field("shadow", _SHADOW),
@@ -86,8 +86,7 @@ def _row(record: Mapping[str, Any]) -> dict[str, Any]:
         "policy_version": record.get("policy_version") or verdict.get("policy_version"),
         "received_at": datetime.fromtimestamp(record["received_at"], UTC),
         "features": record.get("features"),
-        "investigate_threshold": thresholds.get("investigate"),
-        "penalty_threshold": thresholds.get("penalty"),
+        **{f"{name}_threshold": thresholds.get(name) for name in THRESHOLDS},
         "event": None if event is None else json.dumps(event, ensure_ascii=False, separators=(",", ":")),
         **{f"{role}_digest": people.get(role) for role in ROLES},
         **{name: record.get(name) for name in _PLAIN},

@@ -51,6 +51,6 @@ def _entry(market: MarketPolicy) -> dict[str, Any]:
         "state": market.state,
         "classes": market.classes,
         "language": market.language,
-        "thresholds": {"investigate": market.investigate, "penalty": market.penalty},
+        "thresholds": market.thresholds,
         "evidence": asdict(market.evidence) if market.evidence else None,
     }

@@ -37,7 +37,7 @@ def test_a_networks_row_says_what_scoring_says(model: VerdictModel) -> None:
     rows = [EventRow(str(number), event, None) for number, event in enumerate(EVENTS)]
     scored = score_rows(rows, model, POLICY)
     found = NetworkJudge(model, POLICY).judge(EVENTS)
-    assert [VERDICTS[place] for place in found.probabilities.argmax(axis=1)] == scored["verdict"].to_pylist()
+    assert [VERDICTS[place] for place in found.verdicts] == scored["verdict"].to_pylist()
     assert found.probabilities[:, 0] == pytest.approx(scored["score"].to_numpy(), abs=1e-6)
     everywhere = NetworkJudge(model).judge(EVENTS).probabilities.argmax(axis=1)
     assert (everywhere[TWO] == 2).any(), "else nothing was left out"
@@ -62,7 +62,7 @@ def test_a_new_markets_model_is_held_against_the_old_one_by_verdicts_that_are_gi
     examples = [replace(one, label="not_induced") for one in EXAMPLES if one.event.market == "SG"]
 
     class Undecided:
-        encoder, temperature, spec = model.encoder, model.temperature, model.spec
+        encoder, temperature, spec, version = model.encoder, model.temperature, model.spec, "undecided@1"
 
         def score(self, events):
             scores = model.score(events)

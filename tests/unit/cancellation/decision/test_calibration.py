@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from cancellation.decision.calibration import (
-    calibrate,
-    choose_events,
-    induced_scores,
-)
+from cancellation.decision.calibration import INDUCED, calibrate, choose_events, market_class_probabilities
 from cancellation.decision.verdicts import verdict_probabilities
 from cluster.statistics.temperature import class_probabilities
 
@@ -48,7 +44,8 @@ def test_a_market_of_two_classes_is_calibrated_by_those_two() -> None:
     found = calibrate(logits, labels, np.ones(8000, bool), fit)
     assert found.temperature == pytest.approx(1.0, abs=0.1)
     assert found.ece_after < 0.03
-    two = log_loss(labels[~fit] == 0, induced_scores(logits[~fit], found.temperature, two_classes=np.ones(4000, bool)))
+    shares = market_class_probabilities(logits[~fit], found.temperature, two_classes=np.ones(4000, bool))
+    two = log_loss(labels[~fit] == 0, shares[:, INDUCED])
     assert found.nll_after == pytest.approx(two)
 
 
@@ -61,10 +58,10 @@ def test_the_chosen_do_not_depend_on_the_order_of_events() -> None:
 def test_many_scores_are_those_of_one_event_at_a_time() -> None:
     logits, _ = draw(200, temperature=1.0)
     two_classes = np.arange(200) % 2 == 0
-    scores = induced_scores(logits, 1.7, two_classes=two_classes)
-    for score, row, two in zip(scores, logits, two_classes, strict=True):
-        one = verdict_probabilities(row, temperature=1.7, classes=2 if two else 3)
-        assert score == pytest.approx(one["induced"], abs=1e-12)
+    shares = market_class_probabilities(logits, 1.7, two_classes=two_classes)
+    for many, row, two in zip(shares, logits, two_classes, strict=True):
+        one = list(verdict_probabilities(row, temperature=1.7, classes=2 if two else 3).values())
+        assert many.tolist() == pytest.approx([*one, 0.0][:3], abs=1e-12)
 
 
 def test_one_choice_may_be_made_within_another() -> None:

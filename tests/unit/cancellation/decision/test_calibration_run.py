@@ -97,8 +97,9 @@ def test_a_market_of_few_labels_has_no_penalty_and_is_told_how_many_are_missing(
     assert singapore.evidence.cases_missing
     assert singapore.evidence.events_missing > singapore.evidence.cases_missing
     texts = {row[0]: row for row in threshold_rows(found)}
-    assert texts["SG"][2] == "none"
-    assert int(texts["SG"][7]) == singapore.evidence.cases_missing
+    singapores = dict(zip(texts["market"], texts["SG"], strict=True))
+    assert singapores["penalty"] == "none"
+    assert int(singapores["cases missing"]) == singapore.evidence.cases_missing
 
 
 def test_thresholds_rest_on_events_that_the_temperature_never_saw() -> None:

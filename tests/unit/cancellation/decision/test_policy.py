@@ -57,6 +57,7 @@ def test_values_are_read_and_left_out_ones_have_the_stated_defaults() -> None:
     ("old", "new", "place"),
     [
         ("penalty = 0.9", "penalty = 0.4", r"\[markets\.TH\] penalty: expected at least investigate = 0\.5"),
+        ("penalty = 0.9", "penalty = 0.9\ninduced = 0.95", r"penalty: expected at least induced = 0\.95, found 0\.9"),
         ("penalty = 0.9", "penalty = nan", r"\[markets\.TH\] penalty: expected a number from 0 to 1, found nan"),
         ("investigate = 0.5", "investigate = nan", r"investigate: expected a number from 0 to 1, found nan"),
         ("penalty = 0.9", "penalty = 1.1", r"penalty: expected a number from 0 to 1, found 1\.1"),

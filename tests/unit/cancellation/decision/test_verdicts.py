@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from cancellation.decision.policy import Evidence, MarketPolicy, Policy, load_policy
 from cancellation.decision.verdicts import (
     VERDICT_SCHEMA,
+    likeliest_verdict,
     model_verdict,
     rules_verdict,
     verdict_probabilities,
@@ -53,7 +54,10 @@ def test_any_scores_of_a_model_become_the_contracts_verdict(
     probabilities = verdict["probabilities"]
     assert sum(probabilities.values()) == pytest.approx(1.0)
     assert verdict["score"] == probabilities["induced"]
-    assert probabilities[verdict["verdict"]] == max(probabilities.values())
+    above = POLICY.market(market).induced
+    accused = above is None or probabilities["induced"] > above
+    possible = {name: share for name, share in probabilities.items() if accused or name != "induced"}
+    assert possible[verdict["verdict"]] == max(possible.values())
     assert len(probabilities) == POLICY.market(market).classes
     assert [factor["probability"] for factor in verdict["decision_factors"]] == sorted(
         (factor for factor in factors if factor >= 0.5), reverse=True
@@ -122,3 +126,23 @@ def test_a_table_gives_verdicts_back_within_a_floats_precision() -> None:
         assert {key: row[key] for key in ("event_id", "verdict", "action", "source", "policy_version")} == {
             key: verdict[key] for key in ("event_id", "verdict", "action", "source", "policy_version")
         }
+
+
+@pytest.mark.parametrize(
+    ("shares", "above", "said"),
+    [
+        ({"induced": 0.55, "not_induced": 0.45}, None, "induced"),
+        ({"induced": 0.55, "not_induced": 0.45}, 0.55, "not_induced"),  # above it, not at it, as with every threshold
+        ({"induced": 0.56, "not_induced": 0.44}, 0.55, "induced"),
+        ({"induced": 0.5, "not_induced": 0.2, "inconclusive": 0.3}, 0.6, "inconclusive"),
+        (
+            {"induced": 0.4, "not_induced": 0.6},
+            0.3,
+            "not_induced",
+        ),  # a low threshold accuses nobody who is likely innocent
+    ],
+)
+def test_a_seller_is_accused_above_the_markets_threshold_alone(
+    shares: dict[str, float], above: float | None, said: str
+) -> None:
+    assert likeliest_verdict(shares, above) == said

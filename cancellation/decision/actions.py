@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isclose
 from typing import Literal
 
 from cancellation.decision.policy import Action, Evidence, Policy, Source
@@ -78,7 +79,8 @@ def _of_model(evidence: Evidence | None, market: str, model: ModelIdentity) -> t
     if evidence.model_version != model.version:
         why = f"the threshold was proven for model {evidence.model_version}, not for {model.version}"
         found.append(Obstacle("other_model", why))
-    if evidence.temperature not in (None, model.temperature):
+    # The same labels fitted on another processor differ in the eighth digit.
+    if evidence.temperature is not None and not isclose(evidence.temperature, model.temperature, rel_tol=1e-6):
         why = f"the threshold was proven at temperature {evidence.temperature:g}, the model has {model.temperature:g}"
         found.append(Obstacle("other_calibration", why))
     return tuple(found)

@@ -43,6 +43,7 @@ def test_a_penalty_needs_a_live_market_its_model_and_a_score_above(
     [
         (replace(MODEL, version="m@2"), PROOF, "the threshold was proven for model m@1, not for m@2"),
         (replace(MODEL, temperature=1.2), PROOF, "proven at temperature 0.9, the model has 1.2"),
+        (replace(MODEL, temperature=0.90001), PROOF, "proven at temperature 0.9, the model has 0.90001"),
         (replace(MODEL, markets=("TH",)), PROOF, r"model m@1 was not trained on SG \(on TH\)"),
         (MODEL, replace(PROOF, source=None), r"does not say what it rests on \(source\)"),
         (MODEL, replace(PROOF, source="simulation"), "rests on simulated cases, and the policy does not say demo"),

@@ -54,7 +54,7 @@ def run_job(
     for variable in _QUIET:
         os.environ.setdefault(variable, "true")  # before any library that would report home is imported
     if {"--help", "-h"} & set(arguments):
-        print(_help(main, cls, defaults, estimate))
+        _show(_help(main, cls, defaults, estimate))
         return
     dry_run = "--dry-run" in arguments
     overrides = [_expand_flag(argument) for argument in arguments if argument != "--dry-run"]
@@ -86,6 +86,14 @@ def run_job(
         _leave_stopped(signal.SIGTERM if by_term else signal.SIGINT)
 
 
+def _show(text: str) -> None:
+    """Print text of which a reader such as `head` may have seen enough before its end."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+
+
 def _estimate(estimate: Estimate[S], main: Callable[[S], None], job: S) -> None:
     if isinstance(estimate, str):
         raise ValueError(f"--estimate: this job has none ({estimate}); --dry-run says what it would read and write")
@@ -95,7 +103,7 @@ def _estimate(estimate: Estimate[S], main: Callable[[S], None], job: S) -> None:
 
 def _dry_run(job: Settings) -> None:
     """Print the settings to standard output, which stays JSON, and what they come to beside it."""
-    print(job.model_dump_json(indent=2))
+    _show(job.model_dump_json(indent=2))
     for line in [*check_places(job), *_asked_of_ray(job)]:
         print(f"dry run: {line}", file=sys.stderr, flush=True)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -239,3 +241,15 @@ def test_a_dry_run_tells_what_it_would_ask_of_ray(
     assert job.run("gpu.toml", *job.with_all_it_reads(tmp_path), "--dry-run") == 0
     said = capsys.readouterr().err
     assert "dry run: runs on the Ray at 10.0.0.1:6379, with scoring.gpus_per_actor=1.0" in said
+
+
+def test_a_reader_that_has_seen_enough_of_the_help_is_no_failure() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.schedule", "--help"], stdout=writing, stderr=subprocess.PIPE, cwd=PROJECT
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -128,6 +128,8 @@ def ray_session(settings: SessionSettings, *, outlives_ray: bool = False) -> Ite
     _init(address or "local", runtime_env=environment, logging_level=logging.WARNING, log_to_driver=True, **local)
     if callable(at_sigterm) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, at_sigterm)  # Ray has put its own in the place
+    if address:
+        _tell_if_taken("CPU", 1.0)
     try:
         with nullcontext() if address or outlives_ray else left_if_lost():
             yield
@@ -150,6 +152,7 @@ def require_gpus(wanted: float, *, asked_by: str | None = None) -> None:
     resources = ray.cluster_resources()
     found = resources.get("GPU", 0)
     if found >= wanted:
+        _tell_if_taken("GPU", wanted)
         return
     asked = asked_by or f"gpus_per_actor={wanted:g}"
     if _OWN_MACHINE in resources:
@@ -189,6 +192,19 @@ def require_cores(wanted: float, *, gpus: float = 0.0, asked_by: str | None = No
         logger.warning("%s so far: waiting for its autoscaler to add some", has)
         return
     raise ValueError(f"{has}: set it to {most:g} or less, or start larger nodes")
+
+
+def _tell_if_taken(resource: str, wanted: float) -> None:
+    """Say what a job waits for that begins on a full cluster: Ray lets it wait without a word."""
+    import ray
+
+    free, found = ray.available_resources().get(resource, 0.0), ray.cluster_resources().get(resource, 0.0)
+    if found and free < wanted:
+        logger.warning(
+            "%g of the cluster's %g %ss are free just now: waiting until other jobs let some go, or its autoscaler "
+            "adds some (`ray status` says who has them)",
+            *(free, found, resource),
+        )
 
 
 def _adds_machines() -> bool:

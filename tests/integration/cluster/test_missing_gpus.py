@@ -95,3 +95,41 @@ def test_what_the_cluster_has_is_named(asked: str, autoscaled: bool, said: str, 
         )
     assert done.stdout.endswith(said), done.stdout
     assert done.returncode == 0
+
+
+HOLDER = """
+import subprocess, sys, ray
+ray.init("auto", log_to_driver=False, logging_level="ERROR")
+@ray.remote(num_cpus=1, num_gpus=1)
+class Other:
+    def has_begun(self): return True
+ray.get((other := Other.remote()).has_begun.remote())
+while ray.available_resources().get("CPU", 0): pass  # what a node has left is told a moment later
+subprocess.run([sys.executable, "-c", sys.argv[1]], check=True)
+"""
+COMER = """
+import logging
+logging.basicConfig(format="%(message)s")
+from cluster.session import SessionSettings, ray_session, require_gpus
+with ray_session(SessionSettings()):
+    require_gpus(1)
+"""
+
+
+def test_a_job_on_a_cluster_that_others_have_says_what_it_waits_for(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with ray_head(tmp_path, environment, "--num-cpus=1", "--num-gpus=1") as head:
+        done = subprocess.run(
+            [sys.executable, "-c", HOLDER, COMER],
+            env={**environment, "RAY_ADDRESS": head.address, "PYTHONPATH": str(PROJECT)},
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "are free just now: waiting until other jobs" in line]
+    assert [line.partition(" are free")[0] for line in told] == [
+        "0 of the cluster's 1 CPUs",
+        "0 of the cluster's 1 GPUs",
+    ]

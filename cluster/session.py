@@ -202,7 +202,7 @@ def _tell_if_taken(resource: str, wanted: float) -> None:
     if found and free < wanted:
         logger.warning(
             "%g of the cluster's %g %ss are free just now: waiting until other jobs let some go, or its autoscaler "
-            "adds some (`ray status` says who has them)",
+            "adds some (the dashboard says whose they are)",
             *(free, found, resource),
         )
 

@@ -73,9 +73,15 @@ def rejected_verdicts(archive: str, monitoring: str, until: date, *, most: int) 
     start = day_start(min(date.fromisoformat(day.day) for day in days) - timedelta(days=_LOOKED_BACK))
     found: dict[str, Case] = {}
     for market in sorted({review.market for review in wrong.values()}):
-        table = read_log(join_url(archive, "decisions"), market=market, start=start, columns=("event_id", "event"))
         ids = pa.array([name for name, review in wrong.items() if review.market == market], pa.string())
-        for row in table.filter(pc.is_in(table["event_id"], ids)).to_pylist():
+        table = read_log(
+            join_url(archive, "decisions"),
+            market=market,
+            start=start,
+            columns=("event_id", "event"),
+            where=pc.field("event_id").isin(ids),
+        )
+        for row in table.to_pylist():
             review = wrong[row["event_id"]]
             try:
                 event = parse_event(row["event"] or b"{}")

@@ -42,27 +42,28 @@ class Recorded:
 class Due:
     """Decisions that a job has to take up."""
 
-    decisions: list[Recorded]
+    table: pa.Table
+    """Of `DECISION_SCHEMA`, a row each."""
     done_before: int
     without_event: int
     """Their chats were logged by reference: there is nothing to read."""
 
     def batches(self) -> Iterator[list[Recorded]]:
         """Cut them into a few at a time."""
-        for place in range(0, len(self.decisions), _ROWS_AT_ONCE):
-            yield self.decisions[place : place + _ROWS_AT_ONCE]
+        for place in range(0, self.table.num_rows, _ROWS_AT_ONCE):
+            rows = self.table.slice(place, _ROWS_AT_ONCE)
+            yield [Recorded(*pair) for pair in zip(rows.to_pylist(), verdicts_of_table(rows), strict=True)]
 
 
 def find_due(archive_url: str, folder: str, first: date, last: date, wanted: pc.Expression) -> Due:
     """Find the `wanted` decisions of some days (UTC, both included) that are not in a job's folder yet."""
     start, end = day_start(first), day_start(last + timedelta(days=1))
-    table = _once(read_log(join_url(archive_url, "decisions"), start=start, end=end).filter(wanted))
+    table = _once(read_log(join_url(archive_url, "decisions"), start=start, end=end, where=wanted))
     done = read_log(join_url(archive_url, folder), start=start, end=end, columns=["event_id", "received_at"])
     before = set(_names(done))
     due = table.filter(pa.array([name not in before for name in _names(table)], pa.bool_()))
     readable = due.filter(pa.array([_has_texts(event) for event in due["event"].to_pylist()], pa.bool_()))
-    decisions = [Recorded(*pair) for pair in zip(readable.to_pylist(), verdicts_of_table(readable), strict=True)]
-    return Due(decisions, table.num_rows - due.num_rows, due.num_rows - readable.num_rows)
+    return Due(readable, table.num_rows - due.num_rows, due.num_rows - readable.num_rows)
 
 
 def record_of(decision: Recorded, verdict: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def make_evidence(archive_url: str, first: date, last: date, *, model: VerdictMo
         own = [decision for decision in batch if decision.verdict["model_version"] == model.version]
         write_records(archive_url, FOLDER, [record_of(decision, _explain(decision, model)) for decision in own])
         explained += len(own)
-    return EvidenceMade(explained, due.done_before, len(due.decisions) - explained, due.without_event)
+    return EvidenceMade(explained, due.done_before, due.table.num_rows - explained, due.without_event)
 
 
 def _explain(decision: Recorded, model: VerdictModel) -> dict[str, object]:

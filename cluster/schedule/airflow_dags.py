@@ -60,7 +60,8 @@ def _days(context: Any) -> dict[str, str]:
     run = context["dag_run"]
     morning = (run.logical_date or run.run_after).astimezone(UTC).date()
     day = date.fromisoformat(given) if given else morning - timedelta(days=1)
-    return {"day": str(day), "next_day": str(day + timedelta(days=1))}
+    earlier, later = (str(day + timedelta(days=days)) for days in (-2, 1))
+    return {"day": str(day), "next_day": later, "two_days_before": earlier}
 
 
 def _dag(product: str, flow: dict[str, Any]) -> DAG:

@@ -32,7 +32,7 @@ def _flow(schedule: Schedule, flow: Flow) -> dict[str, Any]:
 
 
 def _step(prefix: str, step: Step) -> dict[str, Any]:
-    words = ["python", "-m", f"jobs.{step.job}", *step.arguments]  # {day} and {next_day} are filled in by each run
+    words = ["python", "-m", f"jobs.{step.job}", *step.arguments]  # {day} and its neighbours are filled in by each run
     return {
         "name": step.name,
         "why": step.why,

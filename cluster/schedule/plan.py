@@ -18,7 +18,8 @@
     after = ["compact"]
     why = "what changed, and whether to train anew"
 
-`{day}` is the day that is looked at, in UTC: the one before the run. `{next_day}` is the one after it.
+`{day}` is the day that is looked at, in UTC: the one before the run. `{next_day}` is the one after it,
+`{two_days_before}` what comes late is looked for from.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ def find_flow(schedule: Schedule, name: str) -> Flow:
 def day_values(day: date) -> dict[str, str]:
     """Give what is filled in for a day."""
     following = day if day == date.max else day + timedelta(days=1)
-    return {"day": str(day), "next_day": str(following)}
+    return {"day": str(day), "next_day": str(following), "two_days_before": str(day - timedelta(days=2))}
 
 
 def yesterday(now: datetime | None = None) -> date:

@@ -95,7 +95,7 @@ def test_steps_stand_behind_those_that_they_come_after(tmp_path: Path) -> None:
         ("30 1 * * *", "30 1 * * 5-1", "a range from the smaller to the greater number in '5-1'"),
         ('after = ["compact"]', 'after = ["compost"]', "monitor.after: no step compost"),
         ('name = "compact"', 'name = "monitor"', "each name once"),
-        ("day={day}", "day={dya}", "{dya} has no value; there are root, archive, day, next_day"),
+        ("day={day}", "day={dya}", "{dya} has no value; there are root, archive, day, next_day, two_days_before"),
         ("day={day}", "day={day", "daily.monitor: 'day={day'"),
         ("{root}/archive", "{archive}/root", "values.archive: {archive} has no value"),
         ('why = "few files"', 'after = ["monitor"]\nwhy = "few files"', "steps wait for each other"),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from cancellation.serving.records.compaction import Compacted, compact
 from cancellation.serving.records.decision_log import DecisionLog
+from cancellation.serving.records.decision_record import decision_table
 from cancellation.serving.records.forgetting import Places, find, forget
 from cancellation.serving.records.log_shipping import Shipper
 from cancellation.serving.records.people import ROLES
@@ -78,6 +84,33 @@ def test_a_file_that_a_shipper_brings_again_stays_replaced_when_its_day_is_put_t
     compact(str(tmp_path / "out"), before=NEXT_DAY)
     assert len(_files(tmp_path)) == 2
     assert read_log(str(tmp_path / "out" / "decisions")).num_rows == 8
+
+
+def test_neither_a_day_put_together_nor_one_read_for_a_few_of_its_rows_is_held_in_memory(tmp_path: Path) -> None:
+    day = tmp_path / "out" / "decisions" / "market=BR" / "day=2026-10-31"
+    day.mkdir(parents=True)
+    for file in range(12):
+        numbers = range(200 * file, 200 * (file + 1))
+        texts = {number: random.Random(number).randbytes(1500).hex() * 20 for number in numbers}
+        rows = [decision_record(one, received_at=NOON + one, event={"chat": texts[one]}) for one in numbers]
+        pq.write_table(decision_table(rows), day / f"{file:04d}-a.parquet", compression="zstd")
+    out = str(tmp_path / "out")
+
+    def read_one() -> list[str]:
+        return read_log(f"{out}/decisions", where=pc.field("event_id") == "e-001000")["event_id"].to_pylist()
+
+    for step, expected in (
+        (lambda: compact(out, before=NEXT_DAY), Compacted(folders=1, files_before=12, files_after=1)),
+        (read_one, ["e-001000"]),
+    ):
+        whole = pa.default_memory_pool()
+        pa.set_memory_pool(pool := pa.proxy_memory_pool(whole))
+        try:
+            found = step()
+        finally:
+            pa.set_memory_pool(whole)
+        assert found == expected
+        assert pool.max_memory() < 2_400 * 60_000
 
 
 def test_who_reads_while_a_day_is_put_together_has_every_row_once(tmp_path: Path) -> None:

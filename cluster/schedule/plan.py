@@ -185,8 +185,9 @@ def find_flow(schedule: Schedule, name: str) -> Flow:
 
 def day_values(day: date) -> dict[str, str]:
     """Give what is filled in for a day."""
-    following = day if day == date.max else day + timedelta(days=1)
-    return {"day": str(day), "next_day": str(following), "two_days_before": str(day - timedelta(days=2))}
+    moved = {"day": 0, "next_day": 1, "two_days_before": -2}
+    first, last = date.min.toordinal(), date.max.toordinal()
+    return {name: str(date.fromordinal(min(max(day.toordinal() + days, first), last))) for name, days in moved.items()}
 
 
 def yesterday(now: datetime | None = None) -> date:

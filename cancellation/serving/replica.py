@@ -307,7 +307,7 @@ class GatewayReplica:
         shipping = self._archive.shipping
         return Condition(
             draining=is_draining(self.settings),
-            shipper=None if shipping is None else shipping.alive,
+            shipper="elsewhere" if shipping is None else shipping.state,
             appeals_fail=self._taken_back.fails or self._appeals.fails,
         )
 

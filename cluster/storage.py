@@ -40,9 +40,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _NO_S3 = re.compile(r"s3:(?!//)|s3://(/|[^/]+//+[^/]|$)")
 """One slash, or none before the bucket, or two behind it: s3fs writes there under a key that its listings leave out."""
 _S3_OPTIONS: dict[str, Any] = {
-    # The one retry policy for object storage: botocore's standard mode repeats 500, 502, 503, 504, throttling
-    # and broken connections with exponential backoff and jitter, about two minutes in all; s3fs all of that up to five
-    # times where S3 says SlowDown or does not answer: ten minutes, and an hour with a store that hangs.
+    # The one retry policy: botocore's standard mode repeats 500, 502, 503, 504, throttling and broken connections with
+    # backoff and jitter, two minutes in all; s3fs all that up to five times after SlowDown, and where a store hangs.
     "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 10}, "connect_timeout": 10, "read_timeout": 60},
     # Another process may have written since: a cached listing would hide its manifests.
     "use_listings_cache": False,
@@ -202,8 +201,8 @@ def create_exclusive(url: str, data: bytes) -> bool:
     """Write a file only if there is none, in one atomic step.
 
     Returns:
-        True if this call's bytes are what is stored, False if somebody else was first. A request that
-        was applied but answered with an error is repeated and then finds its own bytes: still True.
+        True if this call's bytes are what is stored, False if somebody else was first. A request that was applied but
+        answered with an error is repeated and then finds its own bytes: still True.
     """
     filesystem, path = open_filesystem(url)
     try:

@@ -119,7 +119,7 @@ class GatewayReplica:
         self._person_key = PersonKey.load(prepare_person_key(settings))  # before the files that are written under it
         self._archive = Archive(log_folder(settings), settings.output, settings.decision_log, settings.shipper)
         loop = asyncio.get_running_loop()
-        self._state = await loop.run_in_executor(None, open_state, settings)
+        self._state = await loop.run_in_executor(None, open_state, settings, self._person_key)
         self._policy = await loop.run_in_executor(None, PolicyStore, self._state.policy)
         self._policy_archive = PolicyArchive(self._state.policy, settings.output) if settings.output else None
         self._recent = RecentDecisions(

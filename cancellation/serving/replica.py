@@ -374,7 +374,9 @@ async def _again_and_again(work: Callable[[], Awaitable[None]], seconds: float) 
         try:
             await work()
         except Exception as error:
-            logger.error("%s failed: %s", work.__name__, type(error).__name__)
+            # What storage and disks say names the place; anything else may hold words of an event.
+            said = error if isinstance(error, OSError) else type(error).__name__
+            logger.error("%s failed: %s", work.__name__, said)
         await asyncio.sleep(seconds)
 
 

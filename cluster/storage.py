@@ -28,7 +28,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from cluster.downloads import fetch_once
-from cluster.storage_failures import named_failures
+from cluster.storage_failures import is_conflict, named_failures
 
 Buffer = bytes | bytearray | memoryview
 """Or anything else that lends its bytes, such as `pyarrow.Buffer`."""
@@ -40,8 +40,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _NO_S3 = re.compile(r"s3:(?!//)|s3://(/|[^/]+//+[^/]|$)")
 """One slash, or none before the bucket, or two behind it: s3fs writes there under a key that its listings leave out."""
 _S3_OPTIONS: dict[str, Any] = {
-    # The one retry policy for object storage: botocore's standard mode repeats 500, 502, 503, 504, throttling
-    # and broken connections with exponential backoff and jitter, about two minutes in all.
+    # The one retry policy: botocore's standard mode repeats 500, 502, 503, 504, throttling and broken connections with
+    # backoff and jitter, two minutes in all; s3fs all that up to five times after SlowDown, and where a store hangs.
     "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 10}, "connect_timeout": 10, "read_timeout": 60},
     # Another process may have written since: a cached listing would hide its manifests.
     "use_listings_cache": False,
@@ -194,15 +194,15 @@ def write_bytes(url: str, data: Buffer) -> None:
         os.replace(temporary, path)  # noqa: PTH105
     else:
         with named_failures(url):
-            filesystem.pipe_file(path, bytes(memoryview(data)))
+            _put_object(filesystem, path, bytes(memoryview(data)))
 
 
 def create_exclusive(url: str, data: bytes) -> bool:
     """Write a file only if there is none, in one atomic step.
 
     Returns:
-        True if this call's bytes are what is stored, False if somebody else was first. A request that
-        was applied but answered with an error is repeated and then finds its own bytes: still True.
+        True if this call's bytes are what is stored, False if somebody else was first. A request that was applied but
+        answered with an error is repeated and then finds its own bytes: still True.
     """
     filesystem, path = open_filesystem(url)
     try:
@@ -224,17 +224,19 @@ def _create_object(filesystem: AbstractFileSystem, path: str, data: bytes) -> No
     """Put an object that is not there yet; of several that do so at once S3 may ask all to come again (409)."""
     for pause in (*_CONFLICT_PAUSES, None):
         try:
-            filesystem.pipe_file(path, data, mode="create")
+            _put_object(filesystem, path, data, mode="create")
             return
         except OSError as error:
-            if pause is None or not _is_conflict(error):
+            if pause is None or not is_conflict(error):
                 raise
             time.sleep(pause * random.uniform(0.5, 1.5))
 
 
-def _is_conflict(error: OSError) -> bool:
-    answer = getattr(error.__cause__, "response", None) or {}
-    return answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 409
+def _put_object(filesystem: AbstractFileSystem, path: str, data: bytes, **how: str) -> None:
+    """Put an object; an answer that names none, as a proxy's page with a status of 200, is no store's."""
+    answer = filesystem.pipe_file(path, data, **how)
+    if answer is not None and "ETag" not in answer:  # None: it went in parts, of which s3fs needs the ETags
+        raise OSError("expected an answer with an ETag, found one without; look at what AWS_ENDPOINT_URL leads to")
 
 
 def _write_beside(path: str, data: Buffer) -> str:

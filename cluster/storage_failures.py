@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import fsspec
+
 _REMEDIES = {
     "ProfileNotFound": "AWS_PROFILE has to name a profile of ~/.aws/config or ~/.aws/credentials, or to be unset",
     "ConfigParseError": "mend that file, or name another in AWS_CONFIG_FILE",
     "ConfigNotFound": "name a file that is there in AWS_CONFIG_FILE, or unset it",
+    "RequestTimeTooSkewed": "set this machine's clock, such as by chrony",
 }
-"""What no other try and no right changes: how this machine is told to reach the storage. By botocore's names."""
+"""What no right changes: how this machine is told to reach the storage. By botocore's names, or S3's own."""
 
 
 def is_failure(error: Exception) -> bool:
@@ -28,13 +31,22 @@ def is_archived(error: Exception) -> bool:
     return _code(error) == "InvalidObjectState"
 
 
+def is_conflict(error: Exception) -> bool:
+    """Tell that S3 asks to come again, as it may where several write one object at once."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 409
+
+
 def _code(error: Exception) -> str | None:
     return (getattr(error.__cause__, "response", None) or {}).get("Error", {}).get("Code")
 
 
 @contextmanager
 def named_failures(url: str) -> Iterator[None]:
-    """Say where object storage failed, as an `OSError`: "Access Denied" alone names no place."""
+    """Say where object storage failed, as an `OSError`: "Access Denied" alone names no place.
+
+    After a refusal the next call reads the credentials anew: those of a file are changed under a process that lives on.
+    """
     try:
         yield
     except Exception as error:
@@ -46,9 +58,10 @@ def named_failures(url: str) -> Iterator[None]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, FileNotFoundError):
             raise FileNotFoundError(f"{url}: {reason}: create the bucket, or give another place") from error
-        if remedy := _REMEDIES.get(type(error).__name__):
+        if remedy := _REMEDIES.get(_code(error) or type(error).__name__):
             raise PermissionError(f"{url}: the storage cannot be reached ({reason}): {remedy}") from error
         if is_refusal(error):
+            fsspec.get_filesystem_class("s3").clear_instance_cache()
             remedy = "give, or renew, credentials with the right to do this there"
             raise PermissionError(f"{url}: the storage refused ({reason}): {remedy}") from error
         raise ConnectionError(f"{url}: the storage failed ({reason}): run it again") from error

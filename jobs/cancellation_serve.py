@@ -21,6 +21,7 @@ from cancellation.decision.actions import demo_line
 from cancellation.serving import places
 from cancellation.serving.http.tokens import TokenStore
 from cancellation.serving.records.archive import unshipped
+from cancellation.serving.records.people import PersonKey
 from cancellation.serving.rollout.policy_sources import checked_policy
 from cancellation.serving.settings import ServingSettings
 from cancellation.serving.shared_state import open_state
@@ -44,8 +45,7 @@ def main(job: ServeJob) -> None:
     serving = _with_absolute_paths(job.serving).model_copy(update={"service_name": str(job.service.port)})
     with places.named_disk_failures(serving):
         TokenStore.load(tokens := places.prepare_tokens(serving))
-        places.prepare_person_key(serving)
-        state = open_state(serving)
+        state = open_state(serving, PersonKey.load(places.prepare_person_key(serving)))
         policy, demo = state.policy.place, demo_line(checked_policy(state.policy.read(), state.policy.place))
         state.close()
         for mark in (places.draining_path(serving), places.own_draining_path(serving)):

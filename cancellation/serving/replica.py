@@ -119,7 +119,7 @@ class GatewayReplica:
         self._person_key = PersonKey.load(prepare_person_key(settings))  # before the files that are written under it
         self._archive = Archive(log_folder(settings), settings.output, settings.decision_log, settings.shipper)
         loop = asyncio.get_running_loop()
-        self._state = await loop.run_in_executor(None, open_state, settings)
+        self._state = await loop.run_in_executor(None, open_state, settings, self._person_key)
         self._policy = await loop.run_in_executor(None, PolicyStore, self._state.policy)
         self._policy_archive = PolicyArchive(self._state.policy, settings.output) if settings.output else None
         self._recent = RecentDecisions(
@@ -307,7 +307,7 @@ class GatewayReplica:
         shipping = self._archive.shipping
         return Condition(
             draining=is_draining(self.settings),
-            shipper=None if shipping is None else shipping.alive,
+            shipper="elsewhere" if shipping is None else shipping.state,
             appeals_fail=self._taken_back.fails or self._appeals.fails,
         )
 
@@ -374,7 +374,9 @@ async def _again_and_again(work: Callable[[], Awaitable[None]], seconds: float) 
         try:
             await work()
         except Exception as error:
-            logger.error("%s failed: %s", work.__name__, type(error).__name__)
+            # What storage and disks say names the place; anything else may hold words of an event.
+            said = error if isinstance(error, OSError) else type(error).__name__
+            logger.error("%s failed: %s", work.__name__, said)
         await asyncio.sleep(seconds)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cancellation.serving.appeals import store
 from cancellation.serving.places import first_policy, ledger_path, policy_path
-from cancellation.serving.records import recent
+from cancellation.serving.records import people, recent
+from cancellation.serving.records.people import PersonKey, agree_on_key
 from cancellation.serving.rollout import policy_sources
 from cancellation.serving.rollout.policy_sources import PolicyFiles, PolicySource, PolicyTables
 from cancellation.serving.settings import ServingSettings
@@ -34,10 +35,11 @@ class SharedState:
         self.appeals.close()
 
 
-def open_state(settings: ServingSettings) -> SharedState:
+def open_state(settings: ServingSettings, person_key: PersonKey) -> SharedState:
     """Open what the settings name. A database without a policy begins with the one of the settings.
 
     Raises:
+        ValueError: If people stand in the database under another key.
         OSError: If it cannot be opened.
     """
     if settings.database is None:
@@ -47,6 +49,11 @@ def open_state(settings: ServingSettings) -> SharedState:
         appeals = SqliteDatabase(folder / "appeals.sqlite", store.LAYOUT, durable=True)
         return SharedState(recently, appeals, files)
     database, tables = open_tables(settings.database, whole=True)
+    try:
+        agree_on_key(database, person_key)
+    except BaseException:
+        database.close()
+        raise
     if tables.read().policy is None:  # else the settings' own is not asked for, and may be gone
         tables.begin_with(first_policy(settings))
     return SharedState(database, database, tables)
@@ -61,5 +68,5 @@ def open_tables(url: str, *, whole: bool = False) -> tuple[Database, PolicyTable
         ValueError: If the address is refused.
         OSError: If the server does not let us in.
     """
-    database = PostgresDatabase(url, recent.LAYOUT + policy_sources.LAYOUT + store.LAYOUT, whole=whole)
+    database = PostgresDatabase(url, recent.LAYOUT + policy_sources.LAYOUT + store.LAYOUT + people.LAYOUT, whole=whole)
     return database, PolicyTables(database)

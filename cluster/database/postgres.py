@@ -48,6 +48,7 @@ _SETTINGS = {
     "lock_timeout": "1900ms",  # before the statement's, which would not say that it waited for somebody
     # A process whose machine is gone keeps others waiting for what it was writing no longer than this.
     "idle_in_transaction_session_timeout": "5s",
+    "idle_session_timeout": "0",  # each that the server ends costs its next user a call
     # Whoever is alone has to see what the one before wrote, whatever isolation the database or the role defaults to.
     "default_transaction_isolation": "read committed",
 }

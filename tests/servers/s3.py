@@ -53,6 +53,8 @@ class S3Server:
         """Sent in answers."""
         self.refuses_to_create = True
         """False: it writes over what is there though told not to (`If-None-Match`), as some stores do."""
+        self.revoked_key: str | None = None
+        """An access key that is let in no more."""
         self.listing_delay = 0.0
         """Seconds for which a new object stands in no listing, as in stores that are less strict than S3."""
         self.writes_left = float("inf")
@@ -70,7 +72,10 @@ class S3Server:
 
     @contextmanager
     def fail(self, method: str, pattern: str, *, status: int, times: float, apply: bool = False) -> Iterator[Fault]:
-        """Answer with a status, `apply`: after the request took effect, as when an answer is lost."""
+        """Answer with a status, `apply`: after the request took effect, as when an answer is lost.
+
+        With 200 it is somebody else's page, as of a proxy to which the store's address leads.
+        """
         fault = Fault(method, re.compile(pattern), times, status, apply=apply)
         with self._installed(fault):
             yield fault
@@ -111,6 +116,8 @@ class S3Server:
             fault = next((fault for fault in self._faults if fault.takes(method, path)), None)
             if fault is not None:
                 fault.times -= 1
+            elif self.revoked_key and f"Credential={self.revoked_key}/" in environ.get("HTTP_AUTHORIZATION", ""):
+                fault = Fault(method, re.compile(""), 0, 403)
             elif method != "GET" and method != "HEAD":
                 self.writes_left -= 1
                 if self.writes_left < 0:
@@ -137,6 +144,8 @@ class S3Server:
         codes = {403: "ExpiredToken", 409: "ConditionalRequestConflict", 500: "InternalError", 503: "SlowDown"}
         code = codes.get(fault.status, "Error")
         body = f"<Error><Code>{code}</Code><Message>injected</Message></Error>".encode()
+        if fault.status == 200:
+            body = b"<html><body>Sign in to this network</body></html>"
         headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
         start_response(f"{fault.status} {code}", headers)
         return [] if method == "HEAD" else [body]

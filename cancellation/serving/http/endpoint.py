@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from cancellation.events.fields import EventError, read_instant
 from cancellation.serving.answering.admission import Admission, Overloaded
@@ -51,13 +51,11 @@ class Condition:
 
     draining: bool
     """Whether this machine is to be taken out of the balancer."""
-    shipper: bool | None
-    """Whether the process that ships decisions is alive; None: another machine's business."""
+    shipper: Literal["runs", "fails", "down", "elsewhere"]
+    """How the process does that ships decisions; elsewhere: another machine's business."""
     appeals_fail: bool
     """Whether cases cannot be read or kept: then appeals are refused, and penalties, since one may be taken back."""
 
-
-_SHIPPER = {None: "elsewhere", True: "runs", False: "down: decisions stay on this disk"}
 
 _UNEXPLAINED = {"failed": 502, "late": 504, "gone": 400, "budget": 503}
 
@@ -282,7 +280,9 @@ class Endpoint:
             else "fails: appeals or penalties are refused"
             if condition.appeals_fail
             else "answers",
-            "shipper": _SHIPPER[condition.shipper],
+            "shipper": f"{condition.shipper}: decisions stay on this disk"
+            if condition.shipper in ("fails", "down")
+            else condition.shipper,
             "tokens": "as the file says" if self._tokens.refused is None else "refused: nobody new is let in",
         }
         if unknown := self._gateway.policy.unknown_killed:

@@ -7,7 +7,9 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -103,20 +105,34 @@ def ship(folder: Path, output: str, settings: ShipperSettings) -> None:
     ]
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.buffer.read(), ended.set()), daemon=True).start()
+    # Beside the shipping: what lay there for hours, or a storage that hangs, takes long.
+    threading.Thread(target=_go_on_saying, args=(shippers, settings.interval_seconds), daemon=True).start()
     while True:
         last = ended.wait(settings.interval_seconds)
         for shipper in shippers:
             shipper.ship_once(patient=not last)
-        print(json.dumps(asdict(_status(shippers))), flush=True)
         if last:
+            _say(shippers)
             sys.exit(any(shipper.last_failure for shipper in shippers))
+
+
+def _go_on_saying(shippers: Sequence[Shipper], interval_seconds: float) -> None:
+    while True:
+        time.sleep(interval_seconds)
+        _say(shippers)
+
+
+def _say(shippers: Sequence[Shipper]) -> None:
+    with suppress(BrokenPipeError):  # who started it has died: what is sealed is shipped all the same
+        sys.stdout.write(f"{json.dumps(asdict(_status(shippers)))}\n")
+        sys.stdout.flush()
 
 
 def _status(shippers: Sequence[Shipper]) -> ShippingStatus:
     return ShippingStatus(
         sum(shipper.num_shipped for shipper in shippers),
         sum(shipper.num_failures for shipper in shippers),
-        any(shipper.last_failure is not None for shipper in shippers),
+        any(shipper.failing for shipper in shippers),
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import Field
 
-from cancellation.serving.records.segments import SegmentWriter, encode_line, segment_bytes
+from cancellation.serving.records.segments import SEALED, SegmentWriter, encode_line, segment_bytes
 from cluster.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -141,8 +141,11 @@ class DecisionLog:
                 fresh.seal()
                 raise
             self._segment = fresh
+        said = "was removed or moved away"
+        if cut := gone.cut_bytes:
+            said = f"was cut short by {cut} bytes (rename a copy that has them to end in {SEALED}: then it is shipped)"
         gone.close()
-        logger.error("%s: was removed or moved away while it was written; goes on as %s", gone.path, fresh.path.name)
+        logger.error("%s: %s while it was written; goes on as %s", gone.path, said, fresh.path.name)
 
     def _keep(self) -> None:
         """Sync, rotate and measure beside the answers, so that none of them waits for the disk."""

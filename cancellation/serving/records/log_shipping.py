@@ -29,6 +29,8 @@ from cluster.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+_LONG_SECONDS = 60.0
+"""A file that takes longer than this does not get through, though the storage's libraries try on."""
 LOCK = "shipper.lock"
 """In each log's folder: whoever holds it is alone with the segments that are sealed."""
 
@@ -73,6 +75,13 @@ class Shipper:
         self._table_of = table_of
         self._clock = clock
         self._not_before = 0.0
+        self._sending_since: float | None = None
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last attempt failed, or the present one waits for the storage for more than a minute."""
+        since = self._sending_since
+        return self.last_failure is not None or (since is not None and self._clock() - since > _LONG_SECONDS)
 
     def ship_once(self, *, patient: bool = True) -> int:
         """Ship what is sealed; return the number of records. 0 also while it backs off (if patient), or another ships.
@@ -84,9 +93,8 @@ class Shipper:
         before = self.num_shipped
         try:
             with self._alone() as alone:
-                for path in sealed_segments(self.folder) if alone else ():
-                    if not self._ship(path):
-                        break
+                if all(self._ship(path) for path in (sealed_segments(self.folder) if alone else ())):
+                    self._works()
         except OSError as error:  # of the local disk: full, read-only, gone
             self._back_off(error, str(self.folder))
         return self.num_shipped - before
@@ -98,7 +106,7 @@ class Shipper:
             if not self._create(url, data):
                 return False
         self.num_shipped += len(content.records)
-        self.last_failure, self.failures_in_a_row, self._not_before = None, 0, 0.0
+        self._works()
         if content.damaged_lines:
             logger.error("segment %s: %d damaged lines; kept for people", path.stem, content.damaged_lines)
             path.rename(path.with_suffix(DAMAGED))
@@ -123,13 +131,19 @@ class Shipper:
         return sink.getvalue().to_pybytes()
 
     def _create(self, url: str, data: bytes) -> bool:
+        self._sending_since = self._clock()
         try:
             # False: there is one of this name with other bytes, the same records by another version of Arrow.
             storage.create_exclusive(url, data)
         except Exception as error:  # an edge: storage fails in the classes of four libraries
             self._back_off(error, self.output_url)
             return False
+        finally:
+            self._sending_since = None
         return True
+
+    def _works(self) -> None:
+        self.last_failure, self.failures_in_a_row, self._not_before = None, 0, 0.0
 
     def _back_off(self, error: Exception, place: str) -> None:
         self.num_failures += 1
@@ -138,7 +152,8 @@ class Shipper:
         wait = self.settings.backoff_seconds * 2 ** min(self.failures_in_a_row - 1, 20)
         wait = min(wait, self.settings.max_backoff_seconds)
         self._not_before = self._clock() + wait
-        logger.warning("%s: failed (%s), look at it and its rights; again in %.0f s", place, self.last_failure, wait)
+        said = (str(error).splitlines() or ["it did not say why"])[0]
+        logger.warning("%s: failed (%s); %s; again in %.0f s", place, self.last_failure, said, wait)
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:

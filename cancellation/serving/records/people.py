@@ -15,6 +15,7 @@ import pyarrow as pa
 from pydantic import AfterValidator
 
 from cluster import storage
+from cluster.database.interface import Database
 from cluster.places import Place, on_this_machine
 from cluster.serving.service import secret_path
 from cluster.settings import Settings
@@ -36,6 +37,8 @@ def look_at_key(path: str, _job: Settings | None = None) -> str:
 KeyPath = Annotated[str, AfterValidator(on_this_machine), Place("reads", look_at_key, look_at_key)]
 """The endpoint's key, a file of this machine, for what is looked up under it after hours of other work."""
 
+LAYOUT = "CREATE TABLE IF NOT EXISTS person_keys (check_value TEXT NOT NULL);"
+"""Of what machines share: the one key under which people stand there."""
 _KEYS = "person_keys"
 _MIN_LENGTH = 32
 _DIGEST_BYTES = 16
@@ -155,6 +158,25 @@ def make_key_file(path: Path) -> None:
         pass
     finally:
         temporary.unlink()
+
+
+def agree_on_key(database: Database, key: PersonKey) -> None:
+    """Keep to one key in what machines share: of a decision by another's, its seller would be told it is not theirs.
+
+    Raises:
+        ValueError: If the first who came here had another.
+        OSError: As from the database.
+    """
+    with database.writing(alone="person key") as execute:
+        there = execute("SELECT check_value FROM person_keys").fetchone()
+        if there is None:
+            execute("INSERT INTO person_keys (check_value) VALUES (?)", (key.check_value,))
+    if there not in (None, (key.check_value,)):
+        raise ValueError(
+            f"person key: expected the one under which people stand in {database.name}, found another; give all "
+            "machines the same file, by person_key_file or VERDICTS_PERSON_KEY_FILE: the first machine's is "
+            "person.key in its data_dir"
+        )
 
 
 def name_key(archive_url: str, key: PersonKey) -> None:

@@ -71,12 +71,17 @@ class SegmentWriter:
 
     @property
     def lies_there(self) -> bool:
-        """Whether its file is where it was made: what is written to one that was removed ends with this process."""
+        """Whether its file is where it was made, and whole: what is written to a removed one ends with this process."""
         try:
             found = os.stat(self.path)  # noqa: PTH116 - of each answer: half of what Path takes
         except OSError:
             return False
-        return os.path.samestat(found, os.fstat(self._descriptor))
+        return found.st_size >= self.num_bytes and os.path.samestat(found, os.fstat(self._descriptor))
+
+    @property
+    def cut_bytes(self) -> int:
+        """How much somebody took out of its file, as logrotate does by copytruncate."""
+        return max(0, self.num_bytes - os.fstat(self._descriptor).st_size)
 
     def append(self, line: bytes) -> None:
         """Hand a line to the operating system; on an error nothing of it stays.
@@ -86,7 +91,7 @@ class SegmentWriter:
         """
         if not self.lies_there:
             raise OSError(
-                errno.ENOENT, "decision log: expected its file where it was made, found it gone", str(self.path)
+                errno.ENOENT, "decision log: expected its file whole where it was made, found it not so", str(self.path)
             )
         try:
             written = os.write(self._descriptor, line)

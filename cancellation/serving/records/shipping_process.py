@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class ShippingStatus:
     failures: int = 0
     """Attempts that failed since it started."""
     failing: bool = False
-    """Whether the last attempt at some log did."""
+    """Whether the last attempt at some log did, or the present one gets nowhere."""
 
 
 class ShippingProcess:
@@ -56,6 +57,11 @@ class ShippingProcess:
     def alive(self) -> bool:
         """Whether it runs at present."""
         return self._process.poll() is None
+
+    @property
+    def state(self) -> Literal["runs", "fails", "down"]:
+        """How it does."""
+        return "down" if not self.alive else "fails" if self.failing else "runs"
 
     @property
     def pid(self) -> int:

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from cancellation.serving.observability import metrics as m
+from cancellation.serving.records.people import make_key_file
 from jobs.cancellation_rollout import RolloutJob
 from jobs.cancellation_rollout import main as rollout
 from tests.servers.postgres import PostgresServer
@@ -205,10 +206,12 @@ def test_a_penalty_that_the_database_refused_at_the_last_step_is_in_no_log(
 def test_a_penalty_on_record_that_was_not_logged_for_good_is_what_a_repeat_says_and_the_log_holds(
     tmp_path: Path, postgres_server: PostgresServer, when: str, lines: int
 ) -> None:
-    url, event = postgres_server.database(), simulated_event(30)
+    event, key = simulated_event(30), tmp_path / "key"
+    make_key_file(key)
+    shared = {"database": (url := postgres_server.database()), "person_key_file": str(key)}
 
     async def scenario() -> None:
-        async with serving(tmp_path / "a", database=url) as one, serving(tmp_path / "b", database=url) as other:
+        async with serving(tmp_path / "a", **shared) as one, serving(tmp_path / "b", **shared) as other:
             with _refusing(url, "UPDATE", when):
                 await _refused(one, event)
                 asked = await other.http.get(f"/v1/verdicts/{event['event_id']}")

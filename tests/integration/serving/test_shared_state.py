@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cancellation.serving.records.people import make_key_file
 from cancellation.serving.settings import RolloutSettings
 from jobs.cancellation_rollout import RolloutJob
 from jobs.cancellation_rollout import main as rollout
@@ -23,7 +24,10 @@ from tests.servers.serving_replicas import Client, serving, simulated_event
 @asynccontextmanager
 async def three(folder: Path, url: str) -> AsyncIterator[list[Client]]:
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(serving(folder / str(n), database=url)) for n in range(3)]
+        key = folder / "person.key"
+        make_key_file(key)
+        machines = [serving(folder / str(n), database=url, person_key_file=str(key)) for n in range(3)]
+        yield [await stack.enter_async_context(machine) for machine in machines]
 
 
 async def _explained(client: Client, path: str) -> dict[str, Any]:
@@ -66,9 +70,11 @@ def test_an_event_has_one_answer_whichever_gateway_is_asked(tmp_path: Path, post
 
 def test_the_file_that_a_database_began_with_may_be_gone(tmp_path: Path, postgres_server: PostgresServer) -> None:
     async def ask() -> None:
-        first = tmp_path / "first.toml"
+        first, key = tmp_path / "first.toml", tmp_path / "key"
+        make_key_file(key)
         shutil.copyfile("cancellation/decision/policy.toml", first)
-        settings = {"database": postgres_server.database(), "rollout": RolloutSettings(policy=str(first))}
+        rollout_settings = RolloutSettings(policy=str(first))
+        settings = {"database": postgres_server.database(), "rollout": rollout_settings, "person_key_file": str(key)}
         async with serving(tmp_path / "1", **settings):
             pass
         first.unlink()

@@ -44,6 +44,16 @@ def test_options_of_the_address_hold_beside_our_own(
     assert places(url) == [("ours",), ("theirs",), ("2s",)]
 
 
+def test_a_server_that_ends_idle_sessions_costs_nobody_a_call(postgres_server: PostgresServer) -> None:
+    url = postgres_server.database()
+    postgres_server.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET idle_session_timeout = '50ms'")
+    with closing(PostgresDatabase(url, LAYOUT)) as database:
+        for _ in range(3):
+            with database.reading() as execute:
+                execute("SELECT 1")
+            time.sleep(0.2)
+
+
 def test_an_address_with_a_part_that_nobody_knows_is_refused_as_such(postgres_server: PostgresServer) -> None:
     with pytest.raises(ValueError, match=r'expected parameters of libpq in the address, found .*"ssl_mode"'):
         PostgresDatabase(f"{postgres_server.database()}?ssl_mode=require", LAYOUT)

@@ -131,6 +131,22 @@ def test_what_was_logged_and_will_be_is_there_when_somebody_takes_the_file_away(
     )
 
 
+def test_what_logrotate_cuts_out_of_the_file_is_told_and_shipped_from_its_copy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = DecisionLog(tmp_path)
+    for number in range(2):
+        log.append(decision_record(number))
+    (path,) = tmp_path.iterdir()
+    shutil.copyfile(path, copy := path.with_suffix(".open.1"))
+    path.write_bytes(b"")
+    _append_once_it_is_taken(log, decision_record(2))
+    log.close()
+    assert "was cut short by " in caplog.text
+    copy.rename(tmp_path / "copy.sealed")
+    assert {record["event_id"] for record in _all_records(tmp_path)} == {"e-000000", "e-000001", "e-000002"}
+
+
 def test_a_log_whose_file_was_taken_away_last_of_all_is_whole_when_it_ends(tmp_path: Path) -> None:
     log = DecisionLog(tmp_path)
     log.append(decision_record(1))

@@ -204,6 +204,8 @@ def _load_tokenizer(folder: Path, name: str) -> Tokenizer:
     except Exception as error:  # whatever a broken or missing file raises in it
         raise ValueError(f"encoder {name}: expected a tokeniser that can be read, such as {TOKENIZER_FILE}") from error
     tokenizer = Tokenizer.from_str(text)
+    if set(tokenizer.get_vocab()) <= set(given.all_special_tokens):  # what transformers makes where there is no file
+        raise ValueError(f"encoder {name}: expected a tokeniser such as {TOKENIZER_FILE}, found none; put it beside")
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
     return rename_tokens(tokenizer, _frame_names(tokenizer, given))
 

@@ -247,7 +247,9 @@ _JOINS = {
 def save_fusion_model(model: FusionModel, tokenizer: Tokenizer, folder: Path, *, half: bool = False) -> None:
     """Write weights (safetensors), shapes, tokeniser and the description to a folder; `half`: weights in 16 bits."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if not name.startswith("acts.")}
+    # Copies: T5's embeddings have two names, and safetensors writes no weights twice.
+    whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()}
+    state = {name: tensor for name, tensor in whole.items() if not name.startswith("acts.")}
     save_file({name: tensor.half() for name, tensor in state.items()} if half else state, folder / WEIGHTS_FILE)
     (folder / FUSION_FILE).write_text(model.settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if model.text_encoder is not None:

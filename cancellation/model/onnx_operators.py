@@ -9,7 +9,7 @@ other models than this one. Values differ by float32's last digits.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch._C import OptionalType
 from torch.onnx import register_custom_op_symbolic, symbolic_helper
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, masking_utils
 from transformers.models.modernbert.modeling_modernbert import ModernBertAttention, ModernBertMLP, apply_rotary_pos_emb
 
 _HIDDEN = -50.0
@@ -75,6 +75,19 @@ def onnx_runtime_layers(encoder: PreTrainedModel | None, *, opset_version: int) 
     finally:
         for layer in layers:
             del layer.forward  # the class's own is found again
+
+
+@contextmanager
+def masks_by_broadcasting() -> Iterator[None]:
+    """Let masks that transformers makes by vmap (Gemma's, both ways), which cannot be traced, be made whole."""
+    kept = masking_utils._vmap_expansion_sdpa, masking_utils.TransformGetItemToIndex
+    expanded = masking_utils._non_vmap_expansion_sdpa
+    masking_utils._vmap_expansion_sdpa = lambda mask: lambda *places: mask(*expanded(*places))
+    masking_utils.TransformGetItemToIndex = nullcontext
+    try:
+        yield
+    finally:
+        masking_utils._vmap_expansion_sdpa, masking_utils.TransformGetItemToIndex = kept
 
 
 def _is_fused(module: nn.Module) -> bool:

@@ -10,24 +10,45 @@ from typing import Literal
 import numpy as np
 import torch
 from pydantic import Field
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from cancellation.text.pruning import prune_tokenizer
 from cancellation.text.timeline import SPECIAL_TOKENS
 from cancellation.text.tokenizer import (
+    END,
+    MASK_TOKENS,
     PAD_TOKENS,
     START_TOKENS,
     TOKENIZER_FILE,
     UNKNOWN_TOKENS,
     load_tokenizer,
+    rename_tokens,
     token_of,
 )
-from cluster.models.files import fetch_model, resolve_model
+from cluster.models.files import WEIGHTS_SUFFIX, fetch_model, resolve_model
 from cluster.settings import Settings
 
 EncoderClass = Literal["modernbert", "deberta-v2", "xlm-roberta"]
+
+_ROLES = (
+    (("pad_token",), PAD_TOKENS),
+    (("cls_token", "bos_token"), START_TOKENS),
+    (("mask_token",), MASK_TOKENS),
+    (("unk_token",), UNKNOWN_TOKENS),
+    (("sep_token", "eos_token"), (END, "[SEP]", "</s>", "<eos>")),
+)
+"""What Hugging Face calls a token's role, and its names here; the last two not every encoder has."""
 
 
 class EncoderShape(Settings):
@@ -112,23 +133,45 @@ def _own_values(shape: EncoderShape, start: int) -> dict[str, object]:
 def load_encoder(name: str, *, cache_dir: str, registry_uri: str | None = None) -> tuple[PreTrainedModel, Tokenizer]:
     """Load an encoder and its tokeniser from a folder, an s3 URI, the registry or the hub: safetensors, no code.
 
-    The timeline's tokens are added to the tokeniser and the embeddings where they are missing. What is padding the
-    tokeniser says: some encoders' configurations name none, or another token, which texts would then attend to.
+    Tokens of the timeline, and those for start, padding and masks, are added where they are missing. What is padding
+    the tokeniser says: some encoders' configurations name none, or another token, which texts would then attend to.
+
+    Raises:
+        ValueError: If there is no encoder or no tokeniser that can be read, naming the model.
     """
     folder = fetch_model(resolve_model(name, registry_uri=registry_uri), cache_dir=cache_dir)
-    model = AutoModel.from_pretrained(
+    if not any(folder.glob(f"*{WEIGHTS_SUFFIX}")):
+        raise ValueError(f"encoder {name}: expected weights as safetensors, found none; save it so with transformers")
+    model, tokenizer = read_encoder(folder), _load_tokenizer(folder, name)
+    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    if size > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(size)
+    _set_padding(model, token_of(tokenizer, PAD_TOKENS))
+    return model, tokenizer
+
+
+def read_encoder(folder: Path) -> PreTrainedModel:
+    """Read an encoder's weights, in 32 bits, from a folder as transformers writes it.
+
+    Raises:
+        ValueError: If it is of a class that has no encoder of its own.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return _auto_class(config).from_pretrained(
         folder,
         use_safetensors=True,
         trust_remote_code=False,
         dtype=torch.float32,
-        attn_implementation=_attention(AutoConfig.from_pretrained(folder, trust_remote_code=False)),
+        attn_implementation=_attention(config),
     )
-    tokenizer = _load_tokenizer(folder)
-    size = tokenizer.get_vocab_size(with_added_tokens=True)
-    if size > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(size)
-    model.config.pad_token_id = token_of(tokenizer, PAD_TOKENS)
-    return model, tokenizer
+
+
+def _auto_class(config: PretrainedConfig) -> type[AutoModel | AutoModelForTextEncoding]:
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:  # of T5's kind the encoder alone
+        return AutoModelForTextEncoding
+    if config.is_encoder_decoder:
+        raise ValueError(f"encoder: {config.model_type} has a decoder that cannot be left out; choose an encoder")
+    return AutoModel
 
 
 def require_positions(encoder: PreTrainedModel, max_tokens: int, *, setting: str) -> None:
@@ -143,14 +186,46 @@ def require_positions(encoder: PreTrainedModel, max_tokens: int, *, setting: str
         places = table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
         if places < max_tokens:
             raise ValueError(f"{setting}={max_tokens}: the encoder has places for {places} tokens; lower it to that")
+    turned = any(name.endswith("rotary_emb") for name, _ in encoder.named_modules())
+    if turned and encoder.config.max_position_embeddings < max_tokens:
+        places = encoder.config.max_position_embeddings
+        raise ValueError(f"{setting}={max_tokens}: the encoder reads {places} tokens at most; lower it to that")
 
 
-def _load_tokenizer(folder: Path) -> Tokenizer:
-    if (folder / TOKENIZER_FILE).is_file() and not (folder / "tokenizer_config.json").is_file():
+def _load_tokenizer(folder: Path, name: str) -> Tokenizer:
+    file = folder / TOKENIZER_FILE
+    if file.is_file() and not (folder / "tokenizer_config.json").is_file():
         return load_tokenizer(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
-    return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    try:
+        given = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # Of a class that it knows, transformers makes a new tokeniser around the file's pieces: how texts are
+        # normalised and cut into words, which the encoder learnt from, would be that of the class.
+        text = file.read_text(encoding="utf-8") if file.is_file() else given.backend_tokenizer.to_str()
+    except Exception as error:  # whatever a broken or missing file raises in it
+        raise ValueError(f"encoder {name}: expected a tokeniser that can be read, such as {TOKENIZER_FILE}") from error
+    tokenizer = Tokenizer.from_str(text)
+    if set(tokenizer.get_vocab()) <= set(given.all_special_tokens):  # what transformers makes where there is no file
+        raise ValueError(f"encoder {name}: expected a tokeniser such as {TOKENIZER_FILE}, found none; put it beside")
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
+    return rename_tokens(tokenizer, _frame_names(tokenizer, given))
+
+
+def _frame_names(tokenizer: Tokenizer, given: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Say what a tokeniser's frame tokens are to be called, so that they are found by their names alone.
+
+    Some families' names mean another thing in others: Gemma's `<s>` is a mark of HTML, its start `<bos>`.
+    """
+    named: dict[str, str] = {}
+    for attributes, names in _ROLES:
+        called = [str(getattr(given, attribute, None)) for attribute in attributes]
+        known = [one for one in (*called, *names) if tokenizer.token_to_id(one) is not None]
+        token = next((one for one in known if one not in named), None)
+        if token is None and names[0] not in (UNKNOWN_TOKENS[0], END):
+            tokenizer.add_special_tokens([AddedToken(token := names[0], special=True)])
+        if token is not None:
+            found = next((one for one in names if one in known), None)
+            named[token] = token if token == found and names[0] != END else names[0]
+    return named
 
 
 def prune_encoder(
@@ -172,6 +247,8 @@ def adopt_vocabulary(model: PreTrainedModel, tokenizer: Tokenizer, wanted: Token
     unknown = token_of(tokenizer, UNKNOWN_TOKENS)
     known = [tokenizer.token_to_id(piece) for piece in pieces]
     rows = np.array([unknown if row is None else row for row in known])
+    for names in (PAD_TOKENS, START_TOKENS, MASK_TOKENS):  # of one meaning, whatever they are called
+        rows[token_of(wanted, names)] = token_of(tokenizer, names)
     _take_rows(model, rows, pad=token_of(wanted, PAD_TOKENS))
     return model
 
@@ -181,7 +258,24 @@ def _take_rows(model: PreTrainedModel, rows: np.ndarray, *, pad: int) -> None:
     table = model.get_input_embeddings().weight.detach()[torch.from_numpy(rows)]
     model.resize_token_embeddings(len(table), mean_resizing=False)
     model.get_input_embeddings().weight.data.copy_(table)
-    model.config.pad_token_id = model.get_input_embeddings().padding_idx = pad
+    model.get_input_embeddings().padding_idx = pad
+    _set_padding(model, pad)
+
+
+def _set_padding(model: PreTrainedModel, pad: int) -> None:
+    """Say which token is padding; encoders of RoBERTa's kind count places from its number, so their table moves."""
+    for part in model.modules():
+        before, table = getattr(part, "padding_idx", None), getattr(part, "position_embeddings", None)
+        if not isinstance(table, nn.Embedding) or before in (None, pad):
+            continue
+        if model.config.model_type == "mpnet":  # its number is a constant in transformers
+            raise ValueError(f"encoder: expected padding to be token {before} as in all of MPNet's kind, found {pad}")
+        rows = table.weight.detach()
+        rows = torch.cat([rows[before : before + 1].expand(pad + 1, -1), rows[before + 1 :]])
+        part.position_embeddings = nn.Embedding.from_pretrained(rows.clone(), freeze=False, padding_idx=pad)
+        part.padding_idx = pad
+        model.config.max_position_embeddings = len(rows)
+    model.config.pad_token_id = pad
 
 
 def keep_first_layers(model: PreTrainedModel, count: int) -> None:
@@ -190,10 +284,12 @@ def keep_first_layers(model: PreTrainedModel, count: int) -> None:
     Raises:
         ValueError: If it has fewer.
     """
+    layers = model.config.num_hidden_layers
+    if count > layers:
+        raise ValueError(f"the encoder has {layers} layers: expected at most so many to be kept, found {count}")
     blocks = next(part for part in model.modules() if isinstance(part, nn.ModuleList))
-    if count > len(blocks):
-        raise ValueError(f"the encoder has {len(blocks)} layers: expected at most so many to be kept, found {count}")
-    del blocks[count:]
+    if len(blocks) == layers:  # ALBERT has fewer: it runs the same ones as often as its configuration says
+        del blocks[count:]
     model.config.num_hidden_layers = count
     if layer_types := getattr(model.config, "layer_types", None):
         model.config.layer_types = layer_types[:count]
@@ -213,4 +309,4 @@ def encoder_from_config(config: str) -> PreTrainedModel:
     """Make an encoder of a saved configuration (JSON), its weights still to be loaded."""
     values = json.loads(config)
     parsed = AutoConfig.for_model(values.pop("model_type"), **values)
-    return AutoModel.from_config(parsed, attn_implementation=_attention(parsed))
+    return _auto_class(parsed).from_config(parsed, attn_implementation=_attention(parsed))

@@ -12,7 +12,7 @@ from cancellation.events.event import Event
 from cancellation.features.vector import features
 from cancellation.text.timeline import CUT, HISTORY, KIND_TOKENS, ORDER, Timeline, timeline
 from cancellation.text.token_budget import fit_timeline
-from cancellation.text.tokenizer import START_TOKENS, token_of
+from cancellation.text.tokenizer import END, START_TOKENS, token_of
 
 BACKGROUND = (ORDER, HISTORY)
 """Segments left out of the text: the features hold the same numbers, and tokens cost time."""
@@ -24,8 +24,9 @@ _MAX_FEATURE = 1e9  # beyond it a feature says nothing more, and float32 squares
 class EncodedEvent:
     """One event as numbers.
 
-    `token_ids` start with the tokeniser's start token; `positions` are the kept segments' places in the
-    timeline, in the order of their tokens; `features` has shape (68,), float32, NaN where missing.
+    `token_ids` start with the tokeniser's start token and end with its end token, if it has one; `positions` are the
+    kept segments' places in the timeline, in the order of their tokens; `features` has shape (68,), float32, NaN where
+    missing.
     """
 
     event_id: str
@@ -44,6 +45,7 @@ class EventEncoder:
         self._left_out = frozenset(left_out)
         self._ids = tokenizer.get_vocab(with_added_tokens=True)
         self._start = token_of(tokenizer, START_TOKENS)
+        self._end = [self._ids[END]] if END in self._ids else []
         self._cut = self._ids[CUT]
         self.kind_ids = frozenset(self._ids[kind] for kind in KIND_TOKENS)
         tokenizer.no_truncation()
@@ -63,8 +65,9 @@ class EventEncoder:
         """A timeline's token ids within the budget, and the places in it of the segments that are kept."""
         places = [place for place, segment in enumerate(whole.segments) if segment.kind not in self._left_out]
         told = Timeline(tuple(whole.segments[place] for place in places))
-        fitted = fit_timeline(told, self._tokenize, self._ids.__getitem__, max_tokens=self.max_tokens - 1)
-        return [self._start, *fitted.token_ids], tuple(places[position] for position in fitted.positions)
+        budget = self.max_tokens - 1 - len(self._end)
+        fitted = fit_timeline(told, self._tokenize, self._ids.__getitem__, max_tokens=budget)
+        return [self._start, *fitted.token_ids, *self._end], tuple(places[position] for position in fitted.positions)
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         """All texts in one call, apart by a token that no cleaned text can contain: half the time of a batch."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import numpy as np
 from tokenizers import Tokenizer
 
-_BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+_BYTES = dict.fromkeys(f"<0x{byte:02X}>" for byte in range(256))
 _SCRIPTS = ((0x20, 0x24F), (0x300, 0x36F), (0xE00, 0xE7F), (0x1E00, 0x1EFF), (0x2000, 0x206F), (0x20A0, 0x20BF),
             (0x3000, 0x303F), (0x4E00, 0x9FFF), (0xFF00, 0xFFEF))  # fmt: skip
 _META = "▁"
@@ -28,9 +28,13 @@ def prune_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], *, size: int) ->
     """
     state = json.loads(tokenizer.to_str())
     if state["model"]["type"] != "Unigram":
-        raise ValueError(f"tokeniser: expected Unigram pieces, found {state['model']['type']}; it is used whole")
+        found = state["model"]["type"]
+        raise ValueError(f"tokeniser: expected Unigram pieces, found {found}; use it whole, without prune_to")
     pieces: list[list] = state["model"]["vocab"]
     frame = {token["id"]: token["content"] for token in state["added_tokens"]}
+    unknown = state["model"]["unk_id"]
+    frame |= {number: text for number, (text, _) in enumerate(pieces) if number == unknown or text in _BYTES}
+    new_bytes = [byte for byte in _BYTES if byte not in frame.values()]
     counts: Counter[int] = Counter()
     for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False):
         counts.update(encoding.ids)
@@ -42,9 +46,10 @@ def prune_tokenizer(tokenizer: Tokenizer, texts: Iterable[str], *, size: int) ->
     low = min(score for _, score in pieces) - 10.0
     inner = [number for number in range(len(pieces)) if number in kept or number in frame]
     added = sorted(number for number in frame if number >= len(pieces))
-    state["model"]["vocab"] = [*(pieces[number] for number in inner), *([byte, low] for byte in _BYTES)]
+    state["model"]["vocab"] = [*(pieces[number] for number in inner), *([byte, low] for byte in new_bytes)]
     state["model"]["byte_fallback"] = True
-    old = np.array([*inner, *[-1] * len(_BYTES), *added])
+    state["model"]["unk_id"] = None if unknown is None else inner.index(unknown)
+    old = np.array([*inner, *[-1] * len(new_bytes), *added])
     places = {number: place for place, number in enumerate(old.tolist()) if number >= 0}
     for token in state["added_tokens"]:
         token["id"] = places[token["id"]]

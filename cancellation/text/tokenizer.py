@@ -7,7 +7,8 @@ Chinese have no spaces, and without a limit a simulated sentence would become on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
@@ -21,6 +22,10 @@ FRAME_TOKENS = (PAD, CLS, UNKNOWN, MASK)
 PAD_TOKENS, START_TOKENS = (PAD, "<pad>"), (CLS, "<s>", "<bos>")
 UNKNOWN_TOKENS, MASK_TOKENS = (UNKNOWN, "<unk>", MASK, "<mask>"), (MASK, "<mask>")
 """What a token is called, by family of tokenisers."""
+
+END = "[END]"
+"""Stands at the end of each text where a tokeniser has it: that of an encoder which was trained so
+(`model.text_encoder.load_encoder`)."""
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -74,6 +79,25 @@ def token_of(tokenizer: Tokenizer, names: Sequence[str]) -> int:
     if found is None:
         raise ValueError(f"tokeniser: expected one of the tokens {', '.join(names)}, found none; use an encoder's own")
     return found
+
+
+def rename_tokens(tokenizer: Tokenizer, names: Mapping[str, str]) -> Tokenizer:
+    """Give a copy that calls tokens otherwise, each under its old id; another token of a new name takes the old one.
+
+    It frames no text by itself, and cuts and pads none.
+    """
+    swapped = {**{new: old for old, new in names.items()}, **names}
+    state = json.loads(tokenizer.to_str())
+    pieces = state["model"]["vocab"]
+    if isinstance(pieces, dict):
+        state["model"]["vocab"] = {swapped.get(piece, piece): number for piece, number in pieces.items()}
+    else:
+        state["model"]["vocab"] = [[swapped.get(piece, piece), score] for piece, score in pieces]
+    if unknown := state["model"].get("unk_token"):
+        state["model"]["unk_token"] = swapped.get(unknown, unknown)
+    for token in state["added_tokens"]:
+        token["content"] = swapped.get(token["content"], token["content"])
+    return Tokenizer.from_str(json.dumps(state | dict.fromkeys(("post_processor", "truncation", "padding"))))
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from tokenizers import Tokenizer
 
 from cancellation.model.text_encoder import (
@@ -24,9 +24,8 @@ from cancellation.model.text_encoder import (
 )
 from cancellation.simulation.simulator import SimulationSettings, simulate_event
 from cancellation.text.encoding import EventEncoder
-from cancellation.text.timeline import SPECIAL_TOKENS, Timeline, timeline
+from cancellation.text.timeline import Timeline, timeline
 from cancellation.text.tokenizer import (
-    FRAME_TOKENS,
     MASK_TOKENS,
     PAD_TOKENS,
     TOKENIZER_FILE,
@@ -90,6 +89,13 @@ class PretrainingSettings(Settings):
     masking: MaskingSettings = MaskingSettings()
     seed: int = Field(default=0, ge=0)
 
+    @model_validator(mode="after")
+    def _refuse_cuts_of_nothing(self) -> Self:
+        for name in ("prune_to", "keep_layers"):
+            if getattr(self, name) is not None and self.encoder is None:
+                raise ValueError(f"{name} is of an encoder that is read: name one in encoder, or drop it")
+        return self
+
 
 @dataclass(frozen=True)
 class _Unit:
@@ -118,14 +124,12 @@ def pretrain_encoder(
         _write_start(settings, start, cache_dir=cache_dir, registry_uri=run.address.uri)
     # Read back by the first run too: of the same texts another run would train another tokeniser, of equal pieces.
     tokenizer = load_tokenizer(Path(fetch_folder(start, cache_dir)))
-    structure = [tokenizer.token_to_id(token) or 0 for token in (*FRAME_TOKENS, *SPECIAL_TOKENS)]
     task = PretrainingTask(
         start=start,
         settings=settings.masking,
         pad_id=token_of(tokenizer, PAD_TOKENS),
         mask_id=token_of(tokenizer, MASK_TOKENS),
-        # In a tokeniser of ours structure comes first; in another the few frame tokens do.
-        first_id=max(structure) + 1 if max(structure) < len(structure) else 5,
+        structure=tuple(number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special),
         vocab_size=tokenizer.get_vocab_size(with_added_tokens=True),
         cache_dir=cache_dir,
     )

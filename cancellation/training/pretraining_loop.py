@@ -18,8 +18,9 @@ import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
+from cancellation.model.text_encoder import read_encoder
 from cancellation.training.loop import prepare
 from cluster.settings import Settings
 from cluster.storage import fetch_folder
@@ -64,8 +65,8 @@ class PretrainingTask:
     settings: MaskingSettings
     pad_id: int
     mask_id: int
-    first_id: int
-    """Tokens below it are structure: never masked, never put in at random."""
+    structure: tuple[int, ...]
+    """Tokens that are no words: never masked, never put in at random."""
     vocab_size: int
     cache_dir: str
 
@@ -95,12 +96,13 @@ def mask_tokens(
     token_ids_nt: np.ndarray, task: PretrainingTask, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hide some tokens: most become the mask, some another token, some stay. Returns inputs and where (n, t)."""
-    hidden = (token_ids_nt >= task.first_id) & (rng.random(token_ids_nt.shape) < task.settings.mask_fraction)
+    words = np.setdiff1d(np.arange(task.vocab_size), task.structure)
+    hidden = np.isin(token_ids_nt, words) & (rng.random(token_ids_nt.shape) < task.settings.mask_fraction)
     if not hidden.any():  # a batch of texts without a word: ask for the last token of each
         hidden[:, -1] = True
     draw = rng.random(token_ids_nt.shape)
     inputs = np.where(hidden & (draw >= _KEEP_FRACTION + _RANDOM_FRACTION), task.mask_id, token_ids_nt)
-    other = rng.integers(task.first_id, task.vocab_size, token_ids_nt.shape)
+    other = words[rng.integers(0, len(words), token_ids_nt.shape)]
     return np.where(hidden & (draw < _RANDOM_FRACTION), other, inputs), hidden
 
 
@@ -136,12 +138,12 @@ def pretrain_worker(config: dict[str, Any]) -> dict[str, Any]:
     settings = task.settings
     folder = Path(fetch_folder(task.start, task.cache_dir))
     torch.manual_seed(settings.seed)
-    model = MaskedLanguageModel(AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False))
+    model = MaskedLanguageModel(read_encoder(folder))
     rest: dict[str, Any] = {}
 
     def take_up(kept: Path) -> None:
         rest.update(torch.load(kept / _REST, weights_only=True, map_location="cpu"))
-        model.encoder = AutoModel.from_pretrained(kept / ENCODER, use_safetensors=True, trust_remote_code=False)
+        model.encoder = read_encoder(kept / ENCODER)
         model.load_state_dict(rest["head"], strict=False)
 
     session.resume(take_up)

@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
@@ -125,6 +125,17 @@ class TrainingSettings(Settings):
     export_tolerance: float = Field(default=0.007, gt=0, lt=1)
     """How far rounding may move a score of the validation events; layers that move it further stay unrounded. Below
     the 0.01 that is promised, as the worst of other events is a little worse."""
+
+    @model_validator(mode="after")
+    def _refuse_cuts_of_nothing(self) -> Self:
+        """Refuse what only an encoder that is read can be: settings that would do nothing."""
+        for name in ("prune_to", "vocabulary_of", "keep_layers"):
+            unused = self.start is not None or (self.encoder or self.embeddings) is None
+            if getattr(self, name) is not None and unused:
+                raise ValueError(
+                    f"{name} is of an encoder that is read: name one in encoder, without start, or drop it"
+                )
+        return self
 
 
 @dataclass(frozen=True)
@@ -280,12 +291,7 @@ def _starting_model(settings: TrainingSettings, models: _Models) -> tuple[Fusion
 def _text_encoder(settings: TrainingSettings, models: _Models) -> tuple[PreTrainedModel | None, Tokenizer]:
     encoder: PreTrainedModel | None
     if settings.encoder is not None:
-        folder = models.fetch(settings.encoder)
-        if (folder / FUSION_FILE).is_file():
-            whole, tokenizer = load_fusion_model(folder)
-            encoder = whole.text_encoder
-        else:
-            encoder, tokenizer = _pretrained(settings, settings.encoder, models)
+        encoder, tokenizer = _pretrained(settings, settings.encoder, models)
     elif settings.embeddings is not None:
         wide, tokenizer = _pretrained(settings, settings.embeddings, models)
         encoder = new_encoder(settings.shape, tokenizer, max_tokens=settings.max_tokens)
@@ -304,7 +310,14 @@ def _text_encoder(settings: TrainingSettings, models: _Models) -> tuple[PreTrain
 
 
 def _pretrained(settings: TrainingSettings, name: str, models: _Models) -> tuple[PreTrainedModel, Tokenizer]:
-    encoder, tokenizer = load_encoder(name, cache_dir=models.cache_dir, registry_uri=models.registry_uri)
+    folder = models.fetch(name)
+    if (folder / FUSION_FILE).is_file():
+        whole, tokenizer = load_fusion_model(folder)
+        if whole.text_encoder is None:
+            raise ValueError(f"model {name}: expected one that reads text, found features alone; name another encoder")
+        encoder = whole.text_encoder
+    else:
+        encoder, tokenizer = load_encoder(name, cache_dir=models.cache_dir, registry_uri=models.registry_uri)
     if settings.keep_layers:
         keep_first_layers(encoder, settings.keep_layers)
     if settings.vocabulary_of:

@@ -6,15 +6,23 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cancellation.model.fusion import FusionSettings
 from cancellation.model.text_encoder import load_encoder
+from cancellation.model.verdict_model import load_verdict_model
+from cancellation.simulation.simulator import SimulationSettings, simulate
+from cancellation.training.events import TrainingEventsSettings
+from cancellation.training.loop import LoopSettings
 from cancellation.training.pretraining import PretrainingSettings
+from cancellation.training.run import TrainingSettings, train_model
 from cluster.models.files import resolve_model
 from cluster.storage import fetch_folder
 from cluster.tracking import TrackingSettings, open_client
 from cluster.training.train import TrainerSettings
 from jobs.cancellation_pretrain import PretrainJob, main
+from tests.builders.fusion_models import save_encoder
 from tests.builders.killed_workers import worker_killed_after
 
 SMALL = {
@@ -120,3 +128,27 @@ def test_the_first_layers_of_an_encoder_are_gone_on_with_alone(tmp_path: Path) -
     assert load_encoder(str(tmp_path / "cut"), cache_dir=str(tmp_path))[0].config.num_hidden_layers == 2
     with pytest.raises(ValueError, match="the encoder has 3 layers: expected at most so many"):
         pretrain(tmp_path, "more", **continued, keep_layers=4)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_an_encoder_of_others_is_cut_and_gone_on_with_and_a_model_is_trained_over_it(tmp_path: Path) -> None:
+    chats = tmp_path / "chats.txt"
+    chats.write_text("where is my parcel\nit comes tomorrow, dear\n" * 20)
+    theirs = save_encoder(tmp_path / "theirs", "xlm-roberta")
+    pretrain(tmp_path, "cut", chats=[str(chats)], encoder=theirs, keep_layers=1, prune_to=1000)
+    encoder, tokenizer = load_encoder(str(tmp_path / "cut"), cache_dir=str(tmp_path))
+    assert encoder.config.num_hidden_layers == 1
+    assert encoder.get_input_embeddings().num_embeddings == tokenizer.get_vocab_size() < 1400
+    assert tokenizer.encode("いつ", add_special_tokens=False).tokens[-1].startswith("<0x"), "bytes, nothing unknown"
+    training = TrainingSettings(
+        encoder=str(tmp_path / "cut"),
+        max_tokens=48,
+        fusion=FusionSettings(hidden_size=16, num_heads=2),
+        events=TrainingEventsSettings(simulation=SimulationSettings(num_events=32), num_validation=16),
+        loop=LoopSettings(batch_size=16, bf16=False),
+    )
+    trainer = TrainerSettings(num_workers=0, checkpoints=str(tmp_path / "checkpoints"))
+    train_model(training, trainer, None, output=tmp_path / "model", cache_dir=str(tmp_path / "cache"))
+    model = load_verdict_model(tmp_path / "model")
+    event = next(simulate(SimulationSettings(num_events=1), 6)).event
+    assert np.isfinite(model.score([model.encoder.encode(event)]).logits).all()

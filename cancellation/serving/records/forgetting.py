@@ -107,8 +107,8 @@ def _pass(places: Places, digests: Collection[str], event_ids: Collection[str], 
         marks = quoted if log == _BY_EVENT else list(digests)
         if places.log_folder is not None and marks and (places.log_folder / log).is_dir():
             _search_segments(places.log_folder / log, [mark.encode() for mark in marks], found, remove)
-        matches = _of_events(event_ids) if log == _BY_EVENT else _of_people(digests)
-        _search_log(storage.join_url(places.archive_url, log), matches, found, remove)
+        search = _of_events(event_ids) if log == _BY_EVENT else _of_people(digests)
+        _search_log(storage.join_url(places.archive_url, log), search, found, remove)
         if log == _BY_EVENT:
             recent, appeals, relabelled = (
                 store.about(digests, remove=remove) if store is not None else []
@@ -121,21 +121,31 @@ def _pass(places: Places, digests: Collection[str], event_ids: Collection[str], 
     return found
 
 
-def _of_people(digests: Collection[str]) -> Callable[[pa.Table], pa.ChunkedArray]:
+@dataclass(frozen=True)
+class _Search:
+    """What tells somebody's rows from others'."""
+
+    columns: tuple[str, ...]
+    """The only ones that are looked at: events are most of a log."""
+    matches: Callable[[pa.Table], pa.ChunkedArray]
+
+
+def _of_people(digests: Collection[str]) -> _Search:
     """Rows with one of the digests, those that did not fit the columns among them."""
     wanted = pa.array(sorted(digests), pa.string())
+    columns = tuple(f"{role}_digest" for role in ROLES)
 
     def matches(table: pa.Table) -> pa.ChunkedArray:
-        masks = [pc.is_in(table[f"{role}_digest"], wanted) for role in ROLES]
+        masks = [pc.is_in(table[name], wanted) for name in columns]
         masks += [pc.fill_null(pc.match_substring(table["unread"], digest), False) for digest in digests]
         return _any(masks)
 
-    return matches
+    return _Search((*columns, "unread", "event_id"), matches)
 
 
-def _of_events(event_ids: Collection[str]) -> Callable[[pa.Table], pa.ChunkedArray]:
+def _of_events(event_ids: Collection[str]) -> _Search:
     wanted = pa.array(sorted(event_ids), pa.string())
-    return lambda table: pc.is_in(table["event_id"], wanted)
+    return _Search(("event_id",), lambda table: pc.is_in(table["event_id"], wanted))
 
 
 def _any(masks: list[pa.ChunkedArray]) -> pa.ChunkedArray:
@@ -145,29 +155,39 @@ def _any(masks: list[pa.ChunkedArray]) -> pa.ChunkedArray:
     return first
 
 
-def _search_log(url: str, matches: Callable[[pa.Table], pa.ChunkedArray], found: Found, remove: bool) -> None:
+def _search_log(url: str, search: _Search, found: Found, remove: bool) -> None:
     """Search a log's files, and those that came or were written anew meanwhile: a compaction puts files into others."""
     searched: set[StoredFile] = set()
     while fresh := set(storage.list_files(url, suffix=".parquet")) - searched:
         for one in sorted(fresh, key=lambda file: file.url):
             with suppress(FileNotFoundError):
-                _search_file(one.url, matches, found, remove)
+                _search_file(one.url, search, found, remove)
         searched |= fresh
 
 
-def _search_file(url: str, matches: Callable[[pa.Table], pa.ChunkedArray], found: Found, remove: bool) -> None:
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(url)))
-    mask = matches(table)
+def _search_file(url: str, search: _Search, found: Found, remove: bool) -> None:
+    file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(url)))
+    keys = file.read(columns=list(search.columns))
+    mask = search.matches(keys)
     count = pc.sum(mask).as_py() or 0
     if not count:
         return
     found.archive += count
-    found.event_ids.update(name for name in table.filter(mask)["event_id"].to_pylist() if name is not None)
+    found.event_ids.update(name for name in keys["event_id"].filter(mask).to_pylist() if name is not None)
     if remove:
         # An empty file stays: a shipper that was killed before it removed the segment would create a missing one anew.
-        sink = pa.BufferOutputStream()
-        pq.write_table(table.filter(pc.invert(mask)), sink, compression="zstd")
-        storage.write_bytes(url, sink.getvalue())
+        storage.write_bytes(url, _without(file, mask))
+
+
+def _without(file: pq.ParquetFile, mask: pa.ChunkedArray) -> bytes:
+    """Write a file anew without some rows, a row group at a time: a day may be more than a machine holds."""
+    sink, place = pa.BufferOutputStream(), 0
+    with pq.ParquetWriter(sink, file.schema_arrow, compression="zstd") as writer:
+        for number in range(file.num_row_groups):
+            rows = file.read_row_group(number)
+            writer.write_table(rows.filter(pc.invert(mask.slice(place, len(rows)))))
+            place += len(rows)
+    return sink.getvalue().to_pybytes()
 
 
 def _search_segments(folder: Path, marks: list[bytes], found: Found, remove: bool) -> None:

@@ -86,13 +86,16 @@ def test_a_file_that_a_shipper_brings_again_stays_replaced_when_its_day_is_put_t
     assert read_log(str(tmp_path / "out" / "decisions")).num_rows == 8
 
 
-def test_neither_a_day_put_together_nor_one_read_for_a_few_of_its_rows_is_held_in_memory(tmp_path: Path) -> None:
+def test_no_day_is_held_in_memory_that_is_put_together_searched_for_somebody_or_read_for_a_few_rows(
+    tmp_path: Path,
+) -> None:
     day = tmp_path / "out" / "decisions" / "market=BR" / "day=2026-10-31"
     day.mkdir(parents=True)
     for file in range(12):
         numbers = range(200 * file, 200 * (file + 1))
         texts = {number: random.Random(number).randbytes(1500).hex() * 20 for number in numbers}
         rows = [decision_record(one, received_at=NOON + one, event={"chat": texts[one]}) for one in numbers]
+        rows = [row | {"people": dict.fromkeys(ROLES, "ab"[place % 2] * 32)} for place, row in enumerate(rows)]
         pq.write_table(decision_table(rows), day / f"{file:04d}-a.parquet", compression="zstd")
     out = str(tmp_path / "out")
 
@@ -102,6 +105,7 @@ def test_neither_a_day_put_together_nor_one_read_for_a_few_of_its_rows_is_held_i
     for step, expected in (
         (lambda: compact(out, before=NEXT_DAY), Compacted(folders=1, files_before=12, files_after=1)),
         (read_one, ["e-001000"]),
+        (lambda: forget(Places(out), {"b" * 32})[0].archive, 1_200),
     ):
         whole = pa.default_memory_pool()
         pa.set_memory_pool(pool := pa.proxy_memory_pool(whole))

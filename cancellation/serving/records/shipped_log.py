@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from functools import partial, reduce
 from operator import and_
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cancellation.serving.records.decision_record import DECISION_SCHEMA
 from cluster import storage
+from cluster.storage import StoredFile
+from cluster.storage_failures import named_failures
 
 _FOLDER = re.compile(r"/day=(\d{4}-\d\d-\d\d)/[^/]+$")
-_PARALLEL_READS = 8
+_PARALLEL_READS, _WHOLE_BYTES = 8, 8 * 2**20
 REPLACES = b"replaces"
 """In a file's schema: names of files, as JSON, whose rows are in it."""
 _DAY_SECONDS = 86_400.0
@@ -76,12 +80,12 @@ def find_rows(output_url: str, event_id: str, *, market: str, day: date) -> pa.T
 
 
 def _read_live(
-    url: str, read: Callable[[str], pa.Table], wanted: Callable[[str], bool] = lambda _: True
+    url: str, read: Callable[[StoredFile], pa.Table], wanted: Callable[[str], bool] = lambda _: True
 ) -> list[pa.Table]:
     """Read a log's wanted files but those that another replaces; from the start where one went while it was read."""
     left = _LISTINGS
     while True:
-        files = [file.url for file in storage.list_files(url, suffix=".parquet") if wanted(file.url)]
+        files = [file for file in storage.list_files(url, suffix=".parquet") if wanted(file.url)]
         try:
             with ThreadPoolExecutor(_PARALLEL_READS) as pool:
                 tables = list(pool.map(read, files))
@@ -91,7 +95,8 @@ def _read_live(
                 raise
             continue
         replaced = replaced_names(table.schema for table in tables)
-        return [table for file, table in zip(files, tables, strict=True) if file.rpartition("/")[2] not in replaced]
+        names = [file.url.rpartition("/")[2] for file in files]
+        return [table for name, table in zip(names, tables, strict=True) if name not in replaced]
 
 
 def replaced_names(schemas: Iterable[pa.Schema]) -> set[str]:
@@ -137,18 +142,34 @@ def policy_url(archive_url: str, version: str) -> str:
     return storage.join_url(archive_url, "policies", f"{quote(version, safe='')}.toml")
 
 
-def _read(url: str, columns: list[str], rows: pc.Expression | None) -> pa.Table:
-    return pq.read_table(pa.BufferReader(storage.read_bytes(url)), columns=columns, filters=rows)
+def _read(file: StoredFile, columns: list[str], rows: pc.Expression | None) -> pa.Table:
+    with _opened(file) as stored:
+        return pq.read_table(stored, columns=columns, filters=rows)
 
 
-def _read_event(url: str, event_id: str) -> pa.Table:
+def _read_event(file: StoredFile, event_id: str) -> pa.Table:
     """Read one event's rows; of a file that has none only the ids, and how it came to be."""
-    file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(url)))
-    ids = file.read(columns=["event_id"])
-    wanted = pc.equal(ids["event_id"], event_id)
-    if not pc.any(wanted).as_py():
-        return ids.slice(0, 0)
-    return file.read().filter(wanted)
+    with _opened(file) as stored:
+        log = pq.ParquetFile(stored)
+        ids = log.read(columns=["event_id"])
+        places = np.flatnonzero(np.asarray(pc.fill_null(pc.equal(ids["event_id"], event_id), False)))
+        if not len(places):
+            return ids.slice(0, 0)
+        # A gateway looks decisions up beside its answers: of a day put together, the groups that have the event.
+        ends = np.cumsum([log.metadata.row_group(number).num_rows for number in range(log.num_row_groups)])
+        rows = log.read_row_groups(sorted(set(np.searchsorted(ends, places, side="right").tolist())))
+        return rows.filter(pc.equal(rows["event_id"], event_id))
+
+
+@contextmanager
+def _opened(file: StoredFile) -> Iterator[pa.BufferReader | IO[bytes]]:
+    """A small file whole, in one request; of a large one what is asked for."""
+    if file.size_bytes <= _WHOLE_BYTES:
+        yield pa.BufferReader(storage.read_bytes(file.url))
+        return
+    filesystem, path = storage.open_filesystem(file.url)
+    with named_failures(file.url), filesystem.open(path, "rb", cache_type="none") as stored:
+        yield stored
 
 
 def _may_hold(url: str, start: float | None, end: float | None) -> bool:

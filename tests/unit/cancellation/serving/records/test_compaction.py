@@ -102,9 +102,14 @@ def test_no_day_is_held_in_memory_that_is_put_together_searched_for_somebody_or_
     def read_one() -> list[str]:
         return read_log(f"{out}/decisions", where=pc.field("event_id") == "e-001000")["event_id"].to_pylist()
 
+    def look_up() -> list[str]:
+        rows = find_rows(f"{out}/decisions", "e-001001", market="BR", day=date(2026, 10, 31))
+        return rows["event_id"].to_pylist()
+
     for step, expected in (
         (lambda: compact(out, before=NEXT_DAY), Compacted(folders=1, files_before=12, files_after=1)),
         (read_one, ["e-001000"]),
+        (look_up, ["e-001001"]),
         (lambda: forget(Places(out), {"b" * 32})[0].archive, 1_200),
     ):
         whole = pa.default_memory_pool()
@@ -115,6 +120,23 @@ def test_no_day_is_held_in_memory_that_is_put_together_searched_for_somebody_or_
             pa.set_memory_pool(whole)
         assert found == expected
         assert pool.max_memory() < 2_400 * 60_000
+
+
+def test_of_a_large_file_of_a_bucket_an_event_is_found_as_of_a_small_one(tmp_path: Path, bucket: str) -> None:
+    rows = [
+        decision_record(number, received_at=NOON + number, event={"chat": random.Random(number).randbytes(8_000).hex()})
+        for number in range(1_500)
+    ]
+    rows.append(decision_record(7, received_at=NOON + 5_000))  # judged again
+    sink = pa.BufferOutputStream()
+    pq.write_table(decision_table(rows), sink, compression="zstd", row_group_size=400)
+    assert sink.tell() > 8 * 2**20
+    storage.write_bytes(f"{bucket}/decisions/market=BR/day=2026-10-31/day-a.parquet", sink.getvalue())
+    for name, times in (("e-000007", 2), ("e-000400", 1), ("e-001499", 1), ("e-9", 0)):
+        found = find_rows(f"{bucket}/decisions", name, market="BR", day=date(2026, 10, 31))
+        assert found["event_id"].to_pylist() == [name] * times
+    read = read_log(f"{bucket}/decisions", columns=["event_id"], where=pc.field("event_id") == "e-000007")
+    assert read.num_rows == 2
 
 
 def test_who_reads_while_a_day_is_put_together_has_every_row_once(tmp_path: Path) -> None:

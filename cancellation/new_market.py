@@ -185,7 +185,8 @@ def check_labels(examples: Sequence[Example], code: str, source: str, settings: 
 def check_old_markets(
     before: VerdictModel, after: VerdictModel, examples: Sequence[Example], max_worse: float, *, policy: Policy
 ) -> Step:
-    """Compare two models on held-out events of the old markets, by the classes that each has, event by event."""
+    """Compare two models on held-out events of the old markets, by the likeliest of each's classes, event by event:
+    a threshold of one model would make it more cautious than the other."""
     labels = np.array([VERDICTS.index(example.label) for example in examples])
     events = [example.event for example in examples]
     judged = [NetworkJudge(model, policy).judge(events).probabilities for model in (before, after)]

@@ -60,7 +60,7 @@ def main(job: ForgetJob) -> None:
     key = PersonKey.load(Path(key_file) if key_file else person_key_path(job.serving))
     others = other_keys(job.serving.output, key)
     digests = read_people(job.people, key)
-    state = open_state(job.serving, key)
+    state = open_state(job.serving, None)  # another key than the endpoints' is searched for too
     recent = RecentDecisions(state.database, retention_seconds=job.serving.retention_hours * 3600)
     rounds = Rounds(job.relabelling, key)
     monitored = MonitoredDays(job.monitoring)

@@ -121,10 +121,7 @@ def calibrate_backfill(
         temperature=calibration.temperature,
     )
     entries = {
-        code: replace(
-            _with_evidence(market, thresholds.get(code), settings.thresholds, common),
-            induced=verdicts[code].threshold,
-        )
+        code: _with_evidence(market, thresholds.get(code), verdicts[code], settings.thresholds, common)
         for code, market in policy.markets.items()
     }
     demo = policy.demo and sample.source != "backfill"
@@ -243,7 +240,7 @@ def _verdict_cells(found: InducedThreshold | None) -> tuple[str, str]:
     if found is None:
         return "-", "-"
     above = "likeliest" if found.threshold is None else f"{found.threshold:g}"
-    right = "-" if found.precision is None else f"{found.precision:.3f} of {found.cases:,}"
+    right = "nobody is accused" if found.precision is None else f"{found.precision:.3f} of {found.cases:,}"
     return above, f"{right} (all markets)" if found.pooled else right
 
 
@@ -332,11 +329,16 @@ def _refuse_flagged_only(scores: np.ndarray, markets: Sequence[str], settings: T
 
 
 def _with_evidence(
-    market: MarketPolicy, found: MarketThreshold | None, settings: ThresholdSettings, common: Evidence
+    market: MarketPolicy,
+    found: MarketThreshold | None,
+    verdicts: InducedThreshold,
+    settings: ThresholdSettings,
+    common: Evidence,
 ) -> MarketPolicy:
+    market = replace(market, investigate=settings.investigate, induced=verdicts.threshold, penalty=None)
     if found is None:
         evidence = replace(common, period="", note="no labelled case of this market in the backfill")
-        return replace(market, investigate=settings.investigate, penalty=None, evidence=evidence)
+        return replace(market, evidence=evidence)
     near = found.nearest
     evidence = replace(
         common,
@@ -350,7 +352,7 @@ def _with_evidence(
         note=found.note,
     )
     penalty = found.proven.threshold if found.proven else None
-    return replace(market, investigate=settings.investigate, penalty=penalty, evidence=evidence)
+    return replace(market, penalty=penalty, evidence=evidence)
 
 
 def _rounded_down(bound: float) -> float:

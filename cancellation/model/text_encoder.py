@@ -217,7 +217,8 @@ def _frame_names(tokenizer: Tokenizer, given: PreTrainedTokenizerBase) -> dict[s
     """
     named: dict[str, str] = {}
     for attributes, names in _ROLES:
-        called = [str(getattr(given, attribute, None)) for attribute in attributes]
+        roles = (getattr(given, attribute, None) for attribute in attributes)
+        called = [str(token) for token in roles if token is not None]
         known = [one for one in (*called, *names) if tokenizer.token_to_id(one) is not None]
         token = next((one for one in known if one not in named), None)
         if token is None and names[0] not in (UNKNOWN_TOKENS[0], END):

@@ -35,8 +35,10 @@ class SharedState:
         self.appeals.close()
 
 
-def open_state(settings: ServingSettings, person_key: PersonKey) -> SharedState:
+def open_state(settings: ServingSettings, person_key: PersonKey | None) -> SharedState:
     """Open what the settings name. A database without a policy begins with the one of the settings.
+
+    With a `person_key`, people stand in the database under that one alone from then on; None: of who writes nobody.
 
     Raises:
         ValueError: If people stand in the database under another key.
@@ -50,7 +52,8 @@ def open_state(settings: ServingSettings, person_key: PersonKey) -> SharedState:
         return SharedState(recently, appeals, files)
     database, tables = open_tables(settings.database, whole=True)
     try:
-        agree_on_key(database, person_key)
+        if person_key is not None:
+            agree_on_key(database, person_key)
     except BaseException:
         database.close()
         raise

@@ -113,7 +113,8 @@ class Appeals:
         def wanted(case: Case) -> bool:
             if taking:
                 return case.takes(step.reviewer, step.takes_over_from)
-            if step.label is not None and step.label == case.decision["verdict"]["verdict"]:
+            # What was to be investigated alone may be overturned though its verdict accused nobody.
+            if step.label == "induced" and step.label == case.decision["verdict"]["verdict"]:
                 raise NotAppealable("label", "expected another verdict than the one that is overturned, found the same")
             return case.decides(entry)
 
@@ -231,7 +232,7 @@ class Appeals:
         self._archive.appeals.append(entry)
         if last.state in _OUTCOMES:
             reviewer = None if last.author == SELLER else last.author
-            feedback = Feedback(case.event_id, _OUTCOMES[last.state], last.label, reviewer)
+            feedback = Feedback(case.event_id, _outcome(case), last.label, reviewer)
             record = feedback_record(
                 feedback, decision, caller=last.caller, received_at=last.at, appeal_id=case.appeal_id
             )
@@ -243,7 +244,7 @@ class Appeals:
         market, state = self._tag(case.market), case.state
         self._metrics.count(APPEALS, market, state)
         if state in _OUTCOMES:
-            self._metrics.count(FEEDBACK, market, _OUTCOMES[state])
+            self._metrics.count(FEEDBACK, market, _outcome(case))
 
     def _tag(self, market: str) -> str:
         return market if self._known_market(market) else "other"
@@ -259,6 +260,12 @@ class Appeals:
             return await self._reads.do(work)
         except OSError:
             raise NotRecorded("the appeals cannot be read; try again") from None
+
+
+def _outcome(case: Case) -> str:
+    """Say what an entry is of the verdict: one that accused nobody was right, though what followed is taken back."""
+    right = case.entries[-1].label == case.decision["verdict"]["verdict"]
+    return "confirmed" if right else _OUTCOMES[case.state]
 
 
 def _day_of(decision: Mapping[str, Any]) -> date:

@@ -151,7 +151,7 @@ function desk(appeal) {
     return section("Decide", make("button", { id: "take", textContent: `Take over from ${appeal.reviewer}`, onclick: () => step(appeal, from) }));
   }
   const label = make("select", { id: "label" }, ...Object.entries(VERDICTS)
-    .filter(([code]) => code !== appeal.decision.verdict).map(([value, textContent]) => make("option", { value, textContent })));
+    .filter(([code]) => code !== "induced" || appeal.decision.verdict !== "induced").map(([value, textContent]) => make("option", { value, textContent })));
   const reason = make("textarea", { id: "reason", maxLength: 4000, required: true });
   const choice = (id, textContent) => make("label", {}, make("input", { type: "radio", name: "outcome", id, value: id, required: true }), ` ${textContent}`);
   const right = make("label", { hidden: true }, "What it was ", label);

@@ -84,7 +84,10 @@ def _compact_files(folder: str, files: Sequence[StoredFile]) -> None:
         # People who were removed from a file after it was read must not stay by what was made of it.
         while changed := _changed(folder, read):
             read |= changed
-            storage.write_bytes(url, _put_together(folder, live, replaced))
+            try:
+                storage.write_bytes(url, _put_together(folder, live, replaced))
+            except FileNotFoundError:
+                raise RuntimeError(f"{folder}: files went while {url} was made of them; run it again") from None
     storage.remove_files([storage.join_url(folder, name) for name in sorted(replaced & set(schemas))])
 
 

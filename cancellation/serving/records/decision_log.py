@@ -143,7 +143,7 @@ class DecisionLog:
             self._segment = fresh
         said = "was removed or moved away"
         if cut := gone.cut_bytes:
-            said = f"was cut short by {cut} bytes (rename a copy that has them to end in {SEALED}: then it is shipped)"
+            said = f"was cut short by {cut} bytes (a copy that has them is shipped as {gone.path.stem}-copy{SEALED})"
         gone.close()
         logger.error("%s: %s while it was written; goes on as %s", gone.path, said, fresh.path.name)
 

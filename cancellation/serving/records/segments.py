@@ -162,7 +162,9 @@ def _seal_orphan(path: Path) -> None:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.rename(path.with_suffix(SEALED))
+        sealed = path.with_suffix(SEALED)
+        # A copy that somebody put there is not to be lost, nor is this one for having its name.
+        path.rename(sealed.with_stem(f"{path.stem}-rest") if sealed.exists() else sealed)
     except (BlockingIOError, FileNotFoundError):  # its writer lives, or has just sealed it
         return
     finally:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from s3fs.utils import FileExpired
 
 from cancellation.serving.records.decision_record import DECISION_SCHEMA
 from cluster import storage
@@ -144,7 +145,10 @@ def policy_url(archive_url: str, version: str) -> str:
 
 def _read(file: StoredFile, columns: list[str], rows: pc.Expression | None) -> pa.Table:
     with _opened(file) as stored:
-        return pq.read_table(stored, columns=columns, filters=rows)
+        # What an earlier release had no column for is null.
+        there = set(pq.read_schema(stored).names)
+        stored.seek(0)
+        return pq.read_table(stored, columns=[name for name in columns if name in there], filters=rows)
 
 
 def _read_event(file: StoredFile, event_id: str) -> pa.Table:
@@ -169,7 +173,10 @@ def _opened(file: StoredFile) -> Iterator[pa.BufferReader | IO[bytes]]:
         return
     filesystem, path = storage.open_filesystem(file.url)
     with named_failures(file.url), filesystem.open(path, "rb", cache_type="none") as stored:
-        yield stored
+        try:
+            yield stored
+        except FileExpired:  # written anew while it was read: whoever lists again finds it
+            raise FileNotFoundError(file.url) from None
 
 
 def _may_hold(url: str, start: float | None, end: float | None) -> bool:

@@ -64,6 +64,23 @@ def shipped(archive: Path, log: str) -> list[dict[str, Any]]:
     return ds.dataset(archive / log, format="parquet", partitioning=None).to_table().to_pylist()
 
 
+def test_an_investigation_that_accused_nobody_is_overturned_with_its_own_verdict(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path / "data", output=str(tmp_path / "archive")) as client:
+            for index in range(30, 300):
+                verdict = (await client.judge(event := simulated_event(index))).json()
+                if (verdict["action"], verdict["verdict"]) == ("investigate", "not_induced"):
+                    break
+            assert verdict["action"] == "investigate"
+            appeal_id = await overturn(client, event)
+            assert (await client.http.get(f"/v1/appeals/{appeal_id}")).json()["state"] == "overturned"
+            assert client.metrics.total(m.FEEDBACK, outcome="confirmed") == 1
+        (said,) = [row for row in shipped(tmp_path / "archive", "feedback") if row["outcome"] != "appealed"]
+        assert (said["outcome"], said["label"]) == ("confirmed", "not_induced")
+
+    asyncio.run(scenario())
+
+
 def test_a_penalty_that_was_taken_back_is_not_given_again_and_a_later_decision_is_one_of_its_own(
     tmp_path: Path,
 ) -> None:

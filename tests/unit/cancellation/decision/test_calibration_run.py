@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,17 @@ def test_an_earlier_threshold_falls_when_its_market_has_no_case_any_more() -> No
     assert first.market("TH").penalty is not None
     second = calibrate_backfill(backfill({"ID": 3000}), first, SETTINGS, sample=SAMPLE, day="2026-11-23").policy
     assert second.market("TH").penalty is None
+
+
+def test_no_earlier_threshold_stands_in_a_new_ones_way() -> None:
+    events = backfill({"ID": 3000})
+    first = calibrate_backfill(events, POLICY, SETTINGS, sample=SAMPLE, day="2026-11-22").policy
+    assert (proven := first.market("ID").penalty) is not None
+    strict = replace(first.market("ID"), induced=0.999, penalty=0.999)
+    assert proven < 0.999
+    again = replace(first, markets={**first.markets, "ID": strict})
+    found = calibrate_backfill(events, again, SETTINGS, sample=SAMPLE, day="2026-11-23").policy.market("ID")
+    assert found.thresholds == first.market("ID").thresholds
 
 
 def test_what_is_written_is_what_was_found(tmp_path: Path) -> None:

@@ -90,9 +90,15 @@ def test_texts_are_cut_into_pieces_as_the_encoders_own_file_says(tmp_path: Path,
 
 def test_frame_tokens_are_those_of_their_role_whatever_their_names_mean_elsewhere(tmp_path: Path) -> None:
     folder = save_encoder(tmp_path / "gemma", "gemma3_text")
+    state = json.loads((file := Path(folder, "tokenizer.json")).read_text())
+    next(piece for piece in state["model"]["vocab"] if piece[0].isalpha())[0] = (
+        "None"  # a word, as in large vocabularies
+    )
+    file.write_text(json.dumps(state))
     own = Tokenizer.from_file(f"{folder}/tokenizer.json")
     encoder, tokenizer = load_encoder(folder, cache_dir="unused")
     assert token_of(tokenizer, START_TOKENS) == own.token_to_id("<bos>")
+    assert tokenizer.token_to_id("None") == own.token_to_id("None")
     assert tokenizer.token_to_id(END) == own.token_to_id("<eos>")
     mask = token_of(tokenizer, MASK_TOKENS)  # it came without one
     assert own.get_vocab_size() <= mask < encoder.get_input_embeddings().num_embeddings

@@ -139,6 +139,15 @@ def test_of_a_large_file_of_a_bucket_an_event_is_found_as_of_a_small_one(tmp_pat
     assert read.num_rows == 2
 
 
+def test_what_an_earlier_release_had_no_column_for_is_null(tmp_path: Path) -> None:
+    _ship(tmp_path, range(0, 4, 2))
+    (old, _) = _files(tmp_path)
+    pq.write_table(pq.read_table(old).drop_columns(["induced_threshold"]), old)
+    read = read_log(str(tmp_path / "out" / "decisions"), start=NOON, where=pc.field("action") == "investigate")
+    assert read["event_id"].to_pylist() == ["e-000000", "e-000002"]
+    assert read["induced_threshold"].null_count == 2
+
+
 def test_who_reads_while_a_day_is_put_together_has_every_row_once(tmp_path: Path) -> None:
     _ship(tmp_path, range(60))
     out = str(tmp_path / "out")

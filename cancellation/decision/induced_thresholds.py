@@ -25,8 +25,6 @@ class InducedThreshold:
     """Cases that are accused so."""
     precision: float | None
     """Share of them that were induced; None without any."""
-    likeliest: float | None
-    """That share where the likeliest class is said."""
     pooled: bool
     """Whether the cases are those of all markets, as this one has too few."""
 
@@ -69,7 +67,6 @@ def _choose(
     def share(above: np.ndarray) -> float | None:
         return float(np.average(induced[above], weights=weights[above])) if above.any() else None
 
-    likeliest = share(np.ones(len(scores), bool))
     # What is punished is called induced too.
     grid = [threshold for threshold in settings.induced_grid if threshold <= settings.penalty_grid[-1]]
     candidates: list[float | None] = [None, *grid]
@@ -78,4 +75,4 @@ def _choose(
         precision = share(above)
         if precision is None or precision >= settings.min_precision:
             break
-    return InducedThreshold(threshold, int(above.sum()), precision, likeliest, pooled)
+    return InducedThreshold(threshold, int(above.sum()), precision, pooled)

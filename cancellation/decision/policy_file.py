@@ -14,6 +14,7 @@ _HEADER = """\
 # state, classes and language of the file it starts from; those are people's decisions and may be edited.
 # A penalty threshold stands here only with the evidence that precision above it is at least min_precision, on the
 # labelled events that calibration was given: of the policy that ships, written ones.
+# A verdict says induced above the score of that name alone: at it, that share of such verdicts was right there.
 """
 _DEMO = """
 # For trying things out: the evidence below may be of simulated or written cases, which prove nothing of real

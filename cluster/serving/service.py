@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import logging
 import math
@@ -10,6 +11,7 @@ import queue
 import secrets
 import shutil
 import signal
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -90,6 +92,21 @@ class ServiceSettings(Settings):
 def secret_path(variable: str) -> str | None:
     """Give the path that an environment variable names for a file with secrets; None if it is unset or empty."""
     return os.environ.get(variable) or None
+
+
+def regular_file(path: str, flags: int) -> int:
+    """Open a local file and nothing else, as `opener` of `open`.
+
+    Whoever opens a pipe waits for somebody to write, and sees nothing of what changes meanwhile.
+
+    Raises:
+        OSError: If there is none, or it is a pipe, a folder or a device.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "expected a file, found a pipe, a folder or a device", path)
+    return descriptor
 
 
 def prepare_environment(

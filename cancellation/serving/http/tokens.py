@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from cluster.storage import regular_file
+from cluster.serving.service import regular_file
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from cancellation.decision.policy import Policy, PolicyError, read_policy
 from cancellation.serving.rollout.policy_ledger import InForce, LedgerEntry, LedgerFile, entry_of, ledger_line, says
 from cluster.database.interface import Database
-from cluster.storage import regular_file
+from cluster.serving.service import regular_file
 
 logger = logging.getLogger(__name__)
 

@@ -307,3 +307,17 @@ def test_how_this_machine_reaches_the_store_is_mended_not_tried_again(
         s3fs.S3FileSystem.clear_instance_cache()
     assert str(failed.value).startswith("s3://bucket/folder: ")
     assert "run it again" not in str(failed.value)
+
+
+def test_a_page_of_a_proxy_is_not_taken_for_the_store(tmp_path: Path, bucket: str, s3_server: S3Server) -> None:
+    """Neither where a file is sent, nor where a folder is, or a file is copied."""
+    (tmp_path / "model.json").write_text("{}")
+    storage.write_bytes(f"{bucket}/here", b"x")
+    for does in (
+        lambda: storage.write_bytes(f"{bucket}/there", b"x"),
+        lambda: storage.send_folder(tmp_path, f"{bucket}/there"),
+        lambda: storage.copy_files([f"{bucket}/here"], [f"{bucket}/there"]),
+    ):
+        with s3_server.fail("PUT", "", status=200, times=99), pytest.raises(OSError, match="expected a"):
+            does()
+    assert [file.url for file in storage.list_files(bucket)] == [f"{bucket}/here"]

@@ -21,7 +21,7 @@ def test_the_lowest_score_that_keeps_the_promise_is_chosen_and_none_where_the_li
     probabilities, induced = cases((0.58, 40, 20), (0.68, 40, 32), (0.97, 120, 118), (0.2, 100, 3))
     markets = ["TH"] * len(induced)
     found = find_induced_thresholds(probabilities, induced, markets, ["TH"], SETTINGS)["TH"]
-    assert found == InducedThreshold(0.6, 160, 150 / 160, 170 / 200, pooled=False)
+    assert found == InducedThreshold(0.6, 160, 150 / 160, pooled=False)
     easy = find_induced_thresholds(probabilities[80:], induced[80:], markets[80:], ["TH"], SETTINGS)["TH"]
     assert (easy.threshold, easy.cases) == (None, 120)
 
@@ -56,5 +56,5 @@ def test_weights_count_and_what_is_punished_is_always_called_induced() -> None:
 def test_without_a_case_there_is_nothing_to_choose_by() -> None:
     probabilities, induced = cases((0.1, 50, 0))
     assert find_induced_thresholds(probabilities, induced, ["TH"] * 50, ["TH"], SETTINGS) == {
-        "TH": InducedThreshold(None, 0, None, None, pooled=True)
+        "TH": InducedThreshold(None, 0, None, pooled=True)
     }

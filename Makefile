@@ -111,7 +111,7 @@ model: pretrained ## rebuild the small model that ships (about half an hour on t
 	cp var/models/small/published/*.json var/models/small/published/*.safetensors relevance/small_model/
 
 .PHONY: adapter
-adapter: pretrained ## rebuild SmolLM2's adapter that ships, in two stages (a quarter of an hour on two quiet cores)
+adapter: pretrained ## rebuild SmolLM2's adapter that ships, in two stages (three quarters of an hour on two cores)
 	$(PY) -m jobs.relevance_finetune jobs/relevance_finetune.smollm2.first.toml
 	$(PY) -m jobs.relevance_finetune jobs/relevance_finetune.smollm2.toml $(ARGS)
 	cp var/models/smollm2_adapter/*.json var/models/smollm2_adapter/*.safetensors relevance/smollm2_adapter/

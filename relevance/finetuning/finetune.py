@@ -348,10 +348,11 @@ def _validation_pairs(pairs: EvaluationPairs, encoder: PromptEncoder) -> Validat
 
 def _num_steps(source: ExampleSource, encoder: PromptEncoder, settings: FinetuningSettings) -> int:
     """Count the steps of all epochs; those in which the same sources take part are alike."""
-    counted: dict[tuple[bool, bool], int] = {}
-    pairs = 0
+    counted: dict[tuple[bool, ...], int] = {}
+    pairs, taught = 0, settings.teaching.taught_epochs
     for number in range(settings.epochs):
-        taking_part = number < settings.further_epochs, number < settings.distilled_epochs
+        limits = settings.further_epochs, settings.distilled_epochs, settings.epochs if taught is None else taught
+        taking_part = tuple(number < limit for limit in limits)
         if taking_part not in counted:
             counted[taking_part] = sum(len(example.queries) for example in source.epoch(encoder, number))
         pairs += counted[taking_part]

@@ -34,6 +34,10 @@ class TeachingSettings(Settings):
     teacher_share: float = Field(default=0.5, ge=0, le=1)
     """How much of a labelled pair's target is the teacher's opinion: the labels are noisy, so is a small model."""
 
+    taught_epochs: int | None = Field(default=None, ge=1)
+    """Passes that begin the training with what people have not labelled in them; those after see the labelled pairs
+    alone, the teacher's share in their targets as before. Null: all."""
+
     taught_queries_per_title: int = Field(default=2, ge=0)
     """Further queries per title and epoch that only the teacher has labelled."""
 
@@ -126,15 +130,18 @@ class TaughtPairs:
         return overlap if self._likeness is None else np.hstack([overlap, self._likeness(queries, titles)])
 
     def epoch(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
-        """Tokenise one epoch: every title with its own query and some taught ones."""
+        """Tokenise one epoch: every title with its own query and some taught ones, or the labelled pairs alone."""
+        taught_epochs = self._settings.taught_epochs
+        is_taught = taught_epochs is None or number < taught_epochs
+        own_titles = self._titles if is_taught else self._titles[: self._labelled]
         draw = random.Random(f"{self._seed} {number}")
         drawn = [
-            [self._drawing.draw(row, draw) for _ in range(self._settings.taught_queries_per_title)]
-            for row in range(len(self._titles))
+            [self._drawing.draw(row, draw) for _ in range(self._settings.taught_queries_per_title if is_taught else 0)]
+            for row in range(len(own_titles))
         ]
-        queries = [[query, *(one.text for one in some)] for query, some in zip(self._queries, drawn, strict=True)]
+        queries = [[query, *(one.text for one in some)] for query, some in zip(self._queries, drawn, strict=False)]
         flat = [one.text for some in drawn for one in some]
-        titles = [title for title, some in zip(self._titles, drawn, strict=True) for _ in some]
+        titles = [title for title, some in zip(own_titles, drawn, strict=True) for _ in some]
         taught = self.probabilities(flat, titles) if flat else np.zeros((0, len(LABELS)))
         strange = np.array([one.is_stranger for some in drawn for one in some], dtype=bool)
         taught[strange] *= _STRANGER
@@ -148,8 +155,8 @@ class TaughtPairs:
         for row in range(self._labelled):
             queries[row] = queries[row] + [self._queries[row]] * repeats
             targets[row] = np.vstack([targets[row], *[self._targets[row : row + 1]] * repeats])
-        examples = tokenize_products(encoder, [{"title": title} for title in self._titles], queries, targets)
-        return examples + self._catalogue_examples(encoder, number)
+        examples = tokenize_products(encoder, [{"title": title} for title in own_titles], queries, targets)
+        return examples + (self._catalogue_examples(encoder, number) if is_taught else [])
 
     def _catalogue_examples(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
         if not self._settings.catalogue_products:

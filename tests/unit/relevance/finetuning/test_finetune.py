@@ -218,6 +218,11 @@ def test_taught_epochs_are_drawn_anew_and_keep_the_labels(encoder: PromptEncoder
     assert len(first) == 109
     assert [example.targets[0].argmax() for example in first[:60]] == labelled.labels.tolist()
     assert [len(example.queries) for example in (first[0], first[60])] == [4, 3]
+    short = settings.model_copy(update={"taught_epochs": 1})
+    ending = TaughtPairs(labelled, targets, weak_pairs(40), short, seed=0, cache_dir="unused")
+    assert [example.queries for example in ending.epoch(encoder, 0)] == [example.queries for example in first]
+    alone = ending.epoch(encoder, 1)
+    assert [example.targets.argmax(axis=1).tolist() for example in alone] == [[label] * 2 for label in labelled.labels]
 
 
 def test_a_teacher_learns_from_others_pairs_what_labels_mean_and_from_its_own_how_often_they_are() -> None:

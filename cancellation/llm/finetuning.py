@@ -46,7 +46,7 @@ _WORTH_SHARING = 32
 """Tokens; a shorter common beginning is computed with each row."""
 _BEGINNING = 400
 """Tokens by which prompts are sorted: a market's policy has more."""
-_BY_PLACE = ("gpt_neo", "mpt", "openai-gpt")
+_ALWAYS_WHOLE = ("gpt_neo", "mpt", "openai-gpt")
 """Architectures that count by a token's place in the cache and not by its position, or that keep no cache: behind a
 shared beginning shorter rows have a gap."""
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -258,7 +258,7 @@ class _Trainer:
         layers = DynamicCache(config=self.model.config).layers
         # A layer of a window has forgotten the beginning's beginning, which rows behind it may still attend to.
         whole = all(type(layer) is DynamicLayer for layer in layers)
-        self._can_share = whole and model.config.model_type not in _BY_PLACE
+        self._can_share = whole and model.config.model_type not in _ALWAYS_WHOLE
         self._weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(self._weights, lr=settings.learning_rate, weight_decay=0.0)
         self._settings, self._session = settings, session

@@ -13,10 +13,8 @@ from pydantic import Field
 from tokenizers import AddedToken, Tokenizer
 from torch import nn
 from transformers import (
-    MODEL_FOR_TEXT_ENCODING_MAPPING,
     AutoConfig,
     AutoModel,
-    AutoModelForTextEncoding,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -36,7 +34,9 @@ from cancellation.text.tokenizer import (
     rename_tokens,
     token_of,
 )
+from cluster.models.encoder_folder import encoder_class, encoder_folder, load_text_encoder
 from cluster.models.files import WEIGHTS_SUFFIX, fetch_model, resolve_model
+from cluster.models.whole_weights import read_config
 from cluster.settings import Settings
 
 EncoderClass = Literal["modernbert", "deberta-v2", "xlm-roberta"]
@@ -139,10 +139,14 @@ def load_encoder(name: str, *, cache_dir: str, registry_uri: str | None = None) 
     Raises:
         ValueError: If there is no encoder or no tokeniser that can be read, naming the model.
     """
-    folder = fetch_model(resolve_model(name, registry_uri=registry_uri), cache_dir=cache_dir)
+    folder = encoder_folder(fetch_model(resolve_model(name, registry_uri=registry_uri), cache_dir=cache_dir))
     if not any(folder.glob(f"*{WEIGHTS_SUFFIX}")):
         raise ValueError(f"encoder {name}: expected weights as safetensors, found none; save it so with transformers")
-    model, tokenizer = read_encoder(folder), _load_tokenizer(folder, name)
+    try:
+        model = read_encoder(folder)
+    except ValueError as error:
+        raise ValueError(f"encoder {name}: {error}") from None
+    tokenizer = _load_tokenizer(folder, name, places=model.get_input_embeddings().num_embeddings)
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     if size > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(size)
@@ -154,24 +158,10 @@ def read_encoder(folder: Path) -> PreTrainedModel:
     """Read an encoder's weights, in 32 bits, from a folder as transformers writes it.
 
     Raises:
-        ValueError: If it is of a class that has no encoder of its own.
+        ValueError: If `read_config` or `load_text_encoder` refuses it.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    return _auto_class(config).from_pretrained(
-        folder,
-        use_safetensors=True,
-        trust_remote_code=False,
-        dtype=torch.float32,
-        attn_implementation=_attention(config),
-    )
-
-
-def _auto_class(config: PretrainedConfig) -> type[AutoModel | AutoModelForTextEncoding]:
-    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:  # of T5's kind the encoder alone
-        return AutoModelForTextEncoding
-    if config.is_encoder_decoder:
-        raise ValueError(f"encoder: {config.model_type} has a decoder that cannot be left out; choose an encoder")
-    return AutoModel
+    config = read_config(folder)
+    return load_text_encoder(folder, config, attn_implementation=_attention(config))
 
 
 def require_positions(encoder: PreTrainedModel, max_tokens: int, *, setting: str) -> None:
@@ -192,22 +182,52 @@ def require_positions(encoder: PreTrainedModel, max_tokens: int, *, setting: str
         raise ValueError(f"{setting}={max_tokens}: the encoder reads {places} tokens at most; lower it to that")
 
 
-def _load_tokenizer(folder: Path, name: str) -> Tokenizer:
-    file = folder / TOKENIZER_FILE
-    if file.is_file() and not (folder / "tokenizer_config.json").is_file():
-        return load_tokenizer(folder)
+def _load_tokenizer(folder: Path, name: str, *, places: int) -> Tokenizer:
+    file, settings = folder / TOKENIZER_FILE, folder / "tokenizer_config.json"
     try:
+        own = Tokenizer.from_file(str(file)) if file.is_file() else None
+        if own is not None and not settings.is_file() and own.token_to_id(SPECIAL_TOKENS[0]) is not None:
+            return load_tokenizer(folder)  # of `jobs.cancellation_pretrain`
         given = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        # Of a class that it knows, transformers makes a new tokeniser around the file's pieces: how texts are
-        # normalised and cut into words, which the encoder learnt from, would be that of the class.
-        text = file.read_text(encoding="utf-8") if file.is_file() else given.backend_tokenizer.to_str()
     except Exception as error:  # whatever a broken or missing file raises in it
-        raise ValueError(f"encoder {name}: expected a tokeniser that can be read, such as {TOKENIZER_FILE}") from error
-    tokenizer = Tokenizer.from_str(text)
+        raise ValueError(
+            f"encoder {name}: expected a tokeniser that can be read, such as {TOKENIZER_FILE}; sentencepiece's own "
+            "file needs pip install sentencepiece"
+        ) from error
+    # Of a class that it knows, transformers makes a new tokeniser around the file's pieces: how texts are normalised
+    # and cut into words, which the encoder learnt from, would be that of the class.
+    tokenizer = own or Tokenizer.from_str(given.backend_tokenizer.to_str())
     if set(tokenizer.get_vocab()) <= set(given.all_special_tokens):  # what transformers makes where there is no file
         raise ValueError(f"encoder {name}: expected a tokeniser such as {TOKENIZER_FILE}, found none; put it beside")
+    if not settings.is_file() and given.cls_token is None and given.eos_token is None:
+        raise ValueError(f"encoder {name}: expected tokenizer_config.json, which names padding, start and end")
+    # Some add a token or two to a vocabulary that no text has.
+    pieces = {
+        piece: number
+        for piece, number in tokenizer.get_vocab(with_added_tokens=False).items()
+        if piece not in given.all_special_tokens
+    }
+    if (most := max(pieces.values())) >= places:
+        raise ValueError(
+            f"encoder {name}: its tokeniser has pieces up to number {most:,}, its weights embeddings of {places:,}: it "
+            "is another model's; put that of the encoder there"
+        )
+    if own is None and not (settings.is_file() and "do_lower_case" in settings.read_text("utf-8")):
+        _require_capitals(tokenizer, pieces, name)
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
     return rename_tokens(tokenizer, _frame_names(tokenizer, given))
+
+
+def _require_capitals(tokenizer: Tokenizer, pieces: Iterable[str], name: str) -> None:
+    """Refuse a tokeniser that folds capitals, because nobody said otherwise, although its pieces have them."""
+    capitals = [piece for piece in pieces if piece != piece.lower()]
+    fold = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
+    folded = sum(fold(piece) == piece.lower() for piece in capitals)
+    if folded * 100 > tokenizer.get_vocab_size():
+        raise ValueError(
+            f"encoder {name}: {folded:,} of its tokeniser's pieces have capitals, and nothing says whether texts keep "
+            f"theirs: put {TOKENIZER_FILE} beside, or say do_lower_case in tokenizer_config.json"
+        )
 
 
 def _frame_names(tokenizer: Tokenizer, given: PreTrainedTokenizerBase) -> dict[str, str]:
@@ -310,4 +330,4 @@ def encoder_from_config(config: str) -> PreTrainedModel:
     """Make an encoder of a saved configuration (JSON), its weights still to be loaded."""
     values = json.loads(config)
     parsed = AutoConfig.for_model(values.pop("model_type"), **values)
-    return _auto_class(parsed).from_config(parsed, attn_implementation=_attention(parsed))
+    return encoder_class(parsed).from_config(parsed, attn_implementation=_attention(parsed))

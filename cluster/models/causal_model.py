@@ -1,21 +1,18 @@
 """Causal language models from a folder: all of their weights, and adapters merged as they were trained, or none.
 
-transformers fills what a checkpoint lacks with random numbers, and peft leaves out what names no layer; both say so in
-a warning alone, and what such a model answers looks like answers.
+peft leaves out what names no layer and says so in a warning alone.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -23,12 +20,11 @@ from transformers.models.auto.modeling_auto import (
 from transformers.pytorch_utils import Conv1D
 
 from cluster.models.listing import list_folder
-from cluster.models.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, STORED, check_model_files, read_shapes
+from cluster.models.weight_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, STORED, read_shapes
+from cluster.models.whole_weights import layer_of, load_whole, read_config
 
 _OF_ALL_LAYERS = "base_model.vera_"
 """Begins what VeRA keeps once for all layers."""
-_BUFFERS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
-"""Ends of the names of what old checkpoints hold beside weights and a model computes itself."""
 
 
 def load_causal_model(
@@ -40,82 +36,41 @@ def load_causal_model(
         ValueError: If the folder is refused by `check_model_files`, or its safetensors lack a weight or hold one that
             the model would leave out, or it is no causal language model.
     """
-    check_model_files(list_folder(folder))
-    config = config or AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    require_causal(config, folder.name)
-    try:
-        model, outcome = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            device_map=None if device is None or device.type == "cpu" else {"": device},
-            ignore_mismatched_sizes=True,  # refused below, by name
-            output_loading_info=True,
-        )
-    except SafetensorError as error:
-        raise ValueError(f"model {folder.name}: its safetensors cannot be read ({error}): copy it again") from None
-    for found, what in (
-        (outcome["missing_keys"], "its safetensors lack"),
-        ([name for name, *_ in outcome["mismatched_keys"]], "config.json and safetensors disagree on the shape of"),
-        (_left_out(model, outcome["unexpected_keys"]), "its architecture has no place for"),
-    ):
-        if names := sorted(found):
-            also = f" (and {len(names) - 1:,} more)" if len(names) > 1 else ""
-            raise ValueError(
-                f"model {folder.name}: {what} {names[0]}{also}, so it would answer with other weights than were "
-                "trained: merge adapters, unwrap the model (FSDP, torch.compile), keep the quantization_config, and "
-                "save it again with save_pretrained as a causal language model"
-            )
-    return model
+    if config is None:
+        config = read_causal_config(folder)
+    return load_whole(
+        AutoModelForCausalLM,
+        folder,
+        config=config,
+        remedy="merge adapters, unwrap the model (FSDP, torch.compile), keep the quantization_config, and save it "
+        "again with save_pretrained as a causal language model",
+        dtype=dtype,
+        device_map=None if device is None or device.type == "cpu" else {"": device},
+    )
 
 
-def require_causal(config: PretrainedConfig, name: str) -> None:
-    """Refuse what does not predict each next token from those before it alone.
+def read_causal_config(folder: Path) -> PretrainedConfig:
+    """Read a configuration; refuse what does not predict each next token from those before it alone.
 
     transformers loads many an encoder as a causal model, and lets it look at what follows.
 
     Raises:
-        ValueError: If the configuration is that of an encoder, or of an encoder with a decoder.
+        ValueError: If `read_config` refuses the folder, or it is an encoder, or an encoder with a decoder.
     """
+    config = read_config(folder)
     kind = config.model_type
     reads_both_ways = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or reads_both_ways or getattr(config, "is_encoder_decoder", False):
         raise ValueError(
-            f"model {name}: expected a causal language model, found architecture {kind!r}, which is none: choose one "
-            "such as Llama, Qwen or Gemma"
+            f"model {folder.name}: expected a causal language model, found architecture {kind!r}, which is none: "
+            "choose one such as Llama, Qwen or Gemma"
         )
+    return config
 
 
 def max_positions(config: PretrainedConfig) -> float:
     """Tokens that a model has positions for; infinite where positions are not numbered."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
-
-
-def _left_out(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
-    """Choose what a layer of the model would compute with; a head or a tower of another model's does no harm.
-
-    A quantised checkpoint's own format says what belongs to it.
-    """
-    if getattr(model.config, "quantization_config", None) is not None:
-        return []
-    names = [name for name in unexpected if not name.endswith(_BUFFERS)]
-    return [name for name in names if _layer_of(model, name) or _layer_of(model, f"{model.base_model_prefix}.{name}")]
-
-
-def _layer_of(model: nn.Module, name: str) -> str | None:
-    """Name the deepest module that a tensor's name leads to; None if that is but the model or a list of its layers."""
-    path, module = [], model
-    for part in name.split(".")[:-1]:
-        child = dict(module.named_children()).get(part)
-        if child is None:
-            break
-        path, module = [*path, part], child
-    lists = (nn.ModuleList, nn.ModuleDict)
-    is_layer = path and not isinstance(module, lists) and not any(isinstance(one, lists) for one in module.children())
-    return ".".join(path) if is_layer else None
 
 
 def merge_adapter(model: PreTrainedModel, adapter_dir: Path, base: str) -> PreTrainedModel:
@@ -145,7 +100,7 @@ def _check_factors(model: nn.Module, factors: dict[str, list[int]], adapter: str
         if name.startswith(_OF_ALL_LAYERS):
             continue
         layer_name, _, factor = name.removeprefix(STORED).partition(".lora_")
-        layer = _layer_of(model, name.removeprefix(STORED)) if name.startswith(STORED) else None
+        layer = layer_of(model, name.removeprefix(STORED)) if name.startswith(STORED) else None
         axis = {"A.weight": 1, "B.weight": 0}.get(factor)
         if layer and factor:
             found.add(layer)

@@ -22,12 +22,24 @@ class SentenceEncoder:
     """
 
     def __init__(self, files: ModelFiles, *, cache_dir: str) -> None:
-        """Load it, pinned by `resolve_model`."""
-        from transformers import AutoModel, AutoTokenizer
+        """Load it, pinned by `resolve_model`.
 
-        folder = fetch_model(files, cache_dir=cache_dir)
-        self._tokenizer, self._model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
-        self._model.float().eval()  # half precision, in which many are stored, is slow on processors without it
+        Raises:
+            ValueError: If it cannot be read whole, or its vectors are said to be another thing than the mean.
+        """
+        from transformers import AutoTokenizer
+
+        from cluster.models.encoder_folder import encoder_folder, load_text_encoder, require_mean
+        from cluster.models.whole_weights import read_config
+
+        whole = fetch_model(files, cache_dir=cache_dir)
+        require_mean(whole, files.version)
+        folder = encoder_folder(whole)
+        try:
+            self._model = load_text_encoder(folder, read_config(folder))
+        except ValueError as error:
+            raise ValueError(f"encoder {files.version}: {error}") from None
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self._digest = files.digest
         self._cache = Path(cache_dir).expanduser() / "sentence_vectors"
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from cluster.models.causal_model import read_causal_config
 from relevance.engines.cpu_int8 import choose_int8_kernel, cpu_features
 from relevance.engines.interface import LabelScores, TokenBatch
 from relevance.engines.prefix_rows import prompt_lengths, write_prompt
 from relevance.engines.settings import EngineSettings
 from relevance.weights.checkpoint import save_checkpoint
-from relevance.weights.loading import checkpoint_quantization, load_model, read_config
+from relevance.weights.loading import checkpoint_quantization, load_model
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -102,7 +103,7 @@ def _prepare(model_dir: Path, adapter_dir: Path | None, folder: Path, settings: 
 
     Merged here and not passed as a LoRA request: unmerged adapters can cost half the throughput.
     """
-    checkpoint = checkpoint_quantization(read_config(model_dir), model_dir)
+    checkpoint = checkpoint_quantization(read_causal_config(model_dir), model_dir)
     wanted = checkpoint if settings.quantization == "auto" else settings.quantization
     unchanged = (wanted or "none") == (checkpoint or "none")
     # FP8 of a plain checkpoint is left to vLLM, which does it on the GPU.

@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 
 from cluster import storage
+from cluster.models.causal_model import read_causal_config
 from cluster.models.files import WEIGHTS_SUFFIX, ModelFiles, fetch_model, resolve_model
 from cluster.models.listing import list_model
 from cluster.models.publishing import Decision
@@ -27,7 +28,7 @@ from relevance.evaluation.pairs import TIED, EvaluationPairs, count_shared
 from relevance.evaluation.predictions import Predictions, ask_model
 from relevance.evaluation.run import Evaluation
 from relevance.weights.checkpoint import save_checkpoint
-from relevance.weights.loading import checkpoint_quantization, load_model, read_config
+from relevance.weights.loading import checkpoint_quantization, load_model
 from relevance.weights.origin import TRAINING_FILE, learnt_queries, learnt_together, write_learnt_queries
 from relevance.weights.quantization import copy_companions, quantize_folder
 
@@ -108,7 +109,7 @@ def build_model(
     base_dir = fetch_model(base, cache_dir=cache_dir)
     adapter_dir = fetch_model(adapter, cache_dir=cache_dir) if adapter else None
     merged_url, published_url = (storage.join_url(output, name) for name in ("merged", "published"))
-    checkpoint = checkpoint_quantization(read_config(base_dir), base_dir)
+    checkpoint = checkpoint_quantization(read_causal_config(base_dir), base_dir)
     if checkpoint is not None and adapter_dir is None:
         storage.remove(merged_url)
         with storage.local_folder(published_url, anew=True) as published:

@@ -6,7 +6,6 @@ Weights are read from safetensors alone and no code that comes with a model is e
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +14,12 @@ import torch
 from accelerate import init_empty_weights
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from cluster.models.causal_model import load_causal_model, merge_adapter, require_causal
+from cluster.models.causal_model import load_causal_model, merge_adapter, read_causal_config
 from cluster.models.listing import list_folder
-from cluster.models.weight_files import check_adapter_files, check_model_files, read_shapes
+from cluster.models.weight_files import check_adapter_files, read_shapes
 from cluster.progress import watched
 from relevance.weights.activation_memory import ActivationMemory
 from relevance.weights.fp8_linear import Fp8Linear, require_fp8
@@ -62,7 +60,7 @@ def load_model(
         ValueError: If the folder holds no model that may be loaded, the adapter belongs to another
             base, or the quantisation is not possible here.
     """
-    config = read_config(model_dir)
+    config = read_causal_config(model_dir)
     checkpoint = checkpoint_quantization(config, model_dir)
     if quantization == "fp8" or (quantization == "auto" and checkpoint == "fp8"):
         require_fp8(device)
@@ -104,7 +102,7 @@ def empty_trainable(model_dir: Path, *, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _trainable_config(model_dir: Path) -> PretrainedConfig:
-    config = read_config(model_dir)
+    config = read_causal_config(model_dir)
     quantized = checkpoint_quantization(config, model_dir)
     if quantized is not None:
         raise ValueError(
@@ -133,7 +131,7 @@ def folder_fingerprint(model_dir: Path) -> str | None:
         ValueError: If the folder holds no model that may be loaded.
     """
     with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(read_config(model_dir), trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(read_causal_config(model_dir), trust_remote_code=False)
     files = list_folder(model_dir)
     where = {name: path for path in model_dir.glob("*.safetensors") for name in read_shapes(files, path.name)}
     digest = hashlib.sha256()
@@ -147,28 +145,6 @@ def folder_fingerprint(model_dir: Path) -> str | None:
         sample = weight.flatten()[:_FINGERPRINT_VALUES].to(torch.bfloat16)
         digest.update(name.encode() + sample.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def read_config(model_dir: Path) -> PretrainedConfig:
-    """Read the configuration of a model folder after checking that it may be loaded.
-
-    Raises:
-        ValueError: If there is no configuration, its architecture needs code of its own or is no causal model's, or
-            there are no safetensors.
-    """
-    path = model_dir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"expected a model folder with config.json, found none in {model_dir}: give another model")
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("model_type") not in CONFIG_MAPPING:
-        raise ValueError(
-            f"model {model_dir.name}: architecture {content.get('model_type')!r} is not part of transformers, and code "
-            "that comes with a model is never run: choose a model of a known architecture"
-        )
-    check_model_files(list_folder(model_dir))
-    config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    require_causal(config, model_dir.name)
-    return config
 
 
 def checkpoint_quantization(config: PretrainedConfig, model_dir: Path) -> Literal["int8", "fp8"] | None:

@@ -26,6 +26,7 @@ from cancellation.monitoring.counts import DayCounts, read_counts
 from cancellation.monitoring.feedback import FeedbackDay, join_feedback, read_feedback, usable_messages
 from cancellation.monitoring.log_files import Damage, day_files
 from cancellation.monitoring.parts import DayTotal, Share, Through, Unit, count_unit, one_by_one, units_of
+from cancellation.serving.records.shipped_log import with_fresh_listing
 from cluster import storage
 from cluster.storage import StoredFile, listing_digest
 
@@ -71,10 +72,13 @@ class Days:
 
         The day itself is always among them, and always last. What is new of all days is read at once.
         """
-        plans = self._plans(day, num_before)
-        messages = self._count(plans)
+        plans, messages = with_fresh_listing(lambda: self._counted(day, num_before))
         feedback = self._said([plan for plan in plans if plan.said_stamp], messages, timedelta(days=num_before))
         return [plan.counts for plan in plans if plan.counts is not None], feedback
+
+    def _counted(self, day: date, num_before: int) -> tuple[list[_Plan], dict[date, list[Share]]]:
+        plans = self._plans(day, num_before)
+        return plans, self._count(plans)
 
     def _plans(self, day: date, num_before: int) -> list[_Plan]:
         """List the files of the days, oldest first, and read what is kept of those that have not changed."""

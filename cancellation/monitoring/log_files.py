@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cancellation.serving.records.shipped_log import live_files
 from cluster import storage
 from cluster.storage import StoredFile
 from cluster.storage_failures import named_failures
@@ -48,7 +49,10 @@ class Damage:
 
 
 def day_files(log_url: str, day: date) -> list[StoredFile]:
-    """List the files of a day over all markets, in order of market, hour and time."""
+    """List the files of a day over all markets, in order of market, hour and time, but those that another replaces.
+
+    A compaction may take them away before they are read (`with_fresh_listing`).
+    """
     filesystem, path = storage.open_filesystem(log_url)
     try:
         with named_failures(log_url):
@@ -57,7 +61,7 @@ def day_files(log_url: str, day: date) -> list[StoredFile]:
         return []
     markets = sorted({entry.rstrip("/").rpartition("/")[2] for entry in entries})
     folders = [storage.join_url(log_url, market, f"day={day}") for market in markets if market.startswith("market=")]
-    return [file for folder in folders for file in storage.list_files(folder, suffix=".parquet")]
+    return [file for folder in folders for file in live_files(storage.list_files(folder, suffix=".parquet"))]
 
 
 def stream_tables(

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from cancellation.monitoring.drift import TEXT, Comparison, DriftSettings, Featu
 from cancellation.monitoring.findings import Finding
 from cancellation.monitoring.log_files import day_files
 from cancellation.monitoring.parts import Through, find_in_unit, one_by_one, units_of
+from cancellation.serving.records.shipped_log import with_fresh_listing
 from cancellation.text.profile import TextProfile, comparable_text
 from cluster import storage
 from cluster.storage import StoredFile, listing_digest
@@ -113,9 +114,12 @@ class TextDays:
         The day's decisions have to be counted already (`Days.complete`).
         """
         if self._known.get(day) is None:
-            files = day_files(self._log, day) if read else None
-            self._known[day] = self._kept(day, files) or (None if files is None else self._made(day, files))
+            self._known[day] = with_fresh_listing(partial(self._find, day)) if read else self._kept(day, None)
         return self._known[day]
+
+    def _find(self, day: date) -> TextSample:
+        files = day_files(self._log, day)
+        return self._kept(day, files) or self._made(day, files)
 
     def _url(self, day: date) -> str:
         return storage.join_url(self._output, "days", str(day), "texts.parquet")

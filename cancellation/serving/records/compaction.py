@@ -17,7 +17,7 @@ from hashlib import blake2b
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cancellation.serving.records.shipped_log import REPLACES, replaced_names
+from cancellation.serving.records.shipped_log import COMPACTED, REPLACES, replaced_names
 from cluster import storage
 from cluster.storage import StoredFile
 
@@ -77,7 +77,7 @@ def _compact_files(folder: str, files: Sequence[StoredFile]) -> None:
     live = {name: schema for name, schema in schemas.items() if name not in replaced}
     if len(live) > 1:
         digest = blake2b(json.dumps(sorted(live)).encode(), digest_size=8).hexdigest()
-        url = storage.join_url(folder, f"day-{digest}.parquet")
+        url = storage.join_url(folder, f"{COMPACTED}{digest}.parquet")
         replaced |= set(live)
         if not storage.create_exclusive(url, _put_together(folder, live, replaced)):
             return  # another compaction is at work here, and removes what it has put together

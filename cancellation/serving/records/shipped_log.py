@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from functools import partial, reduce
 from operator import and_
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -26,6 +26,9 @@ from cluster.storage_failures import named_failures
 
 _FOLDER = re.compile(r"/day=(\d{4}-\d\d-\d\d)/[^/]+$")
 _PARALLEL_READS, _WHOLE_BYTES = 8, 8 * 2**20
+_ResultT = TypeVar("_ResultT")
+COMPACTED = "day-"
+"""How the name of a file begins that was put together; no segment's does."""
 REPLACES = b"replaces"
 """In a file's schema: names of files, as JSON, whose rows are in it."""
 _DAY_SECONDS = 86_400.0
@@ -84,20 +87,52 @@ def _read_live(
     url: str, read: Callable[[StoredFile], pa.Table], wanted: Callable[[str], bool] = lambda _: True
 ) -> list[pa.Table]:
     """Read a log's wanted files but those that another replaces; from the start where one went while it was read."""
-    left = _LISTINGS
-    while True:
+
+    def read_all() -> list[pa.Table]:
         files = [file for file in storage.list_files(url, suffix=".parquet") if wanted(file.url)]
-        try:
-            with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-                tables = list(pool.map(read, files))
-        except FileNotFoundError:
-            left -= 1
-            if not left:
-                raise
-            continue
+        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+            tables = list(pool.map(read, files))
         replaced = replaced_names(table.schema for table in tables)
         names = [file.url.rpartition("/")[2] for file in files]
         return [table for name, table in zip(names, tables, strict=True) if name not in replaced]
+
+    return with_fresh_listing(read_all)
+
+
+def with_fresh_listing(work: Callable[[], _ResultT]) -> _ResultT:
+    """Do what lists files and reads them; from the listing on again where one went meanwhile, as by a compaction.
+
+    Raises:
+        FileNotFoundError: If that happens time after time.
+    """
+    for _ in range(_LISTINGS - 1):
+        with suppress(FileNotFoundError):
+            return work()
+    return work()
+
+
+def live_files(files: Sequence[StoredFile]) -> list[StoredFile]:
+    """Leave out, of a folder's files, those that another replaces: a compaction was broken off, or is under way.
+
+    Raises:
+        FileNotFoundError: If one has gone meanwhile.
+    """
+    if len(files) < 2:  # what a compaction leaves: it replaces nothing that lies there
+        return list(files)
+    compacted = [file for file in files if file.url.rpartition("/")[2].startswith(COMPACTED)]
+    replaced = set[str]().union(*map(_replaced_by, compacted))
+    return [file for file in files if file.url.rpartition("/")[2] not in replaced]
+
+
+def _replaced_by(file: StoredFile) -> set[str]:
+    """None where it is damaged, as whoever reads it says by name; first it is fetched whole, as a network may fail."""
+    if file.size_bytes > _WHOLE_BYTES:
+        with suppress(pa.ArrowException, OSError), _opened(file) as stored:
+            return replaced_names([pq.read_schema(stored)])
+    content = storage.read_bytes(file.url)
+    with suppress(pa.ArrowException, OSError):
+        return replaced_names([pq.read_schema(pa.BufferReader(content))])
+    return set()
 
 
 def replaced_names(schemas: Iterable[pa.Schema]) -> set[str]:

@@ -117,8 +117,7 @@ def test_ray_data_counts_what_one_process_counts(
     assert [asdict(one) for one in found.feedback] == [asdict(one) for one in alone.feedback]
     assert found.findings == alone.findings
     assert found.today.events == len(TABLE), "the rows of the file that was cut are in the compacted one"
-    damage = found.today.damage
-    assert [name.rpartition("/")[2] for name in damage.files] == ["03-0001.parquet"]
+    assert found.today.damage.files == [], "so it is missed by nobody"
     assert sum(found.today.shadow["next"]["pairs"].values()) == len(TABLE)
     assert found.feedback[-1].unknown == 1
     assert found.feedback[-1].damage.files

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +17,9 @@ from cancellation.features.vector import FEATURES
 from cancellation.monitoring.counts import merge, quantile_ms
 from cancellation.monitoring.days import Days
 from cancellation.monitoring.figures import day_figures
+from cancellation.monitoring.parts import one_by_one
 from cancellation.monitoring.run import MonitoredDay, MonitorSettings, monitor_day
+from cancellation.serving.records.compaction import compact
 from cancellation.serving.records.decision_record import decision_table
 from cancellation.serving.records.shipped_log import day_start
 from tests.builders.decision_records import decision_record
@@ -68,6 +73,32 @@ def test_a_day_that_is_run_again_is_not_counted_again_and_late_hours_are(tmp_pat
     assert kept.stat().st_mtime_ns == before, "what has not changed is not read again"
     ship(tmp_path / "archive", table, name="0001")
     assert first.today.events < monitored(tmp_path).today.events == 400
+
+
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_a_day_that_is_put_together_while_it_is_read_is_counted_once(tmp_path: Path, broken_off: bool) -> None:
+    archive, old = tmp_path / "archive", tmp_path / "old"
+    table = decisions(DAY, 400)
+    ship(archive, table)
+    for number, message in enumerate(feedback(table, DAY, 2)):
+        ship_feedback(archive, [message], name=f"{number:04d}")
+    shutil.copytree(archive, old)
+    runs = []
+
+    def put_together_first(units: Sequence[Any], step: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+        if not runs:
+            compact(str(archive), before=DAY + timedelta(days=1))
+        if broken_off and not runs:
+            shutil.copytree(old, archive, dirs_exist_ok=True)
+            min((archive / "decisions").rglob("*.parquet")).unlink()
+        runs.append(len(units))
+        return one_by_one(units, step, *arguments)
+
+    found = monitored(tmp_path, through=put_together_first)
+    assert len(runs) > 1, "it met a file that had gone"
+    assert (found.today.events, found.today.damage.repeated) == (400, 0)
+    assert (found.feedback[-1].messages, found.feedback[-1].damage.repeated) == (2, 0)
+    assert monitored(tmp_path).today.events == 400
 
 
 def test_a_file_cut_in_half_is_named_and_not_half_counted(tmp_path: Path) -> None:

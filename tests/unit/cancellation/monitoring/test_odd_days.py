@@ -110,6 +110,23 @@ def test_a_compacted_day_is_the_same_day(tmp_path: Path) -> None:
     assert found.today.damage.files == [f"decisions/market=BR/day={DAY}/{whole.name}"]
 
 
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_damaged_compacted_day_hides_no_file_beside_it(tmp_path: Path, cut: bool) -> None:
+    archive = tmp_path / "archive"
+    first, *_ = ship(archive, decisions(DAY, 90, markets=("BR",)))
+    content, rows = first.read_bytes(), pq.read_metadata(first).num_rows
+    compact(str(archive), before=DAY + timedelta(days=1))
+    (whole,) = first.parent.iterdir()
+    first.write_bytes(content)
+    harmed = bytearray(whole.read_bytes())
+    footer = len(harmed) - 8 - int.from_bytes(harmed[-8:-4], "little")
+    harmed[footer : footer + 64] = bytes(64)  # of which Arrow says OSError, as of a network
+    whole.write_bytes(harmed[: len(harmed) // 2] if cut else harmed)
+    found = _monitored(tmp_path).today
+    assert found.events == rows
+    assert found.damage.files == [f"decisions/market=BR/day={DAY}/{whole.name}"]
+
+
 def test_days_before_it_that_are_not_in_the_log_are_told(tmp_path: Path) -> None:
     """A day that was lost whole has no monitor of its own that would tell."""
     for back in (5, 4, 3):

@@ -25,6 +25,8 @@ from tests.builders.decision_records import NOON, decision_record
 from tests.servers.s3 import S3Server
 
 NEXT_DAY = date(2026, 11, 1)
+_POOLS: list[pa.MemoryPool] = []
+"""Kept: Arrow's own threads give memory back to one after its last table has gone; if it has too, the process ends."""
 
 
 def _ship(folder: Path, numbers: range, *, day: int = 0) -> None:
@@ -114,6 +116,7 @@ def test_no_day_is_held_in_memory_that_is_put_together_searched_for_somebody_or_
     ):
         whole = pa.default_memory_pool()
         pa.set_memory_pool(pool := pa.proxy_memory_pool(whole))
+        _POOLS.append(pool)
         try:
             found = step()
         finally:

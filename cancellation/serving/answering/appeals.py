@@ -71,8 +71,8 @@ class Appeals:
         """Whether cases cannot be read or kept."""
         return self._writes.failing or self._reads.failing
 
-    async def open(self, appeal: Appeal, *, caller: str) -> tuple[Case, bool] | None:
-        """Open a case; give it, and whether it is new. None: there is no such decision.
+    async def open(self, appeal: Appeal, *, caller: str, now: float) -> tuple[Case, bool] | None:
+        """Open a case at an instant (`now`); give it, and whether it is new. None: there is no such decision.
 
         Raises:
             NotAppealable: If it is another seller's, nothing followed from it, or it is too long ago.
@@ -82,7 +82,6 @@ class Appeals:
         decision = await self.decision(appeal.event_id, market=appeal.market, day=appeal.day)
         if decision is None:
             return None
-        now = self.store.clock()
         self._check(appeal, decision, now)
         entry = Entry(now, OPEN, SELLER, caller, appeal.reason)
         case, new = await self._written(
@@ -98,8 +97,8 @@ class Appeals:
             self._count(case)
         return case, new
 
-    async def step(self, appeal_id: str, step: Step, *, caller: str) -> tuple[Case, bool] | None:
-        """Do what a reviewer wants with a case; give it, and whether that changed it. None: there is none.
+    async def step(self, appeal_id: str, step: Step, *, caller: str, now: float) -> tuple[Case, bool] | None:
+        """Do what a reviewer wants with a case, at an instant; give it, and whether it changed. None: there is none.
 
         Raises:
             AppealConflict: If the case is not where that is possible, or somebody else was first.
@@ -108,7 +107,7 @@ class Appeals:
         """
         taking = step.state == WITH_REVIEWER
         reason = f"from {step.takes_over_from}" if taking and step.takes_over_from else step.reason
-        entry = Entry(self.store.clock(), step.state, step.reviewer, caller, reason, step.label)
+        entry = Entry(now, step.state, step.reviewer, caller, reason, step.label)
 
         def wanted(case: Case) -> bool:
             if taking:
@@ -122,6 +121,14 @@ class Appeals:
         if found is not None and found[1]:
             self._count(found[0])
         return found
+
+    async def now(self) -> float:
+        """Tell the time by the clock that all gateways share.
+
+        Raises:
+            NotRecorded: If the database cannot be asked.
+        """
+        return await self._read(self.store.now)
 
     async def find(self, appeal_id: str) -> Case | None:
         """Find a case.

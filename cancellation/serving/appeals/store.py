@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,10 +81,17 @@ class Waiting:
 class AppealStore:
     """For any number of threads. Whatever the database cannot do is an OSError."""
 
-    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], float] | None = None) -> None:
         """Take over a database that has the tables of `LAYOUT`; it stays its opener's to close."""
         self.database = database
-        self.clock = clock
+        self._clock = clock
+
+    def now(self) -> float:
+        """Tell the database's time: a deadline does not depend on which gateway's own clock is off."""
+        if self._clock is not None:
+            return self._clock()
+        with self.database.reading() as execute:
+            return execute(f"SELECT {self.database.now}").fetchone()[0]
 
     def open(
         self,
@@ -198,8 +204,9 @@ class AppealStore:
 
     def waiting(self) -> list[Waiting]:
         """Count the cases that are not decided."""
+        now = self.now()
         with self.database.reading() as execute:
-            return [Waiting(*row) for row in execute(_COUNT, (self.clock(),)).fetchall()]
+            return [Waiting(*row) for row in execute(_COUNT, (now,)).fetchall()]
 
     def about(self, digests: Collection[str], *, remove: bool) -> list[str]:
         """Give the events whose cases hold one of some people's digests; with `remove`, the cases go."""

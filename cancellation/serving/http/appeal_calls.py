@@ -39,15 +39,17 @@ class AppealCalls:
 
     async def _open(self, request: Request, caller: Caller | None, _rest: str) -> Response:
         appeal = parse_appeal(await self._body(request))
-        found = await self._appeals.open(appeal, caller=_name(caller))
+        now = await self._appeals.now()  # before, not after: what is written is no longer refused
+        found = await self._appeals.open(appeal, caller=_name(caller), now=now)
         if found is None:
             raise Problem(404, "unknown_event", _UNKNOWN_EVENT)
         case, new = found
         place = {"Location": f"/v1/appeals/{case.appeal_id}"}
-        return json_response(self._view(case), 201 if new else 200, place if new else {**place, "X-Repeated": "1"})
+        view = case_view(case, now)
+        return json_response(view, 201 if new else 200, place if new else {**place, "X-Repeated": "1"})
 
     async def _case(self, _request: Request, _caller: Caller | None, appeal_id: str) -> Response:
-        return json_response(self._view(await self._find(appeal_id)))
+        return json_response(await self._view(await self._find(appeal_id)))
 
     async def _statement(self, request: Request, _caller: Caller | None, event_id: str) -> Response:
         given = request.parameters("market", "day")
@@ -59,18 +61,20 @@ class AppealCalls:
 
     async def _queue(self, request: Request, _caller: Caller | None, _rest: str) -> Response:
         cases = await self._appeals.queue(market_or_none(request.parameters("market").get("market")))
-        views = [self._view(case) for case in cases]
+        now = await self._appeals.now()
+        views = [case_view(case, now) for case in cases]
         return json_response({"overdue": sum(view["overdue"] for view in views), "appeals": views})
 
     async def _review(self, _request: Request, _caller: Caller | None, appeal_id: str) -> Response:
-        return json_response(self._review_view(await self._find(appeal_id)))
+        return json_response(await self._review_view(await self._find(appeal_id)))
 
     async def _step(self, request: Request, caller: Caller | None, appeal_id: str) -> Response:
         step = parse_step(await self._body(request))
-        found = await self._appeals.step(appeal_id, step, caller=_name(caller))
+        now = await self._appeals.now()
+        found = await self._appeals.step(appeal_id, step, caller=_name(caller), now=now)
         if found is None:
             raise _unknown_appeal()
-        return json_response(self._view(found[0]), headers=None if found[1] else {"X-Repeated": "1"})
+        return json_response(case_view(found[0], now), headers=None if found[1] else {"X-Repeated": "1"})
 
     async def _find(self, appeal_id: str) -> Case:
         case = await self._appeals.find(appeal_id)
@@ -78,15 +82,15 @@ class AppealCalls:
             raise _unknown_appeal()
         return case
 
-    def _view(self, case: Case) -> dict[str, Any]:
-        return case_view(case, self._appeals.store.clock())
+    async def _view(self, case: Case) -> dict[str, Any]:
+        return case_view(case, await self._appeals.now())
 
-    def _review_view(self, case: Case) -> dict[str, Any]:
+    async def _review_view(self, case: Case) -> dict[str, Any]:
         """What a reviewer has to see: the case, the reasons that the seller was given, the event as it was logged."""
         verdict = case.decision["verdict"]
         told = {name: verdict[name] for name in ("score", "probabilities", "source", "policy_version")}
         statement = statement_of_reasons(case.decision, self._appeals.settings, case)
-        return {**self._view(case), **told, "statement": statement, "event": case.decision["event"]}
+        return {**await self._view(case), **told, "statement": statement, "event": case.decision["event"]}
 
 
 def _unknown_appeal() -> Problem:

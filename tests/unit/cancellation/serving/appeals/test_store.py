@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -287,3 +288,16 @@ def test_a_step_that_comes_twice_at_once_is_taken_once_and_answered_twice(postgr
         assert (found, new) == (taken[0], False)
         with pytest.raises(AppealConflict, match="with ann"):
             take(AppealStore(database), case, "bob")
+
+
+def test_what_is_overdue_does_not_depend_on_a_gateways_own_clock(
+    gateways: Gateways, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time()
+    store = gateways.store()
+    for number, days in enumerate((-1, 1)):
+        store.open(str(number), contested(number), lodged(), deadline=right + days * 86_400, before=lambda _: None)
+    monkeypatch.setattr(time, "time", lambda: right + 30 * 86_400)
+    by_database = AppealStore(store.database)
+    assert by_database.now() == pytest.approx(right, abs=600)
+    assert sum(one.overdue for one in by_database.waiting()) == 1

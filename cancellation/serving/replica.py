@@ -59,6 +59,7 @@ from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.rollout.policy_view import policy_view
 from cancellation.serving.settings import ServingSettings, ShadowSettings
 from cancellation.serving.shared_state import open_state
+from cluster.logs import LastingFault
 
 logger = logging.getLogger(__name__)
 
@@ -370,13 +371,16 @@ class GatewayReplica:
 
 async def _again_and_again(work: Callable[[], Awaitable[None]], seconds: float) -> None:
     """Do what runs beside the answers, whatever became of it the last time."""
+    fault = LastingFault(logger, work.__qualname__)
     while True:
         try:
             await work()
         except Exception as error:
             # What storage and disks say names the place; anything else may hold words of an event.
             said = error if isinstance(error, OSError) else type(error).__name__
-            logger.error("%s failed: %s", work.__name__, said)
+            fault.failed(f"{work.__qualname__}: failed ({said})")
+        else:
+            fault.works()
         await asyncio.sleep(seconds)
 
 
@@ -387,12 +391,5 @@ def verdict_of_reply(event_id: str, market: str, reply: Reply, policy: PolicySto
         ValueError: If there are no scores in it.
     """
     if isinstance(reply, Scored):
-        return model_verdict(
-            event_id,
-            market,
-            reply.logits,
-            reply.factors,
-            policy=policy.current,
-            model=reply.identity,
-        )
+        return model_verdict(event_id, market, reply.logits, reply.factors, policy=policy.current, model=reply.identity)
     raise ValueError(f"scores are expected, found none ({reply.reason})")

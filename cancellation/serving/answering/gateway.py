@@ -47,6 +47,7 @@ from cancellation.serving.records.people import PersonKey
 from cancellation.serving.records.recent import RecentDecisions, Recorded
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.settings import ServingSettings
+from cluster.logs import LastingFault
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Gateway:
         self._metrics = metrics
         self._taken_back = taken_back
         self._running: dict[str, tuple[str, asyncio.Future[None]]] = {}
+        self._shadow_fault = LastingFault(logger, "the log of shadows' answers")
         self._lane = LargeLane(settings.admission.retry_after_seconds)
         self._feature_digest = feature_digest()
         rules_v1()  # read now: who needs them first has a deadline, and maybe a machine that opens no file any more
@@ -192,7 +194,9 @@ class Gateway:
             self._shadow_log.append({**copy.record, "shadow": shadow})
         except OSError as error:
             self._metrics.count(LOG_FAILURES)
-            logger.warning("a shadow's answer could not be written down: %s", error)
+            self._shadow_fault.failed(f"a shadow's answer could not be written down: {error}")
+        else:
+            self._shadow_fault.works()
 
     async def _known(self, event_id: str, request: EventRequest) -> Answer | None:
         if not self.recorder.may_know(event_id):

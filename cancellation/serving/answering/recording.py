@@ -26,6 +26,7 @@ from cancellation.serving.answering.request import NotRecorded
 from cancellation.serving.observability.metrics import DATABASE_FAILS, LOG_FAILURES, Metrics
 from cancellation.serving.records.decision_log import DecisionLog
 from cancellation.serving.records.recent import RecentDecisions, Recorded
+from cluster.logs import LastingFault
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Lane:
         """Make a lane for work of that name; `database` is its name for messages, `probe` shows whether it works."""
         self._work, self._database, self._metrics, self._probe = work, database, metrics, probe
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix=f"database-{work}")
+        self._fault = LastingFault(logger, f"{database} ({work})")
         self.failing = False
         self._say(False)
 
@@ -111,7 +113,9 @@ class Lane:
         task.timer.cancel()
         self._say(isinstance(error, OSError))
         if isinstance(error, OSError):
-            logger.error("%s", error)
+            self._fault.failed(str(error))
+        else:
+            self._fault.works()
         if task.answer.done():  # nobody waits any more
             return
         if error is None:
@@ -124,7 +128,7 @@ class Lane:
         never_begun = task.running.cancel()
         if not task.answer.done():
             late = TimeoutError(f"{self._database}: no answer in time; look at the database")
-            logger.error("%s", late)
+            self._fault.failed(str(late))
             task.answer.set_exception(late)
         left = task.since + _STALL_SECONDS - time.monotonic()
         if left > 0 and not never_begun:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from cluster.logs import LastingFault
 from cluster.serving.service import regular_file
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class AcceptedTokens:
 
     def __init__(self, path: Path) -> None:
         self._path, self._written = path, None  # type: Path, str | None
+        self._fault = LastingFault(logger, str(path))
 
     def read(self) -> dict[bytes, Caller] | None:
         """Give what was written last; None if nothing was, or it is not whole."""
@@ -162,11 +164,12 @@ class AcceptedTokens:
             temporary = _write_private(self._path, text)
             temporary.replace(self._path)
             self._written = text
+            self._fault.works()
         except OSError as error:
             self._written = None
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
-            logger.error("%s: cannot be written (%s); look at the disk", self._path, error.strerror or error)
+            self._fault.failed(f"{self._path}: cannot be written ({error.strerror or error}); look at the disk")
 
 
 def make_tokens_file(path: Path) -> Path:

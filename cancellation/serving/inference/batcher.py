@@ -25,6 +25,7 @@ from cancellation.serving.inference.messages import LATE, POISON, SHED, Reply, S
 from cancellation.serving.observability.metrics import BATCH_EVENTS, BATCH_TOKENS, EXPIRED, POISONED, QUEUE_AGE, Metrics
 from cancellation.serving.settings import ModelSettings
 from cancellation.text.encoding import EncodedEvent
+from cluster.logs import LastingFault
 from cluster.serving.priorities import lower_thread
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class MicroBatcher:
         )
         self._running_since: list[float | None] = [None] * settings.calls
         self._streak = 0
+        self._fault = LastingFault(logger, "scoring events")
         self._loop = asyncio.get_running_loop()
         self._starting = self._closed = False
 
@@ -166,8 +168,9 @@ class MicroBatcher:
         except Exception as error:  # the edge where an event becomes a recorded failure
             if len(events) > 1:
                 return [found for event in events for found in self._score([event])]
-            logger.warning("an event could not be scored (%s); the rules answer", type(error).__name__)
+            self._fault.failed(f"an event could not be scored ({type(error).__name__}); the rules answer")
             return [None]
+        self._fault.works()
         return [
             (logits, factors) if all(map(math.isfinite, logits)) and all(map(math.isfinite, factors)) else None
             for logits, factors in zip(_rows(scores.logits), _rows(scores.factor_probabilities), strict=True)

@@ -26,6 +26,7 @@ from cancellation.serving.inference.model import load_event_encoder, pack_questi
 from cancellation.serving.observability.metrics import RETRIES, Metrics
 from cancellation.serving.settings import RetrySettings
 from cancellation.text.encoding import EncodedEvent
+from cluster.logs import LastingFault
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class RemoteModel:
         self._breaker = Breaker(settings)
         self._queue_seen = (0.0, 0.0)
         self._identity = identity
+        self._fault = LastingFault(logger, "the model's replica")
 
     @property
     def version(self) -> str:
@@ -167,14 +169,16 @@ class RemoteModel:
     async def _ask(self, method: str, deadline: float, *arguments: Any) -> Reply:
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                return unpack_reply(await getattr(self._handle, method).remote(*arguments))
+                reply = unpack_reply(await getattr(self._handle, method).remote(*arguments))
         except TimeoutError:
             return LATE
         except BackPressureError:
             return SHED
         except Exception as error:  # the edge where a replica's failure, of whatever class, becomes an answer
-            logger.warning("the model's replica failed: %s", type(error).__name__)
+            self._fault.failed(f"the model's replica failed: {type(error).__name__}")
             return DEAD
+        self._fault.works()
+        return reply
 
 
 def _left_ms(deadline: float) -> float:

@@ -16,13 +16,14 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from cancellation.serving.records.segments import SEALED, SegmentWriter, encode_line, segment_bytes
+from cluster.logs import LastingFault
 from cluster.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class DecisionLog:
         self._sequence = 0
         self._appending, self._rotating = threading.Lock(), threading.Lock()
         self._segment: SegmentWriter | None = self._next_segment()
+        self._faults = {
+            work: LastingFault(logger, f"decision log {self.folder} ({work})")
+            for work in ("look after", "rotate", "sync", "measure")
+        }
         self._closed = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="decision-log", daemon=True)
         self._keeper.start()
@@ -152,19 +157,28 @@ class DecisionLog:
         synced = measured = 0.0
         while not self._closed.wait(_TICK_SECONDS):
             now = time.monotonic()
-            try:
-                with self._rotating:
-                    self._leave_gone_file()
-                if self._is_complete(now):
-                    self.rotate()
-                if self.settings.fsync_seconds and now - synced >= self.settings.fsync_seconds:
-                    synced = now
-                    self._sync()
-                if now - measured >= _MEASURE_SECONDS:
-                    measured = now
-                    self.measure()
-            except OSError as error:
-                logger.error("decision log %s: %s; goes on", self.folder, error.strerror)
+            self._try("look after", self._look_after)
+            if self._is_complete(now):
+                self._try("rotate", self.rotate)
+            if self.settings.fsync_seconds and now - synced >= self.settings.fsync_seconds:
+                synced = now
+                self._try("sync", self._sync)
+            if now - measured >= _MEASURE_SECONDS:
+                measured = now
+                self._try("measure", self.measure)
+
+    def _try(self, work: str, do: Callable[[], object]) -> None:
+        fault = self._faults[work]
+        try:
+            do()
+        except OSError as error:
+            fault.failed(f"decision log {self.folder} ({work}): {error.strerror}; look at the disk")
+        else:
+            fault.works()
+
+    def _look_after(self) -> None:
+        with self._rotating:
+            self._leave_gone_file()
 
     def _is_complete(self, now: float) -> bool:
         segment, limits = self._segment, self.settings

@@ -25,6 +25,7 @@ from pydantic import Field
 from cancellation.serving.records.decision_record import decision_table, partition
 from cancellation.serving.records.segments import DAMAGED, read_segment, sealed_segments
 from cluster import storage
+from cluster.logs import LastingFault
 from cluster.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Shipper:
         self._table_of = table_of
         self._clock = clock
         self._not_before = 0.0
+        self._fault = LastingFault(logger, f"{self.folder} to {self.output_url}", clock=clock)
         self._sending_since: float | None = None
 
     @property
@@ -94,7 +96,7 @@ class Shipper:
         try:
             with self._alone() as alone:
                 if all(self._ship(path) for path in (sealed_segments(self.folder) if alone else ())):
-                    self._works()
+                    self._forget_failures()
         except OSError as error:  # of the local disk: full, read-only, gone
             self._back_off(error, str(self.folder))
         return self.num_shipped - before
@@ -106,7 +108,8 @@ class Shipper:
             if not self._create(url, data):
                 return False
         self.num_shipped += len(content.records)
-        self._works()
+        self._forget_failures()
+        self._fault.works()
         if content.damaged_lines:
             logger.error("segment %s: %d damaged lines; kept for people", path.stem, content.damaged_lines)
             path.rename(path.with_suffix(DAMAGED))
@@ -142,7 +145,7 @@ class Shipper:
             self._sending_since = None
         return True
 
-    def _works(self) -> None:
+    def _forget_failures(self) -> None:
         self.last_failure, self.failures_in_a_row, self._not_before = None, 0, 0.0
 
     def _back_off(self, error: Exception, place: str) -> None:
@@ -153,7 +156,7 @@ class Shipper:
         wait = min(wait, self.settings.max_backoff_seconds)
         self._not_before = self._clock() + wait
         said = (str(error).splitlines() or ["it did not say why"])[0]
-        logger.warning("%s: failed (%s); %s; again in %.0f s", place, self.last_failure, said, wait)
+        self._fault.failed(f"{place}: failed ({self.last_failure}); {said}; again in {wait:.0f} s")
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from cancellation.serving.records.decision_log import encode_record
 from cluster.database.interface import Database, Execute
+from cluster.logs import LastingFault
 
 logger = logging.getLogger(__name__)
 
@@ -255,7 +256,7 @@ class RecentDecisions:
         return statement.format(now=self.database.now)
 
     def _keep(self) -> None:
-        places: dict[str, float] = {}
+        places, fault = dict[str, float](), LastingFault(logger, f"{self.database.name} (dropping what is old)")
         for tick in itertools.count():
             if self._closed.wait(_TICK_SECONDS):
                 return
@@ -265,4 +266,6 @@ class RecentDecisions:
                 self._drop_from(places)
                 self.database.tend()
             except OSError as error:
-                logger.error("%s; goes on", error)
+                fault.failed(str(error))
+            else:
+                fault.works()

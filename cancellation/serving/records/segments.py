@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class SegmentWriter:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         new.rename(self.path)
         self._synced_bytes = 0
+        self._torn = False
 
     @property
     def lies_there(self) -> bool:
@@ -84,7 +86,7 @@ class SegmentWriter:
         return max(0, self.num_bytes - os.fstat(self._descriptor).st_size)
 
     def append(self, line: bytes) -> None:
-        """Hand a line to the operating system; on an error nothing of it stays.
+        """Hand a line to the operating system; on an error nothing of it stays, or is gone before the next one.
 
         Raises:
             OSError: As from the disk: full, gone, read-only; or its file was removed or moved away.
@@ -94,12 +96,18 @@ class SegmentWriter:
                 errno.ENOENT, "decision log: expected its file whole where it was made, found it not so", str(self.path)
             )
         try:
+            if self._torn:  # else the line would be damaged by what stands before it
+                os.ftruncate(self._descriptor, self.num_bytes)
+            self._torn = True
             written = os.write(self._descriptor, line)
             while written < len(line):
                 written += os.write(self._descriptor, line[written:])
+            self._torn = False
         except OSError as error:
-            os.ftruncate(self._descriptor, self.num_bytes)
-            raise OSError(error.errno, f"decision log: {error.strerror}; make room", str(self.path)) from None
+            with suppress(OSError):  # also of a disk that takes nothing at all, as one that was made read-only
+                os.ftruncate(self._descriptor, self.num_bytes)
+                self._torn = False
+            raise OSError(error.errno, f"decision log: {error.strerror}; look at the disk", str(self.path)) from None
         self.num_bytes += len(line)
         self.num_records += 1
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from cancellation.decision.policy import Policy, PolicyError, read_policy
 from cancellation.serving.rollout.policy_ledger import InForce, LedgerEntry, LedgerFile, entry_of, ledger_line, says
 from cluster.database.interface import Database
+from cluster.logs import LastingFault
 from cluster.serving.service import regular_file
 
 logger = logging.getLogger(__name__)
@@ -205,6 +206,7 @@ class PolicyTables:
         self._database = database
         self._clock = clock
         self._last, self._read_at = Snapshot(None, None), clock()
+        self._fault = LastingFault(logger, f"{database.name} (policy and kill switch)")
 
     def begin_with(self, policy: bytes) -> None:
         """Put a policy there if there is none yet.
@@ -244,9 +246,10 @@ class PolicyTables:
                     name: bytes(content) for name, content in execute("SELECT name, content FROM rollout").fetchall()
                 }
         except OSError as error:
-            logger.error("%s", error)
+            self._fault.failed(str(error))
             blind = self._clock() - self._read_at > BLIND_SECONDS
             return replace(self._last, kill_switch=None) if blind else self._last
+        self._fault.works()
         self._read_at = self._clock()
         # A table without a policy is one that is being restored: nobody knows what was killed.
         killed = found.get(_KILL_SWITCH, b"").decode() if _POLICY in found else None

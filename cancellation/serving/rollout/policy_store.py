@@ -15,6 +15,7 @@ from hashlib import sha256
 from cancellation.decision.policy import MarketPolicy, Policy, PolicyError
 from cancellation.serving.rollout.policy_ledger import InForce, LedgerEntry
 from cancellation.serving.rollout.policy_sources import PolicySource, Record, Snapshot, checked_policy
+from cluster.logs import LastingFault
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class PolicyStore:
         self.last_refusal: Refusal | None = None
         """None while the policy in force is what the file says."""
         self._clock = clock = clock or source.now
+        self._ledger_fault = LastingFault(logger, "policy ledger")
         self._source = source
         with source.locked() as record:
             seen = source.read()
@@ -99,6 +101,7 @@ class PolicyStore:
         if killed == self._killed and (digest == self._file.digest or refused):
             if digest == self._file.digest:
                 self.last_refusal = None
+                self._ledger_fault.works()  # at least there is nothing left that it lacks
             return self._hold(killed)
         before = self._current
         self._hold(self._held | killed)  # at once: what is killed does not wait until that is on record
@@ -106,9 +109,11 @@ class PolicyStore:
             with self._source.locked() as record:
                 file, killed = self._take_over(record)
         except OSError as error:
-            logger.error("policy ledger: cannot be written (%s); the policy stays as it is", error.strerror or error)
+            said = f"policy ledger: cannot be written ({error.strerror or error}); the policy stays as it is"
+            self._ledger_fault.failed(said)
             self._hold(self._killed | killed)
             return self._current != before
+        self._ledger_fault.works()
         self._file, self._killed = file, killed
         self._apply(killed)
         if self._current == before:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 
-from cluster.logs import RUN_VARIABLE
+from cluster.logs import RUN_VARIABLE, LastingFault
 from tests.conftest import PROJECT
 
 SCRIPT = """
@@ -67,3 +68,32 @@ def test_a_run_has_an_id_of_its_own_unless_it_is_given_one() -> None:
     assert len(drawn) == 2
     assert all(re.fullmatch("[0-9a-f]{12}", run) for run in drawn)
     assert _lines("log_as_worker", **{RUN_VARIABLE: "scheduled-7"})[0] == "scheduled-7"
+
+
+def test_a_fault_that_lasts_is_told_of_seldom_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    fault = LastingFault(logging.getLogger("cluster.disk"), "disk", clock=lambda: now[0])
+
+    def told(seconds: int, *, fails: bool) -> list[str]:
+        caplog.clear()
+        for _ in range(seconds):
+            fault.failed("disk: full; make room") if fails else fault.works()
+            now[0] += 1
+        return caplog.messages
+
+    assert told(60, fails=False) == []
+    assert told(1, fails=True) == ["disk: full; make room"]
+    assert told(9, fails=True) == []
+    assert len(told(86_400, fails=True)) in range(24, 34), "of a day once an hour"
+    assert told(60, fails=False) == ["disk: works again"]
+    assert len(told(9, fails=True)) == 1, "what had worked for a minute fails anew"
+
+
+def test_what_fails_every_other_time_is_told_of_seldom(caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    fault = LastingFault(logging.getLogger("cluster.disk"), "disk", clock=lambda: now[0])
+    for _ in range(3600):
+        fault.failed("disk: full; make room")
+        fault.works()
+        now[0] += 1
+    assert len(caplog.messages) < 24

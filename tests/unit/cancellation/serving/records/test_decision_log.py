@@ -173,3 +173,23 @@ def test_a_closed_log_takes_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="expected an open one, found it closed"):
         log.append(decision_record())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_stays_full_is_told_of_once_and_once_when_it_takes_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The keeper looks four times a second."""
+    log = DecisionLog(tmp_path / "log" / "decisions", DecisionLogSettings(segment_seconds=0.01, fsync_seconds=0.01))
+    log.append(decision_record(0))
+    shutil.rmtree(tmp_path / "log")
+    (tmp_path / "log").write_text("no folder can be made here")
+    _wait_until(lambda: len(caplog.messages) >= 2)  # it can neither be looked after nor be measured
+    told = list(caplog.messages)
+    time.sleep(2)
+    assert caplog.messages == told
+    assert all(f"decision log {log.folder} (" in one and "look at the disk" in one for one in told)
+    (tmp_path / "log").unlink()
+    _wait_until(lambda: f"decision log {log.folder} (look after): works again" in caplog.messages)
+    log.append(decision_record(1))
+    log.close()
+    assert sorted(record["event_id"] for record in _all_records(log.folder)) == ["e-000000", "e-000001"]

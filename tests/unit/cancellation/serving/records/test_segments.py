@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,25 @@ def test_a_disk_that_is_full_leaves_no_part_of_a_line(tmp_path: Path) -> None:
     writer.append(LINES[2])
     assert read_segment(writer.path) == SegmentContent([{"n": 0}, {"n": 2}], 0, 0)
     writer.seal()
+
+
+def test_what_a_failing_disk_kept_of_a_line_is_gone_before_the_next(tmp_path: Path) -> None:
+    """As when it is full in the middle of a line and is then made read-only, so that the file cannot be cut either."""
+    writer = SegmentWriter(tmp_path, "a")
+    writer.append(encode_line(b'{"a":1}'))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (writer.num_bytes + 10, limits[1]))
+    try:
+        if subprocess.run(["chattr", "+a", writer.path], capture_output=True).returncode:
+            pytest.skip("a file that can only grow needs root and a file system that has such files")
+        with pytest.raises(OSError, match="decision log: "):
+            writer.append(encode_line(b'{"a":2}'))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(OSError, match="decision log: "):
+        writer.append(encode_line(b'{"a":3}'))
+    subprocess.run(["chattr", "-a", writer.path], check=True)
+    writer.append(encode_line(b'{"a":4}'))
+    writer.seal()
+    (path,) = sealed_segments(tmp_path)
+    assert read_segment(path) == SegmentContent([{"a": 1}, {"a": 4}], 0, 0)

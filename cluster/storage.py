@@ -27,7 +27,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from cluster.downloads import fetch_once
-from cluster.storage_failures import is_conflict, named_failures
+from cluster.storage_failures import is_conflict, named_failures, remove_object
 
 Buffer = bytes | bytearray | memoryview
 """Or anything else that lends its bytes, such as `pyarrow.Buffer`."""
@@ -281,7 +281,7 @@ def remove_files(urls: Sequence[str]) -> None:
             Path(path).unlink(missing_ok=True)
         else:
             with named_failures(url):
-                filesystem.rm_file(path)
+                remove_object(filesystem, path)
 
     with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
         list(pool.map(remove_file, urls))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import fsspec
+from fsspec import AbstractFileSystem
 
 _REMEDIES = {
     "ProfileNotFound": "AWS_PROFILE has to name a profile of ~/.aws/config or ~/.aws/credentials, or to be unset",
@@ -39,6 +40,15 @@ def is_conflict(error: Exception) -> bool:
 
 def _code(error: Exception) -> str | None:
     return (getattr(error.__cause__, "response", None) or {}).get("Error", {}).get("Code")
+
+
+def remove_object(filesystem: AbstractFileSystem, path: str) -> None:
+    """Remove an object of S3; s3fs passes over the answer, and a proxy's page with a status of 200 removes nothing."""
+    bucket, key, _ = filesystem.split_path(path)
+    answer = filesystem.call_s3("delete_object", Bucket=bucket, Key=key)
+    # 204, as S3 says; of a store that says otherwise the object itself tells.
+    if answer["ResponseMetadata"]["HTTPStatusCode"] != 204 and filesystem.exists(path):
+        raise OSError("expected it to be removed, found it there; look at what AWS_ENDPOINT_URL leads to")
 
 
 @contextmanager

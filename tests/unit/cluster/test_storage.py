@@ -310,7 +310,7 @@ def test_how_this_machine_reaches_the_store_is_mended_not_tried_again(
 
 
 def test_a_page_of_a_proxy_is_not_taken_for_the_store(tmp_path: Path, bucket: str, s3_server: S3Server) -> None:
-    """Neither where a file is sent, nor where a folder is, or a file is copied."""
+    """Neither where a file is sent, nor where a folder is, or a file is copied or removed."""
     (tmp_path / "model.json").write_text("{}")
     storage.write_bytes(f"{bucket}/here", b"x")
     for does in (
@@ -320,4 +320,7 @@ def test_a_page_of_a_proxy_is_not_taken_for_the_store(tmp_path: Path, bucket: st
     ):
         with s3_server.fail("PUT", "", status=200, times=99), pytest.raises(OSError, match="expected a"):
             does()
+    for removes in (lambda: storage.remove(bucket), lambda: storage.remove_files([f"{bucket}/here"])):
+        with s3_server.fail("DELETE", "", status=200, times=99), pytest.raises(OSError, match="found it there"):
+            removes()
     assert [file.url for file in storage.list_files(bucket)] == [f"{bucket}/here"]

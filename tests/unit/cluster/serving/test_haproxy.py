@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 from typing import Any
 
 import httpx
@@ -122,6 +123,45 @@ def test_a_body_that_stops_is_told_of_as_the_application_would(tmp_path: Path) -
                 answer = HTTPResponse(connection)
                 answer.begin()
                 assert (answer.status, json.loads(answer.read())["error"]["code"]) == (400, "bad_request")
+
+
+@contextmanager
+def failing_replica(said: bytes, silent_seconds: float) -> Iterator[int]:
+    """Is alive, and says to a call what is no answer, and then nothing for a while; gives its port."""
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            if b"/-/healthz" in self.request.recv(65536):
+                self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                return
+            self.request.sendall(said)
+            done.wait(silent_seconds)
+
+    done = threading.Event()
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            done.set()
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("said", "silent_seconds"),
+    [(b"no HTTP\r\n\r\n", 0), (b"", 0), (b"", 60), (b"HTTP/1.1 200 OK\r\nContent-Len", 0)],
+    ids=["nonsense (502)", "nothing (502)", "no answer in time (504)", "half a head (502)"],
+)
+def test_what_a_replica_answers_that_is_no_answer_reads_as_no_replica(
+    tmp_path: Path, said: bytes, silent_seconds: float
+) -> None:
+    with failing_replica(said, silent_seconds) as port:
+        server = ServerConfig("a", "127.0.0.1", port)
+        backend = BackendConfig(name="http-app", path_prefix="/", app_name="app", servers=[server])
+        with haproxy(tmp_path, {"http-app": backend}, timeout_server_s=1) as http:
+            answer = http.post("/v1/verdicts", content=b"{}", timeout=60)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert answer.json()["error"]["code"] == "unavailable"
 
 
 def test_a_replica_hears_of_no_upgrade(tmp_path: Path) -> None:

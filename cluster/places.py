@@ -7,7 +7,7 @@ A field says so by its type: `input: InputUrl`, `chats: tuple[InputUrl, ...]`, `
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,15 +131,17 @@ CachePath = Annotated[str, AfterValidator(on_this_machine)]
 """A folder for copies of what is remote, on each machine that needs them; below its own home where it begins with ~."""
 
 
-def places_of(settings: Settings, prefix: str = "") -> Iterator[NamedPlace]:
+def places_of(settings: Settings, prefix: str = "", used: Set[str] = frozenset()) -> Iterator[NamedPlace]:
     """List the places that settings name and use, sections included; what is left out (null, an empty list) is none."""
-    unused = settings.unused()
+    used = used | settings.used()
+    unused = settings.unused() - {one.partition(".")[0] for one in used}
     for name, field in type(settings).model_fields.items():
         if name in unused:
             continue
         value = getattr(settings, name)
         if isinstance(value, Settings):
-            yield from places_of(value, f"{prefix}{name}.")
+            below = {one.removeprefix(f"{name}.") for one in used if one.startswith(f"{name}.")}
+            yield from places_of(value, f"{prefix}{name}.", below)
         elif place := _place([*field.metadata, field.annotation]):
             if isinstance(value, Mapping):
                 yield from (NamedPlace(f"{prefix}{name}.{key}", one, place) for key, one in value.items())

@@ -28,6 +28,10 @@ class Settings(BaseModel):
         """Name the fields that others of these settings leave without a meaning: their places need not be there."""
         return set()
 
+    def used(self) -> set[str]:
+        """Name fields of sections, as `section.field`, that these settings use though the section's own do not."""
+        return set()
+
 
 S = TypeVar("S", bound=Settings)
 

@@ -47,6 +47,11 @@ class CompareJob(Settings):
         kinds = {one.kind for one in APPROACHES if one.name in self.comparison.approaches}
         return set() if kinds & {"network", "stacked"} else {"trainer"}
 
+    def used(self) -> set[str]:
+        """Few-shot rows find their examples among the training events, though none are named."""
+        few_shot = any(one.changes.get("few_shot") for one in APPROACHES if one.name in self.comparison.approaches)
+        return {"comparison.llm.labelling.retrieval.encoder"} if few_shot else set()
+
 
 def main(job: CompareJob) -> None:
     """Make the rows, the table and the plot."""

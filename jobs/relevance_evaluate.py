@@ -14,6 +14,8 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
+from pydantic import Field
+
 from cluster.launch import run_job
 from cluster.models.files import ModelName
 from cluster.places import CachePath, InputUrl, OutputUrl
@@ -24,7 +26,7 @@ from cluster.tracking import TrackingSettings, tracked_run
 from relevance.engines.label_model import open_label_model
 from relevance.engines.settings import EngineSettings
 from relevance.evaluation.figures import EvaluationSettings
-from relevance.evaluation.pairs import read_evaluation_pairs, refuse_learnt, refuse_overlap
+from relevance.evaluation.pairs import MAX_TEXT_BYTES, read_evaluation_pairs, refuse_learnt, refuse_overlap
 from relevance.evaluation.predictions import ask_model, read_scores
 from relevance.evaluation.report import report_evaluation
 from relevance.evaluation.run import judge
@@ -48,6 +50,9 @@ class EvaluateJob(Settings):
     train: InputUrl | None = None
     """Pairs that the model learnt from: checked for shared queries, and what the baselines learn from."""
 
+    max_text_bytes: int = Field(default=MAX_TEXT_BYTES, ge=1_000)
+    """Bytes; as `scoring.max_text_bytes` where the model scores, so that the same pairs are judged."""
+
     allow_overlap: bool = False
     """Judge although `train`, or what the model learnt from, shares queries with `input`; the page says so."""
 
@@ -65,8 +70,8 @@ class EvaluateJob(Settings):
 
 def main(job: EvaluateJob) -> None:
     """Read, ask, judge, report."""
-    pairs = read_evaluation_pairs(job.input)
-    training = read_evaluation_pairs(job.train) if job.train else None
+    pairs = read_evaluation_pairs(job.input, max_text_bytes=job.max_text_bytes)
+    training = read_evaluation_pairs(job.train, max_text_bytes=job.max_text_bytes) if job.train else None
     shared = refuse_overlap(pairs, training, allow=job.allow_overlap) if training else None
     ray = ray_session(job.session) if job.engine.gpus_per_actor else nullcontext()
     with ray, tracked_run("relevance_evaluate", job, job.tracking) as run:

@@ -207,14 +207,26 @@ class DelimitedTable:
         cells, is_open = self._cells(body)
         if is_open:
             yield from self._several_lines(line)
+        elif rows := self._between_returns(body, cells):
+            yield from (self._record(number, row) for row in rows)
         elif cells is None:
             yield Record(number, (), f"line {number}: {_UNCLOSED}")
         elif len(cells) != len(self.names):
             yield Record(number, (), f"line {number}: {len(cells)} columns, expected {len(self.names)}")
-        elif self._is_header(number, cells):
-            yield Record(number, (), f"line {number}: the header again, as where files were put together")
         else:
-            yield Record(number, _with_nulls(cells))
+            yield self._record(number, cells)
+
+    def _record(self, line: int, cells: Sequence[bytes]) -> Record:
+        if self._is_header(line, cells):
+            return Record(line, (), f"line {line}: the header again, as where files were put together")
+        return Record(line, _with_nulls(cells))
+
+    def _between_returns(self, body: bytes, cells: Sequence[bytes] | None) -> list[list[bytes]]:
+        """Cut a line that is no record into those that a carriage return alone ends; none if one is not as wide."""
+        if b"\r" not in body or (cells is not None and len(cells) == len(self.names)):
+            return []
+        rows = [self._cells(part)[0] or [] for part in body.split(b"\r") if part]
+        return rows if all(len(row) == len(self.names) for row in rows) else []
 
     def _is_header(self, line: int, cells: Sequence[bytes]) -> bool:
         """Tell a line of the columns' names from a record; what is below one in another order would be mixed up.

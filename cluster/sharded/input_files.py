@@ -218,7 +218,7 @@ def text_blocks(url: str, stream: IO[bytes]) -> Iterator[bytes]:
     """Read some MiB at a time, less the mark that Windows programs put in front of UTF-8.
 
     Raises:
-        ValueError: If it is UTF-16, or compressed though its name does not say so; the file is named.
+        ValueError: If it is UTF-16, or compressed or no text though its name does not say so; the file is named.
     """
     start = stream.read(_BLOCK_BYTES)
     _refuse_no_text(url, start)
@@ -227,8 +227,18 @@ def text_blocks(url: str, stream: IO[bytes]) -> Iterator[bytes]:
         yield block
 
 
+_TABLES = {
+    b"PAR1\x15": "parquet, though its name says text: let it end with .parquet",
+    b"Obj\x01": "Avro, though its name says text: convert it to parquet",
+    b"ARROW1\0\0": "Arrow, though its name says text: convert it to parquet",
+}
+"""How files of tables begin, and what to do with them."""
+
+
 def _refuse_no_text(url: str, start: bytes) -> None:
     refuse_compressed_text(url, start)
+    if said := next((said for head, said in _TABLES.items() if start.startswith(head)), None):
+        raise ValueError(f"{url}: {said}")
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:2]:
         raise ValueError(f"{url}: UTF-16 text: save it as UTF-8")
 
@@ -237,11 +247,11 @@ def text_lines(url: str, stream: IO[bytes], *, keep_mark: bool = False) -> Itera
     """Read lines with their ends, less the mark that Windows programs put in front of UTF-8.
 
     Raises:
-        ValueError: If it is UTF-16, or compressed though its name does not say so; the file is named.
+        ValueError: If it is UTF-16, or compressed or no text though its name does not say so; the file is named.
     """
     lines = io.BufferedReader(stream, _READ_BYTES)  # type: ignore[arg-type]
     try:
-        start = lines.peek(4)[:4]
+        start = lines.peek(8)[:8]
         _refuse_no_text(url, start)
         if start.startswith(BYTE_ORDER_MARK) and not keep_mark:
             lines.read(len(BYTE_ORDER_MARK))

@@ -22,7 +22,8 @@ from relevance.pairs.pair import TRUTH_COLUMN, clean_pairs
 _ANNOTATOR, _WEIGHT = "annotator", "weight"
 _CARRIED = ("title", "brand", "market", TRUTH_COLUMN, _ANNOTATOR, _WEIGHT)
 _TITLE_COLUMN = "shown_title"
-_MAX_TEXT_BYTES = 100_000
+MAX_TEXT_BYTES = 100_000
+"""What scoring takes, by default."""
 TIED = -1
 """The label of a pair on which people have no majority."""
 
@@ -149,8 +150,8 @@ def refuse_learnt(pairs: EvaluationPairs, learnt: frozenset[str] | None, *, allo
     return shared
 
 
-def read_evaluation_pairs(url: str) -> EvaluationPairs:
-    """Read labelled pairs (parquet, CSV or JSONL; a file or folder, local or s3://).
+def read_evaluation_pairs(url: str, *, max_text_bytes: int = MAX_TEXT_BYTES) -> EvaluationPairs:
+    """Read labelled pairs (parquet, CSV or JSONL; a file or folder, local or s3://), as scoring would read them.
 
     Raises:
         ValueError: If a column is missing, a row has none of the four labels, a pair has two labels by one person,
@@ -160,7 +161,7 @@ def read_evaluation_pairs(url: str) -> EvaluationPairs:
     tables, number = [], 0
     for split in splits:
         for raw in read_split(split):
-            tables.append(_clean(raw, split, number))
+            tables.append(_clean(raw, split, number, max_text_bytes))
             number += len(raw)
     if not number:
         raise ValueError(f"{hide_credentials(url)}: no row there: give labelled pairs")
@@ -178,11 +179,11 @@ def _find(url: str) -> list[Split]:
     return splits
 
 
-def _clean(raw: pa.Table, split: Split, number: int) -> pa.Table:
+def _clean(raw: pa.Table, split: Split, number: int, max_text_bytes: int) -> pa.Table:
     """Clean the rows as scoring does; the title as shown and the carried columns follow."""
     raw = raw.append_column(_TITLE_COLUMN, raw["title"])
     carried = [name for name in (_TITLE_COLUMN, *_CARRIED[1:]) if name in raw.column_names]
-    clean = clean_pairs(raw, max_text_bytes=_MAX_TEXT_BYTES, carry=carried)
+    clean = clean_pairs(raw, max_text_bytes=max_text_bytes, carry=carried)
     unlabelled = pc.and_(pc.is_null(clean["truth"]), pc.is_null(clean["error"])).to_numpy()
     for row in np.flatnonzero(unlabelled)[:1]:
         _refuse_label(clean[TRUTH_COLUMN][int(row)].as_py(), f"{hide_credentials(split.url)}, row {number + row + 1}")

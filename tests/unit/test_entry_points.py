@@ -253,3 +253,15 @@ def test_a_reader_that_has_seen_enough_of_the_help_is_no_failure() -> None:
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("job", ["cancellation_compare"], indirect=True)
+def test_a_dry_run_looks_at_the_encoder_that_few_shot_rows_need_late(
+    job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder = "comparison.llm.labelling.retrieval.encoder=no/model/there"
+    model = f"comparison.llm.backend.local.model={PROJECT}/cancellation/small_model"
+    none = "comparison.sets={}"
+    for rows, status in (('["LLM few-shot"]', 2), ('["LLM zero-shot"]', 0)):
+        assert job.run(f"comparison.approaches={rows}", encoder, model, none, "--dry-run") == status
+        assert (f"{encoder}: " in capsys.readouterr().err) == bool(status)

@@ -100,6 +100,15 @@ def test_a_model_is_judged_and_the_day_that_it_scored_says_the_same(
         main(_job(tmp_path, "no such model", input=str(tmp_path / "others"), scores=scores))
 
 
+def test_pairs_are_judged_that_the_same_limit_of_scoring_takes(tmp_path: Path, tiny_model: Path) -> None:
+    rows = _labelled(40).to_pylist()
+    rows[0]["title"] += " word" * 300
+    write_pairs(pa.Table.from_pylist(rows), str(tmp_path / "pairs"))
+    for limit, judged in ({}, 40), ({"max_text_bytes": 1_000}, 39):
+        main(_job(tmp_path, tiny_model, **limit))
+        assert _read(tmp_path / "evaluation")["counts"]["judged"] == judged
+
+
 def test_an_overlap_with_the_training_set_is_refused_before_a_model_is_loaded(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

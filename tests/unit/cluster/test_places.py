@@ -30,6 +30,32 @@ class Job(Settings):
     section: Section = Section()
 
 
+class Indexed(Settings):
+    texts: InputUrl | None = None
+    encoder: ModelName = "an/encoder"
+
+    def unused(self) -> set[str]:
+        return set() if self.texts else {"encoder"}
+
+
+class Further(Settings):
+    index: Indexed = Indexed()
+    own_texts: bool = False
+
+    def used(self) -> set[str]:
+        return {"index.encoder"} if self.own_texts else set()
+
+
+class Whole(Settings):
+    further: Further = Further()
+
+
+def test_a_place_that_its_section_alone_would_leave_unused_is_looked_at_where_another_uses_it() -> None:
+    assert list(places_of(Whole())) == []
+    for job in (Whole(further=Further(own_texts=True)), Further(own_texts=True)):
+        assert [one.setting.removeprefix("further.") for one in places_of(job)] == ["index.encoder"]
+
+
 def test_places_are_found_in_sections_lists_tables_and_what_may_be_left_out() -> None:
     job = Job(input="a", output="b", section=Section(start="c", chats=("d", "e"), sets={"ours": "f"}))
     found = [(one.place.verb, one.setting, one.name) for one in places_of(job)]

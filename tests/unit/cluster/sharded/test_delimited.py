@@ -83,6 +83,21 @@ def test_a_table_holds_all_that_was_read_ahead(monkeypatch: pytest.MonkeyPatch) 
     assert min(sizes[:-1]) > 100
 
 
+def test_rows_that_a_carriage_return_alone_ends_are_rows() -> None:
+    """What an old Mac wrote below a header that another program put there; of Excel's two kinds of line ends."""
+    content = (
+        b'a,b,c\r\n1,2,3\r4,"5, five",6\r7,8,9\r\n10,11,12\ra,b,c\r13,14,15\r\n16,17\r18,19,20\r\n"2\r1",22,23\r\n'
+    )
+    found = by_table(content)
+    assert found == by_record(content)
+    assert [a for _, a, _ in found] == [b"1", b"4", b"7", b"10", None, b"13", None, b"2\r1"]
+    errors = [error for *_, error in found if error]
+    assert errors == [
+        "line 3: the header again, as where files were put together",
+        "line 4: 4 columns, expected 3",
+    ]
+
+
 def test_a_header_that_comes_again_is_no_record() -> None:
     """`cat *.csv`, of files with a byte-order mark, and of a program that quotes all."""
     content = b'a,b,c\n1,2,3\n\xef\xbb\xbfa,b,c\n4,5,6\r\n"a","b","c"\r\n7,8,9\na,b,c'

@@ -151,6 +151,13 @@ def test_text_that_is_compressed_and_not_called_so_is_named(
         find_splits(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl"])
+def test_a_parquet_file_that_is_called_text_is_named_and_nothing_of_it_shown(tmp_path: Path, name: str) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name}: parquet, though its name says text: let it end with \.parquet$"):
+        find_splits(str(tmp_path))
+
+
 def test_a_truncated_parquet_is_named(tmp_path: Path) -> None:
     path = tmp_path / "cut.parquet"
     pq.write_table(pa.Table.from_pylist(ROWS), path)

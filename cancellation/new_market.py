@@ -53,8 +53,8 @@ _RESAMPLES = 500
 class NewMarketSettings(Settings):
     """What a new market needs, and what counts as no harm to the others."""
 
-    classes: Literal[2, 3] = 3
-    """With 2, `inconclusive` is no verdict there."""
+    classes: Literal[2, 3] | None = None
+    """With 2, `inconclusive` is no verdict there; null: as the policy has it for the market, else 3."""
 
     min_labels: int = Field(default=5000, ge=100)
     """Labelled events below which nothing is started."""
@@ -100,6 +100,19 @@ class NewMarket:
                 f"language: expected {known.language}, which the policy has for {self.code}, found {self.language}; "
                 "give that one, or correct the policy"
             )
+        if known is not None and self.settings.classes not in (None, known.classes):
+            raise ValueError(
+                f"check.classes: expected {known.classes}, which the policy has for {self.code}, found "
+                f"{self.settings.classes}; leave it out, or correct the policy"
+            )
+
+    @property
+    def entry(self) -> MarketPolicy:
+        """What the policy begins with for the market: nothing it did before speaks for another model's verdicts."""
+        known = self.policy.markets.get(self.code)
+        if known is None:
+            return MarketPolicy("shadow", self.settings.classes or 3, self.language)
+        return replace(known, state="shadow") if known.state == "live" else known
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,8 @@ def add_market(market: NewMarket, run: TrackedRun) -> Policy:
         read_sample(url).refuse(url)
     checklist = Checklist(market.code, str(market.output / "checklist.md"))
     new, old = _read(market.labelled), _read(market.old_labelled)
-    checklist.add(check_labels(new, market.code, market.labelled, market.settings))
+    settings = market.settings.model_copy(update={"classes": market.entry.classes})
+    checklist.add(check_labels(new, market.code, market.labelled, settings))
     fraction = market.settings.held_out_fraction
     learnt = learnt_by(market.model)
     (taught_new, unseen_new), (taught_old, unseen_old) = (
@@ -231,11 +245,6 @@ def is_worse(change: Figure, max_worse: float) -> bool:
     return change.high < 0 or change.value < -max_worse
 
 
-def with_entry(policy: Policy, code: str, entry: MarketPolicy) -> Policy:
-    """Give a market an entry, if it has none."""
-    return policy if code in policy.markets else replace(policy, markets={**policy.markets, code: entry})
-
-
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
     """Write labelled events as JSONL, in the form that training reads; a file that has them already stays.
 
@@ -295,8 +304,7 @@ def _fine_tune(market: NewMarket, start: Path, events: Path, run: TrackedRun) ->
 
 
 def _calibrate(market: NewMarket, model: VerdictModel, examples: Sequence[Example], checklist: Checklist) -> Policy:
-    entry = MarketPolicy("shadow", market.settings.classes, market.language)
-    policy = with_entry(market.policy, market.code, entry)
+    policy = replace(market.policy, markets={**market.policy.markets, market.code: market.entry})
     rows = [
         EventRow(f"held_out:{number}", e.event, e.label, None, e.sampling_weight)
         for number, e in enumerate(examples, 1)
@@ -310,6 +318,8 @@ def _calibrate(market: NewMarket, model: VerdictModel, examples: Sequence[Exampl
     new = calibrated.policy.known_market(market.code)
     penalty = "no penalty yet" if new.penalty is None else f"penalty above {new.penalty}"
     found = f"temperature {calibrated.calibration.temperature:.3f}; {market.code} in state {new.state}, {penalty}"
+    if market.policy.market(market.code).state == "live":
+        found += ", where it was live: look at the new model's verdicts first"
     checklist.add(Step("calibrated", True, found))
     return calibrated.policy
 

@@ -12,6 +12,7 @@ from cancellation.decision.policy import load_policy
 from cancellation.events.examples import Example
 from cancellation.events.markets import MARKETS
 from cancellation.new_market import (
+    NewMarket,
     NewMarketSettings,
     check_labels,
     check_old_markets,
@@ -117,3 +118,25 @@ def test_a_run_that_was_killed_finds_the_events_that_it_began_to_teach(tmp_path:
     assert list_files(str(path)) == begun  # a checkpoint goes by this
     write_examples(path, EXAMPLES[:6])
     assert list_files(str(path)) != begun
+
+
+def test_a_market_that_the_policy_has_keeps_its_classes_and_is_live_no_more(tmp_path: Path) -> None:
+    shipped = load_policy()
+    live = next(code for code, entry in shipped.markets.items() if entry.state == "live")
+    known = shipped.known_market(live)
+
+    def market(**changes: object) -> NewMarket:
+        given = {"code": live, "language": known.language, "policy": shipped, "settings": NewMarketSettings()}
+        rest = {name: None for name in NewMarket.__dataclass_fields__ if name not in given}
+        return NewMarket(**rest | given | changes)
+
+    assert market().entry == replace(known, state="shadow")
+    other = 5 - known.classes
+    with pytest.raises(ValueError, match=rf"check\.classes: expected {known.classes}, .* for {live}, found {other}"):
+        market(settings=NewMarketSettings(classes=other))
+    assert market(settings=NewMarketSettings(classes=known.classes)).entry.classes == known.classes
+    new = market(code="CO", language="es")
+    assert (new.entry.state, new.entry.classes) == ("shadow", 3)
+    assert market(code="CO", language="es", settings=NewMarketSettings(classes=2)).entry.classes == 2
+    switched_off = replace(shipped, markets={live: replace(known, state="off")})
+    assert market(policy=switched_off).entry.state == "off"

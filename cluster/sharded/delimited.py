@@ -99,10 +99,11 @@ class DelimitedTable:
         Args:
             url: The file's, for errors.
             stream: Its bytes.
-            wanted: Names that help to find the separator.
+            wanted: Names of which at least one stands in a header, in whatever case; they help to find the separator.
 
         Raises:
-            ValueError: If no separator is found in a file that is not empty, or it is no text that can be read.
+            ValueError: If no separator is found in a file that is not empty, its first line is no header, or it is no
+                text that can be read. What stands in a line that is no header is not said: it may be anybody's words.
         """
         self._url = url
         self._lines = _Lines(text_blocks(url, stream))
@@ -120,6 +121,12 @@ class DelimitedTable:
         best = max(named, key=lambda mark: (len(set(wanted) & set(named[mark])), len(named[mark])), default=b",")
         self.separator = best
         self.names: list[str] = named.get(best, [])
+        known = {name.lower() for name in wanted}
+        if known and self.names and known.isdisjoint(name.lower() for name in self.names):
+            raise ValueError(
+                f"{url}: no header: of its first line's {len(self.names)} values none is the name of a column that is "
+                f"read ({', '.join(wanted)}); put the names of the columns there"
+            )
         self._field = _field_pattern(best, _QUOTED)
         self._escaped_field = _field_pattern(best, rb'(?:[^"\\]|\\.|"")*')
 

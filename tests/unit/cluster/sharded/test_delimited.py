@@ -75,6 +75,14 @@ def test_a_separator_that_a_file_names_is_a_mark() -> None:
     assert DelimitedTable("t.csv", io.BytesIO(b"sep=^\na^b\n1^2\n")).names == ["a", "b"]
 
 
+def test_a_first_line_that_is_no_header_is_refused_without_its_words() -> None:
+    content = b"q1,a red kettle,p1,Kettle of enamel\nq2,a blue pan,p2,Pan of iron\n"
+    with pytest.raises(ValueError, match=r"t\.csv: no header: of its first line's 4 values none .*query_id") as said:
+        DelimitedTable("t.csv", io.BytesIO(content), wanted=("query_id", "title"))
+    assert not any(word in str(said.value) for word in ("red", "kettle", "Kettle", "q1"))
+    assert DelimitedTable("t.csv", io.BytesIO(b"Title ,x\n"), wanted=("query_id", "title")).names == ["Title", "x"]
+
+
 def test_a_table_holds_all_that_was_read_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(input_files, "_BLOCK_BYTES", 1000)
     content = b"a,b\n" + b"one,two\n" * 1000

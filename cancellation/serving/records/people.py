@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -213,18 +214,40 @@ def lists_nobody(url: str) -> bool:
 def read_people(url: str, key: PersonKey) -> frozenset[str]:
     """Read a file of people, local or s3://, a line each: role, then id; give their digests.
 
+    An id that begins or ends with a space, begins with a quotation mark, or has a line break in it stands there as a
+    string of JSON: events may have such ids, and whoever has one must be found.
+
     Raises:
         ValueError: If a line is something else, or there is none; its number is named, not what it holds.
         FileNotFoundError: If there is no file.
     """
     digests = set()
-    for number, line in enumerate(storage.read_bytes(url).decode("utf-8").splitlines(), 1):
+    try:
+        lines = storage.read_bytes(url).decode("utf-8-sig").split("\n")  # other ends of lines may be part of an id
+    except UnicodeDecodeError:
+        raise ValueError(f"{url}: expected UTF-8, found another encoding; save it anew") from None
+    for number, line in enumerate(lines, 1):
         role, _, name = line.strip().partition(" ")
         if not role:
             continue
-        if role not in ROLES or not name.strip():
-            raise ValueError(f"{url} line {number}: expected {', '.join(ROLES[:-1])} or {ROLES[-1]}, then an id")
-        digests.add(key.digest(role, name.strip()))
+        name = _read_name(name.strip())
+        if role not in ROLES or not name:
+            raise ValueError(
+                f"{url} line {number}: expected {', '.join(ROLES[:-1])} or {ROLES[-1]}, then an id, as a string of "
+                "JSON if it begins with a quotation mark"
+            )
+        digests.add(key.digest(role, name))
     if not digests:
         raise ValueError(f"{url}: expected a line with role and id, found none")
     return frozenset(digests)
+
+
+def _read_name(text: str) -> str:
+    """Read an id as it is, or as a string of JSON; empty if it is neither."""
+    if not text.startswith('"'):
+        return text
+    try:
+        name = json.loads(text)
+    except ValueError:
+        return ""
+    return name if isinstance(name, str) else ""

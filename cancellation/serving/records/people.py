@@ -39,7 +39,8 @@ KeyPath = Annotated[str, AfterValidator(on_this_machine), Place("reads", look_at
 """The endpoint's key, a file of this machine, for what is looked up under it after hours of other work."""
 
 LAYOUT = "CREATE TABLE IF NOT EXISTS person_keys (check_value TEXT NOT NULL);"
-"""Of what machines share: the one key under which people stand there."""
+"""The one key under which people stand there."""
+_AGREED = "SELECT check_value FROM person_keys"
 _KEYS = "person_keys"
 _MIN_LENGTH = 32
 _DIGEST_BYTES = 16
@@ -162,21 +163,26 @@ def make_key_file(path: Path) -> None:
 
 
 def agree_on_key(database: Database, key: PersonKey) -> None:
-    """Keep to one key in what machines share: of a decision by another's, its seller would be told it is not theirs.
+    """Keep to one key: of a decision under another, its seller would be told it is not theirs, and not be found.
+
+    So that a disk or a database that takes nothing is no obstacle, what is agreed on already is only read.
 
     Raises:
         ValueError: If the first who came here had another.
         OSError: As from the database.
     """
-    with database.writing(alone="person key") as execute:
-        there = execute("SELECT check_value FROM person_keys").fetchone()
-        if there is None:
-            execute("INSERT INTO person_keys (check_value) VALUES (?)", (key.check_value,))
+    with database.reading() as execute:
+        there = execute(_AGREED).fetchone()
+    if there is None:
+        with database.writing(alone="person key") as execute:
+            there = execute(_AGREED).fetchone()
+            if there is None:
+                execute("INSERT INTO person_keys (check_value) VALUES (?)", (key.check_value,))
     if there not in (None, (key.check_value,)):
         raise ValueError(
-            f"person key: expected the one under which people stand in {database.name}, found another; give all "
-            "machines the same file, by person_key_file or VERDICTS_PERSON_KEY_FILE: the first machine's is "
-            "person.key in its data_dir"
+            f"person key: expected the one under which people stand in {database.name}, found another; put its "
+            "file back, and give all machines the same, by person_key_file or VERDICTS_PERSON_KEY_FILE: the first "
+            "machine's is person.key in its data_dir"
         )
 
 

@@ -6,8 +6,7 @@ import asyncio
 import json
 import resource
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,14 @@ import pytest
 from cancellation.decision.rules import rules_v1
 from cancellation.serving.observability import metrics as m
 from cancellation.text.encoding import EncodedEvent
-from tests.servers.serving_replicas import Client, WatchedModel, eventually, serving, simulated_event
+from tests.servers.serving_replicas import (
+    Client,
+    WatchedModel,
+    eventually,
+    files_that_cannot_grow,
+    serving,
+    simulated_event,
+)
 
 
 class Gate:
@@ -255,17 +261,6 @@ def test_what_cannot_be_written_down_is_not_answered(tmp_path: Path) -> None:
             assert client.metrics.total(m.LOG_FAILURES) == 1
 
     asyncio.run(scenario())
-
-
-@contextmanager
-def files_that_cannot_grow() -> Iterator[None]:
-    """Every write beyond a file's first byte fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_log_that_cannot_be_written_is_told_of_once_and_that_it_works_again(

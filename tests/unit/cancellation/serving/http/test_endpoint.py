@@ -261,6 +261,26 @@ def test_the_policy_of_a_market_now_and_then(tmp_path: Path) -> None:
     with_client(tmp_path, work)
 
 
+def test_a_ledger_that_cannot_be_read_is_told_of_once_and_that_it_can_be_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(client: Client) -> None:
+        ledger, instant = tmp_path / "policy.ledger.jsonl", {"at": "2099-01-01T00:00:00Z"}
+        aside = ledger.rename(tmp_path / "aside")
+        ledger.mkdir()
+        assert {(await client.http.get("/v1/policy/TH", params=instant)).status_code for _ in range(4)} == {503}
+        ledger.rmdir()
+        aside.rename(ledger)
+        assert (await client.http.get("/v1/policy/TH", params=instant)).status_code == 200
+
+    with_client(tmp_path, work)
+    told = [one for one in caplog.messages if "the ledger of policies" in one]
+    assert [one.partition(":")[0] for one in told] == [
+        "the ledger of policies cannot be read",
+        "reading the ledger of policies",
+    ]
+
+
 Change = Callable[[str], str]
 
 

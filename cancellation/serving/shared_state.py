@@ -38,28 +38,33 @@ class SharedState:
 def open_state(settings: ServingSettings, person_key: PersonKey | None) -> SharedState:
     """Open what the settings name. A database without a policy begins with the one of the settings.
 
-    With a `person_key`, people stand in the database under that one alone from then on; None: of who writes nobody.
+    With a `person_key`, people stand there under that one alone from then on; None: of who writes nobody.
 
     Raises:
-        ValueError: If people stand in the database under another key.
+        ValueError: If people stand there under another key.
         OSError: If it cannot be opened.
     """
     if settings.database is None:
         folder = Path(settings.data_dir)
         files = PolicyFiles(policy_path(settings), ledger_path(settings))
         recently = SqliteDatabase(folder / "recent.sqlite", recent.LAYOUT)
-        appeals = SqliteDatabase(folder / "appeals.sqlite", store.LAYOUT, durable=True)
-        return SharedState(recently, appeals, files)
+        appeals = SqliteDatabase(folder / "appeals.sqlite", store.LAYOUT + people.LAYOUT, durable=True)
+        return _agreed(SharedState(recently, appeals, files), person_key)
     database, tables = open_tables(settings.database, whole=True)
-    try:
-        if person_key is not None:
-            agree_on_key(database, person_key)
-    except BaseException:
-        database.close()
-        raise
+    state = _agreed(SharedState(database, database, tables), person_key)
     if tables.read().policy is None:  # else the settings' own is not asked for, and may be gone
         tables.begin_with(first_policy(settings))
-    return SharedState(database, database, tables)
+    return state
+
+
+def _agreed(state: SharedState, person_key: PersonKey | None) -> SharedState:
+    try:
+        if person_key is not None:
+            agree_on_key(state.appeals, person_key)
+    except BaseException:
+        state.close()
+        raise
+    return state
 
 
 def open_tables(url: str, *, whole: bool = False) -> tuple[Database, PolicyTables]:

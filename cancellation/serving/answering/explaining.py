@@ -30,6 +30,7 @@ from cancellation.serving.records.people import PersonKey
 from cancellation.serving.rollout.policy_store import PolicyStore
 from cancellation.serving.settings import ServingSettings
 from cluster.endpoint.purse import BudgetSpentError
+from cluster.logs import LastingFault
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Explainer:
         self._judging = JudgingSettings(sampling=SamplingSettings(max_tokens=explain.max_tokens))
         self._mode = settings.log_events
         self._policy, self._person_key, self._log, self._metrics = policy, person_key, log, metrics
+        self._fault = LastingFault(logger, "the log of explanations")
         self._threads = ThreadPoolExecutor(settings.admission.max_explanations, thread_name_prefix="explainer")
 
     async def explain(
@@ -168,9 +170,10 @@ class Explainer:
             self._log.append({**self._record(asked, said), "outcome": outcome, **took})
         except OSError as error:
             self._metrics.count(LOG_FAILURES)
-            logger.error("%s", error)
+            self._fault.failed(f"an explanation could not be written down: {error}")
             asked.give(NotRecorded("the explanation could not be written down; try again"))
             return
+        self._fault.works()
         asked.give(failure or ("done", {**took, "seconds_to_verdict": said.get("seconds_to_verdict")}))
 
     def _read(self, body: bytes) -> tuple[Event, Mapping[str, Any], Mapping[str, str]]:

@@ -18,6 +18,7 @@ from cancellation.serving.answering.gateway import Gateway
 from cancellation.serving.answering.request import NotRecorded
 from cancellation.serving.records.people import ROLES
 from cancellation.serving.records.shipped_log import find_rows
+from cluster.logs import LastingFault
 from cluster.storage import join_url
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class PastDecisions:
         self._gateway = gateway
         self._archive_url = archive_url
         self._patience_seconds = patience_seconds
+        self._fault = LastingFault(logger, f"archive {archive_url}")
         # One at a time: a day of the archive is read file by file, with memory for a few of them.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="archive-reader")
 
@@ -60,8 +62,12 @@ class PastDecisions:
             async with asyncio.timeout(self._patience_seconds):
                 archived, explained = await asyncio.get_running_loop().run_in_executor(self._reader, _archived, *where)
         except TimeoutError:
-            logger.error("archive %s: no answer in %g s; look at the storage", url, self._patience_seconds)
+            self._fault.failed(f"archive {url}: no answer in {self._patience_seconds:g} s; look at the storage")
             raise
+        except OSError as error:
+            self._fault.failed(str(error))
+            raise
+        self._fault.works()
         if archived is None or explained or archived["verdict"]["model_version"] != self._gateway.model.version:
             return archived
         return await self._gateway.with_evidence(archived) or archived
@@ -79,8 +85,8 @@ def _archived(archive_url: str, event_id: str, market: str, day: date) -> tuple[
             for folder in ("decisions", "evidence")
         )
     except Exception as error:  # an edge: storage fails in the classes of four libraries
-        logger.error("archive %s: cannot be read (%s)", archive_url, type(error).__name__)
-        raise OSError(f"archive {archive_url}: cannot be read; look at the storage") from None
+        said = f"archive {archive_url}: cannot be read ({type(error).__name__}); look at the storage"
+        raise OSError(said) from None
     if not found.num_rows:
         return None, False
     # Of several on one event and day, such as the rules' while the database was away, who asks means what followed.

@@ -153,6 +153,7 @@ class Recorder:
         self._read = Lane("read", _READERS, database.name, metrics, recent.can_read)
         self._without_database = ThreadPoolExecutor(1, thread_name_prefix="log")
         self._refused_at = -_UNRECORDED_SECONDS
+        self._log_fault = LastingFault(logger, f"decision log {log.folder}")
         self._recorded: dict[str, None] = {}
         self._only_logged = OnlyLogged(only_logged)
 
@@ -214,6 +215,7 @@ class Recorder:
             pass
         else:
             await self._have_logged(event_id, standing, until)
+            self._log_fault.works()
             self._remember(event_id)
             return standing
         if shared:
@@ -278,11 +280,11 @@ class Recorder:
         try:
             self._log.append(record)
         except OSError as error:
-            if not self.refuses:  # else each call would add to a disk that is full
-                logger.error("%s", error)
+            self._log_fault.failed(f"a decision could not be written down: {error}")
             self._refused_at = time.monotonic()
             self._metrics.count(LOG_FAILURES)
             raise NotRecorded("the decision could not be written down, so it is not given; try again") from None
+        self._log_fault.works()
         self._refused_at = -_UNRECORDED_SECONDS
 
 

@@ -157,6 +157,8 @@ class Response:
         headers = [
             (b"content-type", self.content_type.encode()),
             (b"content-length", str(len(self.body)).encode()),
+            # A cache between would go on telling of a case, a policy or a machine's health as they were.
+            *([] if "Cache-Control" in self.headers else [(b"cache-control", b"no-store")]),
             *((name.lower().encode(), value.encode()) for name, value in self.headers.items()),
         ]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})

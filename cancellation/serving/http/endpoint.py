@@ -10,7 +10,7 @@ import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 from cancellation.events.fields import EventError, read_instant
@@ -34,6 +34,7 @@ from cancellation.serving.records.decision_log import DecisionLog
 from cancellation.serving.records.feedback import check_feedback, feedback_record, parse_feedback
 from cancellation.serving.rollout.policy_view import policy_view, policy_view_at
 from cancellation.serving.settings import ServingSettings
+from cluster.logs import LastingFault
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class Endpoint:
         self._traces = traces
         self._metrics_text = metrics_text
         self._condition = condition
+        self._ledger_fault = LastingFault(logger, "reading the ledger of policies")
         self._description = json_response(description)
         self._page = Response(page(description).encode(), content_type="text/html; charset=utf-8")
         self._try_pages = try_pages()
@@ -256,11 +258,12 @@ class Endpoint:
         instant = read_instant({"at": at.replace(" ", "+")}, "at")
         try:
             found = await asyncio.get_running_loop().run_in_executor(None, policy_view_at, store, market, instant)
+            self._ledger_fault.works()
             return json_response(found)
         except ValueError:
             raise Problem(404, "no_policy_then", "expected an instant after the first policy, found none") from None
         except OSError as error:
-            logger.error("%s", error)
+            self._ledger_fault.failed(f"the ledger of policies cannot be read: {error}")
             raise NotRecorded("the ledger of policies cannot be read; try again") from None
 
     async def _healthy(self, _request: Request, _caller: Caller | None, _rest: str) -> Response:
@@ -353,5 +356,12 @@ def _problem(error: Exception) -> Problem:
             return Problem(403, "forbidden", str(error))
     # Where, not what: messages of other people's libraries may quote what they were reading.
     where = traceback.extract_tb(error.__traceback__)[-1]
-    logger.error("a request failed: %s at %s:%s", type(error).__name__, where.filename, where.lineno)
+    said = f"a request failed: {type(error).__name__} at {where.filename}:{where.lineno}"
+    _fault_of(said).failed(said)
     return Problem(500, "internal", "the request could not be answered; its failure is in the gateway's log")
+
+
+@cache
+def _fault_of(said: str) -> LastingFault:
+    """Each failure is told of at once, and seldom for as long as calls go on to fail in the same place."""
+    return LastingFault(logger, said)

@@ -7,7 +7,10 @@ import logging
 import aiohttp
 import ray
 
+from cluster.logs import LastingFault
+
 logger = logging.getLogger(__name__)
+_fault = LastingFault(logger, "Ray's metrics")
 
 _SECONDS = 3.0
 _PREFIXES = ("ray_cancellation_", "ray_serve_")
@@ -28,8 +31,10 @@ async def node_metrics() -> str:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(addresses[0]) as answer:
             text = await answer.text()
     except (aiohttp.ClientError, TimeoutError) as error:
-        logger.warning("Ray's metrics cannot be fetched: %s", type(error).__name__)
+        said = f"Ray's metrics cannot be fetched from {addresses[0]} ({type(error).__name__}); look at its agent"
+        _fault.failed(said)
         return "# Ray's metrics agent on this machine does not answer\n"
+    _fault.works()
     lines = [line for line in text.splitlines() if _is_ours(line)]
     return "\n".join(lines) + "\n"
 

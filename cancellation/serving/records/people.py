@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -38,7 +39,8 @@ KeyPath = Annotated[str, AfterValidator(on_this_machine), Place("reads", look_at
 """The endpoint's key, a file of this machine, for what is looked up under it after hours of other work."""
 
 LAYOUT = "CREATE TABLE IF NOT EXISTS person_keys (check_value TEXT NOT NULL);"
-"""Of what machines share: the one key under which people stand there."""
+"""The one key under which people stand there."""
+_AGREED = "SELECT check_value FROM person_keys"
 _KEYS = "person_keys"
 _MIN_LENGTH = 32
 _DIGEST_BYTES = 16
@@ -161,21 +163,26 @@ def make_key_file(path: Path) -> None:
 
 
 def agree_on_key(database: Database, key: PersonKey) -> None:
-    """Keep to one key in what machines share: of a decision by another's, its seller would be told it is not theirs.
+    """Keep to one key: of a decision under another, its seller would be told it is not theirs, and not be found.
+
+    So that a disk or a database that takes nothing is no obstacle, what is agreed on already is only read.
 
     Raises:
         ValueError: If the first who came here had another.
         OSError: As from the database.
     """
-    with database.writing(alone="person key") as execute:
-        there = execute("SELECT check_value FROM person_keys").fetchone()
-        if there is None:
-            execute("INSERT INTO person_keys (check_value) VALUES (?)", (key.check_value,))
+    with database.reading() as execute:
+        there = execute(_AGREED).fetchone()
+    if there is None:
+        with database.writing(alone="person key") as execute:
+            there = execute(_AGREED).fetchone()
+            if there is None:
+                execute("INSERT INTO person_keys (check_value) VALUES (?)", (key.check_value,))
     if there not in (None, (key.check_value,)):
         raise ValueError(
-            f"person key: expected the one under which people stand in {database.name}, found another; give all "
-            "machines the same file, by person_key_file or VERDICTS_PERSON_KEY_FILE: the first machine's is "
-            "person.key in its data_dir"
+            f"person key: expected the one under which people stand in {database.name}, found another; put its "
+            "file back, and give all machines the same, by person_key_file or VERDICTS_PERSON_KEY_FILE: the first "
+            "machine's is person.key in its data_dir"
         )
 
 
@@ -213,18 +220,40 @@ def lists_nobody(url: str) -> bool:
 def read_people(url: str, key: PersonKey) -> frozenset[str]:
     """Read a file of people, local or s3://, a line each: role, then id; give their digests.
 
+    An id that begins or ends with a space, begins with a quotation mark, or has a line break in it stands there as a
+    string of JSON: events may have such ids, and whoever has one must be found.
+
     Raises:
         ValueError: If a line is something else, or there is none; its number is named, not what it holds.
         FileNotFoundError: If there is no file.
     """
     digests = set()
-    for number, line in enumerate(storage.read_bytes(url).decode("utf-8").splitlines(), 1):
+    try:
+        lines = storage.read_bytes(url).decode("utf-8-sig").split("\n")  # other ends of lines may be part of an id
+    except UnicodeDecodeError:
+        raise ValueError(f"{url}: expected UTF-8, found another encoding; save it anew") from None
+    for number, line in enumerate(lines, 1):
         role, _, name = line.strip().partition(" ")
         if not role:
             continue
-        if role not in ROLES or not name.strip():
-            raise ValueError(f"{url} line {number}: expected {', '.join(ROLES[:-1])} or {ROLES[-1]}, then an id")
-        digests.add(key.digest(role, name.strip()))
+        name = _read_name(name.strip())
+        if role not in ROLES or not name:
+            raise ValueError(
+                f"{url} line {number}: expected {', '.join(ROLES[:-1])} or {ROLES[-1]}, then an id, as a string of "
+                "JSON if it begins with a quotation mark"
+            )
+        digests.add(key.digest(role, name))
     if not digests:
         raise ValueError(f"{url}: expected a line with role and id, found none")
     return frozenset(digests)
+
+
+def _read_name(text: str) -> str:
+    """Read an id as it is, or as a string of JSON; empty if it is neither."""
+    if not text.startswith('"'):
+        return text
+    try:
+        name = json.loads(text)
+    except ValueError:
+        return ""
+    return name if isinstance(name, str) else ""

@@ -26,6 +26,9 @@ Record = Callable[[InForce, float], bool]
 BLIND_SECONDS = 2.5
 """A kill switch that could not be read for so long may have been thrown."""
 
+_LOOKS = 10
+"""At files that change meanwhile; what never stands still counts as a kill switch that cannot be read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -104,13 +107,24 @@ class PolicyFiles:
         return time.time()
 
     def read(self) -> Snapshot:
-        """Read the files."""
-        try:
-            policy = _read(self.path)
-        except OSError:
-            policy = None
-        self._thrown = self._kill_switch(beside_policy=policy is not None)
+        """Read the files as they are together: of two folders that are swapped, one's policy never goes without its
+        kill switch."""
+        policy = self._policy()
+        for _ in range(_LOOKS):
+            thrown, seen = self._kill_switch(beside_policy=policy is not None), policy
+            policy = self._policy()
+            if policy == seen:
+                self._thrown = thrown
+                break
+        else:
+            self._thrown = None
         return Snapshot(policy, self._thrown)
+
+    def _policy(self) -> bytes | None:
+        try:
+            return _read(self.path)
+        except OSError:
+            return None
 
     def _kill_switch(self, *, beside_policy: bool) -> str | None:
         try:

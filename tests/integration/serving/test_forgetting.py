@@ -97,13 +97,16 @@ def test_keys_of_other_machines_are_counted(tmp_path: Path, capsys: pytest.Captu
     assert "not searched: what 1 other keys wrote to the archive" in capsys.readouterr().out
 
 
-def test_the_endpoint_does_not_start_on_what_was_written_under_a_key_that_has_gone(tmp_path: Path) -> None:
-    async def serve() -> None:
-        async with serving(tmp_path) as client:
+def test_the_endpoint_does_not_start_on_what_was_written_under_a_key_that_has_gone_or_changed(tmp_path: Path) -> None:
+    async def serve(**settings: str) -> None:
+        async with serving(tmp_path, **settings) as client:
             assert (await client.judge(simulated_event(1))).status_code == 200
 
     asyncio.run(serve())
     asyncio.run(serve())
+    make_key_file(tmp_path / "swapped.key")
+    with pytest.raises(ValueError, match=r"under which people stand in database .*appeals\.sqlite, found another; put"):
+        asyncio.run(serve(person_key_file=str(tmp_path / "swapped.key")))
     (tmp_path / "person.key").unlink()
     with pytest.raises(ValueError, match=r"expected the key under which recent\.sqlite, .* found none; put it back"):
         asyncio.run(serve())

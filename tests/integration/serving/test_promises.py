@@ -87,6 +87,11 @@ def test_callers_who_stop_in_the_middle_of_a_body_keep_nobody_waiting(http: http
             assert b"too_slow" in answer
 
 
+def test_what_is_no_method_is_told_so_in_plain_text(http: httpx.Client) -> None:
+    answer = http.request("FOO", "/v1/verdicts")
+    assert (answer.status_code, answer.headers["content-type"]) == (400, "text/plain; charset=utf-8")
+
+
 def test_a_body_that_comes_in_drops_is_refused_and_one_that_keeps_pace_is_not(http: httpx.Client) -> None:
     body = json.dumps({**simulated_event(9), "event_id": "drops"}).encode()
     length = f"Content-Length: {len(body)}\r\n\r\n".encode()

@@ -7,6 +7,7 @@ import json
 import resource
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,14 @@ import pytest
 from cancellation.decision.rules import rules_v1
 from cancellation.serving.observability import metrics as m
 from cancellation.text.encoding import EncodedEvent
-from tests.servers.serving_replicas import Client, WatchedModel, serving, simulated_event
+from tests.servers.serving_replicas import (
+    Client,
+    WatchedModel,
+    eventually,
+    files_that_cannot_grow,
+    serving,
+    simulated_event,
+)
 
 
 class Gate:
@@ -253,6 +261,27 @@ def test_what_cannot_be_written_down_is_not_answered(tmp_path: Path) -> None:
             assert client.metrics.total(m.LOG_FAILURES) == 1
 
     asyncio.run(scenario())
+
+
+def test_a_log_that_cannot_be_written_is_told_of_once_and_that_it_works_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [one for one in caplog.messages if one.startswith(("a decision could not", "decision log"))]
+
+    async def scenario() -> None:
+        async with serving(tmp_path) as client:
+            with files_that_cannot_grow():
+                assert {(await client.judge(simulated_event(number))).status_code for number in range(4)} == {503}
+            assert len(told()) == 1, told()
+            await eventually(partial(_is_answered, client))
+            assert told()[1:] == [f"decision log {tmp_path / 'log' / 'decisions'}: works again"]
+
+    asyncio.run(scenario())
+
+
+async def _is_answered(client: Client) -> bool:
+    return (await client.judge(simulated_event(5))).status_code == 200
 
 
 def test_a_decision_is_explained_when_somebody_asks(tmp_path: Path) -> None:

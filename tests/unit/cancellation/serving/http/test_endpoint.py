@@ -246,8 +246,10 @@ def test_overload_is_refused_with_a_time_to_come_back(tmp_path: Path) -> None:
 
 def test_the_policy_of_a_market_now_and_then(tmp_path: Path) -> None:
     async def work(client: Client) -> None:
-        now = (await client.http.get("/v1/policy/TH")).json()
+        told = await client.http.get("/v1/policy/TH")
+        now = told.json()
         assert (now["state"], now["killed"], now["known"]) == ("live", False, True)
+        assert told.headers["cache-control"] == "no-store", "a cache between would tell of it after the kill switch"
         assert (await client.http.get("/v1/policy/ZZ")).json()["known"] is False
         then = await client.http.get("/v1/policy/TH", params={"at": "2099-01-01T00:00:00+07:00"})
         assert then.json()["policy_version"] == now["policy_version"]
@@ -257,6 +259,26 @@ def test_the_policy_of_a_market_now_and_then(tmp_path: Path) -> None:
         assert (await client.http.get("/v1/policy/nowhere")).status_code == 422
 
     with_client(tmp_path, work)
+
+
+def test_a_ledger_that_cannot_be_read_is_told_of_once_and_that_it_can_be_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work(client: Client) -> None:
+        ledger, instant = tmp_path / "policy.ledger.jsonl", {"at": "2099-01-01T00:00:00Z"}
+        aside = ledger.rename(tmp_path / "aside")
+        ledger.mkdir()
+        assert {(await client.http.get("/v1/policy/TH", params=instant)).status_code for _ in range(4)} == {503}
+        ledger.rmdir()
+        aside.rename(ledger)
+        assert (await client.http.get("/v1/policy/TH", params=instant)).status_code == 200
+
+    with_client(tmp_path, work)
+    told = [one for one in caplog.messages if "the ledger of policies" in one]
+    assert [one.partition(":")[0] for one in told] == [
+        "the ledger of policies cannot be read",
+        "reading the ledger of policies",
+    ]
 
 
 Change = Callable[[str], str]
@@ -334,7 +356,8 @@ def test_the_shipped_policy_punishes_as_a_demo_and_every_verdict_says_so(tmp_pat
 def test_unknown_paths_and_methods(tmp_path: Path) -> None:
     async def work(client: Client) -> None:
         for path in ("/", "/v1", "/v1/verdicts/", "/v2/verdicts", "/v1/policy/"):
-            assert (await client.http.get(path)).status_code == 404, path
+            missed = await client.http.get(path)
+            assert (missed.status_code, missed.headers["cache-control"]) == (404, "no-store"), path
         wrong = await client.http.get("/v1/verdicts")
         assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
 

@@ -16,7 +16,7 @@ from cancellation.serving.records.explanation_record import EXPLANATION_SCHEMA, 
 from cancellation.serving.records.people import ROLES
 from cancellation.serving.records.segments import read_segment
 from tests.servers.chat_endpoint import ALTERNATIVES, ANSWER, ChatServer
-from tests.servers.serving_replicas import listening, simulated_event
+from tests.servers.serving_replicas import files_that_cannot_grow, listening, simulated_event
 
 PATH = "/v1/verdicts:explain"
 FEEDBACK_TOKEN = "a-token-for-feedback-alone"
@@ -101,6 +101,17 @@ def test_verdict_factors_and_reasoning_come_in_turn_and_are_on_record(
     assert table.schema.equals(EXPLANATION_SCHEMA)
     assert table["score"][0].as_py() == pytest.approx(CALIBRATED, abs=1e-3)
     assert json.loads(table["unread"][1].as_py()) == {"event_id": 1}
+
+
+def test_a_log_that_cannot_be_written_is_told_of_once_and_that_it_works_again(
+    http: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with files_that_cannot_grow():
+        ends = [_parts(_explain(http, _case(number)))[-1] for number in (101, 102, 103)]
+    assert [(name, data["error"]["code"]) for name, data in ends] == [("error", "not_recorded")] * 3
+    assert sum(one.startswith("an explanation could not be written down") for one in caplog.messages) == 1
+    assert _parts(_explain(http, _case(104)))[-1][0] == "done"
+    assert "the log of explanations: works again" in caplog.messages
 
 
 def test_who_may_not_and_what_is_no_event_never_reaches_the_model(http: httpx.Client, server: ChatServer) -> None:

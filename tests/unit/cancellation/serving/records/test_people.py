@@ -51,6 +51,9 @@ def test_a_file_of_people_is_read_and_a_bad_line_named_without_what_it_holds(tmp
     with pytest.raises(ValueError, match=r"people.txt line 2: expected order, seller or buyer") as refused:
         read_people(str(path), key)
     assert "secret-2" not in str(refused.value)
+    path.write_bytes("seller sé".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"people.txt: expected UTF-8"):
+        read_people(str(path), key)
     path.write_text("\n")
     with pytest.raises(ValueError, match="found none"):
         read_people(str(path), key)
@@ -60,3 +63,30 @@ def test_a_file_of_people_is_read_and_a_bad_line_named_without_what_it_holds(tmp
     assert not lists_nobody(str(path))
     with pytest.raises(FileNotFoundError):
         read_people(str(tmp_path / "no_list.txt"), key)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("seller s-1\r", "s-1"),
+        ("\ufeffseller s-1", "s-1"),
+        ("seller a\u2028b", "a\u2028b"),
+        ("seller a\x85b\x0bc", "a\x85b\x0bc"),
+        ('seller s"1', 's"1'),
+        (r'seller "a\nb"', "a\nb"),
+        ('seller " s-1 "', " s-1 "),
+        (r'seller "\"s-1\""', '"s-1"'),
+    ],
+)
+def test_whoever_an_event_can_name_can_be_listed(tmp_path: Path, line: str, name: str) -> None:
+    key, path = key_of(tmp_path / "key"), tmp_path / "people.txt"
+    path.write_bytes(f"{line}\nbuyer b-2\n".encode())
+    assert read_people(str(path), key) == {key.digest("seller", name), key.digest("buyer", "b-2")}
+
+
+@pytest.mark.parametrize("line", ['seller "s-1', 'seller ""', 'seller "s-1" x'])
+def test_a_name_that_is_half_quoted_is_no_other_persons(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "people.txt"
+    path.write_text(line)
+    with pytest.raises(ValueError, match="line 1: expected order, seller or buyer, then an id, as a string of JSON"):
+        read_people(str(path), key_of(tmp_path / "key"))

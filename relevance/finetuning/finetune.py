@@ -25,7 +25,8 @@ from relevance.engines.label_model import LabelModel
 from relevance.evaluation.pairs import TIED, EvaluationPairs, query_digests
 from relevance.finetuning.pairs import LabelledTexts
 from relevance.finetuning.recipe import FinetuneInputs, FinetuningSettings, Recipe
-from relevance.finetuning.taught_pairs import TaughtPairs, weights_as_in
+from relevance.finetuning.taught_pairs import TaughtPairs
+from relevance.finetuning.teacher import weights_as_in
 from relevance.labels import LABELS
 from relevance.prompting.prompts import PromptEncoder, query_texts, save_prompt_settings
 from relevance.training.examples import ExampleSource, ProductExample, tokenize_texts

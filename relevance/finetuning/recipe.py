@@ -118,7 +118,8 @@ class FinetuneSource(Recipe):
     `finetuning.teaching`. Of the labelled pairs only query and title are looked at then."""
 
     teacher_pairs: tuple[InputUrl, ...] = ()
-    """Labelled pairs of other sources from which the teacher alone learns what it says of the weak pairs."""
+    """Labelled pairs of other sources from which the teacher alone learns what it says of the weak pairs; its
+    cross-encoder, if it has one (`finetuning.teaching.cross_encoder`)."""
 
     output: OutputUrl
     """Folder for the adapter, local or s3://."""
@@ -205,6 +206,11 @@ def read_inputs(source: FinetuneSource, *, registry_uri: str | None) -> Finetune
     teacher_pairs = tuple(read_evaluation_pairs(url) for url in source.teacher_pairs)
     if teacher_pairs and weak is None:
         raise ValueError("teacher_pairs teach whoever labels the weak pairs: give some (weak=…), or leave them out")
+    if source.finetuning.teaching.cross_encoder.epochs and not (source.finetuning.teaching.encoder and teacher_pairs):
+        raise ValueError(
+            "finetuning.teaching.cross_encoder.epochs: a cross-encoder is made of finetuning.teaching.encoder and "
+            "learns labels from teacher_pairs: name both, or set it to 0"
+        )
     given = FinetuneInputs(base, encoder, pairs, weak, distilled, further, adapter, teacher_pairs, queries)
     if source.spared:
         spared = read_evaluation_pairs(source.spared)

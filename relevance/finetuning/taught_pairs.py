@@ -1,8 +1,7 @@
-"""Few labels, stretched: a teacher fitted on them gives its opinion of pairs that nobody labelled.
+"""Few labels, stretched: a teacher (`teacher.py`) gives its opinion of pairs that nobody labelled.
 
-The teacher (`relevance.evaluation.overlap`) compares spelling, and meaning where an encoder is named; it judges weakly
-labelled pairs and real queries and titles in new combinations (`recombined.py`). Generated pairs with their true labels
-keep alive what pre-training taught.
+It judges weakly labelled pairs, and real queries and titles in new combinations (`recombined.py`). Generated pairs with
+their true labels keep alive what pre-training taught.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ import numpy as np
 from pydantic import Field
 
 from cluster.models.files import ModelFiles, ModelName
-from cluster.models.sentence_encoder import SentenceEncoder
 from cluster.settings import Settings
-from relevance.evaluation.overlap import FeatureTeacher, OverlapFeatures
+from relevance.finetuning.cross_encoder import CrossEncoderSettings
 from relevance.finetuning.pairs import LabelledTexts, WeakPairs
 from relevance.finetuning.recombined import QueryDrawing
+from relevance.finetuning.teacher import Teacher
 from relevance.labels import LABELS
 from relevance.prompting.prompts import PromptEncoder
 from relevance.small_model_recipe.generated_pairs import GeneratedPairs, GenerationSettings
@@ -52,30 +51,8 @@ class TeachingSettings(Settings):
     models:/name@alias or a hub repository, such as var/pretrained/multilingual-e5-small (`make pretrained`). None:
     spelling alone."""
 
-
-class _Likeness:
-    """How near what a query asks for lies to what a title says, by the cosine of an encoder's vectors."""
-
-    def __init__(self, encoder: SentenceEncoder) -> None:
-        self._encoder = encoder
-        self._known: dict[tuple[str, str], np.ndarray] = {}
-
-    def __call__(self, queries: Sequence[str], titles: Sequence[str]) -> np.ndarray:
-        """Compare pair by pair, (n, 1)."""
-        asked, offered = self._vectors("query: ", queries), self._vectors("passage: ", titles)
-        return (asked * offered).sum(axis=1, keepdims=True)
-
-    def _vectors(self, prefix: str, texts: Sequence[str]) -> np.ndarray:
-        if new := [text for text in dict.fromkeys(texts) if (prefix, text) not in self._known]:
-            vectors = self._encoder(new, prefix=prefix)
-            self._known |= {(prefix, text): vector for text, vector in zip(new, vectors, strict=True)}
-        return np.array([self._known[prefix, text] for text in texts])
-
-
-def weights_as_in(labels: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Weigh the labels `others`, (m,), so that each of the four has the share that it has in `labels`."""
-    own, theirs = (np.bincount(some, minlength=len(LABELS)) / len(some) for some in (labels, others))
-    return (own / np.maximum(theirs, 1e-9))[others]
+    cross_encoder: CrossEncoderSettings = CrossEncoderSettings()
+    """Whether the encoder also reads query and title together: half of the teacher's opinion then is its own."""
 
 
 class TaughtPairs:
@@ -95,39 +72,24 @@ class TaughtPairs:
     ) -> None:
         """Fit the teacher; `targets` (n, 4) are the labelled pairs' smoothed and weighed labels.
 
-        From labelled pairs of `others` the teacher alone learns, weighed so that they have the four labels as often as
-        the labelled ones: what people mean by a label is much the same in each source, how often they say it is not.
-        `encoder` is what `settings.encoder` means.
+        From labelled pairs of `others` the teacher alone learns. `encoder` is what `settings.encoder` means.
         """
         self._settings, self._seed = settings, seed
         self._titles = [*labelled.titles, *weak.titles]
         self._queries = [*labelled.queries, *weak.queries]
         self._labelled = len(labelled.titles)
-        self._overlap = OverlapFeatures([*self._titles, *(title for some in others for title in some.titles)])
-        self._likeness = _Likeness(SentenceEncoder(encoder, cache_dir=cache_dir)) if encoder else None
-        self.teacher = FeatureTeacher(seed=seed)
-        own = self._features(labelled.queries, labelled.titles)
-        everything = [labelled, *others]
-        posterior = self.teacher.fit(
-            np.vstack([own, *(self._features(some.queries, some.titles) for some in others)]),
-            np.concatenate([some.labels for some in everything]),
-            self._features(weak.queries, weak.titles),
-            weak.is_substitute,
-            weights=np.concatenate([weights_as_in(labelled.labels, some.labels) for some in everything]),
+        self._teacher = Teacher(
+            labelled, weak, others, settings.cross_encoder, seed=seed, cache_dir=cache_dir, encoder=encoder
         )
         share = settings.teacher_share
-        opinion = self.teacher.probabilities(own) * targets.sum(axis=1, keepdims=True)
+        opinion = self.probabilities(labelled.queries, labelled.titles) * targets.sum(axis=1, keepdims=True)
         mixed = (1 - share) * targets + share * opinion
-        self._targets = np.concatenate([mixed, posterior]).astype(np.float32)
+        self._targets = np.concatenate([mixed, self._teacher.weak_opinion]).astype(np.float32)
         self._drawing = QueryDrawing(self._queries, self._titles)
 
     def probabilities(self, queries: Sequence[str], titles: Sequence[str]) -> np.ndarray:
         """The teacher's opinion of pairs, (n, 4)."""
-        return self.teacher.probabilities(self._features(queries, titles))
-
-    def _features(self, queries: Sequence[str], titles: Sequence[str]) -> np.ndarray:
-        overlap = self._overlap(queries, titles)
-        return overlap if self._likeness is None else np.hstack([overlap, self._likeness(queries, titles)])
+        return self._teacher.probabilities(queries, titles)
 
     def epoch(self, encoder: PromptEncoder, number: int) -> list[ProductExample]:
         """Tokenise one epoch: every title with its own query and some taught ones, or the labelled pairs alone."""

@@ -15,6 +15,7 @@ from jobs.relevance_crossvalidate import main as cross_validate
 from jobs.relevance_evaluate import EvaluateJob
 from jobs.relevance_evaluate import main as evaluate
 from jobs.relevance_finetune import FinetuneJob, main
+from relevance.evaluation.pairs import query_digests, read_evaluation_pairs
 from relevance.weights.origin import learnt_queries
 from tests.builders.pairs_data import write_learnable_pairs
 from tests.builders.tiny_models import save_tiny_model
@@ -115,3 +116,21 @@ def test_a_model_is_not_judged_by_queries_that_it_says_it_learnt_from(
     evaluate(EvaluateJob.model_validate({**job, "allow_overlap": True}))
     page = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text("utf-8"))
     assert page["verdict"] == "Not to be trusted: 40 queries are in the training set too."
+
+
+def test_a_teachers_cross_encoder_learns_from_pairs_of_other_sources_alone(settings: dict, tmp_path: Path) -> None:
+    others = write_learnable_pairs(tmp_path / "others.csv", num_queries=30, seed=1)
+    weak = tmp_path / "weak.csv"
+    rows = [f"weak {number},thing {number},{('yes', 'no')[number % 2]}" for number in range(20)]
+    weak.write_text("\n".join(["query,title,is_substitute", *rows]) + "\n", encoding="utf-8")
+    teaching = {"encoder": settings["base"], "catalogue_products": 0, "cross_encoder": {"epochs": 1}}
+    taught = {"finetuning": {**settings["finetuning"], "epochs": 1, "teaching": teaching}, "weak": str(weak)}
+    cache = {"cache_dir": str(tmp_path / "cache")}
+    origin = _train(settings, tmp_path / "adapter", teacher_pairs=(str(others),), **taught, **cache)
+    judged = set(query_digests(read_evaluation_pairs(str(others)).queries))
+    assert judged <= set(origin["training_queries"]), "the teacher's pairs must not judge its pupil"
+    assert len(list((tmp_path / "cache" / "cross_encoders").iterdir())) == 1
+    with pytest.raises(ValueError, match=r"cross_encoder\.epochs: .* learns labels from teacher_pairs: name both"):
+        _train(settings, tmp_path / "refused", **taught)
+    with pytest.raises(ValueError, match=r"cross_encoder\.epochs: .* learns labels from teacher_pairs: name both"):
+        _train(settings, tmp_path / "refused", finetuning=taught["finetuning"])

@@ -17,6 +17,7 @@ from cluster.models.sentence_encoder import SentenceEncoder
 from relevance.engines.label_model import LabelModel
 from relevance.evaluation.overlap import FEATURES, OverlapFeatures, combine_with_answers
 from relevance.evaluation.pairs import read_evaluation_pairs, shared_queries
+from relevance.finetuning.cross_encoder import CrossEncoderSettings
 from relevance.finetuning.finetune import GroupedExamples, label_targets, split_judged, split_validation
 from relevance.finetuning.pairs import LabelledTexts, WeakPairs, read_labelled_pairs, read_weak_pairs, split_folds
 from relevance.finetuning.recipe import FinetuneSource, FinetuningSettings, read_inputs
@@ -264,6 +265,49 @@ def test_a_teacher_with_an_encoder_knows_what_no_spelling_tells(tiny_model: Path
 
     assert right(encoder) > 0.9
     assert right(None) < 0.7
+
+
+def test_a_teacher_with_a_cross_encoder_reads_what_neither_spelling_nor_nearness_tells(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Whether a title names a part or the thing is in its words, not in what it shares with the query."""
+
+    def pairs(start: int, count: int) -> LabelledTexts:
+        numbers = range(start, start + count)
+        titles = [f"pan {('lid', 'oak')[number % 2]} {number:04}" for number in numbers]
+        labels = [LABELS.index(("complement", "exact")[number % 2]) for number in numbers]
+        return LabelledTexts([f"pan {number % 7}" for number in numbers], titles, np.array(labels))
+
+    own, others, judged = pairs(0, 40), pairs(1000, 160), pairs(3000, 100)
+    shuffled = LabelledTexts(own.queries, own.titles, np.random.default_rng(0).permutation(own.labels))
+    targets = np.eye(4, dtype=np.float32)[shuffled.labels]
+    reading = CrossEncoderSettings(epochs=6, learning_rate=3e-3, head_learning_rate=3e-2)
+
+    def said(reading: CrossEncoderSettings) -> np.ndarray:
+        settings, encoder = TeachingSettings(cross_encoder=reading), resolve_model(str(tiny_model))
+        taught = TaughtPairs(
+            shuffled,
+            targets,
+            weak_pairs(40),
+            settings,
+            seed=0,
+            cache_dir=str(tmp_path),
+            encoder=encoder,
+            others=[others],
+        )
+        return taught.probabilities(judged.queries, judged.titles)
+
+    def right(probabilities: np.ndarray) -> float:
+        return float((probabilities.argmax(axis=1) == judged.labels).mean())
+
+    first = said(reading)
+    assert right(first) > 0.8
+    assert right(first) > right(said(CrossEncoderSettings())) + 0.1
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "cross_encoders").iterdir()}
+    np.testing.assert_array_equal(said(reading), first)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cross_encoders").iterdir()} == made
+    said(reading.model_copy(update={"epochs": 1}))
+    assert len(list((tmp_path / "cross_encoders").iterdir())) == len(made) + 1
 
 
 def test_folds_share_neither_query_nor_title() -> None:

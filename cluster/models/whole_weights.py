@@ -7,7 +7,9 @@ warning alone, and what such a model answers looks like answers.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +71,17 @@ def load_whole(
         ValueError: If its safetensors lack a weight, or hold one that the model would leave out.
     """
     try:
-        model, outcome = kind.from_pretrained(
-            folder,
-            config=config,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            output_loading_info=True,
-            **how,
-        )
+        with _without_report():
+            model, outcome = kind.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                output_loading_info=True,
+                **how,
+            )
     except SafetensorError as error:
         raise ValueError(f"model {folder.name}: its safetensors cannot be read ({error}): copy it again") from None
     for found, what in (
@@ -93,6 +96,18 @@ def load_whole(
                 f"trained: {remedy}"
             )
     return model
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep back what transformers says of weights that differ: what matters of it is refused, the rest alarms people."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _left_out(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:

@@ -32,6 +32,8 @@ _SORTED_STEPS = 8
 """Of so many steps' pairs those of like length go together: less is padded."""
 _WARMUP, _BETAS, _WEIGHT_DECAY, _CLIP = 0.1, (0.9, 0.99), 0.01, 1.0
 _PAIRS_READ_AT_ONCE = 32
+_LAST, _LEARNT = 0.1, 0.98
+"""In so many of the steps, at the end, the loss is to be so much of what knowing how often each answer comes gives."""
 
 
 class CrossEncoderSettings(Settings):
@@ -40,8 +42,8 @@ class CrossEncoderSettings(Settings):
     epochs: int = Field(default=0, ge=0)
     """Passes over the pairs of `teacher_pairs` and the weak pairs; 0: the encoder compares vectors alone."""
 
-    learning_rate: float = Field(default=1e-4, gt=0)
-    """Of the encoder, at its highest."""
+    learning_rate: float = Field(default=5e-5, gt=0)
+    """Of the encoder, at its highest; at twice that one of four trainings came to nothing."""
 
     head_learning_rate: float = Field(default=1e-3, gt=0)
     """Of what is new behind it."""
@@ -61,16 +63,18 @@ class CrossEncoderSettings(Settings):
 class _Network(nn.Module):
     """The mean over an encoder's tokens, and from it the four labels and the answer that weak pairs have."""
 
-    def __init__(self, encoder: nn.Module, width: int) -> None:
+    def __init__(self, encoder: nn.Module, width: int, *, bf16: bool) -> None:
         super().__init__()
         self.encoder, self.head, self._scale = encoder, nn.Linear(width, len(LABELS) + 1), width**0.5
+        self._bf16 = bf16
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, *, attention_mask: torch.Tensor, **tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Give logits of the labels, float (n, 4), and of the answer, (n,)."""
-        states = self.encoder(attention_mask=attention_mask, **tokens).last_hidden_state.float()
-        mean = (states * attention_mask[..., None]).sum(1)  # its length is taken away below
+        with autocast(attention_mask.device, bf16=self._bf16):
+            states = self.encoder(attention_mask=attention_mask, **tokens).last_hidden_state
+        mean = (states.float() * attention_mask[..., None]).sum(1)  # its length is taken away below
         logits = self.head(functional.normalize(mean, dim=1) * self._scale)
         return logits[:, :-1], logits[:, -1]
 
@@ -95,6 +99,7 @@ class CrossEncoder:
 
         Raises:
             ValueError: If the encoder cannot be read whole.
+            RuntimeError: If it learnt nothing.
         """
         folder = encoder_folder(fetch_model(files, cache_dir=cache_dir))
         try:
@@ -103,7 +108,7 @@ class CrossEncoder:
             raise ValueError(f"encoder {files.version}: {error}") from None
         embeddings = encoder.get_input_embeddings().weight.requires_grad_(False)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self._network = _Network(encoder, encoder.config.hidden_size)
+        self._network = _Network(encoder, encoder.config.hidden_size, bf16=settings.bf16)
         self._settings = settings
         self._known: dict[tuple[str, str], np.ndarray] = {}
         learnt = [name for name, value in self._network.named_parameters() if value is not embeddings]
@@ -133,9 +138,9 @@ class CrossEncoder:
         progress = Progress(len(new), "pairs read by the teacher")
         for start in range(0, len(new), _PAIRS_READ_AT_ONCE):
             some = new[start : start + _PAIRS_READ_AT_ONCE]
-            with torch.inference_mode(), autocast(torch.device("cpu"), bf16=self._settings.bf16):
+            with torch.inference_mode():
                 logits, _ = self._network(**self._tokens(some))
-            self._known |= zip(some, torch.softmax(logits.float(), dim=1).double().numpy(), strict=True)
+            self._known |= zip(some, torch.softmax(logits, dim=1).double().numpy(), strict=True)
             progress.add(len(some))
         return np.array([self._known[pair] for pair in zip(queries, titles, strict=True)]).reshape(-1, len(LABELS))
 
@@ -151,21 +156,27 @@ class CrossEncoder:
         optimizer = torch.optim.AdamW(groups, betas=_BETAS, weight_decay=_WEIGHT_DECAY)
         steps = settings.epochs * -(-len(rows.pairs) // settings.pairs_per_step)
         schedule = get_linear_schedule_with_warmup(optimizer, int(_WARMUP * steps), steps)
-        progress = Progress(steps, "steps of the teacher's cross-encoder")
+        progress, losses = Progress(steps, "steps of the teacher's cross-encoder"), list[float]()
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for epoch in range(settings.epochs):
                 for batch in rows.batches(settings.pairs_per_step, seed=f"{seed} {epoch}"):
                     tokens = {name: value.to(device) for name, value in self._tokens(rows.pairs_of(batch)).items()}
-                    with autocast(device, bf16=settings.bf16):
-                        labels, answers = network(**tokens)
-                    loss = rows.loss(batch, labels.float(), answers.float())
+                    loss = rows.loss(batch, *network(**tokens))
                     optimizer.zero_grad()
                     loss.backward()
                     nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
                     optimizer.step()
                     schedule.step()
+                    losses.append(loss.item())
                     progress.add()
+        reached, by_shares = float(np.mean(losses[-max(1, int(_LAST * steps)) :])), rows.loss_by_shares()
+        if not reached < _LEARNT * by_shares:
+            raise RuntimeError(
+                f"the teacher's cross-encoder learnt nothing of {len(rows.pairs):,} pairs: its loss is {reached:.3f}, "
+                f"and {by_shares:.3f} by the labels' shares alone; lower its learning_rate "
+                "(finetuning.teaching.cross_encoder), or raise its epochs"
+            )
         network.cpu()  # from where it is sent to whoever trains the pupil
 
     def _tokens(self, pairs: Sequence[tuple[str, str]]) -> dict[str, torch.Tensor]:
@@ -218,6 +229,14 @@ class _Rows:
         said = functional.cross_entropy(labels[labelled], shares, reduction="sum")
         guessed = functional.binary_cross_entropy_with_logits(answers[weak], answered, reduction="sum")
         return (said + self._weak_weight * guessed) / len(batch)
+
+    def loss_by_shares(self) -> float:
+        """The mean loss of who knows nothing of a pair but how often each label and answer comes."""
+        labels, yes = self._shares.mean(0), self._answers.mean() if len(self._answers) else torch.tensor(0.0)
+        answers = torch.stack([yes, 1 - yes])
+        spread, of_answers = (torch.special.entr(shares).sum().item() for shares in (labels, answers))
+        weak = self._weak_weight * len(self._answers)
+        return (len(self._shares) * spread + weak * of_answers) / len(self.pairs)
 
 
 def _length(pair: tuple[str, str]) -> int:

@@ -21,6 +21,7 @@ from tests.builders.pairs_data import write_learnable_pairs
 from tests.builders.tiny_models import save_tiny_model
 
 TRAINING = {"learning_rate": 3e-3, "pairs_per_step": 32, "bf16": False}
+READING = {"epochs": 4, "learning_rate": 3e-3, "head_learning_rate": 3e-2}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_a_teachers_cross_encoder_learns_from_pairs_of_other_sources_alone(setti
     weak = tmp_path / "weak.csv"
     rows = [f"weak {number},thing {number},{('yes', 'no')[number % 2]}" for number in range(20)]
     weak.write_text("\n".join(["query,title,is_substitute", *rows]) + "\n", encoding="utf-8")
-    teaching = {"encoder": settings["base"], "catalogue_products": 0, "cross_encoder": {"epochs": 1}}
+    teaching = {"encoder": settings["base"], "catalogue_products": 0, "cross_encoder": READING}
     taught = {"finetuning": {**settings["finetuning"], "epochs": 1, "teaching": teaching}, "weak": str(weak)}
     cache = {"cache_dir": str(tmp_path / "cache")}
     origin = _train(settings, tmp_path / "adapter", teacher_pairs=(str(others),), **taught, **cache)

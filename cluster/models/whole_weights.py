@@ -100,7 +100,7 @@ def load_whole(
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Keep back what transformers says of weights that differ: what matters of it is refused, the rest alarms people."""
+    """Keep back what transformers says of weights that differ: what matters is refused, the rest alarms people."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -77,11 +77,10 @@ def test_one_meaning_lies_nearer_in_nine_languages_than_another(folder: Path) ->
     vectors = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
     likeness = vectors @ vectors.T
     number = torch.arange(18)
-    one_meaning = (number[:, None] < 9) == (number < 9)
-    elsewhere = number[:, None] % 9 != number % 9  # of one language all texts lie near each other
-    for row in range(18):
-        own, other = (likeness[row, elsewhere[row] & kind].mean() for kind in (one_meaning[row], ~one_meaning[row]))
-        assert own > other + 0.01
+    likeness[number[:, None] % 9 == number % 9] = -1  # of one language all texts lie near each other
+    same = number < 9
+    nearest = same[likeness.argmax(1)]
+    assert (nearest == same).float().mean() >= 0.9
 
 
 def test_origin_and_licence_stand_beside_and_a_second_run_changes_nothing(folder: Path) -> None:
